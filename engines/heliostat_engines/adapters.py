@@ -1,0 +1,225 @@
+"""LoRA adapters as they travel: a PEFT config and a safetensors file, named by their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from heliostat_engines.errors import AdapterError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_KEY = re.compile(
+    r"^(?:base_model\.model\.)?(?:transformer\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight$"
+)
+_PEFT_KEY = "base_model.model.{module}.lora_{side}.weight"
+
+
+@dataclass(frozen=True)
+class AdapterVersion:
+    """Names one published adapter of an experiment. Versions start at 1 and only grow."""
+
+    experiment: str
+    version: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """An adapter's two files as bytes: adapter_config.json and adapter_model.safetensors."""
+
+    config: bytes
+    tensors: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the config followed by the tensors, in hexadecimal."""
+        return hashlib.sha256(self.config + self.tensors).hexdigest()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both files."""
+        return len(self.config) + len(self.tensors)
+
+
+@dataclass(frozen=True)
+class LoraPair:
+    """One module's low-rank update: down[r, in] (A) and up[out, r] (B, the scale folded in)."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return int(self.down.shape[0])
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A parsed adapter: per module name, its pair in float32 with alpha / r folded into `up`."""
+
+    sha256: str
+    pairs: Mapping[str, LoraPair]
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of a module."""
+        return max(pair.rank for pair in self.pairs.values())
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it leaves the base model as it is."""
+        return not any(bool(pair.up.any()) and bool(pair.down.any()) for pair in self.pairs.values())
+
+
+@dataclass(frozen=True)
+class Binding:
+    """How an adapter met the model: `bound` of its `targets` linears take an update."""
+
+    bound: int
+    targets: int
+
+    def __str__(self) -> str:
+        return f"bound {self.bound} of {self.targets} modules"
+
+
+def pack_adapter(pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]], alpha: float) -> AdapterFiles:
+    """Write an adapter in PEFT's layout from per-module (A[r, in], B[out, r]), unscaled.
+
+    PEFT applies alpha / r on loading. The tensors keep their dtype.
+    """
+    ranks = {down.shape[0] for down, _ in pairs.values()}
+    if len(ranks) != 1:
+        raise AdapterError(f"the modules of one adapter must share a rank, got ranks {sorted(ranks)}")
+    config = {
+        "peft_type": "LORA",
+        "r": ranks.pop(),
+        "lora_alpha": alpha,
+        "target_modules": sorted(pairs),
+        "bias": "none",
+        "task_type": None,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+    }
+    tensors = {
+        _PEFT_KEY.format(module=module, side=side): tensor.detach().cpu().contiguous()
+        for module, pair in pairs.items()
+        for side, tensor in zip("AB", pair, strict=True)
+    }
+    return AdapterFiles(json.dumps(config, sort_keys=True).encode(), save(tensors))
+
+
+def parse_adapter(files: AdapterFiles) -> Adapter:
+    """Read a PEFT or diffusers LoRA.
+
+    Raises:
+        AdapterError: not safetensors, not a plain LoRA, a half-present or misshapen pair, or
+            values that are NaN or infinite.
+    """
+    config = _parse_config(files.config)
+    sides = _parse_tensors(files.tensors)
+    pairs = {}
+    for module, tensors in sides.items():
+        if set(tensors) != {"A", "B"}:
+            raise AdapterError(f"module {module} has only lora_{''.join(tensors)}: both are needed")
+        pairs[module] = _scaled_pair(module, tensors["A"], tensors["B"], config)
+    return Adapter(files.sha256, pairs)
+
+
+def check_binding(
+    adapter: Adapter, targets: Mapping[str, tuple[int, int]], max_rank: int
+) -> Binding:
+    """Compare an adapter with the model's LoRA targets, name -> (in_features, out_features).
+
+    Raises:
+        AdapterError: modules are missing, unknown, of other shapes, or of too large a rank.
+    """
+    binding = Binding(len(adapter.pairs.keys() & targets.keys()), len(targets))
+    unknown = sorted(adapter.pairs.keys() - targets.keys())
+    missing = sorted(targets.keys() - adapter.pairs.keys())
+    if unknown or missing:
+        raise AdapterError(
+            f"the adapter {binding}; missing: {_first(missing)}; unknown to this model: "
+            f"{_first(unknown)}: train it on the server's model family, on all its LoRA targets"
+        )
+    if adapter.rank > max_rank:
+        raise AdapterError(
+            f"the adapter has rank {adapter.rank}, the server takes up to {max_rank}: lower "
+            f"lora.rank, or start the server with --max-rank {adapter.rank}"
+        )
+    for module, pair in adapter.pairs.items():
+        shape = (int(pair.down.shape[1]), int(pair.up.shape[0]))
+        if shape != targets[module]:
+            raise AdapterError(
+                f"module {module} of the adapter is {shape[0]} -> {shape[1]}, the server's model "
+                f"has {targets[module][0]} -> {targets[module][1]}: it was trained on another model"
+            )
+    return binding
+
+
+def _parse_config(config: bytes) -> dict[str, object]:
+    try:
+        parsed = json.loads(config)
+    except ValueError as error:
+        raise AdapterError(f"adapter_config.json is not JSON: {error}") from error
+    if not isinstance(parsed, dict) or parsed.get("peft_type") != "LORA":
+        raise AdapterError("adapter_config.json is not a PEFT LoRA's: peft_type must be LORA")
+    unsupported = [
+        key
+        for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
+        if parsed.get(key)
+    ]
+    if unsupported or parsed.get("bias", "none") != "none":
+        raise AdapterError(
+            f"only plain LoRA is served; adapter_config.json sets {', '.join(unsupported) or 'bias'}"
+        )
+    if not isinstance(parsed.get("lora_alpha"), int | float):
+        raise AdapterError("adapter_config.json has no number lora_alpha")
+    return parsed
+
+
+def _parse_tensors(data: bytes) -> dict[str, dict[str, torch.Tensor]]:
+    try:
+        tensors = load(data)
+    except (SafetensorError, ValueError) as error:
+        raise AdapterError(f"the adapter is no whole safetensors file: {error}") from error
+    sides: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = _KEY.match(key)
+        if match is None:
+            raise AdapterError(f"tensor {key} is no LoRA weight (…lora_A.weight, …lora_B.weight)")
+        sides.setdefault(match["module"], {})[match["side"]] = tensor
+    if not sides:
+        raise AdapterError("the adapter holds no tensors")
+    return sides
+
+
+def _scaled_pair(
+    module: str, down: torch.Tensor, up: torch.Tensor, config: dict[str, object]
+) -> LoraPair:
+    if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
+        raise AdapterError(
+            f"module {module}: lora_A {tuple(down.shape)} and lora_B {tuple(up.shape)} do not pair"
+        )
+    alpha = config["lora_alpha"]
+    assert isinstance(alpha, int | float)
+    pair = LoraPair(down.float(), up.float() * (alpha / down.shape[0]))
+    if not (torch.isfinite(pair.down).all() and torch.isfinite(pair.up).all()):
+        raise AdapterError(f"module {module} of the adapter has NaN or infinite weights")
+    return pair
+
+
+def _first(names: list[str], limit: int = 3) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,22 @@
+"""What goes wrong in ways a user can mend: each message names the setting or file to change."""
+
+from __future__ import annotations
+
+
+class HeliostatError(Exception):
+    """Base of the errors that are shown to the user as one sentence, without a traceback."""
+
+
+class AdapterError(HeliostatError, ValueError):
+    """An adapter that cannot be read, does not fit the model, or would change nothing."""
+
+
+class CheckpointError(HeliostatError, ValueError):
+    """A model checkpoint that is missing, unreadable or of another layout."""
+
+
+class UnknownFamilyError(HeliostatError, KeyError):
+    """No model family goes by that name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])

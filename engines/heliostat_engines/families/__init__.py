@@ -1,0 +1,28 @@
+"""The model families, by name."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from heliostat_engines.errors import UnknownFamilyError
+from heliostat_engines.families.demo.family import DemoFamily
+
+if TYPE_CHECKING:
+    from heliostat_engines.families.family import Family
+
+FAMILIES: tuple[type[Family], ...] = (DemoFamily,)
+
+
+def get_family(name: str) -> Family:
+    """The family called `name`.
+
+    Raises:
+        UnknownFamilyError: naming the closest one there is.
+    """
+    by_name = {family.name: family for family in FAMILIES}
+    if name in by_name:
+        return by_name[name]()
+    close = difflib.get_close_matches(name, by_name, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UnknownFamilyError(f"no model family {name!r}: {hint}known are {', '.join(by_name)}")

@@ -1,0 +1,34 @@
+"""The seed -> noise contract: the one way in which server and trainer draw initial noise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SEED_LIMIT = 2**63
+"""Seeds are non-negative and fit a signed 64-bit integer, the wire's type."""
+
+
+def initial_noise(seeds: Sequence[int], latent_shape: tuple[int, ...]) -> torch.Tensor:
+    """Standard normal noise[B, *latent_shape] in float32 on the CPU, one generator a seed.
+
+    It depends on nothing but the seed and the shape: not on the device, the batch that a seed
+    travels in, or the side that draws it, so that any candidate can be redrawn elsewhere, in
+    plain diffusers too. Cast and move the result afterwards.
+
+    Raises:
+        ValueError: a seed is negative or does not fit 64 bits.
+    """
+    return torch.cat([_one(seed, latent_shape) for seed in seeds])
+
+
+def _one(seed: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
+    if not 0 <= seed < SEED_LIMIT:
+        raise ValueError(f"seed {seed} is out of range: seeds lie in [0, 2^63)")
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return randn_tensor((1, *latent_shape), generator=generator, dtype=torch.float32)

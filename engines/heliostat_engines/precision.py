@@ -1,0 +1,97 @@
+"""Which linears of a transformer run in NVFP4, which stay BF16, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from heliostat_engines.nvfp4 import BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Precision(StrEnum):
+    """How a linear's matrix product is computed."""
+
+    NVFP4 = "nvfp4"
+    """Weights and activations in NVFP4 (W4A4)."""
+    BF16 = "bf16"
+    """Weights and activations in BF16."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Linears whose name has `part` as a dotted component sequence stay BF16, because of `reason`."""
+
+    part: str
+    reason: str
+
+    def matches(self, name: str) -> bool:
+        """Whether the dotted name contains the dotted part, whole components only."""
+        return f".{self.part}." in f".{name}."
+
+
+@dataclass(frozen=True)
+class PrecisionMap:
+    """A family's rules: the first `keep` that matches wins, then the size limit, else NVFP4.
+
+    min_dim: linears with max(in, out) <= min_dim stay BF16 (too small to gain).
+    """
+
+    keep: tuple[Keep, ...] = ()
+    min_dim: int = 0
+
+    def decide(self, name: str, linear: nn.Linear) -> tuple[Precision, str]:
+        """Precision of one linear and the reason, for people to read."""
+        for rule in self.keep:
+            if rule.matches(name):
+                return Precision.BF16, rule.reason
+        if max(linear.in_features, linear.out_features) <= self.min_dim:
+            return Precision.BF16, f"max(in, out) <= {self.min_dim}: too small to gain"
+        if linear.in_features % BLOCK:
+            return Precision.BF16, f"input width is no multiple of {BLOCK}"
+        return Precision.NVFP4, "block linear"
+
+
+@dataclass(frozen=True)
+class LinearPlan:
+    """What becomes of one linear of the transformer."""
+
+    name: str
+    in_features: int
+    out_features: int
+    precision: Precision
+    reason: str
+    carries_lora: bool
+
+
+def plan_linears(
+    transformer: nn.Module, rules: PrecisionMap, lora_targets: tuple[str, ...]
+) -> tuple[LinearPlan, ...]:
+    """A plan for every nn.Linear, in module order. `lora_targets` are name suffixes."""
+    return tuple(
+        LinearPlan(
+            name,
+            linear.in_features,
+            linear.out_features,
+            *rules.decide(name, linear),
+            carries_lora=is_lora_target(name, lora_targets),
+        )
+        for name, linear in named_linears(transformer)
+    )
+
+
+def named_linears(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """Every nn.Linear with its dotted name, in module order."""
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Linear):
+            yield name, child
+
+
+def is_lora_target(name: str, lora_targets: tuple[str, ...]) -> bool:
+    """Whether a dotted name ends in one of the targets, whole components only (as in PEFT)."""
+    return any(name == target or name.endswith(f".{target}") for target in lora_targets)

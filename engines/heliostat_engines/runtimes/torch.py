@@ -1,0 +1,177 @@
+"""The torch runtime: the NVFP4 reference, emulated on any device."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import torch
+
+from heliostat_engines.adapters import Adapter, Binding, LoraPair, check_binding
+from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.engine import EngineInfo
+from heliostat_engines.errors import AdapterError
+from heliostat_engines.lora import LoraBranch, LoraSlot, NVFP4Linear
+from heliostat_engines.noise import initial_noise
+from heliostat_engines.precision import LinearPlan, Precision, plan_linears
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from heliostat_engines.families.family import Family
+
+PROBE_SEED = 0
+PROBE_SIGMA = 0.5
+
+
+class TorchEngine:
+    """A family's transformer with NVFP4 linears and LoRA branches, run by torch.
+
+    Adapters are immutable once resident, so a batch in flight keeps its own whatever is
+    published meanwhile. One thread at a time may call `velocity`.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        checkpoint: str | None = None,
+        *,
+        precision: Precision = Precision.NVFP4,
+        max_rank: int = 64,
+        slots: int = 8,
+    ) -> None:
+        """Load and rewrite the transformer.
+
+        Args:
+            family: the model family.
+            checkpoint: where its weights are; the family's default if None.
+            precision: NVFP4 follows the family's map; BF16 keeps every linear as it is.
+            max_rank: the largest LoRA rank accepted.
+            slots: adapters resident at once; the least recently used one leaves.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read.
+        """
+        self._family = family
+        self._checkpoint = checkpoint or family.default_checkpoint
+        self._precision = precision
+        self._max_rank = max_rank
+        self._slots = slots
+        self._slot = LoraSlot()
+        self._resident: OrderedDict[str, Mapping[str, LoraPair]] = OrderedDict()
+        self._transformer = family.load_transformer(self._checkpoint, torch.bfloat16)
+        self.plan = plan_linears(self._transformer, family.precision_map, family.lora_targets)
+        amax = family.activation_amax(self._checkpoint) or {}
+        for linear in self.plan:
+            self._rewrite(linear, amax.get(linear.name))
+        self._targets = {
+            linear.name: (linear.in_features, linear.out_features)
+            for linear in self.plan
+            if linear.carries_lora
+        }
+        self._base_probe: torch.Tensor | None = None
+
+    def describe(self) -> EngineInfo:
+        """Family, precision, LoRA targets and limits."""
+        quantised = sum(self._is_quantised(linear) for linear in self.plan)
+        return EngineInfo(
+            family=self._family.name,
+            checkpoint=self._checkpoint,
+            runtime="torch",
+            precision=self._precision,
+            nvfp4_linears=quantised,
+            linears=len(self.plan),
+            lora_targets=self._targets,
+            max_rank=self._max_rank,
+            slots=self._slots,
+            resident_bytes=sum(_bytes(pairs) for pairs in self._resident.values()),
+        )
+
+    def is_resident(self, sha256: str) -> bool:
+        """Whether the adapter is loaded."""
+        return sha256 in self._resident
+
+    def refit(self, adapter: Adapter) -> Binding:
+        """Load an adapter into a slot, after checking that it binds and has an effect."""
+        binding = check_binding(adapter, self._targets, self._max_rank)
+        if self.is_resident(adapter.sha256):
+            return binding
+        pairs = {
+            name: LoraPair(pair.down.to(torch.bfloat16), pair.up.to(torch.bfloat16))
+            for name, pair in adapter.pairs.items()
+        }
+        if not adapter.is_zero and torch.equal(self._probe(pairs), self._base_output()):
+            raise AdapterError(
+                f"the adapter {binding} and is not zero, yet the model's output stays the base "
+                "model's to the bit: its update is lost in BF16; train further or raise lora.alpha"
+            )
+        self._resident[adapter.sha256] = pairs
+        while len(self._resident) > self._slots:
+            self._resident.popitem(last=False)
+        return binding
+
+    @torch.inference_mode()
+    def velocity(
+        self,
+        latents: torch.Tensor,
+        sigma: torch.Tensor,
+        conditioning: Conditioning,
+        adapter: str | None = None,
+    ) -> torch.Tensor:
+        """velocity[B, ...] in BF16 at latents[B, ...], sigma[B], under a resident adapter."""
+        if adapter is not None:
+            self._resident.move_to_end(adapter)
+        pairs = None if adapter is None else self._resident[adapter]
+        return self._evaluate(latents, sigma, conditioning, pairs)
+
+    def _evaluate(
+        self,
+        latents: torch.Tensor,
+        sigma: torch.Tensor,
+        conditioning: Conditioning,
+        pairs: Mapping[str, LoraPair] | None,
+    ) -> torch.Tensor:
+        self._slot.active = pairs
+        try:
+            return self._family.velocity(self._transformer, latents, sigma, conditioning)
+        finally:
+            self._slot.active = None
+
+    def _rewrite(self, linear: LinearPlan, activation_amax: float | None) -> None:
+        module = self._transformer.get_submodule(linear.name)
+        if self._is_quantised(linear):
+            module = NVFP4Linear(module, activation_amax)  # type: ignore[arg-type]
+        if linear.carries_lora:
+            module = LoraBranch(linear.name, module, self._slot)
+        _set_submodule(self._transformer, linear.name, module)
+
+    def _is_quantised(self, linear: LinearPlan) -> bool:
+        return self._precision is Precision.NVFP4 and linear.precision is Precision.NVFP4
+
+    @torch.inference_mode()
+    def _probe(self, pairs: Mapping[str, LoraPair] | None) -> torch.Tensor:
+        """One evaluation at a fixed point: enough to see whether an adapter does anything."""
+        shape = self._family.latent_shape(self._family.default_resolution_px)
+        latents = initial_noise([PROBE_SEED], shape)
+        config = self._transformer.config
+        conditioning = Conditioning(
+            tokens=torch.ones(1, 1, config.joint_attention_dim),
+            pooled=torch.ones(1, config.pooled_projection_dim),
+        )
+        return self._evaluate(latents, torch.tensor([PROBE_SIGMA]), conditioning, pairs)
+
+    def _base_output(self) -> torch.Tensor:
+        if self._base_probe is None:
+            self._base_probe = self._probe(None)
+        return self._base_probe
+
+
+def _set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(root.get_submodule(parent), child, module)
+
+
+def _bytes(pairs: Mapping[str, LoraPair]) -> int:
+    return sum(pair.down.nbytes + pair.up.nbytes for pair in pairs.values())

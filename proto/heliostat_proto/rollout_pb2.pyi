@@ -1,0 +1,57 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ExploreSpec(_message.Message):
+    __slots__ = ("rollout", "load")
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    rollout: RolloutSpec
+    load: LoadSpec
+    def __init__(self, rollout: _Optional[_Union[RolloutSpec, _Mapping]] = ..., load: _Optional[_Union[LoadSpec, _Mapping]] = ...) -> None: ...
+
+class RolloutSpec(_message.Message):
+    __slots__ = ("experiment", "version", "prompt", "steps", "guidance", "rewards", "return_latents")
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
+    RETURN_LATENTS_FIELD_NUMBER: _ClassVar[int]
+    experiment: str
+    version: int
+    prompt: str
+    steps: int
+    guidance: float
+    rewards: _containers.RepeatedScalarFieldContainer[str]
+    return_latents: bool
+    def __init__(self, experiment: _Optional[str] = ..., version: _Optional[int] = ..., prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., rewards: _Optional[_Iterable[str]] = ..., return_latents: _Optional[bool] = ...) -> None: ...
+
+class LoadSpec(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    def __init__(self, sha256: _Optional[str] = ...) -> None: ...
+
+class LoadReport(_message.Message):
+    __slots__ = ("bound_modules", "target_modules")
+    BOUND_MODULES_FIELD_NUMBER: _ClassVar[int]
+    TARGET_MODULES_FIELD_NUMBER: _ClassVar[int]
+    bound_modules: int
+    target_modules: int
+    def __init__(self, bound_modules: _Optional[int] = ..., target_modules: _Optional[int] = ...) -> None: ...
+
+class ScoreSpec(_message.Message):
+    __slots__ = ("prompts", "rewards", "return_images")
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
+    RETURN_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    prompts: _containers.RepeatedScalarFieldContainer[str]
+    rewards: _containers.RepeatedScalarFieldContainer[str]
+    return_images: bool
+    def __init__(self, prompts: _Optional[_Iterable[str]] = ..., rewards: _Optional[_Iterable[str]] = ..., return_images: _Optional[bool] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""The rollout server: Triton models, rewards, adapters, control plane and launcher."""

@@ -1,0 +1,1 @@
+"""The trainer: explore, select, regenerate, optimise, publish."""
