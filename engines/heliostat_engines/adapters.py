@@ -59,7 +59,7 @@ class LoraPair:
 
     @property
     def rank(self) -> int:
-        """r."""
+        """The rows of A."""
         return int(self.down.shape[0])
 
 
@@ -78,7 +78,9 @@ class Adapter:
     @property
     def is_zero(self) -> bool:
         """Whether it leaves the base model as it is."""
-        return not any(bool(pair.up.any()) and bool(pair.down.any()) for pair in self.pairs.values())
+        return not any(
+            bool(pair.up.any()) and bool(pair.down.any()) for pair in self.pairs.values()
+        )
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,18 @@ class Binding:
         return f"bound {self.bound} of {self.targets} modules"
 
 
-def pack_adapter(pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]], alpha: float) -> AdapterFiles:
+def pack_adapter(
+    pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]], alpha: float
+) -> AdapterFiles:
     """Write an adapter in PEFT's layout from per-module (A[r, in], B[out, r]), unscaled.
 
     PEFT applies alpha / r on loading. The tensors keep their dtype.
     """
     ranks = {down.shape[0] for down, _ in pairs.values()}
     if len(ranks) != 1:
-        raise AdapterError(f"the modules of one adapter must share a rank, got ranks {sorted(ranks)}")
+        raise AdapterError(
+            f"the modules of one adapter must share a rank, got ranks {sorted(ranks)}"
+        )
     config = {
         "peft_type": "LORA",
         "r": ranks.pop(),

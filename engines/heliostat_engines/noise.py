@@ -31,4 +31,5 @@ def _one(seed: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
     if not 0 <= seed < SEED_LIMIT:
         raise ValueError(f"seed {seed} is out of range: seeds lie in [0, 2^63)")
     generator = torch.Generator("cpu").manual_seed(seed)
-    return randn_tensor((1, *latent_shape), generator=generator, dtype=torch.float32)
+    noise: torch.Tensor = randn_tensor((1, *latent_shape), generator=generator, dtype=torch.float32)
+    return noise

@@ -76,11 +76,12 @@ def dequantise(tensor: NVFP4Tensor, dtype: torch.dtype = torch.float32) -> torch
 
 def unscaled_values(tensor: NVFP4Tensor, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     """block_scale * code[..., K], without the global scale: six significant bits, so exact in
-    bfloat16 and float32."""
+    bfloat16 and float32.
+    """
     table = torch.tensor(E2M1_VALUES, dtype=torch.float32, device=tensor.codes.device)
     table = torch.cat([table, -table])
     codes = torch.stack([tensor.codes & 0xF, tensor.codes >> 4], dim=-1).flatten(-2)
-    blocks = table[codes.long()].unflatten(-1, (-1, BLOCK))
+    blocks = _blocks(table[codes.long()])
     return (blocks * tensor.block_scales.float().unsqueeze(-1)).flatten(-2).to(dtype)
 
 
@@ -91,7 +92,7 @@ def fake_quantise(values: torch.Tensor, global_scale: torch.Tensor) -> torch.Ten
     NaN stays NaN: the caller's output shows it.
     """
     scaled, block_scales = _scale_to_e2m1_range(values.float(), global_scale)
-    rounded = _round_to_e2m1(scaled).unflatten(-1, (-1, BLOCK))
+    rounded = _blocks(_round_to_e2m1(scaled))
     return (rounded * block_scales.float().unsqueeze(-1)).flatten(-2).to(torch.bfloat16)
 
 
@@ -108,13 +109,25 @@ def _scale_to_e2m1_range(
     values: torch.Tensor, global_scale: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """values[..., K] float32 -> (values / their block's full scale, block scales in E4M3)."""
-    blocks = values.unflatten(-1, (-1, BLOCK))
-    block_amax = blocks.abs().amax(-1)
+    blocks = _blocks(values)
+    block_amax = _block_amax(blocks)
     wanted = (block_amax / (E2M1_MAX * global_scale)).clamp(E4M3_TINY, E4M3_MAX)
     wanted = torch.where(block_amax > 0, wanted, torch.ones_like(wanted))
     block_scales = wanted.to(torch.float8_e4m3fn)
     full_scale = block_scales.float() * global_scale
     return (blocks / full_scale.unsqueeze(-1)).flatten(-2), block_scales
+
+
+def _blocks(values: torch.Tensor) -> torch.Tensor:
+    """values[..., K] -> [..., K / 16, 16]."""
+    return values.reshape(*values.shape[:-1], -1, BLOCK)
+
+
+def _block_amax(blocks: torch.Tensor) -> torch.Tensor:
+    """max |blocks[..., 16]|. Non-negative floats order as their bits do, and torch reduces short
+    integer rows several times faster than floating ones.
+    """
+    return blocks.abs().view(torch.int32).amax(-1).view(torch.float32)
 
 
 def _round_to_e2m1(scaled: torch.Tensor) -> torch.Tensor:

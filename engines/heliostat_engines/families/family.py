@@ -70,6 +70,10 @@ class Family(ABC):
     ) -> torch.Tensor:
         """One evaluation: latents[B, ...], sigma[B] -> velocity[B, ...], inputs cast as needed."""
 
+    @abstractmethod
+    def probe_conditioning(self, transformer: nn.Module) -> Conditioning:
+        """One row of any valid conditioning, to see whether an adapter changes the output."""
+
     def sigmas(self, steps: int, resolution_px: int) -> torch.Tensor:  # noqa: ARG002
         """Noise levels[steps + 1] from 1 to 0; unshifted unless the family says otherwise."""
         return unshifted_sigmas(steps)

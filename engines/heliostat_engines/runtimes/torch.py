@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from heliostat_engines.adapters import Adapter, Binding, LoraPair, check_binding
-from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.engine import EngineInfo
 from heliostat_engines.errors import AdapterError
 from heliostat_engines.lora import LoraBranch, LoraSlot, NVFP4Linear
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Family
 
 PROBE_SEED = 0
@@ -155,11 +155,7 @@ class TorchEngine:
         """One evaluation at a fixed point: enough to see whether an adapter does anything."""
         shape = self._family.latent_shape(self._family.default_resolution_px)
         latents = initial_noise([PROBE_SEED], shape)
-        config = self._transformer.config
-        conditioning = Conditioning(
-            tokens=torch.ones(1, 1, config.joint_attention_dim),
-            pooled=torch.ones(1, config.pooled_projection_dim),
-        )
+        conditioning = self._family.probe_conditioning(self._transformer)
         return self._evaluate(latents, torch.tensor([PROBE_SIGMA]), conditioning, pairs)
 
     def _base_output(self) -> torch.Tensor:

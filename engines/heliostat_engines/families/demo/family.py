@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from typing_extensions import override
 
+from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.family import Decoder, Family, TextEncoder
 from heliostat_engines.precision import Keep, PrecisionMap
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
-
-    from heliostat_engines.conditioning import Conditioning
 
 LATENT_CHANNELS = 16
 DOWNSCALE = 8
@@ -53,6 +53,7 @@ class DemoFamily(Family):
         )
     )
 
+    @override
     def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
         if resolution_px != self.default_resolution_px:
             raise CheckpointError(
@@ -62,19 +63,23 @@ class DemoFamily(Family):
         side = resolution_px // DOWNSCALE
         return (LATENT_CHANNELS, side, side)
 
+    @override
     def load_transformer(self, checkpoint: str, dtype: torch.dtype) -> nn.Module:
         from diffusers import SD3Transformer2DModel
 
         return _load(SD3Transformer2DModel, checkpoint, "transformer", dtype)
 
-    def load_text_encoder(self, checkpoint: str) -> TextEncoder:  # noqa: ARG002
+    @override
+    def load_text_encoder(self, checkpoint: str) -> TextEncoder:
         from heliostat_engines.families.demo.text_encoder import DemoTextEncoder
 
         return DemoTextEncoder()
 
+    @override
     def load_decoder(self, checkpoint: str) -> Decoder:
         return DemoDecoder(checkpoint)
 
+    @override
     def velocity(
         self,
         transformer: nn.Module,
@@ -93,6 +98,15 @@ class DemoFamily(Family):
         )[0]
         return velocity
 
+    @override
+    def probe_conditioning(self, transformer: nn.Module) -> Conditioning:
+        config: Any = transformer.config
+        return Conditioning(
+            tokens=torch.ones(1, 1, config.joint_attention_dim),
+            pooled=torch.ones(1, config.pooled_projection_dim),
+        )
+
+    @override
     def activation_amax(self, checkpoint: str) -> Mapping[str, float] | None:
         path = Path(checkpoint) / "transformer" / "activation_amax.json"
         if not path.exists():
@@ -107,7 +121,7 @@ class DemoDecoder:
     def __init__(self, checkpoint: str) -> None:
         from diffusers import AutoencoderKL
 
-        self._vae = _load(AutoencoderKL, checkpoint, "vae", torch.float32)
+        self._vae: Any = _load(AutoencoderKL, checkpoint, "vae", torch.float32)
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
