@@ -1,0 +1,313 @@
+"""The rollout server as the trainer sees it: one URL, everything else learnt from there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import grpc
+import numpy as np
+import torch
+from tritonclient.utils import InferenceServerException
+
+from heliostat_engines.conditioning import Conditioning
+from heliostat_proto import control_pb2, control_pb2_grpc
+from heliostat_proto.rollout_pb2 import ScoreSpec
+from heliostat_trainer.config import server_address
+from heliostat_trainer.errors import ServerRefusedError
+from heliostat_trainer.exploration import MODEL, Behaviour, Exploration, RolloutStream
+from heliostat_trainer.patience import Patience, ServerAwayError
+from heliostat_trainer.service import Scores
+from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
+from heliostat_trainer.wire import (
+    CHANNEL_OPTIONS,
+    array_input,
+    control_error,
+    output,
+    spec_input,
+    text_input,
+    triton_client,
+    triton_error,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
+
+    from heliostat_engines.adapters import AdapterFiles
+
+T = TypeVar("T")
+
+CHUNK_BYTES = 1 << 20
+CONTROL_TIMEOUT_S = 10.0
+PUBLISH_TIMEOUT_S = 120.0
+SHORTEST_SILENCE_S = 60.0
+
+
+class RolloutServer:
+    """A `RolloutService` over gRPC. Close it, or use it as a context manager.
+
+    Transport failures are retried for `patience_s`; what was answered before one is kept, and the
+    rollout address is read anew after it. What the server refuses is raised at once, in its words.
+    If it comes back without our adapter (its state was lost), the adapter is published again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        experiment: str,
+        *,
+        patience_s: float,
+        groups_in_flight: int = 4,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._url = url
+        self._address = server_address(url)
+        self._experiment = experiment
+        self._groups_in_flight = groups_in_flight
+        self._silence_s = max(patience_s, SHORTEST_SILENCE_S)
+        self._patience = Patience(patience_s, url, say)
+        self._channel: grpc.Channel | None = None
+        self._triton: InferenceServerClient | None = None
+        self._info: ServerInfo | None = None
+        self._files: AdapterFiles | None = None
+        self._adapter: PublishedAdapter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        if self._channel is not None:
+            self._channel.close()
+        if self._triton is not None:
+            self._triton.close()
+        self._channel = self._triton = self._info = None
+
+    def info(self) -> ServerInfo:
+        """Model, limits and rewards, asked anew."""
+        return self._patiently(self._read_info)
+
+    def publish(self, files: AdapterFiles) -> PublishedAdapter:
+        """Make an adapter the experiment's next version, and the one that `explore` draws with."""
+        self._files = files
+        return self._patiently(self._publish)
+
+    def explore(self, requests: Sequence[GroupRequest]) -> Iterator[Group]:
+        """Draw and reward groups under the adapter last published (none: the base model).
+
+        Several groups are in flight; each is yielded when all its candidates are there.
+        """
+        exploration = Exploration(
+            requests,
+            self._open_stream,
+            self._probe,
+            groups_in_flight=self._groups_in_flight,
+            silence_s=self._silence_s,
+        )
+        answers = -1
+
+        def next_group() -> Group:
+            nonlocal answers
+            if exploration.answers != answers:
+                self._patience.answered()
+            answers = exploration.answers
+            return exploration.next_group()
+
+        try:
+            while not exploration.done:
+                yield self._patiently(lambda: self._unless_forgotten(next_group))
+        finally:
+            exploration.close()
+
+    def score(
+        self,
+        latents: torch.Tensor,
+        prompts: Sequence[str],
+        rewards: Sequence[str],
+        *,
+        return_images: bool = False,
+    ) -> Scores:
+        """Rewards[B, R] of clean latents[B, ...], one prompt each; images uint8[B, H, W, 3]."""
+        batch = (self._info or self.info()).batch
+        parts = [
+            self._score(
+                latents[start : start + batch],
+                prompts[start : start + batch],
+                rewards,
+                return_images=return_images,
+            )
+            for start in range(0, len(prompts), batch)
+        ]
+        images = [part.images for part in parts if part.images is not None]
+        return Scores(
+            np.concatenate([part.rewards for part in parts]),
+            np.concatenate(images) if images else None,
+        )
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Text embeddings, a row a prompt, in float32."""
+        result = self._infer("text_encoder", lambda: [text_input("PROMPTS", prompts)])
+        mask = result.as_numpy("MASK")
+        return Conditioning(
+            tokens=torch.from_numpy(output(result, "TOKENS").copy()),
+            pooled=torch.from_numpy(output(result, "POOLED").copy()),
+            mask=None if mask is None else torch.from_numpy(mask.copy()),
+        )
+
+    def _score(
+        self,
+        latents: torch.Tensor,
+        prompts: Sequence[str],
+        rewards: Sequence[str],
+        *,
+        return_images: bool,
+    ) -> Scores:
+        spec = ScoreSpec(prompts=prompts, rewards=rewards, return_images=return_images)
+        array = latents.detach().float().cpu().numpy()
+        result = self._infer(
+            "score", lambda: [spec_input(spec), array_input("LATENTS", array, "FP32")]
+        )
+        values = output(result, "REWARDS").astype(np.float64)
+        for row, column in np.argwhere(~np.isfinite(values)):
+            raise ServerRefusedError(
+                f"reward {rewards[column]} for {prompts[row]!r} is {values[row, column]}: mend the "
+                "reward model on the server"
+            )
+        return Scores(values, output(result, "IMAGES") if return_images else None)
+
+    def _infer(self, model: str, inputs: Callable[[], list[InferInput]]) -> InferResult:
+        def ask() -> InferResult:
+            if self._triton is None:
+                self._triton = triton_client((self._info or self._read_info()).rollout_address)
+            try:
+                return self._triton.infer(model, inputs(), client_timeout=self._silence_s)
+            except InferenceServerException as error:
+                raise triton_error(error) from error
+
+        return self._patiently(ask)
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Retry while the server is away, over fresh connections: its ports may have changed."""
+
+        def attempt() -> T:
+            try:
+                return action()
+            except ServerAwayError:
+                self.close()
+                raise
+
+        return self._patience.call(attempt)
+
+    def _unless_forgotten(self, action: Callable[[], T]) -> T:
+        """Turn the refusal of a version that the server has lost into one worth asking again."""
+        try:
+            return action()
+        except ServerRefusedError as refusal:
+            if self._has_our_adapter(self._read_info()):
+                raise
+            raise ServerAwayError(f"its state was lost: {refusal}") from refusal
+
+    def _open_stream(self) -> RolloutStream:
+        info = self._read_info()
+        if not self._has_our_adapter(info):
+            self._publish()
+        self._require_ready(info.rollout_address)
+        version = 0 if self._adapter is None else self._adapter.version
+        return RolloutStream(info.rollout_address, Behaviour(self._experiment, version))
+
+    def _probe(self, stream: RolloutStream) -> None:
+        address = self._read_info().rollout_address
+        if address != stream.address:
+            raise ServerAwayError(f"the server moved from {stream.address} to {address}")
+        self._require_ready(address)
+
+    def _require_ready(self, address: str) -> None:
+        client = triton_client(address)
+        try:
+            ready = client.is_model_ready(MODEL, client_timeout=CONTROL_TIMEOUT_S)
+        except InferenceServerException as error:
+            raise triton_error(error) from error
+        finally:
+            client.close()
+        if not ready:
+            raise ServerAwayError(f"the model {MODEL!r} is not ready")
+
+    def _has_our_adapter(self, info: ServerInfo) -> bool:
+        return self._adapter is None or info.latest_version >= self._adapter.version
+
+    def _read_info(self) -> ServerInfo:
+        request = control_pb2.InfoRequest(experiment=self._experiment)
+        try:
+            answer = self._control().Info(request, timeout=CONTROL_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise control_error(error, self._url) from error
+        self._info = _server_info(answer)
+        return self._info
+
+    def _publish(self) -> PublishedAdapter:
+        files = self._files
+        assert files is not None
+        parts = _publish_requests(self._experiment, files)
+        try:
+            answer = self._control().Publish(parts, timeout=PUBLISH_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise control_error(error, self._url) from error
+        if answer.sha256 != files.sha256:
+            raise ServerRefusedError(
+                f"published adapter {files.sha256[:12]}, the server holds {answer.sha256[:12]}"
+            )
+        self._adapter = PublishedAdapter(
+            self._experiment,
+            answer.version,
+            answer.sha256,
+            answer.bound_modules,
+            answer.target_modules,
+        )
+        return self._adapter
+
+    def _control(self) -> control_pb2_grpc.ControlStub:
+        if self._channel is None:
+            self._channel = grpc.insecure_channel(self._address, options=CHANNEL_OPTIONS)
+        return control_pb2_grpc.ControlStub(self._channel)  # type: ignore[no-untyped-call]
+
+
+def _publish_requests(experiment: str, files: AdapterFiles) -> Iterator[control_pb2.PublishRequest]:
+    yield control_pb2.PublishRequest(
+        header=control_pb2.AdapterHeader(
+            experiment=experiment,
+            sha256=files.sha256,
+            config=files.config,
+            tensor_bytes=len(files.tensors),
+        )
+    )
+    for start in range(0, len(files.tensors), CHUNK_BYTES):
+        yield control_pb2.PublishRequest(chunk=files.tensors[start : start + CHUNK_BYTES])
+
+
+def _server_info(answer: control_pb2.InfoResponse) -> ServerInfo:
+    engine, limits = answer.engine, answer.limits
+    return ServerInfo(
+        server_version=answer.server_version,
+        rollout_address=answer.rollout_address,
+        family=engine.family,
+        checkpoint=engine.checkpoint,
+        runtime=engine.runtime,
+        precision=engine.precision,
+        lora_targets={
+            name: (shape.in_features, shape.out_features)
+            for name, shape in sorted(engine.lora_targets.items())
+        },
+        max_rank=engine.max_rank,
+        resolution_px=engine.resolution_px,
+        rewards=tuple(answer.rewards),
+        batch=limits.batch,
+        max_steps=limits.max_steps,
+        max_seeds=limits.max_seeds,
+        max_prompt_chars=limits.max_prompt_chars,
+        max_adapter_bytes=limits.max_adapter_bytes,
+        latest_version=answer.latest_version,
+    )

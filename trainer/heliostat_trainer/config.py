@@ -1,0 +1,508 @@
+"""A run's settings: one TOML file, one section a model below, every field with its meaning.
+
+Importing this reads no torch, so that a command line can check a file at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.prompts import read_prompts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pydantic_core import ErrorDetails
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+DEFAULT_PORT = 8600
+
+
+class RecipeName(StrEnum):
+    """Where a step's candidates are drawn, and which of them are trained on."""
+
+    SOL_RL = "sol_rl"
+    """Explore `candidates` in NVFP4 with few steps; redraw the kept ones in BF16."""
+    DIFFUSIONNFT = "diffusionnft"
+    """Draw only as many as are trained on, in BF16: the baseline."""
+    NAIVE_SCALING = "naive_scaling"
+    """Draw all `candidates` in BF16 with all steps, keep some: brute force."""
+    NAIVE_QUANT = "naive_quant"
+    """Draw all `candidates` in NVFP4 with all steps and train on those: what not to do."""
+
+
+class SelectionName(StrEnum):
+    """Which candidates of a group are trained on."""
+
+    BEST_WORST = "best_worst"
+    """The `keep_pairs` best and the `keep_pairs` worst."""
+    RANDOM = "random"
+    """As many at random."""
+    MEAN_DEVIATION = "mean_deviation"
+    """As many with the rewards farthest from the group's mean."""
+
+
+class ObjectiveName(StrEnum):
+    """What the LoRA is trained to minimise."""
+
+    DIFFUSION_NFT = "diffusion_nft"
+    """Negative-aware fine-tuning on the forward process (DiffusionNFT)."""
+
+
+class Section(BaseModel):
+    """Base of the sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RunSection(Section):
+    """[run]: what the run is called, and when it ends."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """Name of the run's folder and of the experiment on the server."""
+    folder: Path = Path("runs")
+    """Where run folders are kept, relative to the working directory."""
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Seed of all of the run's random numbers."""
+    steps: Count = 200
+    """Training steps."""
+    minutes: Positive | None = None
+    """Time budget: training stops after the step that passes it, whatever `steps` says."""
+    threads: Count | None = None
+    """CPU threads of the trainer; by default as many as there are cores."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """auto, cpu or cuda: where the policy lives."""
+
+    @property
+    def path(self) -> Path:
+        """The run's own folder."""
+        return self.folder / self.name
+
+
+class ModelSection(Section):
+    """[model]: the diffusion model; the server must serve the same one."""
+
+    family: str = "demo"
+    """Model family."""
+    checkpoint: str | None = None
+    """Folder in diffusers' layout (relative to the TOML) or Hugging Face name; by default the
+    family's own."""
+    resolution_px: Count | None = None
+    """Side of the images; by default the family's own."""
+    sample_batch: Count = 48
+    """Images that the trainer draws at once (memory and speed only)."""
+
+
+class PromptsSection(Section):
+    """[prompts]: files with one prompt a line, relative to the TOML."""
+
+    train: Path
+    """Prompts to train on."""
+    heldout: Path
+    """Prompts to evaluate on; never trained on."""
+    per_step: Count = 48
+    """Prompts of one training step."""
+
+
+class RecipeSection(Section):
+    """[recipe]: how a step's training samples come about."""
+
+    name: RecipeName = RecipeName.SOL_RL
+    """sol_rl, diffusionnft, naive_scaling or naive_quant."""
+    candidates: Count = 96
+    """Seeds explored for each prompt (N); diffusionnft draws 2 * keep_pairs instead."""
+    keep_pairs: Count = 12
+    """K: the K best and K worst of each group are trained on, 2 K samples a prompt."""
+    explore_steps: Count = 6
+    """Denoising steps of exploration (sol_rl)."""
+    steps: Count = 10
+    """Denoising steps of the samples that are trained on."""
+    selection: SelectionName = SelectionName.BEST_WORST
+    """best_worst, random or mean_deviation."""
+
+    @model_validator(mode="after")
+    def _pool_is_large_enough(self) -> RecipeSection:
+        if self.name is not RecipeName.DIFFUSIONNFT and self.kept > self.candidates:
+            raise ValueError(
+                f"keep_pairs = {self.keep_pairs} keeps {self.kept} of candidates = "
+                f"{self.candidates}: lower recipe.keep_pairs or raise recipe.candidates"
+            )
+        return self
+
+    @property
+    def kept(self) -> int:
+        """Samples trained on for each prompt."""
+        return 2 * self.keep_pairs
+
+    @property
+    def pool(self) -> int:
+        """Candidates drawn for each prompt."""
+        return self.kept if self.name is RecipeName.DIFFUSIONNFT else self.candidates
+
+    @property
+    def explores(self) -> bool:
+        """Whether the server draws the candidates."""
+        return self.name in {RecipeName.SOL_RL, RecipeName.NAIVE_QUANT}
+
+    @property
+    def redraws(self) -> bool:
+        """Whether the kept candidates are drawn again, in BF16."""
+        return self.name is RecipeName.SOL_RL
+
+
+class RewardSection(Section):
+    """[reward]: names of the server's rewards."""
+
+    name: str
+    """The reward to train on."""
+    heldout: tuple[str, ...] = ()
+    """Rewards that evaluation reports besides and training never sees."""
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """The training reward, then the held-out ones."""
+        return tuple(dict.fromkeys((self.name, *self.heldout)))
+
+
+class LoraSection(Section):
+    """[lora]: the trained low-rank update."""
+
+    rank: Count = 32
+    """Rank of every module's update; at most the server's --max-rank."""
+    alpha: Positive = 64.0
+    """The update is scaled by alpha / rank."""
+
+
+class ObjectiveSection(Section):
+    """[objective]: the loss."""
+
+    name: ObjectiveName = ObjectiveName.DIFFUSION_NFT
+    """diffusion_nft."""
+    beta: Positive = 1.0
+    """How far the implicit positive and negative policies reach beyond the old one."""
+    kl_weight: NotNegative = 1e-4
+    """Weight of the squared velocity difference to the base model; 0 saves its evaluation."""
+    advantage_clip: Positive = 5.0
+    """Advantages are clipped to this magnitude."""
+    timestep_fraction: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Share of the rollout's noise levels that each sample is trained at."""
+
+
+class OptimiserSection(Section):
+    """[optimiser]: AdamW on the LoRA."""
+
+    lr: Positive = 3e-4
+    """Learning rate."""
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """Decay of the two moments."""
+    weight_decay: NotNegative = 1e-4
+    """Decoupled weight decay."""
+    eps: Positive = 1e-8
+    """Added to the denominator."""
+    max_grad_norm: Positive = 1.0
+    """The gradient is clipped to this norm."""
+    updates_per_step: Count = 1
+    """Optimiser steps in one training step; more than 1 splits the samples at random."""
+    micro_batch: Count = 48
+    """Sample-timestep rows evaluated at once (memory and speed only)."""
+
+
+class OldPolicySection(Section):
+    """[old_policy]: old <- decay old + (1 - decay) trained, decay = min(slope step, max)."""
+
+    decay_slope: NotNegative = 0.001
+    """By how much the decay grows each step."""
+    decay_max: Decay = 0.5
+    """The largest decay."""
+
+    def decay(self, step: int) -> float:
+        """The decay after training step `step`, which counts from 1."""
+        return min(self.decay_slope * step, self.decay_max)
+
+
+class EmaSection(Section):
+    """[ema]: the moving average of the trained LoRA, which is evaluated and exported."""
+
+    decay: Decay = 0.9
+    """The largest decay; it warms up as (1 + step) / (10 + step)."""
+
+    def decay_at(self, step: int) -> float:
+        """The decay after training step `step`, which counts from 1."""
+        return min((1 + step) / (10 + step), self.decay)
+
+
+class EvaluationSection(Section):
+    """[evaluation]: held-out prompts, drawn by the trainer in BF16 from fixed seeds."""
+
+    every: Annotated[int, Field(ge=0)] = 20
+    """Steps between evaluations; 0: only before the first step and after the last."""
+    prompts: Count = 64
+    """Held-out prompts, from the top of the file."""
+    seeds_per_prompt: Count = 4
+    """Images of each prompt."""
+    steps: Count = 40
+    """Denoising steps."""
+    guidances: tuple[Annotated[float, Field(ge=1)], ...] = (1.0,)
+    """Guidance scales compared before the first step and after the last; in between only the
+    first one."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the evaluation's noise, apart from run.seed so that runs compare."""
+    images: Annotated[int, Field(ge=0)] = 8
+    """Prompts whose first images are kept with each evaluation."""
+
+    @field_validator("guidances")
+    @classmethod
+    def _not_empty(cls, guidances: tuple[float, ...]) -> tuple[float, ...]:
+        if not guidances:
+            raise ValueError("name at least one guidance scale, e.g. [1.0]")
+        return guidances
+
+
+class CheckpointSection(Section):
+    """[checkpoint]: what a run resumes from."""
+
+    every: Count = 5
+    """Steps between checkpoints."""
+    keep: Count = 2
+    """How many of the latest are kept, besides the best evaluated one."""
+
+
+class ServerSection(Section):
+    """[server]: the rollout server's control plane."""
+
+    url: str = f"grpc://127.0.0.1:{DEFAULT_PORT}"
+    """grpc://host:port, or host:port."""
+    patience_s: NotNegative = 120.0
+    """How long the trainer waits for a server that went away, before it gives up."""
+    groups_in_flight: Count = 4
+    """Group requests that are queued at the server at once."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_grpc(cls, url: str) -> str:
+        server_address(url)
+        return url
+
+
+class TrainConfig(Section):
+    """All settings of a run."""
+
+    run: RunSection
+    """Name, length and place of the run."""
+    model: ModelSection = ModelSection()
+    """The diffusion model."""
+    prompts: PromptsSection
+    """Prompt files."""
+    recipe: RecipeSection = RecipeSection()
+    """How training samples come about."""
+    reward: RewardSection
+    """What is rewarded."""
+    lora: LoraSection = LoraSection()
+    """The trained update."""
+    objective: ObjectiveSection = ObjectiveSection()
+    """The loss."""
+    optimiser: OptimiserSection = OptimiserSection()
+    """AdamW."""
+    old_policy: OldPolicySection = OldPolicySection()
+    """The behaviour policy."""
+    ema: EmaSection = EmaSection()
+    """The evaluated policy."""
+    evaluation: EvaluationSection = EvaluationSection()
+    """Held-out evaluation."""
+    checkpoint: CheckpointSection = CheckpointSection()
+    """Checkpoints."""
+    server: ServerSection = ServerSection()
+    """The rollout server."""
+
+    def check_files(self) -> tuple[str, ...]:
+        """Read the prompt files; returns warnings, one sentence each.
+
+        Raises:
+            ConfigError: a file is missing, empty, or shorter than the settings ask for.
+        """
+        train = read_prompts(self.prompts.train, "prompts.train")
+        heldout = read_prompts(self.prompts.heldout, "prompts.heldout")
+        _at_least(train, self.prompts.per_step, "prompts.per_step", self.prompts.train)
+        _at_least(heldout, self.evaluation.prompts, "evaluation.prompts", self.prompts.heldout)
+        shared = set(train) & set(heldout)
+        if not shared:
+            return ()
+        return (
+            f"{len(shared)} of {len(heldout)} held-out prompts are also trained on "
+            f"(the first: {min(shared)!r}): evaluation will flatter the policy",
+        )
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a run's TOML.
+
+    Args:
+        path: the file; relative prompt files and checkpoints in it are relative to its folder.
+        overrides: command-line arguments, `--section.key value` or `--section.key=value`;
+            values are read as TOML where they can be, else as text; paths are relative to the
+            working directory.
+
+    Raises:
+        ConfigError: one sentence that names the key.
+    """
+    settings = _resolve_paths(_read_toml(path), path.resolve().parent)
+    for section, key, value in parse_overrides(overrides):
+        settings.setdefault(section, {})[key] = value
+    try:
+        config = TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_sentence(error.errors()[0])}") from error
+    config.check_files()
+    return config
+
+
+def parse_overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str, object]]:
+    """(section, key, value) of each `--section.key value` or `--section.key=value`.
+
+    Raises:
+        ConfigError: an argument is neither.
+    """
+    words = iter(arguments)
+    for word in words:
+        match = re.fullmatch(r"--([a-z_]+)\.([a-z_]+)(?:=(.*))?", word, re.DOTALL)
+        if match is None:
+            raise ConfigError(
+                f"{word!r} is no setting: write --section.key value, e.g. --run.steps 100"
+            )
+        section, key, text = match.groups()
+        value = next(words, None) if text is None else text
+        if value is None:
+            raise ConfigError(f"{word} needs a value")
+        yield section, key, _toml_value(value)
+
+
+def server_address(url: str) -> str:
+    """host:port of `grpc://host:port` or `host:port`.
+
+    Raises:
+        ValueError: it is neither; says what to write.
+    """
+    scheme, separator, rest = url.rpartition("://")
+    if separator and scheme != "grpc":
+        raise ValueError(
+            f"server.url is the control plane's gRPC address, grpc://host:port, not {url!r}: the "
+            f"dashboard's {scheme} address does not serve trainers"
+        )
+    match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):(\d{1,5})", rest.rstrip("/"))
+    if match is None or not 0 < int(match[2]) < 65536:
+        raise ValueError(
+            f"server.url {url!r} is no address: write grpc://host:port, "
+            f"e.g. grpc://127.0.0.1:{DEFAULT_PORT}"
+        )
+    return match[0]
+
+
+def flatten(config: TrainConfig) -> dict[str, object]:
+    """section.key -> value as JSON has it."""
+    return {
+        f"{section}.{key}": value
+        for section, keys in config.model_dump(mode="json").items()
+        for key, value in keys.items()
+    }
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def _resolve_paths(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the TOML's own relative paths absolute; a checkpoint only if such a folder exists."""
+    resolved = {
+        section: dict(keys) if isinstance(keys, dict) else keys
+        for section, keys in settings.items()
+    }
+    prompts, model = resolved.get("prompts"), resolved.get("model")
+    if isinstance(prompts, dict):
+        for key in ("train", "heldout"):
+            if isinstance(prompts.get(key), str):
+                prompts[key] = str(folder / prompts[key])
+    if isinstance(model, dict) and isinstance(model.get("checkpoint"), str):
+        local = folder / model["checkpoint"]
+        if local.is_dir():
+            model["checkpoint"] = str(local)
+    return resolved
+
+
+def _toml_value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _at_least(prompts: Sequence[str], wanted: int, setting: str, path: Path) -> None:
+    if len(prompts) < wanted:
+        raise ConfigError(
+            f"{setting} = {wanted}, but {path} has {len(prompts)} prompts: lower {setting} or add "
+            "prompts"
+        )
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """One validation error in words, with the key and, if it is unknown, the nearest one."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        return _unknown_key(location)
+    if error["type"] == "missing":
+        meaning = _known_fields(location[:-1])[location[-1]]
+        return f"{key} is missing: {meaning}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return message
+    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _unknown_key(location: Sequence[str]) -> str:
+    *parents, key = location
+    prefix = "".join(f"{parent}." for parent in parents)
+    known = _known_fields(parents)
+    close = difflib.get_close_matches(key, known, n=1)
+    if close:
+        return f"unknown setting {prefix}{key}: did you mean {prefix}{close[0]}?"
+    elsewhere = [
+        f"{section}.{name}"
+        for section in TrainConfig.model_fields
+        for name in _known_fields([section])
+    ]
+    far = difflib.get_close_matches(f"{prefix}{key}", elsewhere, n=1, cutoff=0.5)
+    hint = f"the nearest is {far[0]}" if far else f"known here are {', '.join(known)}"
+    return f"unknown setting {prefix}{key}: {hint}"
+
+
+def _known_fields(parents: Sequence[str]) -> Mapping[str, str]:
+    """Field name -> description, of the section that `parents` name (none: the sections)."""
+    model: type[BaseModel] = TrainConfig
+    for parent in parents:
+        annotation = model.model_fields[parent].annotation
+        candidates = [annotation, *get_args(annotation)]
+        model = next(kind for kind in candidates if isinstance(kind, type))
+    if not issubclass(model, BaseModel):
+        return {}
+    return {
+        name: " ".join((field.description or "").split())
+        for name, field in model.model_fields.items()
+    }

@@ -1,0 +1,29 @@
+"""What ends a run early: each message says what happened and what to do."""
+
+from __future__ import annotations
+
+from heliostat_engines.errors import HeliostatError
+
+
+class ConfigError(HeliostatError, ValueError):
+    """A setting that is unknown, of the wrong type, or at odds with another or the server."""
+
+
+class ServerRefusedError(HeliostatError):
+    """The server understood a request and refuses it; asking again would not help."""
+
+
+class ServerUnreachableError(HeliostatError, ConnectionError):
+    """The server stayed away for longer than server.patience_s."""
+
+
+class DivergedError(HeliostatError, ArithmeticError):
+    """A loss, gradient or reward is NaN or infinite."""
+
+
+class RunFolderError(HeliostatError, ValueError):
+    """A run folder that cannot be started into, resumed from, or written to."""
+
+
+class InterruptedRunError(HeliostatError):
+    """The user stopped the run; it can be resumed."""

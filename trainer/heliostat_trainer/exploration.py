@@ -1,0 +1,262 @@
+"""One step's exploration: group requests out over a stream, whole groups back."""
+
+from __future__ import annotations
+
+import queue
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tritonclient.utils import InferenceServerException
+
+from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
+from heliostat_trainer.errors import ServerRefusedError
+from heliostat_trainer.patience import ServerAwayError
+from heliostat_trainer.types import Candidate, Group, GroupRequest
+from heliostat_trainer.wire import array_input, output, spec_input, triton_client, triton_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+MODEL = "explore"
+POLL_S = 1.0
+PROBE_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What the server is asked to draw with."""
+
+    experiment: str
+    version: int
+    """0: the base model."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One finished batch: seeds[B], rewards[B], latents[B, ...] if asked for."""
+
+    row: int
+    seeds: NDArray[np.int64]
+    rewards: NDArray[np.float64]
+    latents: torch.Tensor | None
+    version: int
+    final: bool
+
+
+class RolloutStream:
+    """A bidirectional stream to the model `explore`; answers queue up until they are read."""
+
+    def __init__(self, address: str, behaviour: Behaviour) -> None:
+        self.address = address
+        self.behaviour = behaviour
+        self._answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = (
+            queue.SimpleQueue()
+        )
+        self._client = triton_client(address)
+        self._client.start_stream(lambda result, error: self._answers.put((result, error)))
+
+    def ask(self, request: GroupRequest, seeds: Sequence[int]) -> None:
+        """Queue a request for some of a group's seeds."""
+        spec = ExploreSpec(
+            rollout=RolloutSpec(
+                experiment=self.behaviour.experiment,
+                version=self.behaviour.version,
+                prompt=request.prompt,
+                steps=request.steps,
+                rewards=[request.reward],
+                return_latents=request.return_latents,
+            )
+        )
+        try:
+            self._client.async_stream_infer(
+                MODEL,
+                [spec_input(spec), array_input("SEEDS", np.array(seeds, np.int64), "INT64")],
+                request_id=str(request.row),
+                enable_empty_final_response=True,
+            )
+        except InferenceServerException as error:
+            raise triton_error(error) from error
+
+    def next(self, timeout_s: float) -> Answer | None:
+        """The next answer, or None if none came in time.
+
+        Raises:
+            ServerAwayError: the stream broke.
+            ServerRefusedError: the server refuses a request, in its words.
+        """
+        try:
+            result, error = self._answers.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if error is not None:
+            raise triton_error(error)
+        return _decode(result)
+
+    def close(self) -> None:
+        """Cancel what is still being drawn and close the connection."""
+        self._client.stop_stream(cancel_requests=True)
+        self._client.close()
+
+
+class Exploration:
+    """Which candidates of which groups are still to come; survives the streams it reads."""
+
+    def __init__(
+        self,
+        requests: Sequence[GroupRequest],
+        open_stream: Callable[[], RolloutStream],
+        probe: Callable[[RolloutStream], None],
+        *,
+        groups_in_flight: int,
+        silence_s: float,
+    ) -> None:
+        """`probe` raises ServerAwayError if the stream's server is gone without a word."""
+        self._waiting = [_PendingGroup(request) for request in reversed(requests)]
+        self._asked: dict[int, _PendingGroup] = {}
+        self._open_stream = open_stream
+        self._probe = probe
+        self._groups_in_flight = groups_in_flight
+        self._silence_s = silence_s
+        self._stream: RolloutStream | None = None
+        self._started = time.monotonic()
+        self.answers = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether every group has been handed out."""
+        return not self._waiting and not self._asked
+
+    def next_group(self) -> Group:
+        """Read answers until a group is complete; after a failure, call it again.
+
+        Raises:
+            ServerAwayError: the stream broke; what was answered is kept.
+            ServerRefusedError: the server refuses.
+        """
+        try:
+            stream = self._connected()
+            self._ask_more(stream)
+            while True:
+                group = self._take(stream, self._next_answer(stream))
+                if group is not None:
+                    return group
+        except (ServerAwayError, ServerRefusedError):
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Drop the stream; a later `next_group` opens another and asks for what is missing."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _connected(self) -> RolloutStream:
+        if self._stream is None:
+            self._stream = self._open_stream()
+            for pending in self._asked.values():
+                self._stream.ask(pending.request, pending.missing())
+        return self._stream
+
+    def _ask_more(self, stream: RolloutStream) -> None:
+        while self._waiting and len(self._asked) < self._groups_in_flight:
+            pending = self._waiting.pop()
+            self._asked[pending.request.row] = pending
+            stream.ask(pending.request, pending.missing())
+
+    def _next_answer(self, stream: RolloutStream) -> Answer:
+        silent_since = probed = time.monotonic()
+        while True:
+            answer = stream.next(POLL_S)
+            if answer is not None:
+                return answer
+            now = time.monotonic()
+            if now - silent_since > self._silence_s:
+                raise ServerAwayError(f"no answer for {self._silence_s:g} s")
+            if now - probed > PROBE_EVERY_S:
+                self._probe(stream)
+                probed = now
+
+    def _take(self, stream: RolloutStream, answer: Answer) -> Group | None:
+        pending = self._asked.get(answer.row)
+        if pending is None:
+            return None  # the empty final answer of a group that is complete
+        if len(answer.seeds):
+            pending.add(answer, stream.behaviour.version)
+            self.answers += 1
+        if not pending.missing():
+            del self._asked[answer.row]
+            self._ask_more(stream)
+            return pending.group(time.monotonic() - self._started)
+        if answer.final:
+            raise ServerAwayError(
+                f"the server ended a rollout with {len(pending.missing())} seeds unanswered"
+            )
+        return None
+
+
+class _PendingGroup:
+    """The answered part of a group."""
+
+    def __init__(self, request: GroupRequest) -> None:
+        self.request = request
+        self._rewards: dict[int, float] = {}
+        self._latents: dict[int, torch.Tensor] = {}
+
+    def missing(self) -> tuple[int, ...]:
+        """Seeds without an answer, in the request's order."""
+        return tuple(seed for seed in self.request.seeds if seed not in self._rewards)
+
+    def add(self, answer: Answer, version: int) -> None:
+        """Take in a batch.
+
+        Raises:
+            ServerRefusedError: it is of another adapter version, of foreign seeds, or has a
+                reward that is no number.
+        """
+        if answer.version != version:
+            raise ServerRefusedError(
+                f"asked for adapter version {version}, the server drew with {answer.version}"
+            )
+        for position, seed in enumerate(answer.seeds.tolist()):
+            reward = float(answer.rewards[position])
+            if not np.isfinite(reward):
+                raise ServerRefusedError(
+                    f"reward {self.request.reward} of seed {seed} for {self.request.prompt!r} is "
+                    f"{reward}: mend the reward model on the server"
+                )
+            self._rewards[seed] = reward
+            if answer.latents is not None:
+                self._latents[seed] = answer.latents[position]
+        if not self._rewards.keys() <= set(self.request.seeds):
+            raise ServerRefusedError("the server answered seeds that it was not asked for")
+
+    def group(self, elapsed_s: float) -> Group:
+        """The whole group, its latents in the order of its seeds."""
+        seeds = self.request.seeds
+        latents = None
+        if self.request.return_latents:
+            latents = torch.stack([self._latents[seed] for seed in seeds])
+        candidates = tuple(Candidate(seed, self._rewards[seed]) for seed in seeds)
+        return Group(self.request, candidates, latents, elapsed_s)
+
+
+def _decode(result: Any) -> Answer:
+    response = result.get_response()
+    final = response.parameters["triton_final_response"].bool_param
+    if not response.outputs:
+        nothing = np.zeros(0)
+        return Answer(int(response.id), nothing.astype(np.int64), nothing, None, 0, final)
+    latents = result.as_numpy("LATENTS")
+    return Answer(
+        row=int(response.id),
+        seeds=output(result, "SEEDS"),
+        rewards=output(result, "REWARDS")[:, 0].astype(np.float64),
+        latents=None if latents is None else torch.from_numpy(latents.copy()),
+        version=int(output(result, "VERSION")[0]),
+        final=final,
+    )

@@ -1,0 +1,82 @@
+"""Waiting for a server that went away, for as long as `server.patience_s` says."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
+
+from heliostat_engines.errors import HeliostatError
+from heliostat_trainer.errors import ServerUnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+FIRST_WAIT_S = 0.2
+LONGEST_WAIT_S = 3.0
+
+
+class ServerAwayError(HeliostatError, ConnectionError):
+    """The transport failed or a model is not up: the same request may succeed in a while."""
+
+
+class Patience:
+    """Retries an action while the server is away, and counts how long that has been.
+
+    The clock starts at the first failure after an answer, so that a long rollout does not use
+    up the patience of an outage at its end.
+    """
+
+    def __init__(self, seconds: float, url: str, say: Callable[[str], None]) -> None:
+        self._seconds = seconds
+        self._url = url
+        self._say = say
+        self._away_since: float | None = None
+
+    def answered(self) -> None:
+        """The server is there: the next failure starts the clock anew."""
+        self._away_since = None
+
+    def call(self, action: Callable[[], T]) -> T:
+        """The action's result.
+
+        Raises:
+            ServerUnreachableError: it still fails `seconds` after the first failure.
+        """
+        retrying = Retrying(
+            retry=retry_if_exception_type(ServerAwayError),
+            stop=self._exhausted,
+            wait=wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
+            before_sleep=self._announce,
+            retry_error_callback=self._give_up,
+        )
+        result: T = retrying(action)
+        self.answered()
+        return result
+
+    def _exhausted(self, state: RetryCallState) -> bool:  # noqa: ARG002
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+        return now - self._away_since >= self._seconds
+
+    def _announce(self, state: RetryCallState) -> None:
+        if state.attempt_number == 1:
+            self._say(
+                f"waiting for the rollout server at {self._url}, up to {self._seconds:g} s "
+                f"(server.patience_s): {_cause(state)}"
+            )
+
+    def _give_up(self, state: RetryCallState) -> NoReturn:
+        raise ServerUnreachableError(
+            f"no rollout server at {self._url} within {self._seconds:g} s ({_cause(state)}): start "
+            "it with `heliostat serve`, correct server.url, or raise server.patience_s"
+        )
+
+
+def _cause(state: RetryCallState) -> str:
+    assert state.outcome is not None
+    return str(state.outcome.exception())

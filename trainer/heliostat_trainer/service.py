@@ -1,0 +1,51 @@
+"""What the training loop asks of a rollout server; `client.RolloutServer` asks it over the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from heliostat_engines.adapters import AdapterFiles
+    from heliostat_engines.conditioning import Conditioning
+    from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
+
+
+@dataclass(frozen=True)
+class Scores:
+    """rewards[B, R] of B latents, and images[B, H, W, 3] if asked for."""
+
+    rewards: NDArray[np.float64]
+    images: NDArray[np.uint8] | None = None
+
+
+class RolloutService(Protocol):
+    """Explores, scores, and takes adapters."""
+
+    def info(self) -> ServerInfo:
+        """Model, limits and rewards."""
+
+    def publish(self, files: AdapterFiles) -> PublishedAdapter:
+        """Make an adapter the one that `explore` draws with."""
+
+    def explore(self, requests: Sequence[GroupRequest]) -> Iterator[Group]:
+        """Each group as soon as all its candidates are there, in whatever order they finish."""
+
+    def score(
+        self,
+        latents: torch.Tensor,
+        prompts: Sequence[str],
+        rewards: Sequence[str],
+        *,
+        return_images: bool = False,
+    ) -> Scores:
+        """Reward clean latents[B, ...], a prompt each."""
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """The family's text embeddings, a row a prompt."""

@@ -1,0 +1,151 @@
+"""The nouns that the trainer speaks in, in the order in which a training step meets them.
+
+ServerInfo     what the rollout server is and allows.
+GroupRequest   "draw these seeds for this prompt".
+Candidate      one explored seed and its reward.
+Group          all candidates of one prompt.
+Selection      the candidates of a group that are worth training on.
+Samples        a selection's clean latents and the rewards they are trained with.
+UpdateReport   what one round of optimisation did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What the rollout server says of itself."""
+
+    server_version: str
+    rollout_address: str
+    """host:port of Triton's gRPC endpoint."""
+    family: str
+    checkpoint: str
+    runtime: str
+    precision: str
+    lora_targets: Mapping[str, tuple[int, int]]
+    """name -> (in_features, out_features) of every linear with a LoRA branch."""
+    max_rank: int
+    resolution_px: int
+    rewards: tuple[str, ...]
+    batch: int
+    """Candidates denoised together; a group's seeds are a multiple of it."""
+    max_steps: int
+    max_seeds: int
+    max_prompt_chars: int
+    max_adapter_bytes: int
+    latest_version: int
+    """The experiment's newest adapter; 0: it has published nothing."""
+
+
+@dataclass(frozen=True)
+class PublishedAdapter:
+    """An adapter that the server has made resident."""
+
+    experiment: str
+    version: int
+    sha256: str
+    bound_modules: int
+    target_modules: int
+
+
+@dataclass(frozen=True)
+class GroupRequest:
+    """Draw `seeds` for `prompt`, with `steps` Euler steps and one reward."""
+
+    row: int
+    """Index of the prompt within the training step."""
+    prompt: str
+    seeds: tuple[int, ...]
+    steps: int
+    reward: str
+    return_latents: bool = False
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One explored seed."""
+
+    seed: int
+    reward: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """All candidates of one prompt, in the order of the request's seeds."""
+
+    request: GroupRequest
+    candidates: tuple[Candidate, ...]
+    latents: torch.Tensor | None = None
+    """latents[N, ...] in float32 where the candidates themselves are to be trained on."""
+    elapsed_s: float = 0.0
+    """From the step's first request to this group's last answer."""
+
+    @property
+    def rewards(self) -> NDArray[np.float64]:
+        """rewards[N]."""
+        return np.array([candidate.reward for candidate in self.candidates])
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is trained on: `kept` are rows of the group's candidates, lowest reward first."""
+
+    group: Group
+    kept: tuple[int, ...]
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The kept candidates."""
+        return tuple(self.group.candidates[row] for row in self.kept)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the kept candidates."""
+        return tuple(candidate.seed for candidate in self.candidates)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the kept candidates' rewards."""
+        return float(np.std([candidate.reward for candidate in self.candidates]))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One prompt's clean latents[K, ...] in float32 and rewards[K], row for row with `seeds`."""
+
+    row: int
+    """Index of the prompt within the training step."""
+    prompt: str
+    seeds: tuple[int, ...]
+    latents: torch.Tensor
+    rewards: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """What one training step's optimisation did, averaged over its rows."""
+
+    loss: float
+    kl: float | None
+    """Mean squared velocity difference to the base model; None where the KL weight is 0."""
+    drift: float
+    """Mean squared velocity difference between the trained and the old policy."""
+    grad_norm: float
+    """Before clipping."""
+    zero_contrast_groups: int
+    """Groups whose rewards are all equal: they teach nothing."""

@@ -1,0 +1,114 @@
+"""The KServe v2 side of the wire: tensors in and out, and what an error there means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import numpy as np
+from google.protobuf.json_format import MessageToJson
+from tritonclient.grpc import InferenceServerClient, InferInput, KeepAliveOptions
+
+from heliostat_trainer.errors import ServerRefusedError
+from heliostat_trainer.patience import ServerAwayError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from google.protobuf.message import Message
+    from numpy.typing import NDArray
+    from tritonclient.utils import InferenceServerException
+
+    from heliostat_engines.errors import HeliostatError
+
+KEEPALIVE_MS = 20_000
+# gRPC waits up to two minutes between attempts by default; a restarted server is back in seconds.
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+]
+
+_AWAY_CODES = ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "ABORTED")
+_AWAY_WORDS = (
+    "stub process",
+    "is not ready",
+    "unknown model",
+    "rst_stream",
+    "socket closed",
+    "connection reset",
+    "connection refused",
+    "server exiting",
+    "server is stopping",
+    "no longer in valid state",
+    "stream has been closed",
+)
+
+
+def triton_client(address: str) -> InferenceServerClient:
+    """A client of the endpoint host:port; close it."""
+    return InferenceServerClient(
+        address,
+        keepalive_options=KeepAliveOptions(keepalive_time_ms=KEEPALIVE_MS),
+        channel_args=CHANNEL_OPTIONS,
+    )
+
+
+def text_input(name: str, texts: Sequence[str]) -> InferInput:
+    """A BYTES[B] input."""
+    tensor = InferInput(name, [len(texts)], "BYTES")
+    tensor.set_data_from_numpy(np.array([text.encode() for text in texts], dtype=object))
+    return tensor
+
+
+def spec_input(spec: Message) -> InferInput:
+    """SPEC BYTES[1]: a message as JSON."""
+    return text_input("SPEC", [MessageToJson(spec, indent=None)])
+
+
+def array_input(name: str, array: NDArray[Any], datatype: str) -> InferInput:
+    """A numeric input of the KServe datatype."""
+    tensor = InferInput(name, list(array.shape), datatype)
+    tensor.set_data_from_numpy(np.ascontiguousarray(array))
+    return tensor
+
+
+def output(result: Any, name: str) -> NDArray[Any]:
+    """An output's values.
+
+    Raises:
+        ServerRefusedError: the answer has no such output.
+    """
+    array = result.as_numpy(name)
+    if array is None:
+        raise ServerRefusedError(
+            f"the server's answer has no {name}: server and trainer are of different versions"
+        )
+    values: NDArray[Any] = array
+    return values
+
+
+def triton_error(error: InferenceServerException) -> HeliostatError:
+    """The error to raise: away, and worth asking again, or refused."""
+    return _error(str(error.message() or ""), str(error.status() or ""))
+
+
+def control_error(error: grpc.RpcError, url: str) -> HeliostatError:
+    """As `triton_error`, for the control plane."""
+    assert isinstance(error, grpc.Call)
+    details = error.details() or ""
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED or "http1" in details.lower():
+        return ServerRefusedError(
+            f"{url} is not heliostat's control plane: set server.url to the gRPC address that "
+            "`heliostat serve` prints"
+        )
+    return _error(details, str(error.code()))
+
+
+def _error(message: str, status: str) -> HeliostatError:
+    sentence = message.strip() or status
+    away = any(code in status for code in _AWAY_CODES)
+    away = away or any(word in message.lower() for word in _AWAY_WORDS)
+    return ServerAwayError(sentence) if away else ServerRefusedError(sentence)
