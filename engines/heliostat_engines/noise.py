@@ -10,8 +10,8 @@ from diffusers.utils.torch_utils import randn_tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SEED_LIMIT = 2**63
-"""Seeds are non-negative and fit a signed 64-bit integer, the wire's type."""
+SEED_LIMIT = 2**32
+"""torch's CPU generator reads 32 bits of a seed: s and s + 2^32 would draw the same noise."""
 
 
 def initial_noise(seeds: Sequence[int], latent_shape: tuple[int, ...]) -> torch.Tensor:
@@ -22,14 +22,14 @@ def initial_noise(seeds: Sequence[int], latent_shape: tuple[int, ...]) -> torch.
     plain diffusers too. Cast and move the result afterwards.
 
     Raises:
-        ValueError: a seed is negative or does not fit 64 bits.
+        ValueError: a seed is negative or does not fit 32 bits.
     """
     return torch.cat([_one(seed, latent_shape) for seed in seeds])
 
 
 def _one(seed: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
     if not 0 <= seed < SEED_LIMIT:
-        raise ValueError(f"seed {seed} is out of range: seeds lie in [0, 2^63)")
+        raise ValueError(f"seed {seed} is out of range: seeds lie in [0, 2^32)")
     generator = torch.Generator("cpu").manual_seed(seed)
     noise: torch.Tensor = randn_tensor((1, *latent_shape), generator=generator, dtype=torch.float32)
     return noise

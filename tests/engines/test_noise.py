@@ -16,12 +16,12 @@ def test_noise_is_what_plain_diffusers_draws_from_the_seed() -> None:
 
 
 def test_a_seed_gives_the_same_noise_in_any_batch() -> None:
-    together = initial_noise([5, 6, 2**62], SHAPE)
+    together = initial_noise([5, 6, 2**32 - 1], SHAPE)
     assert torch.equal(together[1:2], initial_noise([6], SHAPE))
-    assert torch.equal(together[2:], initial_noise([2**62], SHAPE))
+    assert torch.equal(together[2:], initial_noise([2**32 - 1], SHAPE))
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63])
+@pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_out_of_range_is_refused(seed: int) -> None:
     with pytest.raises(ValueError, match="out of range"):
         initial_noise([seed], SHAPE)

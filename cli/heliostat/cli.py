@@ -1,0 +1,227 @@
+"""`heliostat`: the command line. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heliostat_engines.errors import HeliostatError
+
+app = typer.Typer(
+    name="heliostat",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    help="""
+Reinforcement-learning post-training for text-to-image diffusion models: **FP4 explore, BF16 train**.
+
+A shared server draws a large pool of cheap NVFP4 candidates; the trainer redraws only the most
+telling seeds in BF16, trains a LoRA on them and refits the server with it every step.
+
+**First time?**  `heliostat demo` starts a server, trains for eight minutes and writes a report.
+
+**Your own run:**  `heliostat serve` in one terminal, `heliostat train CONFIG.toml` in another.
+""",
+)
+
+demo_app = typer.Typer(
+    invoke_without_command=True,
+    rich_markup_mode="markdown",
+    help="Start a server, train the tiny demo model on it, and write a report with pictures.",
+)
+app.add_typer(demo_app, name="demo")
+
+
+class PrecisionOption(StrEnum):
+    """What the transformer's block linears run in while exploring."""
+
+    NVFP4 = "nvfp4"
+    BF16 = "bf16"
+
+
+class DeviceOption(StrEnum):
+    """Where the server's models run."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+@app.command()
+def serve(
+    family: Annotated[
+        str, typer.Option(help="The diffusion model family to explore with.")
+    ] = "demo",
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="Its weights: a diffusers folder or a Hugging Face name."),
+    ] = None,
+    precision: Annotated[
+        PrecisionOption, typer.Option(help="What block linears run in while exploring.")
+    ] = PrecisionOption.NVFP4,
+    device: Annotated[DeviceOption, typer.Option(help="Where the models run.")] = DeviceOption.CPU,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Candidates denoised together; pools are multiples of it."),
+    ] = None,
+    max_rank: Annotated[int, typer.Option(min=1, help="The largest LoRA rank accepted.")] = 64,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; all of this process's by default.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Control plane's port on loopback; 0 takes a free one."
+        ),
+    ] = None,
+    state: Annotated[
+        Path, typer.Option(help="Folder of all that outlives the server: adapters, logs.")
+    ] = Path(".heliostat/server"),
+    redis: Annotated[
+        str | None, typer.Option(help="redis:// URL of the adapter store; embedded by default.")
+    ] = None,
+    tritonserver: Annotated[
+        Path | None, typer.Option(help="A tritonserver binary; found by itself by default.")
+    ] = None,
+    triton_url: Annotated[
+        str | None, typer.Option(help="host:port of a Triton that already serves our models.")
+    ] = None,
+) -> None:
+    """Start the rollout server: a real Triton Inference Server, its adapter store and control plane.
+
+    Prints the URL that trainers are pointed at. Ctrl-C stops it; adapters survive in the state
+    folder.
+    """
+    from heliostat_server.serve import serve as run
+    from heliostat_server.settings import LimitSettings, ServeSettings
+
+    limits = LimitSettings() if batch is None else LimitSettings(batch=batch)
+    run(
+        ServeSettings(
+            family=family,
+            checkpoint=checkpoint,
+            precision=precision.value,
+            device=device.value,
+            limits=limits,
+            max_rank=max_rank,
+            threads=threads,
+            port=port,
+            state=state,
+            redis=redis,
+            tritonserver=tritonserver,
+            triton_url=triton_url,
+        )
+    )
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Any setting of the TOML can be given as `--section.key value`.",
+)
+def train(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(help="The run's TOML; see examples/.")],
+    server: Annotated[
+        str | None,
+        typer.Option(help="The rollout server's control plane, grpc://host:port."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run folder's latest checkpoint.")
+    ] = False,
+) -> None:
+    """Train a LoRA against a running rollout server.
+
+    Writes checkpoints, metrics.jsonl, evaluations and the LoRA to the run folder. Ctrl-C is
+    safe at any time: `--resume` goes on from the latest checkpoint.
+    """
+    from heliostat_trainer.config import load_config
+
+    settings = load_config(config, context.args)
+
+    from heliostat_trainer.run import train as run
+
+    folder = run(settings, server_url=server, resume=resume)
+    typer.echo(f"LoRA and metrics are in {folder}; pictures: heliostat report {folder}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write it; RUN/report.html by default.")
+    ] = None,
+) -> None:
+    """Draw a finished or running run as one self-contained HTML page."""
+    from heliostat_trainer.report import write_report
+
+    typer.echo(f"Report: {write_report(run, out)}")
+
+
+@app.command()
+def info(
+    server: Annotated[
+        str, typer.Argument(help="The rollout server's control plane.")
+    ] = "grpc://127.0.0.1:8600",
+) -> None:
+    """Show what a running rollout server serves: model, rewards, limits."""
+    from heliostat.information import show
+
+    show(server)
+
+
+@demo_app.callback()
+def demo(
+    context: typer.Context,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Training time; 8 by default.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="Use this running server instead of starting one.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted demo.")
+    ] = False,
+) -> None:
+    """Start a server, train the tiny demo model on it, and write a report with pictures."""
+    if context.invoked_subcommand is not None:
+        return
+    from heliostat.demo.run import run_demo
+
+    run_demo(runs=runs, minutes=minutes, server=server, resume=resume)
+
+
+@demo_app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Where the weights go, in diffusers' layout.")] = Path(
+        "demo-weights"
+    ),
+    data: Annotated[
+        Path, typer.Option(help="Drawings, latents and checkpoints; kept for resuming.")
+    ] = Path("demo-data"),
+) -> None:
+    """Make the demo model again from its drawings: autoencoder, denoiser and judges.
+
+    Takes hours on a CPU, and resumes where it stopped. Needs npm, which fetches the drawings.
+    """
+    from heliostat.pretrain.recipe import run
+
+    run(out=out, data=data)
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one sentence, no traceback."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        app()
+    except HeliostatError as error:
+        typer.secho(f"heliostat: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`heliostat demo`: a server, a training run on it, and a report."""
