@@ -1,0 +1,69 @@
+"""`heliostat demo`: the product in miniature, with nothing set up before it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from heliostat.demo.server import running_server
+from heliostat.examples import example
+from heliostat_trainer.config import load_config
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+
+def run_demo(*, runs: Path, minutes: float | None, server: str | None, resume: bool) -> Path:
+    """Serve, train and report; returns the run folder.
+
+    Args:
+        runs: where run folders are kept.
+        minutes: training time; the example's own if None.
+        server: a running server's URL; one is started for the demo if None.
+        resume: go on from the latest checkpoint of an interrupted demo.
+    """
+    overrides = ["--run.folder", str(runs)]
+    if minutes is not None:
+        overrides += ["--run.minutes", str(minutes)]
+    config = load_config(example("demo.toml"), overrides)
+    console = Console()
+    with _server(server, runs, console) as url:
+        console.print(f"[bold]Rollout server[/]  {url}")
+
+        from heliostat_trainer.run import train
+
+        folder = train(config, server_url=url, resume=resume)
+
+    from heliostat_trainer.report import write_report
+
+    _say_what_is_where(console, folder, write_report(folder))
+    return folder
+
+
+def _server(url: str | None, runs: Path, console: Console) -> AbstractContextManager[str]:
+    if url is not None:
+        return nullcontext(url)
+    state = runs / "demo-server"
+    console.print(f"Starting a Triton server; its state and logs are in {state}")
+    return running_server(state)
+
+
+def _say_what_is_where(console: Console, folder: Path, report: Path) -> None:
+    console.print(
+        f"""
+[bold]Done.[/]
+  Pictures and curves    {report}
+  LoRA, for diffusers    {folder / "lora"}
+  Metrics                {folder / "metrics.jsonl"}
+
+[bold]Next[/]
+  Train longer           heliostat demo --resume --minutes 30
+  Without exploration    heliostat serve   and   heliostat train examples/demo.toml \\
+                           --run.name baseline --recipe.name diffusionnft
+  Your own prompts       edit examples/demo.toml: every key is explained there
+""",
+        highlight=False,
+    )
