@@ -1,0 +1,77 @@
+"""How well cheap rewards rank a group's candidates as their true rewards do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Means over groups that compare proxy rewards with true ones.
+
+    Published for NVFP4 against BF16 (arXiv 2604.06916, table 8): rho 0.927, tau-b 0.798. A
+    Gaussian copula of that rho and N = 96, K = 12 has overlap 0.75 and mean true ranks
+    9.0 / 88.0 (perfect 6.5 / 90.5, random 48.5 / 48.5).
+    """
+
+    rho: float
+    """Spearman's rank correlation."""
+    tau_b: float
+    """Kendall's rank correlation, corrected for ties."""
+    overlap: float
+    """Share of the K best and K worst by proxy that are among the K best and K worst in truth."""
+    rank_of_best: float
+    """Mean true rank (1 is the best of N) of the K that the proxy calls best."""
+    rank_of_worst: float
+    """Mean true rank of the K that the proxy calls worst."""
+    spread_gain: float
+    """Standard deviation of the true rewards of the 2 K picked, over that of 2 K at random."""
+
+
+def rank_fidelity(
+    proxy: NDArray[np.float64], true: NDArray[np.float64], keep_pairs: int
+) -> Fidelity:
+    """Compare proxy[G, N] with true[G, N] rewards of G groups, keeping K best and K worst.
+
+    Groups without contrast in either count as rank correlation 0.
+
+    Raises:
+        ValueError: the shapes differ, or 2 K exceeds N.
+    """
+    if proxy.shape != true.shape or proxy.ndim != 2:
+        raise ValueError(f"proxy {proxy.shape} and true {true.shape} must both be [groups, N]")
+    if not 0 < 2 * keep_pairs <= true.shape[1]:
+        raise ValueError(f"cannot keep {keep_pairs} pairs of {true.shape[1]} candidates")
+    groups = [_one_group(p, t, keep_pairs) for p, t in zip(proxy, true, strict=True)]
+    return Fidelity(*np.nanmean(np.array(groups), axis=0).tolist())
+
+
+def _one_group(
+    proxy: NDArray[np.float64], true: NDArray[np.float64], keep_pairs: int
+) -> tuple[float, ...]:
+    by_proxy = np.argsort(proxy, kind="stable")
+    by_truth = np.argsort(true, kind="stable")
+    worst, best = by_proxy[:keep_pairs], by_proxy[-keep_pairs:]
+    hits = np.isin(best, by_truth[-keep_pairs:]).sum() + np.isin(worst, by_truth[:keep_pairs]).sum()
+    ranks = stats.rankdata(-true)
+    spread = true.std(ddof=1)
+    picked = true[np.concatenate([worst, best])].std(ddof=1)
+    return (
+        _correlation(stats.spearmanr(proxy, true).statistic),
+        _correlation(stats.kendalltau(proxy, true).statistic),
+        hits / (2 * keep_pairs),
+        ranks[best].mean(),
+        ranks[worst].mean(),
+        picked / spread if spread > 0 else np.nan,
+    )
+
+
+def _correlation(value: float) -> float:
+    return 0.0 if np.isnan(value) else float(value)
