@@ -1,0 +1,1 @@
+"""Published adapters: bytes and versions, in Redis."""

@@ -1,0 +1,1 @@
+"""The control plane: what a trainer asks before and between rollouts."""

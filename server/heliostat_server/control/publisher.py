@@ -1,0 +1,58 @@
+"""Publishing: an adapter becomes a version only after the engine has taken it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from heliostat_engines.adapters import parse_adapter
+
+if TYPE_CHECKING:
+    from heliostat_engines.adapters import AdapterFiles
+    from heliostat_proto.rollout_pb2 import LoadReport
+    from heliostat_server.adapters.store import AdapterStore
+
+LOAD_TIMEOUT_S = 120.0
+
+
+class AdapterLoader(Protocol):
+    """Where staged adapters are tried: the engine, by way of Triton."""
+
+    def load_adapter(self, sha256: str, timeout_s: float) -> LoadReport:
+        """Make it resident. Raises the reason if it is refused."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """The version that an adapter became, and how it met the model."""
+
+    version: int
+    sha256: str
+    bound_modules: int
+    target_modules: int
+
+
+class Publisher:
+    """Stages, tries and commits adapters."""
+
+    def __init__(self, store: AdapterStore, loader: AdapterLoader) -> None:
+        self._store = store
+        self._loader = loader
+
+    def publish(self, experiment: str, files: AdapterFiles) -> Published:
+        """Make an adapter the experiment's next version, or raise and leave all as it was.
+
+        Raises:
+            AdapterError: it cannot be read.
+            RequestError: the engine refuses it.
+            UnavailableError: engine or store cannot be reached.
+        """
+        parse_adapter(files)
+        sha256 = self._store.stage(files)
+        try:
+            report = self._loader.load_adapter(sha256, LOAD_TIMEOUT_S)
+        except Exception:
+            self._store.discard(sha256)
+            raise
+        version = self._store.commit(experiment, sha256)
+        return Published(version, sha256, report.bound_modules, report.target_modules)

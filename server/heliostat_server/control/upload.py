@@ -1,0 +1,66 @@
+"""Receiving an adapter in pieces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heliostat_engines.adapters import AdapterFiles
+from heliostat_server.errors import RequestError
+from heliostat_server.experiments import check_experiment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from heliostat_proto.control_pb2 import AdapterHeader, PublishRequest
+
+MAX_CONFIG_BYTES = 2**20
+
+
+def receive_adapter(parts: Iterable[PublishRequest], max_bytes: int) -> tuple[str, AdapterFiles]:
+    """The experiment and the adapter of a Publish stream: a header, then chunks.
+
+    Raises:
+        RequestError: parts are missing, too many or out of order, or the digest differs.
+    """
+    stream = iter(parts)
+    first = next(stream, None)
+    if first is None or first.WhichOneof("part") != "header":
+        raise RequestError("the first message of Publish must be the header")
+    header = first.header
+    _check_header(header, max_bytes)
+    files = AdapterFiles(header.config, _receive_tensors(stream, header.tensor_bytes))
+    if files.sha256 != header.sha256:
+        raise RequestError(
+            f"the adapter arrived with digest {files.sha256}, its header says "
+            f"{header.sha256 or 'nothing'}: the digest is of adapter_config.json followed by "
+            "adapter_model.safetensors; send it again"
+        )
+    return header.experiment, files
+
+
+def _check_header(header: AdapterHeader, max_bytes: int) -> None:
+    check_experiment(header.experiment)
+    if len(header.config) > MAX_CONFIG_BYTES:
+        raise RequestError(
+            f"adapter_config.json has {len(header.config)} bytes, more than {MAX_CONFIG_BYTES}"
+        )
+    if header.tensor_bytes <= 0:
+        raise RequestError("the header announces no tensors: set tensor_bytes")
+    if header.tensor_bytes > max_bytes:
+        raise RequestError(
+            f"the adapter has {header.tensor_bytes} bytes, the server takes up to {max_bytes}: "
+            "lower lora.rank, or start the server with --max-adapter-bytes"
+        )
+
+
+def _receive_tensors(stream: Iterable[PublishRequest], announced: int) -> bytes:
+    data = bytearray()
+    for part in stream:
+        if part.WhichOneof("part") != "chunk":
+            raise RequestError("after the header Publish takes chunks only")
+        data += part.chunk
+        if len(data) > announced:
+            raise RequestError(f"more than the announced {announced} bytes of tensors arrived")
+    if len(data) < announced:
+        raise RequestError(f"the adapter is truncated: {len(data)} of {announced} bytes arrived")
+    return bytes(data)

@@ -1,0 +1,45 @@
+"""What the engine says of itself, left in Redis by the explore model for the control plane."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import redis
+from pydantic import BaseModel, ConfigDict
+
+from heliostat_engines.engine import EngineInfo  # noqa: TC001 (pydantic reads it)
+from heliostat_server.errors import UnavailableError
+from heliostat_server.settings import LimitSettings  # noqa: TC001 (pydantic reads it)
+
+if TYPE_CHECKING:
+    from typing import Self
+
+_KEY = "heliostat:description:"
+
+
+class ServerDescription(BaseModel):
+    """The loaded engine, and what may be asked of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    engine: EngineInfo
+    resolution_px: int
+    rewards: tuple[str, ...]
+    limits: LimitSettings
+
+    def write(self, redis_url: str) -> None:
+        """Leave it for the control plane, replacing the one before."""
+        with redis.Redis.from_url(redis_url) as client:
+            client.set(_KEY + self.engine.family, self.model_dump_json())
+
+    @classmethod
+    def read(cls, redis_url: str, family: str) -> Self:
+        """What the explore model of that family left last. Raises UnavailableError."""
+        try:
+            with redis.Redis.from_url(redis_url) as client:
+                text = cast("bytes | None", client.get(_KEY + family))
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise UnavailableError(f"the adapter store does not answer: {error}") from error
+        if text is None:
+            raise UnavailableError(f"no {family} engine is loaded yet: try again in a few seconds")
+        return cls.model_validate_json(text)

@@ -1,0 +1,1 @@
+"""Starting the server's processes and keeping them running."""

@@ -1,0 +1,58 @@
+"""A server in the background, for a program that needs one while it runs: the demo, a test."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from heliostat_server.errors import ServerStartError
+from heliostat_server.launcher.processes import spawn, stop_child
+from heliostat_server.launcher.state import StateFolder
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+    from heliostat_server.launcher.state import ServerRecord
+    from heliostat_server.settings import ServeSettings
+
+START_TIMEOUT_S = 1200
+STOP_TIMEOUT_S = 15
+
+
+@contextmanager
+def background_server(settings: ServeSettings) -> Iterator[ServerRecord]:
+    """Run a server in a process of its own for as long as the block; answers where it is.
+
+    It ends with the thread that entered, too, if that is killed.
+
+    Raises:
+        ServerStartError: with the reason that the server gave.
+    """
+    state = StateFolder(settings.state)
+    state.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log = state.path / "serve.log"
+    log.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "heliostat_server", settings.model_dump_json()]
+    process = spawn(command, log, signal.SIGTERM, os.environ)
+    try:
+        yield _wait(process, state)
+    finally:
+        stop_child(process, STOP_TIMEOUT_S)
+
+
+def _wait(process: subprocess.Popen[bytes], state: StateFolder) -> ServerRecord:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            lines = (state.path / "serve.log").read_text(errors="replace").strip().splitlines()
+            raise ServerStartError(lines[-1] if lines else "the server ended without a word")
+        record = state.read_record()
+        if record is not None and record.ready and record.launcher.pid == process.pid:
+            return record
+        time.sleep(0.05)
+    raise ServerStartError(f"the server did not start within {START_TIMEOUT_S} s")

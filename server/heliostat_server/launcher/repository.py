@@ -1,0 +1,45 @@
+"""Triton's model repository, written from the packaged one for a server's settings."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+import heliostat_server
+
+if TYPE_CHECKING:
+    from heliostat_server.settings import ModelSettings
+
+PACKAGED = Path(heliostat_server.__file__).parent / "model_repository"
+MODELS = ("text_encoder", "score", "explore")
+"""In the order in which one needs another."""
+
+
+def stage_repository(
+    target: Path, settings_path: Path, settings: ModelSettings, latent_axes: int
+) -> None:
+    """Write the model repository and the settings file that its models read.
+
+    Args:
+        target: the repository's folder; replaced.
+        settings_path: where the settings go; the models must be able to read it there.
+        settings: what the models are to do.
+        latent_axes: axes of a batch of latents.
+    """
+    settings_path.touch(mode=0o600)  # It may name a password: that of Redis.
+    settings_path.write_text(settings.model_dump_json(indent=2))
+    shutil.rmtree(target, ignore_errors=True)
+    words = {
+        "kind": f"KIND_{settings.device.upper()}",
+        "settings": str(settings_path),
+        "latent_dims": ", ".join(["-1"] * latent_axes),
+    }
+    for model in MODELS:
+        shutil.copytree(PACKAGED / model / "1", target / model / "1", ignore=_no_caches)
+        template = Template((PACKAGED / model / "config.pbtxt").read_text())
+        (target / model / "config.pbtxt").write_text(template.safe_substitute(words))
+
+
+_no_caches = shutil.ignore_patterns("__pycache__")

@@ -1,0 +1,298 @@
+"""The whole server: adapter store, tritonserver, control plane, and a watch over them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from datetime import UTC, datetime
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from heliostat_engines.errors import HeliostatError
+from heliostat_server.description import ServerDescription
+from heliostat_server.errors import ServerStartError, UnavailableError
+from heliostat_server.launcher.installation import find_triton
+from heliostat_server.launcher.ports import free_ports, is_free
+from heliostat_server.launcher.processes import ProcessId, stop
+from heliostat_server.launcher.repository import MODELS, stage_repository
+from heliostat_server.launcher.state import ServerRecord, StateFolder, TritonPorts
+from heliostat_server.launcher.triton import TritonServer
+from heliostat_server.launcher.triton_client import TritonClient
+from heliostat_server.launcher.valkey import EmbeddedValkey
+from heliostat_server.settings import DEFAULT_PORT, LOOPBACK, ModelSettings
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from heliostat_engines.families.family import Family
+    from heliostat_server.settings import ServeSettings
+
+WATCH_INTERVAL_S = 0.5
+RESTART_WINDOW_S = 600
+LEFTOVER_PATIENCE_S = 5
+CONTROL_GRACE_S = 1.0
+
+
+class RestartBudget:
+    """Counts restarts: a server that keeps dying is better given up."""
+
+    def __init__(self, restarts: int, window_s: float = RESTART_WINDOW_S) -> None:
+        self._restarts = restarts
+        self._window_s = window_s
+        self._times: deque[float] = deque()
+
+    def spend(self, now: float | None = None) -> bool:
+        """Whether one more restart is allowed; counts it if so. now: monotonic seconds."""
+        now = time.monotonic() if now is None else now
+        while self._times and self._times[0] < now - self._window_s:
+            self._times.popleft()
+        if len(self._times) >= self._restarts:
+            return False
+        self._times.append(now)
+        return True
+
+
+class RolloutServer:
+    """Runs everything of one state folder; a context manager around `start` and `close`.
+
+    Start and watch it from one thread that lives as long as it: children die with that thread.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self._state = StateFolder(settings.state)
+        self._lock = self._state.locked()
+        self._log = structlog.get_logger("server")
+        self._ready = Event()
+        self._budget = RestartBudget(settings.max_restarts)
+        self._valkey = None if settings.redis else EmbeddedValkey(self._state)
+        self._triton: TritonServer | None = None
+        self._control: Any = None
+        self._engine_client: TritonClient | None = None
+        self._record = ServerRecord(launcher=ProcessId.of(os.getpid()), started=datetime.now(UTC))
+
+    def __enter__(self) -> Self:
+        self._lock.__enter__()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def record(self) -> ServerRecord:
+        """Who runs where."""
+        return self._record
+
+    @property
+    def state(self) -> StateFolder:
+        """The state folder."""
+        return self._state
+
+    @property
+    def rollout_address(self) -> str:
+        """host:port of Triton's gRPC endpoint."""
+        if self._settings.triton_url is not None:
+            return self._settings.triton_url
+        assert self._triton is not None
+        return self._triton.address
+
+    def describe(self) -> ServerDescription:
+        """Engine, limits, rewards. Raises UnavailableError while models (re)load."""
+        if not self._ready.is_set():
+            raise UnavailableError(
+                "the rollout server is loading its models: try again in a few seconds"
+            )
+        return ServerDescription.read(self._redis_url, self._settings.family)
+
+    def start(self) -> None:
+        """Start all parts in turn. Raises ServerStartError, or what a wrong setting raises."""
+        previous = self._clean_up_after(self._state.read_record())
+        family = self._find_family()
+        if self._valkey is not None:
+            self._valkey.start()
+        self._note(valkey=self._valkey and self._valkey.id)
+        if self._settings.triton_url is None:
+            self._prepare_triton(family, previous)
+        self._start_control(previous)
+        self._connect()
+        self._note(ready=True)
+
+    def watch(self, stopping: Event) -> None:
+        """Keep all parts running until `stopping` is set. Raises ServerStartError on giving up."""
+        while not stopping.wait(WATCH_INTERVAL_S):
+            self.check()
+
+    def check(self) -> None:
+        """Start again what has died. Raises ServerStartError when that happened too often."""
+        if self._valkey is not None and not self._valkey.is_running():
+            self._spend("the adapter store died")
+            self._valkey.start()
+            self._note(valkey=self._valkey.id)
+        if self._triton is None:
+            return
+        if not self._triton.is_running():
+            self._restart_triton("tritonserver died")
+        for model in self._triton.dead_models():
+            self._reload(model)
+
+    def close(self) -> None:
+        """Stop all parts, in seconds, and give the state folder back."""
+        self._ready.clear()
+        if self._control is not None:
+            self._control.stop(CONTROL_GRACE_S).wait()
+        if self._engine_client is not None:
+            self._engine_client.close()
+        if self._triton is not None:
+            self._triton.stop()
+        if self._valkey is not None:
+            self._valkey.stop()
+        self._note(ready=False, triton=None, valkey=None)
+        self._lock.__exit__(None, None, None)
+
+    @property
+    def _redis_url(self) -> str:
+        if self._valkey is not None:
+            return self._valkey.url
+        assert self._settings.redis is not None
+        return self._settings.redis
+
+    def _find_family(self) -> Family:
+        # Here, because it imports torch: a second server on the folder is told so at once.
+        from heliostat_engines.families import get_family
+
+        return get_family(self._settings.family)
+
+    def _clean_up_after(self, previous: ServerRecord | None) -> ServerRecord | None:
+        """End what a killed server left running; we hold the lock, so it is nobody's."""
+        if previous is None:
+            return None
+        for leftover in (previous.triton, previous.valkey):
+            if leftover is not None and stop(leftover, LEFTOVER_PATIENCE_S):
+                self._log.warning("ended a leftover of the last server", pid=leftover.pid)
+        return previous
+
+    def _prepare_triton(self, family: Family, previous: ServerRecord | None) -> None:
+        settings = self._settings
+        resolution_px = settings.resolution_px or family.default_resolution_px
+        stage_repository(
+            self._state.models,
+            self._state.model_settings,
+            ModelSettings(
+                family=settings.family,
+                checkpoint=settings.checkpoint or family.default_checkpoint,
+                resolution_px=resolution_px,
+                precision=settings.precision,
+                device=settings.device,
+                max_rank=settings.max_rank,
+                slots=settings.slots,
+                limits=settings.limits,
+                threads=settings.thread_settings(),
+                redis=self._redis_url,
+                keep_versions=settings.keep_versions,
+            ),
+            latent_axes=1 + len(family.latent_shape(resolution_px)),
+        )
+        ports = _triton_ports(previous.ports if previous else None)
+        installation = find_triton(settings.tritonserver, self._state.backends)
+        self._triton = TritonServer(installation, self._state, ports)
+        self._rotate_log()
+        self._triton.start()
+        self._note(triton=self._triton.id, ports=ports, rollout=self._triton.address)
+
+    def _start_control(self, previous: ServerRecord | None) -> None:
+        # Here, because they import torch.
+        from heliostat_server.adapters.store import AdapterStore
+        from heliostat_server.control.publisher import Publisher
+        from heliostat_server.control.service import ControlService, start_control
+
+        store = AdapterStore.connect(self._redis_url, keep_versions=self._settings.keep_versions)
+        self._engine_client = TritonClient(self.rollout_address)
+        service = ControlService(self, store, Publisher(store, self._engine_client))
+        address = f"{LOOPBACK}:{self._control_port(previous)}"
+        try:
+            self._control = start_control(service, address)
+        except OSError as error:
+            raise ServerStartError(f"{error}: give another port with --port") from error
+        self._note(control=address, rollout=self.rollout_address)
+
+    def _connect(self) -> None:
+        if self._triton is not None:
+            self._triton.load_models()
+        else:
+            self._check_external()
+        self._ready.set()
+
+    def _check_external(self) -> None:
+        assert self._engine_client is not None
+        missing = [model for model in MODELS if not self._engine_client.is_ready(model)]
+        if missing:
+            raise ServerStartError(
+                f"the Triton server at {self.rollout_address} does not serve {', '.join(missing)}: "
+                "start it with our model repository, or leave out --triton-url"
+            )
+
+    def _control_port(self, previous: ServerRecord | None) -> int:
+        wanted = self._settings.port
+        if wanted:
+            return wanted
+        if wanted is None and is_free(DEFAULT_PORT):
+            return DEFAULT_PORT
+        last = int(previous.control.rpartition(":")[2]) if previous and previous.control else None
+        port = last if last and is_free(last) else free_ports(1)[0]
+        if wanted is None:
+            self._log.warning("the default port is taken", port=DEFAULT_PORT, instead=port)
+        return port
+
+    def _restart_triton(self, reason: str) -> None:
+        assert self._triton is not None
+        self._spend(reason)
+        self._ready.clear()
+        self._triton.stop()
+        self._triton.start()
+        self._note(triton=self._triton.id)
+        self._triton.load_models()
+        self._ready.set()
+        self._log.info("tritonserver serves again")
+
+    def _reload(self, model: str) -> None:
+        assert self._triton is not None
+        self._spend(f"the process of the model {model} died")
+        self._ready.clear()
+        try:
+            self._triton.reload_model(model)
+        except HeliostatError as error:
+            self._restart_triton(f"the model {model} does not come back: {error}")
+        self._ready.set()
+        self._log.info("the model serves again", model=model)
+
+    def _spend(self, reason: str) -> None:
+        if not self._budget.spend():
+            raise ServerStartError(
+                f"{reason} and was restarted {self._settings.max_restarts} times within "
+                f"{RESTART_WINDOW_S // 60} minutes: giving up; see {self._state.triton_log}"
+            )
+        self._log.error(reason + ", starting it again", log=str(self._state.triton_log))
+
+    def _rotate_log(self) -> None:
+        if self._state.triton_log.exists():
+            self._state.triton_log.replace(self._state.triton_log.with_suffix(".log.1"))
+
+    def _note(self, **changes: object) -> None:
+        self._record = self._record.model_copy(update=changes)
+        self._state.write_record(self._record)
+
+
+def _triton_ports(previous: TritonPorts | None) -> TritonPorts:
+    """The ports of the last time if they are free, so that clients find us again."""
+    if previous is not None and all(is_free(port) for port in previous.model_dump().values()):
+        return previous
+    grpc, http, metrics = free_ports(3)
+    return TritonPorts(grpc=grpc, http=http, metrics=metrics)

@@ -1,0 +1,110 @@
+"""The few calls of Triton's gRPC service that we need ourselves."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf import json_format
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from heliostat_proto.rollout_pb2 import ExploreSpec, LoadReport, LoadSpec
+from heliostat_server.errors import ModelError, NotFoundError, RequestError, UnavailableError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from heliostat_engines.errors import HeliostatError
+
+_ERRORS: dict[object, type[HeliostatError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: RequestError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
+}
+_STATUS_HEADER = (("triton_grpc_error", "true"),)
+"""Makes a stream end with a gRPC status instead of a message without a code."""
+
+_LOAD_PREFIX = re.compile(
+    r"load failed for model '\w+': version \d+ is at UNAVAILABLE state: Internal: (?:\w+Error: )?"
+)
+
+
+class TritonClient:
+    """Talks to one Triton server. Safe to share between threads; close it."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(address)
+        self._triton: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._channel.close()
+
+    def is_live(self, timeout_s: float = 1.0) -> bool:
+        """Whether the server answers."""
+        try:
+            answer = self._triton.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout_s)
+        except grpc.RpcError:
+            return False
+        return bool(answer.live)
+
+    def is_ready(self, model: str) -> bool:
+        """Whether the server has the model loaded."""
+        request = service_pb2.ModelReadyRequest(name=model)
+        try:
+            return bool(self._triton.ModelReady(request, timeout=5).ready)
+        except grpc.RpcError:
+            return False
+
+    def load_model(self, model: str, timeout_s: float) -> None:
+        """Load a model and wait. Raises the reason if it cannot be loaded."""
+        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        self._call(self._triton.RepositoryModelLoad, request, timeout_s)
+
+    def unload_model(self, model: str, timeout_s: float) -> None:
+        """Unload a model. Raises UnavailableError if that takes too long."""
+        request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
+        self._call(self._triton.RepositoryModelUnload, request, timeout_s)
+
+    def load_adapter(self, sha256: str, timeout_s: float) -> LoadReport:
+        """Make a staged adapter resident in `explore`. Raises the reason if it is refused."""
+        spec = json_format.MessageToJson(ExploreSpec(load=LoadSpec(sha256=sha256)), indent=None)
+        request = service_pb2.ModelInferRequest(model_name="explore")
+        request.inputs.add(name="SPEC", datatype="BYTES", shape=[1])
+        request.raw_input_contents.append(_bytes_element(spec.encode()))
+        for answer in self._call(self._stream, request, timeout_s):
+            text = answer.infer_response.raw_output_contents[0][4:]
+            return json_format.Parse(text, LoadReport())
+        raise ModelError("the engine gave no answer to a load")
+
+    def _stream(self, request: object, timeout: float) -> list[Any]:
+        stream = self._triton.ModelStreamInfer(
+            iter([request]), timeout=timeout, metadata=_STATUS_HEADER
+        )
+        return list(stream)
+
+    @staticmethod
+    def _call(method: Any, request: object, timeout_s: float) -> Any:
+        try:
+            return method(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise _ERRORS.get(error.code(), ModelError)(_sentence(error.details())) from error
+
+
+def _bytes_element(data: bytes) -> bytes:
+    """One element of a BYTES tensor on the wire."""
+    return len(data).to_bytes(4, "little") + data
+
+
+def _sentence(details: str | None) -> str:
+    """What the model said, without what Triton puts around it."""
+    said = (details or "no reason given").split("\n\nAt:")[0]
+    return _LOAD_PREFIX.sub("", said).strip()

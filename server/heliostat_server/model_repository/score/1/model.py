@@ -1,0 +1,16 @@
+"""Triton's entry to heliostat_server.triton.score."""
+
+from heliostat_server.triton.score import ScoreModel
+from heliostat_server.triton.settings import start_model
+
+
+class TritonPythonModel:
+    """Answers requests in turn."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Called once, at load."""
+        self._model = ScoreModel(start_model(args))
+
+    def execute(self, requests: list) -> list:
+        """Called with requests."""
+        return self._model.execute(requests)

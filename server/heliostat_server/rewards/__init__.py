@@ -1,0 +1,5 @@
+"""Reward models: images and prompts in, one number an image out.
+
+To add one: write a file here with a class that has `score` (see `reward.Reward`), and add a line
+to `registry.REWARDS`.
+"""

@@ -1,0 +1,1 @@
+"""The explore service: seeds in, rewards out, a batch at a time."""

@@ -1,0 +1,159 @@
+"""Drawing candidates: adapter, prompt and seeds in, latents and rewards out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from heliostat_engines.adapters import parse_adapter
+from heliostat_engines.errors import HeliostatError
+from heliostat_engines.noise import initial_noise
+from heliostat_engines.sampling import guided, sample_euler
+from heliostat_server.finite import check_latents, check_reward
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from heliostat_engines.adapters import AdapterFiles, Binding
+    from heliostat_engines.conditioning import Conditioning
+    from heliostat_engines.engine import Engine
+    from heliostat_engines.families.family import Family
+    from heliostat_server.sampling.conditioning import PromptCache
+    from heliostat_server.sampling.requests import Rollout
+
+
+class Adapters(Protocol):
+    """Where adapters come from: the part of AdapterStore that drawing needs."""
+
+    def resolve(self, experiment: str, version: int) -> str:
+        """The sha256 of a version."""
+
+    def fetch(self, sha256: str) -> AdapterFiles:
+        """An adapter's files."""
+
+
+class Score(Protocol):
+    """Decodes and rewards one batch."""
+
+    def __call__(
+        self, latents: torch.Tensor, prompt: str, rewards: Sequence[str], seeds: Sequence[int]
+    ) -> torch.Tensor:
+        """rewards[B, R] of latents[B, ...], all of one prompt; the seeds name them in errors."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A rollout with what all its batches share.
+
+    adapter: sha256, None for the base model. conditioning, null: one row a candidate of a batch;
+    null is there when the rollout is guided. sigmas[S + 1].
+    """
+
+    rollout: Rollout
+    adapter: str | None
+    conditioning: Conditioning
+    null: Conditioning | None
+    sigmas: torch.Tensor
+
+
+class Explorer:
+    """Draws batches on one engine.
+
+    `reward` may run in another thread than the rest, which are for one thread.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        engine: Engine,
+        adapters: Adapters,
+        prompts: PromptCache,
+        score: Score,
+        *,
+        batch: int,
+        resolution_px: int,
+    ) -> None:
+        self._family = family
+        self._engine = engine
+        self._adapters = adapters
+        self._prompts = prompts
+        self._score = score
+        self._batch = batch
+        self._resolution_px = resolution_px
+        self._latent_shape = family.latent_shape(resolution_px)
+
+    def load(self, sha256: str) -> Binding:
+        """Fetch an adapter and make it resident. Raises AdapterError, NotFoundError."""
+        return self._engine.refit(parse_adapter(self._adapters.fetch(sha256)))
+
+    def prepare(self, rollout: Rollout) -> Drawing:
+        """Resolve the version and encode the prompt. Raises NotFoundError."""
+        adapter = None
+        if rollout.version:
+            adapter = self._adapters.resolve(rollout.experiment, rollout.version)
+        null = self._encode("") if rollout.guidance != 1.0 else None
+        sigmas = self._family.sigmas(rollout.steps, self._resolution_px)
+        return Drawing(rollout, adapter, self._encode(rollout.prompt), null, sigmas)
+
+    @torch.inference_mode()
+    def denoise(
+        self, drawing: Drawing, seeds: Sequence[int], on_step: Callable[[], None]
+    ) -> torch.Tensor:
+        """Clean latents[B, ...] float32 on the CPU; `on_step` may stop it by raising.
+
+        Raises:
+            NonFiniteError: a latent is NaN or infinite.
+        """
+        adapter = drawing.adapter
+        if adapter is not None and not self._engine.is_resident(adapter):
+            self.load(adapter)
+        noise = initial_noise(seeds, self._latent_shape)
+        latents = sample_euler(self._velocity(drawing), noise, drawing.sigmas, on_step).cpu()
+        with _named(drawing.rollout):
+            check_latents(latents, seeds)
+        return latents
+
+    def reward(self, rollout: Rollout, seeds: Sequence[int], latents: torch.Tensor) -> torch.Tensor:
+        """rewards[B, R] of latents[B, ...].
+
+        Raises:
+            NonFiniteError: a reward is NaN or infinite.
+        """
+        if not rollout.rewards:
+            return torch.zeros(len(seeds), 0)
+        with _named(rollout):
+            rewards = self._score(latents, rollout.prompt, rollout.rewards, seeds)
+            for column, name in enumerate(rollout.rewards):
+                check_reward(name, rewards[:, column], seeds)
+        return rewards
+
+    def _encode(self, prompt: str) -> Conditioning:
+        return self._prompts.encode([prompt]).repeat(self._batch)
+
+    def _velocity(self, drawing: Drawing) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        velocity = partial(
+            self._engine.velocity, conditioning=drawing.conditioning, adapter=drawing.adapter
+        )
+        if drawing.null is None:
+            return velocity
+        null = partial(self._engine.velocity, conditioning=drawing.null, adapter=drawing.adapter)
+        return guided(velocity, null, drawing.rollout.guidance)
+
+
+class _named:  # noqa: N801
+    """Puts the experiment before what went wrong with its numbers."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self._rollout = rollout
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, HeliostatError):
+            rollout = self._rollout
+            raise type(error)(
+                f"experiment {rollout.experiment!r}, version {rollout.version}: {error}"
+            ) from error

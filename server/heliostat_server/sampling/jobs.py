@@ -1,0 +1,120 @@
+"""A request on its way through the service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol
+
+from heliostat_server.sampling.requests import Rollout
+
+if TYPE_CHECKING:
+    import torch
+
+    from heliostat_engines.adapters import Binding
+    from heliostat_server.sampling.explorer import Drawing
+    from heliostat_server.sampling.requests import Load
+
+
+@dataclass(frozen=True)
+class FinishedBatch:
+    """One answer: seeds[B], rewards[B, R], the version drawn with, and latents[B, ...] if asked."""
+
+    seeds: tuple[int, ...]
+    rewards: torch.Tensor
+    version: int
+    latents: torch.Tensor | None
+
+
+class Reply(Protocol):
+    """Where a request's answers go. `finish` and `fail` end it; nothing is sent after them."""
+
+    def batch(self, batch: FinishedBatch) -> None:
+        """Send one finished batch of a rollout."""
+
+    def report(self, binding: Binding) -> None:
+        """Send the outcome of a load."""
+
+    def fail(self, error: BaseException) -> None:
+        """Send an error and end."""
+
+    def finish(self) -> None:
+        """End."""
+
+    def is_cancelled(self) -> bool:
+        """Whether the client is gone or no longer wants an answer."""
+
+
+class CancelledError(Exception):
+    """The client no longer waits."""
+
+
+class ExploreJob:
+    """A rollout or a load, the batches it has left, and where its answers go.
+
+    Two threads hold it at once, one denoising and one scoring: its end is decided once.
+    """
+
+    def __init__(self, request: Rollout | Load, reply: Reply, batch: int) -> None:
+        self.request = request
+        self.reply = reply
+        self.drawing: Drawing | None = None
+        seeds = request.seeds if isinstance(request, Rollout) else ()
+        self._left = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
+        self._unanswered = max(1, len(self._left))
+        self._ended = False
+        self._lock = Lock()
+
+    @property
+    def experiment(self) -> str:
+        """Whose it is."""
+        return self.request.experiment if isinstance(self.request, Rollout) else ""
+
+    @property
+    def is_urgent(self) -> bool:
+        """A load goes first: a publish waits for it."""
+        return not isinstance(self.request, Rollout)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a batch is left to draw."""
+        return not self._ended and (bool(self._left) or self.is_urgent)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its last answer is sent."""
+        return self._ended
+
+    def take_batch(self) -> tuple[int, ...]:
+        """The next batch's seeds."""
+        return self._left.pop(0)
+
+    def stop_if_cancelled(self) -> None:
+        """Raise CancelledError if the client is gone."""
+        if self.reply.is_cancelled():
+            raise CancelledError
+
+    def answer(self, answer: FinishedBatch | Binding) -> None:
+        """Send an answer, and end after the last one."""
+        with self._lock:
+            if self._ended:
+                return
+            if isinstance(answer, FinishedBatch):
+                self.reply.batch(answer)
+            else:
+                self.reply.report(answer)
+            self._unanswered -= 1
+            if self._unanswered == 0:
+                self._ended = True
+                self.reply.finish()
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error, or quietly if the client is gone."""
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+            if isinstance(error, CancelledError):
+                self.reply.finish()
+            else:
+                self.reply.fail(error)

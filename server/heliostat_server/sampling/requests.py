@@ -1,0 +1,143 @@
+"""What `explore` is asked for, checked at the edge."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from google.protobuf import json_format
+
+from heliostat_engines.noise import SEED_LIMIT
+from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
+from heliostat_server.errors import RequestError
+from heliostat_server.experiments import check_experiment
+from heliostat_server.rewards.registry import check_rewards
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from heliostat_server.settings import LimitSettings
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Draw and reward one candidate a seed. version 0 is the base model."""
+
+    experiment: str
+    version: int
+    prompt: str
+    steps: int
+    guidance: float
+    rewards: tuple[str, ...]
+    return_latents: bool
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Load:
+    """Make a staged adapter resident."""
+
+    sha256: str
+
+
+def parse_explore(
+    spec: bytes, seeds: Sequence[int], limits: LimitSettings, rewards: Sequence[str]
+) -> Rollout | Load:
+    """Read an ExploreSpec in JSON and check it against the server's limits and rewards.
+
+    Raises:
+        RequestError: saying what is wrong and what to ask for instead.
+    """
+    message = ExploreSpec()
+    try:
+        json_format.Parse(spec, message)
+    except (json_format.ParseError, UnicodeDecodeError) as error:
+        raise RequestError(f"SPEC is no ExploreSpec in JSON: {error}") from error
+    match message.WhichOneof("operation"):
+        case "rollout":
+            return _rollout(message.rollout, seeds, limits, rewards)
+        case "load":
+            return _load(message.load.sha256, seeds)
+        case _:
+            raise RequestError("SPEC asks for nothing: give it a rollout or a load")
+
+
+def check_prompt(prompt: str, limits: LimitSettings) -> None:
+    """Refuse empty and overlong prompts. Raises RequestError."""
+    if not prompt.strip():
+        raise RequestError("the prompt is empty")
+    if len(prompt) > limits.max_prompt_chars:
+        raise RequestError(
+            f"the prompt has {len(prompt)} characters, the server takes up to "
+            f"{limits.max_prompt_chars}: shorten it, or start the server with --max-prompt-chars"
+        )
+
+
+def _load(sha256: str, seeds: Sequence[int]) -> Load:
+    if len(seeds):
+        raise RequestError("a load takes no seeds")
+    if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+        raise RequestError(f"{sha256!r} is no SHA-256 in hexadecimal")
+    return Load(sha256)
+
+
+def _rollout(
+    spec: RolloutSpec, seeds: Sequence[int], limits: LimitSettings, rewards: Sequence[str]
+) -> Rollout:
+    check_experiment(spec.experiment)
+    check_prompt(spec.prompt, limits)
+    check_rewards(spec.rewards, rewards)
+    _check_outputs(spec, rewards)
+    _check_seeds(seeds, limits)
+    if spec.version < 0:
+        raise RequestError(f"version {spec.version} is negative: 0 is the base model")
+    if not 1 <= spec.steps <= limits.max_steps:
+        raise RequestError(f"{spec.steps} steps: ask for 1 to {limits.max_steps}")
+    return Rollout(
+        experiment=spec.experiment,
+        version=spec.version,
+        prompt=spec.prompt,
+        steps=spec.steps,
+        guidance=_guidance(spec.guidance),
+        rewards=tuple(spec.rewards),
+        return_latents=spec.return_latents,
+        seeds=tuple(int(seed) for seed in seeds),
+    )
+
+
+def _check_outputs(spec: RolloutSpec, rewards: Sequence[str]) -> None:
+    if not spec.rewards and not spec.return_latents:
+        raise RequestError(
+            f"the rollout asks for no rewards and no latents: name rewards of {', '.join(rewards)}"
+        )
+
+
+def _guidance(guidance: float) -> float:
+    if guidance == 0:
+        return 1.0
+    if not math.isfinite(guidance) or guidance < 1:
+        raise RequestError(f"guidance is {guidance:g}: give 1 (none) or more")
+    return float(guidance)
+
+
+def _check_seeds(seeds: Sequence[int], limits: LimitSettings) -> None:
+    count, batch = len(seeds), limits.batch
+    if count == 0:
+        raise RequestError("the rollout has no seeds: send them as the input SEEDS")
+    if count > limits.max_seeds:
+        raise RequestError(
+            f"{count} seeds in one rollout, the server takes up to {limits.max_seeds}: split it"
+        )
+    if count % batch:
+        below, above = count - count % batch, count - count % batch + batch
+        choices = f"{below} or {above}" if below else f"{above}"
+        raise RequestError(
+            f"{count} seeds are no multiple of the server's batch {batch}: ask for {choices} "
+            "candidates, or start the server with --batch"
+        )
+    if len(set(seeds)) != count:
+        raise RequestError("a seed is given twice: candidates must differ")
+    for seed in seeds:
+        if not 0 <= seed < SEED_LIMIT:
+            raise RequestError(f"seed {seed} is out of range: seeds lie in [0, 2^63)")

@@ -1,0 +1,132 @@
+"""The explore service: one thread denoises, one scores, so that the two overlap."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import Queue
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import structlog
+
+from heliostat_engines.errors import HeliostatError
+from heliostat_server.errors import UnavailableError
+from heliostat_server.sampling.jobs import CancelledError, ExploreJob, FinishedBatch
+from heliostat_server.sampling.requests import Rollout, parse_explore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+
+    from heliostat_server.sampling.explorer import Explorer
+    from heliostat_server.sampling.jobs import Reply
+    from heliostat_server.scheduling.scheduler import Scheduler
+    from heliostat_server.settings import LimitSettings
+
+SCORE_BACKLOG = 2
+"""Batches that may wait for their rewards before denoising pauses."""
+
+
+@dataclass(frozen=True)
+class _Denoised:
+    job: ExploreJob
+    rollout: Rollout
+    seeds: tuple[int, ...]
+    latents: torch.Tensor
+
+
+class ExploreService:
+    """Takes requests in, draws them in the scheduler's order, answers batch by batch.
+
+    What goes wrong with a request ends that request alone.
+    """
+
+    def __init__(
+        self,
+        explorer: Explorer,
+        scheduler: Scheduler[ExploreJob],
+        limits: LimitSettings,
+        rewards: Sequence[str],
+    ) -> None:
+        self._explorer = explorer
+        self._scheduler = scheduler
+        self._limits = limits
+        self._rewards = rewards
+        self._denoised: Queue[_Denoised | None] = Queue(SCORE_BACKLOG)
+        self._log = structlog.get_logger("explore")
+        self._threads = (
+            Thread(target=self._denoise_all, name="denoise", daemon=True),
+            Thread(target=self._score_all, name="score", daemon=True),
+        )
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, spec: bytes, seeds: Sequence[int], reply: Reply) -> None:
+        """Check a request and queue it. Answers through `reply`; never raises."""
+        try:
+            request = parse_explore(spec, seeds, self._limits, self._rewards)
+        except Exception as error:
+            self._report(error)
+            reply.fail(error)
+            return
+        self._scheduler.submit(ExploreJob(request, reply, self._limits.batch))
+
+    def close(self) -> None:
+        """Stop after the batch in flight; requests left are told so."""
+        for job in self._scheduler.close():
+            job.fail(UnavailableError("the rollout server is shutting down"))
+        for thread in self._threads:
+            thread.join()
+
+    def _denoise_all(self) -> None:
+        while (job := self._scheduler.next()) is not None:
+            with self._failing(job):
+                job.stop_if_cancelled()
+                if isinstance(job.request, Rollout):
+                    self._denoise(job, job.request)
+                else:
+                    job.answer(self._explorer.load(job.request.sha256))
+        self._denoised.put(None)
+
+    def _denoise(self, job: ExploreJob, rollout: Rollout) -> None:
+        if job.drawing is None:
+            job.drawing = self._explorer.prepare(rollout)
+        seeds = job.take_batch()
+        latents = self._explorer.denoise(job.drawing, seeds, job.stop_if_cancelled)
+        self._denoised.put(_Denoised(job, rollout, seeds, latents))
+
+    def _score_all(self) -> None:
+        while (batch := self._denoised.get()) is not None:
+            if batch.job.has_ended:
+                continue
+            with self._failing(batch.job):
+                batch.job.stop_if_cancelled()
+                self._score(batch)
+
+    def _score(self, batch: _Denoised) -> None:
+        rollout = batch.rollout
+        rewards = self._explorer.reward(rollout, batch.seeds, batch.latents)
+        latents = batch.latents if rollout.return_latents else None
+        batch.job.answer(FinishedBatch(batch.seeds, rewards, rollout.version, latents))
+
+    @contextmanager
+    def _failing(self, job: ExploreJob) -> Iterator[None]:
+        """Turn whatever is raised into the end of that job: a worker thread outlives it."""
+        try:
+            yield
+        except Exception as error:
+            self._report(error, experiment=job.experiment)
+            try:
+                job.fail(error)
+            except Exception as unsent:
+                self._log.exception("an error could not be sent", exc_info=unsent)
+
+    def _report(self, error: Exception, **context: object) -> None:
+        if isinstance(error, CancelledError):
+            self._log.info("cancelled by the client", **context)
+        elif isinstance(error, HeliostatError):
+            self._log.warning("refused", reason=str(error), **context)
+        else:
+            self._log.error("failed", exc_info=error, **context)

@@ -1,0 +1,123 @@
+"""Decoding latents and rewarding the images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from google.protobuf import json_format
+
+from heliostat_proto.rollout_pb2 import ScoreSpec
+from heliostat_server.errors import RequestError
+from heliostat_server.finite import check_latents, check_reward
+from heliostat_server.rewards.images import to_uint8
+from heliostat_server.rewards.registry import check_rewards
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from heliostat_engines.conditioning import Conditioning
+    from heliostat_engines.families.family import Decoder
+    from heliostat_server.rewards.registry import RewardBook
+    from heliostat_server.sampling.conditioning import PromptCache
+    from heliostat_server.settings import LimitSettings
+
+
+@dataclass(frozen=True)
+class Scored:
+    """rewards[B, R] float32, and images[B, H, W, 3] uint8 if asked for."""
+
+    rewards: torch.Tensor
+    images: torch.Tensor | None
+
+
+class Scorer:
+    """Answers the Triton model `score`. For one thread."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        rewards: RewardBook,
+        prompts: PromptCache,
+        limits: LimitSettings,
+        latent_shape: tuple[int, ...],
+    ) -> None:
+        self._decoder = decoder
+        self._rewards = rewards
+        self._prompts = prompts
+        self._limits = limits
+        self._latent_shape = latent_shape
+
+    @torch.inference_mode()
+    def score(self, spec: bytes, latents: torch.Tensor, seeds: Sequence[int] | None) -> Scored:
+        """Decode latents[B, ...] and reward them as a ScoreSpec in JSON says.
+
+        The seeds, if given, name candidates in errors.
+
+        Raises:
+            RequestError: the request is wrong.
+            NonFiniteError: a latent or reward is NaN or infinite.
+        """
+        asked = self._parse(spec, latents)
+        check_latents(latents, seeds)
+        prompts = list(asked.prompts)
+        if len(prompts) == 1:
+            prompts *= len(latents)
+        images = self._decoder.decode(latents)
+        conditioning = self._prompts.encode(prompts) if asked.rewards else None
+        rewards = self._reward(asked.rewards, images, prompts, conditioning, seeds)
+        return Scored(rewards, to_uint8(images) if asked.return_images else None)
+
+    def _reward(
+        self,
+        names: Sequence[str],
+        images: torch.Tensor,
+        prompts: Sequence[str],
+        conditioning: Conditioning | None,
+        seeds: Sequence[int] | None,
+    ) -> torch.Tensor:
+        columns = []
+        for name in names:
+            assert conditioning is not None
+            column = self._rewards.get(name).score(images, prompts, conditioning).float().cpu()
+            check_reward(name, column, seeds)
+            columns.append(column)
+        return torch.stack(columns, 1) if columns else torch.zeros(len(images), 0)
+
+    def _parse(self, spec: bytes, latents: torch.Tensor) -> ScoreSpec:
+        message = ScoreSpec()
+        try:
+            json_format.Parse(spec, message)
+        except (json_format.ParseError, UnicodeDecodeError) as error:
+            raise RequestError(f"SPEC is no ScoreSpec in JSON: {error}") from error
+        check_rewards(message.rewards, self._rewards.names)
+        if not message.rewards and not message.return_images:
+            raise RequestError("SPEC asks for no rewards and no images")
+        self._check_latents_shape(latents)
+        self._check_prompts(message.prompts, len(latents))
+        return message
+
+    def _check_latents_shape(self, latents: torch.Tensor) -> None:
+        if latents.shape[1:] != self._latent_shape or not len(latents):
+            raise RequestError(
+                f"LATENTS has shape {list(latents.shape)}, this server's model takes "
+                f"[B, {', '.join(map(str, self._latent_shape))}]"
+            )
+        if len(latents) > self._limits.max_seeds:
+            raise RequestError(
+                f"{len(latents)} latents in one request, the server takes up to "
+                f"{self._limits.max_seeds}: split it"
+            )
+
+    def _check_prompts(self, prompts: Sequence[str], count: int) -> None:
+        if len(prompts) not in {1, count}:
+            raise RequestError(
+                f"{len(prompts)} prompts for {count} latents: give one for all, or one for each"
+            )
+        longest = max(map(len, prompts))
+        if longest > self._limits.max_prompt_chars:
+            raise RequestError(
+                f"a prompt has {longest} characters, the server takes up to "
+                f"{self._limits.max_prompt_chars}"
+            )

@@ -1,0 +1,111 @@
+"""Every setting of the server, in one place. Imports no torch: a command line reads it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DEFAULT_PORT = 8600
+LOOPBACK = "127.0.0.1"
+"""The server listens here and nowhere else: it has no authentication of its own."""
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class LimitSettings(_Settings):
+    """What one request may ask for."""
+
+    batch: Annotated[int, Field(ge=1, le=1024)] = 24
+    """Candidates denoised together. Always this many, so that a candidate's reward never depends
+    on how requests were split; a rollout's seeds must be a multiple of it."""
+    max_steps: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Denoising steps of a rollout."""
+    max_seeds: Annotated[int, Field(ge=1)] = 4096
+    """Candidates of one rollout request."""
+    max_prompt_chars: Annotated[int, Field(ge=1)] = 1000
+    """Characters of a prompt."""
+    max_adapter_bytes: Annotated[int, Field(ge=1)] = 2**30
+    """Bytes of a published adapter."""
+
+
+class ThreadSettings(_Settings):
+    """CPU threads of each model's process."""
+
+    explore: Annotated[int, Field(ge=1)]
+    """The diffusion transformer."""
+    score: Annotated[int, Field(ge=1)]
+    """Decoder and rewards, which overlap the next batch's denoising."""
+    text_encoder: Annotated[int, Field(ge=1)] = 1
+    """The text encoder: a few calls a rollout."""
+
+    @staticmethod
+    def for_cores(threads: int) -> ThreadSettings:
+        """Give denoising all of `threads`: it is nearly all of the work; scoring fills gaps."""
+        return ThreadSettings(explore=threads, score=max(1, threads // 2))
+
+
+class ModelSettings(_Settings):
+    """What the Triton models read at load time, from the JSON file that their config names."""
+
+    family: str
+    checkpoint: str
+    resolution_px: int
+    precision: Literal["nvfp4", "bf16"]
+    device: Literal["cpu", "gpu"]
+    max_rank: int
+    slots: int
+    limits: LimitSettings
+    threads: ThreadSettings
+    redis: str
+    keep_versions: int
+
+
+class ServeSettings(_Settings):
+    """Settings of `serve`."""
+
+    family: str = "demo"
+    """The diffusion model family to explore with."""
+    checkpoint: str | None = None
+    """Its weights: a folder in diffusers' layout or a Hugging Face name; None: the family's."""
+    resolution_px: int | None = None
+    """Side of the images in pixels; None: the family's."""
+    precision: Literal["nvfp4", "bf16"] = "nvfp4"
+    """What the transformer's block linears run in."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where the Triton models run."""
+    max_rank: Annotated[int, Field(ge=1)] = 64
+    """The largest LoRA rank accepted."""
+    slots: Annotated[int, Field(ge=2)] = 8
+    """Adapters resident in the engine at once; the least recently used one leaves."""
+    limits: LimitSettings = LimitSettings()
+    """What one request may ask for."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads; None: as many as this process may use."""
+    score_threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of decoding and rewarding; None: half of `threads`."""
+    keep_versions: Annotated[int, Field(ge=1)] = 3
+    """Adapter versions kept of each experiment, the latest included."""
+    state: Path = Path(".heliostat/server")
+    """Folder of all that outlives the process: adapters, logs, who runs where."""
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Port of the control plane, on loopback. 0: any free one; None: 8600, or any if taken."""
+    redis: str | None = None
+    """redis:// URL of the adapter store; None: an embedded one in the state folder."""
+    tritonserver: Path | None = None
+    """The tritonserver binary; None: the one on PATH, else the one of nvidia-pytriton."""
+    triton_url: str | None = None
+    """host:port (gRPC) of a Triton server that already serves our models; None: start one."""
+    max_restarts: Annotated[int, Field(ge=0)] = 5
+    """How often tritonserver is started again within ten minutes before giving up."""
+
+    def thread_settings(self) -> ThreadSettings:
+        """Threads of each model's process."""
+        default = ThreadSettings.for_cores(self.threads or len(os.sched_getaffinity(0)))
+        if self.score_threads is None:
+            return default
+        return default.model_copy(update={"score": self.score_threads})

@@ -1,0 +1,104 @@
+"""The model `explore`: the explore service between Triton's requests and its other models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+from google.protobuf import json_format
+
+from heliostat_engines.families import get_family
+from heliostat_proto.rollout_pb2 import LoadReport, ScoreSpec
+from heliostat_server.adapters.store import AdapterStore
+from heliostat_server.description import ServerDescription
+from heliostat_server.rewards.registry import RewardBook
+from heliostat_server.sampling.conditioning import PromptCache
+from heliostat_server.sampling.engine import load_engine
+from heliostat_server.sampling.explorer import Explorer
+from heliostat_server.sampling.service import ExploreService
+from heliostat_server.scheduling.round_robin import RoundRobin
+from heliostat_server.triton.tensors import call, encode_prompts, error_response, output, response
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from heliostat_engines.adapters import Binding
+    from heliostat_server.sampling.jobs import ExploreJob, FinishedBatch
+    from heliostat_server.settings import ModelSettings
+
+
+def start_explore(settings: ModelSettings) -> ExploreService:
+    """Load the engine, say what it is, and start serving."""
+    family = get_family(settings.family)
+    engine = load_engine(family, settings)
+    rewards = RewardBook(settings.family).names
+    explorer = Explorer(
+        family,
+        engine,
+        AdapterStore.connect(settings.redis, keep_versions=settings.keep_versions),
+        PromptCache(encode_prompts),
+        _score,
+        batch=settings.limits.batch,
+        resolution_px=settings.resolution_px,
+    )
+    ServerDescription(
+        engine=engine.describe(),
+        resolution_px=settings.resolution_px,
+        rewards=rewards,
+        limits=settings.limits,
+    ).write(settings.redis)
+    scheduler: RoundRobin[ExploreJob] = RoundRobin()
+    return ExploreService(explorer, scheduler, settings.limits, rewards)
+
+
+class TritonReply:
+    """Answers one decoupled Triton request."""
+
+    def __init__(self, sender: Any) -> None:
+        self._sender = sender
+
+    def batch(self, batch: FinishedBatch) -> None:
+        """Send SEEDS, REWARDS, VERSION, and LATENTS if asked for."""
+        outputs = {
+            "SEEDS": np.array(batch.seeds, np.int64),
+            "REWARDS": batch.rewards.numpy(),
+            "VERSION": np.array([batch.version], np.int64),
+        }
+        if batch.latents is not None:
+            outputs["LATENTS"] = batch.latents.numpy()
+        self._sender.send(response(outputs))
+
+    def report(self, binding: Binding) -> None:
+        """Send REPORT."""
+        report = LoadReport(bound_modules=binding.bound, target_modules=binding.targets)
+        text = json_format.MessageToJson(report, indent=None)
+        self._sender.send(response({"REPORT": np.array([text.encode()], np.object_)}))
+
+    def fail(self, error: BaseException) -> None:
+        """Send an error and end."""
+        self._sender.send(error_response(error), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def finish(self) -> None:
+        """End."""
+        self._sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def is_cancelled(self) -> bool:
+        """Whether the client is gone."""
+        return bool(self._sender.is_cancelled())
+
+
+def _score(
+    latents: torch.Tensor, prompt: str, rewards: Sequence[str], seeds: Sequence[int]
+) -> torch.Tensor:
+    spec = json_format.MessageToJson(ScoreSpec(prompts=[prompt], rewards=rewards), indent=None)
+    inputs = {
+        "SPEC": np.array([spec.encode()], np.object_),
+        "LATENTS": latents.numpy(),
+        "SEEDS": np.array(seeds, np.int64),
+    }
+    scored = output(call("score", inputs, ["REWARDS"]), "REWARDS")
+    assert scored is not None
+    return scored

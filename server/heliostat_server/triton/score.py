@@ -1,0 +1,52 @@
+"""The model `score`: latents in, rewards and images out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from heliostat_engines.families import get_family
+from heliostat_server.rewards.registry import RewardBook
+from heliostat_server.sampling.conditioning import PromptCache
+from heliostat_server.scoring.scorer import Scorer
+from heliostat_server.triton.answering import answer_each
+from heliostat_server.triton.tensors import (
+    encode_prompts,
+    read_seeds,
+    read_spec,
+    read_tensor,
+    response,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from heliostat_server.settings import ModelSettings
+
+
+class ScoreModel:
+    """Answers Triton's requests with a Scorer."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        family = get_family(settings.family)
+        self._log = structlog.get_logger("score")
+        self._scorer = Scorer(
+            family.load_decoder(settings.checkpoint),
+            RewardBook(settings.family),
+            PromptCache(encode_prompts),
+            settings.limits,
+            family.latent_shape(settings.resolution_px),
+        )
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """REWARDS, and IMAGES if asked for, or an error, for each request."""
+        return answer_each(requests, self._answer, self._log)
+
+    def _answer(self, request: Any) -> Any:
+        latents = read_tensor(request, "LATENTS")
+        scored = self._scorer.score(read_spec(request), latents, read_seeds(request))
+        outputs = {"REWARDS": scored.rewards}
+        if scored.images is not None:
+            outputs["IMAGES"] = scored.images
+        return response(outputs)

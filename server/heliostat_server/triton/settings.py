@@ -1,0 +1,25 @@
+"""Starting a model's process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from heliostat_server.logs import configure_logs
+from heliostat_server.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def start_model(arguments: Mapping[str, str]) -> ModelSettings:
+    """Read the settings file that the model's config names; set logs and threads."""
+    config = json.loads(arguments["model_config"])
+    path = Path(config["parameters"]["settings"]["string_value"])
+    settings = ModelSettings.model_validate_json(path.read_text())
+    configure_logs(colours=False)
+    torch.set_num_threads(getattr(settings.threads, arguments["model_name"]))
+    return settings

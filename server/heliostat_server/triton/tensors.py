@@ -1,0 +1,107 @@
+"""Tensors and errors between Triton and us."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import triton_python_backend_utils as pb
+
+from heliostat_engines.conditioning import Conditioning
+from heliostat_server.errors import (
+    Code,
+    ModelError,
+    NotFoundError,
+    RequestError,
+    UnavailableError,
+    code_of,
+    describe,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from heliostat_engines.errors import HeliostatError
+
+# By name: Triton completes its module only after it has imported the model's.
+_CODE_NAMES = {
+    Code.INVALID_ARGUMENT: "INVALID_ARG",
+    Code.NOT_FOUND: "NOT_FOUND",
+    Code.UNAVAILABLE: "UNAVAILABLE",
+    Code.INTERNAL: "INTERNAL",
+}
+_ERRORS: dict[Code, type[HeliostatError]] = {
+    Code.INVALID_ARGUMENT: RequestError,
+    Code.NOT_FOUND: NotFoundError,
+    Code.UNAVAILABLE: UnavailableError,
+    Code.INTERNAL: ModelError,
+}
+
+
+def read_spec(request: Any) -> bytes:
+    """The one element of the BYTES input SPEC."""
+    return bytes(pb.get_input_tensor_by_name(request, "SPEC").as_numpy().reshape(-1)[0])
+
+
+def read_seeds(request: Any) -> list[int] | None:
+    """The INT64 input SEEDS; None if it is not sent."""
+    tensor = pb.get_input_tensor_by_name(request, "SEEDS")
+    return None if tensor is None else [int(seed) for seed in tensor.as_numpy().reshape(-1)]
+
+
+def read_tensor(request: Any, name: str) -> torch.Tensor:
+    """An input as a tensor of its own: Triton's memory is gone after the request."""
+    return torch.from_numpy(pb.get_input_tensor_by_name(request, name).as_numpy().copy())
+
+
+def response(outputs: Mapping[str, torch.Tensor | NDArray[Any]]) -> Any:
+    """An answer of named outputs."""
+    return pb.InferenceResponse(
+        [pb.Tensor(name, np.ascontiguousarray(value)) for name, value in outputs.items()]
+    )
+
+
+def error_response(error: BaseException) -> Any:
+    """An answer that is an error."""
+    code = getattr(pb.TritonError, _CODE_NAMES[code_of(error)])
+    return pb.InferenceResponse(error=pb.TritonError(describe(error), code))
+
+
+def call(
+    model: str, inputs: Mapping[str, torch.Tensor | NDArray[Any]], outputs: Sequence[str]
+) -> Any:
+    """Ask another model of this server and wait. Raises the error that it answers."""
+    answer = pb.InferenceRequest(
+        model_name=model,
+        inputs=[pb.Tensor(name, np.ascontiguousarray(value)) for name, value in inputs.items()],
+        requested_output_names=list(outputs),
+    ).exec()
+    if answer.has_error():
+        raise _error_of(answer.error())
+    return answer
+
+
+def _error_of(error: Any) -> HeliostatError:
+    for code, name in _CODE_NAMES.items():
+        if error.code() == getattr(pb.TritonError, name):
+            return _ERRORS[code](error.message())
+    return ModelError(error.message())
+
+
+def output(answer: Any, name: str) -> torch.Tensor | None:
+    """An output of a model's answer as a tensor of its own; None if it gave none."""
+    tensor = pb.get_output_tensor_by_name(answer, name)
+    return None if tensor is None else torch.from_numpy(tensor.as_numpy().copy())
+
+
+def encode_prompts(prompts: Sequence[str]) -> Conditioning:
+    """Conditioning[B] of prompts[B] from the model `text_encoder`."""
+    texts = np.array([prompt.encode() for prompt in prompts], dtype=np.object_)
+    answer = call("text_encoder", {"PROMPTS": texts}, ["TOKENS", "POOLED", "MASK"])
+    tokens, pooled = output(answer, "TOKENS"), output(answer, "POOLED")
+    assert tokens is not None
+    assert pooled is not None
+    return Conditioning(tokens, pooled, output(answer, "MASK"))
