@@ -7,6 +7,7 @@ Group          all candidates of one prompt.
 Selection      the candidates of a group that are worth training on.
 Samples        a selection's clean latents and the rewards they are trained with.
 UpdateReport   what one round of optimisation did.
+StepMetrics    all of it in numbers: a line of metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -149,3 +150,38 @@ class UpdateReport:
     """Before clipping."""
     zero_contrast_groups: int
     """Groups whose rewards are all equal: they teach nothing."""
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One training step in numbers; a line of metrics.jsonl."""
+
+    step: int
+    seconds: Mapping[str, float]
+    """Wall time of each phase that the trainer spent in it."""
+    adapter_version: int
+    """What the candidates were explored with; 0 where the server explored nothing."""
+    bound_modules: int
+    explored: int
+    """Candidates."""
+    explore_images_per_s: float | None
+    """From the first request to the last answer; None where the trainer drew them."""
+    proxy_reward_mean: float
+    """Of all candidates."""
+    proxy_reward_std: float
+    kept_proxy_spread: float
+    """Mean over groups of the kept candidates' standard deviation in the proxy reward."""
+    reward_mean: float
+    """Of the samples trained on, as are the next three."""
+    reward_std: float
+    kept_spread: float
+    """Mean over groups of the samples' standard deviation."""
+    zero_contrast_groups: int
+    loss: float
+    kl: float | None
+    policy_drift: float
+    grad_norm: float
+    old_decay: float
+    ema_decay: float
+    elapsed_s: float
+    """Of the whole run so far, resumed parts included."""

@@ -1,0 +1,165 @@
+"""What a run resumes from: safetensors and JSON, written whole or not at all.
+
+A checkpoint is a folder `step-000012` with `state.json` (step, settings, where the metrics end)
+and `tensors.safetensors` (the policies' LoRA and Adam's moments). Random numbers need no state:
+they follow from the seed and the step.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from heliostat_trainer.config import flatten
+from heliostat_trainer.errors import RunFolderError
+from heliostat_trainer.files import atomic_folder
+from heliostat_trainer.policy import ADAPTERS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+
+    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.policy import Policy
+
+FREE_TO_CHANGE = (
+    "run.name",
+    "run.folder",
+    "run.steps",
+    "run.minutes",
+    "run.threads",
+    "model.sample_batch",
+    "evaluation.",
+    "checkpoint.",
+    "server.",
+)
+"""Settings, or sections, that a resumed run may change."""
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands at the boundary between two steps."""
+
+    step: int = 0
+    """Completed training steps."""
+    elapsed_s: float = 0.0
+    """Of training so far."""
+    metrics_bytes: int = 0
+    """Length of metrics.jsonl."""
+    best_step: int | None = None
+    """The best evaluated step, by the training reward on held-out prompts."""
+    best_reward: float | None = None
+
+
+class Checkpoints:
+    """A run's checkpoint folder: the latest few, and the best evaluated one."""
+
+    def __init__(self, folder: Path, config: TrainConfig) -> None:
+        self._folder = folder
+        self._config = config
+
+    def latest(self) -> int | None:
+        """The newest checkpoint's step."""
+        return max(self._steps(), default=None)
+
+    def save(self, state: RunState, policy: Policy, optimiser: torch.optim.Optimizer) -> None:
+        """Write a checkpoint, then delete those no longer kept.
+
+        Raises:
+            RunFolderError: it cannot be written; the earlier ones are intact.
+        """
+        content = {"state": asdict(state), "settings": flatten(self._config)}
+        with atomic_folder(self._path(state.step)) as draft:
+            # As bytes: safetensors' own writer maps the file and dies of SIGBUS on a full disk.
+            (draft / "tensors.safetensors").write_bytes(save(_tensors(policy, optimiser)))
+            (draft / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        kept = {*sorted(self._steps())[-self._config.checkpoint.keep :], state.best_step}
+        for step in self._steps():
+            if step not in kept:
+                shutil.rmtree(self._path(step), ignore_errors=True)
+
+    def load(self, policy: Policy, optimiser: torch.optim.Optimizer) -> RunState:
+        """Restore the newest checkpoint into the policy and the optimiser.
+
+        Raises:
+            RunFolderError: there is none, it cannot be read, or a setting that would change the
+                results differs.
+        """
+        step = self.latest()
+        if step is None:
+            raise RunFolderError(f"{self._folder} has no checkpoint: start without --resume")
+        path = self._path(step)
+        try:
+            content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            state = RunState(**content["state"])
+            self._require_same(content["settings"])
+            _restore(load_file(path / "tensors.safetensors"), policy, optimiser)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            if isinstance(error, RunFolderError):
+                raise
+            raise RunFolderError(
+                f"cannot read checkpoint {path} ({error}): delete that folder to resume from the "
+                "one before it"
+            ) from error
+        return state
+
+    def _require_same(self, saved: Mapping[str, object]) -> None:
+        current = flatten(self._config)
+        for key in sorted(saved.keys() | current.keys()):
+            if key.startswith(FREE_TO_CHANGE) or saved.get(key) == current.get(key):
+                continue
+            raise RunFolderError(
+                f"{key} was {json.dumps(saved.get(key))} and is now "
+                f"{json.dumps(current.get(key))}: set it back to resume, or start another run.name"
+            )
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step-{step:06d}"
+
+    def _steps(self) -> list[int]:
+        if not self._folder.is_dir():
+            return []
+        return [int(path.name.removeprefix("step-")) for path in self._folder.glob("step-*")]
+
+
+def improved(state: RunState, reward: float) -> RunState:
+    """The state after an evaluation: its step is the best if no earlier reward is as high."""
+    if state.best_reward is not None and reward <= state.best_reward:
+        return state
+    return replace(state, best_step=state.step, best_reward=reward)
+
+
+def _tensors(policy: Policy, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    tensors = {
+        f"{name}/{key}": value.detach().cpu().contiguous()
+        for name in ADAPTERS
+        for key, value in policy.weights[name].tensors.items()
+    }
+    for key, parameter in policy.trained.tensors.items():
+        moments = optimiser.state.get(parameter, {})
+        tensors |= {f"adam/{key}/{moment}": value.cpu() for moment, value in moments.items()}
+    return tensors
+
+
+def _restore(
+    tensors: Mapping[str, torch.Tensor], policy: Policy, optimiser: torch.optim.Optimizer
+) -> None:
+    for name in ADAPTERS:
+        for key, value in policy.weights[name].tensors.items():
+            value.copy_(tensors[f"{name}/{key}"])
+    for key, parameter in policy.trained.tensors.items():
+        if f"adam/{key}/step" not in tensors:
+            continue
+        for moment in MOMENTS:
+            value = tensors[f"adam/{key}/{moment}"].clone()
+            on = "cpu" if moment == "step" else parameter.device
+            optimiser.state[parameter][moment] = value.to(on)
+    policy.refresh()

@@ -1,0 +1,66 @@
+"""Where a step's wall time goes."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Phase(StrEnum):
+    """What the trainer is doing."""
+
+    EXPLORE = "explore"
+    """Waiting for the server's candidates."""
+    REGENERATE = "regenerate"
+    """Drawing samples in BF16."""
+    SCORE = "score"
+    """Waiting for rewards of the trainer's own samples."""
+    OPTIMISE = "optimise"
+    """Gradients, the optimiser and the averages."""
+    PUBLISH = "publish"
+    """Giving the server the next adapter."""
+    EVALUATE = "evaluate"
+    """Drawing and scoring held-out prompts."""
+    CHECKPOINT = "checkpoint"
+    """Writing to disk."""
+
+
+class PhaseClock:
+    """Charges wall time to the innermost phase that is running."""
+
+    def __init__(self, on_enter: Callable[[Phase], None] = lambda _: None) -> None:
+        self._on_enter = on_enter
+        self._running: list[Phase] = []
+        self._charged_at = time.perf_counter()
+        self._seconds: dict[Phase, float] = {}
+
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        """Charge the block to `phase`."""
+        self._charge()
+        self._running.append(phase)
+        self._on_enter(phase)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._running.pop()
+
+    def lap(self) -> dict[str, float]:
+        """Seconds of each phase since the last lap."""
+        self._charge()
+        seconds = {str(phase): round(self._seconds.get(phase, 0.0), 4) for phase in Phase}
+        self._seconds = {}
+        return seconds
+
+    def _charge(self) -> None:
+        now = time.perf_counter()
+        if self._running:
+            phase = self._running[-1]
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._charged_at
+        self._charged_at = now

@@ -1,0 +1,217 @@
+"""Held-out evaluation: fixed prompts and seeds, drawn in BF16, rewarded by the server.
+
+Each evaluation is a folder `step-000020` in the run's `evaluation/`, with `results.json` (a list
+of results: rewards[prompt][seed] by name, image statistics, and 95 % intervals) and
+`images.safetensors` (uint8 images[P, S, H, W, 3] of the first prompts, by policy and guidance).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from heliostat_trainer.errors import RunFolderError
+from heliostat_trainer.files import atomic_folder
+from heliostat_trainer.policy import PolicyName
+from heliostat_trainer.randomness import Purpose, candidate_seeds
+from heliostat_trainer.statistics import PER_IMAGE, Interval, diversity, interval
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from heliostat_engines.conditioning import Conditioning
+    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.regenerate import Artist
+    from heliostat_trainer.service import RolloutService
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One policy at one guidance scale, on P held-out prompts with S seeds each."""
+
+    step: int
+    policy: PolicyName
+    guidance: float
+    denoising_steps: int
+    prompts: tuple[str, ...]
+    seeds: tuple[tuple[int, ...], ...]
+    """seeds[P][S]."""
+    rewards: Mapping[str, list[list[float]]]
+    """By reward name, rewards[P][S]."""
+    means: Mapping[str, Interval]
+    """By reward name: the mean over prompts."""
+    statistics: Mapping[str, list[list[float]]]
+    """By name, statistic[P][S] of the images."""
+    diversity: list[float]
+    """diversity[P] within each prompt's images."""
+
+
+class Evaluator:
+    """Evaluates policies and keeps the results in the run folder."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        prompts: Sequence[str],
+        server: RolloutService,
+        artist: Artist,
+        folder: Path,
+    ) -> None:
+        settings = config.evaluation
+        self._settings = settings
+        self._rewards = config.reward.all
+        self._prompts = tuple(prompts[: settings.prompts])
+        self._server = server
+        self._artist = artist
+        self._folder = folder
+        self._seeds = tuple(
+            candidate_seeds(settings.seed, Purpose.EVALUATION, settings.seeds_per_prompt, row)
+            for row in range(len(self._prompts))
+        )
+
+    def path(self, step: int) -> Path:
+        """The folder of a step's evaluation."""
+        return self._folder / f"step-{step:06d}"
+
+    def forget_after(self, step: int) -> None:
+        """Delete evaluations of steps that will be done anew."""
+        for path in self._folder.glob("step-*"):
+            if int(path.name.removeprefix("step-")) > step:
+                shutil.rmtree(path)
+
+    def run(
+        self, step: int, policy: PolicyName, guidances: Sequence[float]
+    ) -> tuple[Evaluation, ...]:
+        """Evaluate a policy at each guidance scale, and keep the results.
+
+        Raises:
+            RunFolderError: the results cannot be written.
+        """
+        conditioning = self._encode(self._prompts)
+        null = self._encode([""]) if any(scale != 1.0 for scale in guidances) else None
+        evaluations, images = [], {}
+        for scale in guidances:
+            evaluation, pictures = self._evaluate(
+                step, policy, scale, conditioning, None if scale == 1.0 else null
+            )
+            evaluations.append(evaluation)
+            images[f"{policy}/guidance_{scale:g}"] = pictures
+        with atomic_folder(self.path(step)) as draft:
+            content = json.dumps([asdict(evaluation) for evaluation in evaluations])
+            (draft / RESULTS).write_text(content, encoding="utf-8")
+            (draft / "images.safetensors").write_bytes(save(images))
+        return tuple(evaluations)
+
+    def _evaluate(
+        self,
+        step: int,
+        policy: PolicyName,
+        guidance: float,
+        conditioning: Conditioning,
+        null: Conditioning | None,
+    ) -> tuple[Evaluation, torch.Tensor]:
+        """The evaluation, and images[P, S, H, W, 3] of the first prompts to keep."""
+        each = self._settings.seeds_per_prompt
+        latents = self._artist.draw(
+            policy,
+            [seed for group in self._seeds for seed in group],
+            conditioning.repeat(each),
+            self._settings.steps,
+            null=null,
+            guidance=guidance,
+        )
+        texts = [prompt for prompt in self._prompts for _ in range(each)]
+        scores = self._server.score(latents, texts, self._rewards, return_images=True)
+        assert scores.images is not None
+        images = torch.from_numpy(scores.images)
+        rewards = {
+            name: self._by_prompt(scores.rewards[:, column])
+            for column, name in enumerate(self._rewards)
+        }
+        statistics, groups = self._describe(images)
+        evaluation = Evaluation(
+            step=step,
+            policy=policy,
+            guidance=guidance,
+            denoising_steps=self._settings.steps,
+            prompts=self._prompts,
+            seeds=self._seeds,
+            rewards={name: values.tolist() for name, values in rewards.items()},
+            means={name: prompt_interval(values) for name, values in rewards.items()},
+            statistics=statistics,
+            diversity=groups,
+        )
+        kept = images.view(-1, each, *images.shape[1:])[: self._settings.images]
+        return evaluation, kept.contiguous()
+
+    def _describe(self, images: torch.Tensor) -> tuple[dict[str, list[list[float]]], list[float]]:
+        """Statistics[P][S] by name, and diversity[P]; a prompt's images at a time."""
+        each = self._settings.seeds_per_prompt
+        statistics: dict[str, list[list[float]]] = {name: [] for name in PER_IMAGE}
+        groups = []
+        for start in range(0, len(images), each):
+            group = images[start : start + each].permute(0, 3, 1, 2).float() / 255
+            for name, measure in PER_IMAGE.items():
+                statistics[name].append([round(float(value), 5) for value in measure(group)])
+            groups.append(round(diversity(group), 5))
+        return statistics, groups
+
+    def _encode(self, prompts: Sequence[str]) -> Conditioning:
+        return self._artist.prepare(self._server.encode(prompts))
+
+    def _by_prompt(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values.reshape(len(self._prompts), -1)
+
+
+def read_evaluations(folder: Path) -> tuple[Evaluation, ...]:
+    """All evaluations of a run's `evaluation/` folder, by step.
+
+    Raises:
+        RunFolderError: a file is not readable.
+    """
+    evaluations = []
+    for path in sorted(folder.glob(f"step-*/{RESULTS}")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            evaluations += [_evaluation(entry) for entry in content]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunFolderError(f"cannot read {path}: {error}") from error
+    return tuple(evaluations)
+
+
+def paired_difference(after: Evaluation, before: Evaluation, reward: str) -> Interval:
+    """How much `after` gains over `before`, prompt by prompt on the same seeds.
+
+    Raises:
+        ValueError: the two were not taken on the same prompts and seeds.
+    """
+    if after.prompts != before.prompts or after.seeds != before.seeds:
+        raise ValueError("the evaluations are of different prompts or seeds: they do not pair")
+    gain = np.array(after.rewards[reward]) - np.array(before.rewards[reward])
+    return prompt_interval(gain)
+
+
+def prompt_interval(values: NDArray[np.float64]) -> Interval:
+    """Mean of values[P, S] with its interval over prompts, the independent draws."""
+    return interval(torch.from_numpy(values.mean(axis=1)))
+
+
+def _evaluation(entry: dict[str, object]) -> Evaluation:
+    fields: dict[str, object] = dict(entry)
+    fields["policy"] = PolicyName(str(entry["policy"]))
+    fields["prompts"] = tuple(entry["prompts"])  # type: ignore[arg-type]
+    fields["seeds"] = tuple(tuple(group) for group in entry["seeds"])  # type: ignore[attr-defined]
+    means: dict[str, dict[str, float]] = entry["means"]  # type: ignore[assignment]
+    fields["means"] = {name: Interval(**value) for name, value in means.items()}
+    return Evaluation(**fields)  # type: ignore[arg-type]

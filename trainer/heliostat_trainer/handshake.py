@@ -1,0 +1,105 @@
+"""Whether a run's settings fit the server: found out before anything is drawn."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from heliostat_trainer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.types import ServerInfo
+
+
+def check_against_server(
+    config: TrainConfig, info: ServerInfo, prompts: Sequence[str], resolution_px: int
+) -> None:
+    """Compare the settings with what the server serves and allows.
+
+    Args:
+        config: the run's settings.
+        info: the server's.
+        prompts: all prompts that will be sent.
+        resolution_px: the run's, with the family's default filled in.
+
+    Raises:
+        ConfigError: one sentence that names the setting.
+    """
+    _check_model(config, info, resolution_px)
+    _check_rewards(config, info)
+    _check_rollouts(config, info)
+    longest = max(prompts, key=len)
+    if len(longest) > info.max_prompt_chars:
+        raise ConfigError(
+            f"the server takes prompts of up to {info.max_prompt_chars} characters, one has "
+            f"{len(longest)} ({longest[:40]!r}…): shorten it in prompts.train or prompts.heldout"
+        )
+
+
+def checkpoint_warnings(checkpoint: str, info: ServerInfo) -> tuple[str, ...]:
+    """A sentence if server and trainer may have loaded different weights."""
+    if checkpoint == info.checkpoint:
+        return ()
+    return (
+        f"the server serves checkpoint {info.checkpoint}, the trainer loads {checkpoint}: make "
+        "sure that they hold the same weights, or set model.checkpoint",
+    )
+
+
+def _check_model(config: TrainConfig, info: ServerInfo, resolution_px: int) -> None:
+    if config.model.family != info.family:
+        raise ConfigError(
+            f"the server serves the model family {info.family!r}: set model.family to it, or "
+            f"server.url to a server of {config.model.family!r}"
+        )
+    if resolution_px != info.resolution_px:
+        raise ConfigError(
+            f"the server draws {info.resolution_px} px images: set model.resolution_px = "
+            f"{info.resolution_px}, not {resolution_px}"
+        )
+    if config.lora.rank > info.max_rank:
+        raise ConfigError(
+            f"lora.rank = {config.lora.rank}, but the server takes up to {info.max_rank}: lower "
+            f"it, or start the server with --max-rank {config.lora.rank}"
+        )
+
+
+def _check_rewards(config: TrainConfig, info: ServerInfo) -> None:
+    for reward in config.reward.all:
+        if reward in info.rewards:
+            continue
+        setting = "reward.name" if reward == config.reward.name else "reward.heldout"
+        close = difflib.get_close_matches(reward, info.rewards, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(
+            f"{setting}: the server has no reward {reward!r}: {hint}it has "
+            f"{', '.join(info.rewards)}"
+        )
+
+
+def _check_rollouts(config: TrainConfig, info: ServerInfo) -> None:
+    recipe = config.recipe
+    if not recipe.explores:
+        return
+    if recipe.pool % info.batch:
+        lower = recipe.pool // info.batch * info.batch
+        near = [count for count in (lower, lower + info.batch) if count >= recipe.kept]
+        raise ConfigError(
+            f"recipe.candidates = {recipe.pool} is no multiple of the server's batch of "
+            f"{info.batch}: set it to {' or '.join(map(str, near))}"
+        )
+    if recipe.pool > info.max_seeds:
+        raise ConfigError(
+            f"recipe.candidates = {recipe.pool}, but the server draws up to {info.max_seeds} a "
+            "request: lower it"
+        )
+    setting = "recipe.explore_steps" if recipe.redraws else "recipe.steps"
+    steps = recipe.explore_steps if recipe.redraws else recipe.steps
+    if steps > info.max_steps:
+        raise ConfigError(
+            f"{setting} = {steps}, but the server denoises in up to {info.max_steps} steps: "
+            "lower it"
+        )

@@ -1,0 +1,300 @@
+"""The training loop: explore, select, regenerate, optimise, publish."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from heliostat_trainer.checkpoint import RunState, improved
+from heliostat_trainer.clock import Phase, PhaseClock
+from heliostat_trainer.policy import PolicyName
+from heliostat_trainer.progress import Outlook
+from heliostat_trainer.prompts import step_prompts
+from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
+from heliostat_trainer.selection import select
+from heliostat_trainer.types import (
+    Candidate,
+    Group,
+    GroupRequest,
+    Samples,
+    Selection,
+    StepMetrics,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from heliostat_engines.conditioning import Conditioning
+    from heliostat_trainer.checkpoint import Checkpoints
+    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.evaluate import Evaluation, Evaluator
+    from heliostat_trainer.interrupts import Interrupts
+    from heliostat_trainer.learner import Learner
+    from heliostat_trainer.metrics import MetricsLog
+    from heliostat_trainer.policy import Policy
+    from heliostat_trainer.progress import Progress
+    from heliostat_trainer.regenerate import Artist
+    from heliostat_trainer.service import RolloutService
+    from heliostat_trainer.types import PublishedAdapter, UpdateReport
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a trainer works with."""
+
+    server: RolloutService
+    policy: Policy
+    artist: Artist
+    learner: Learner
+    evaluator: Evaluator
+    checkpoints: Checkpoints
+    metrics: MetricsLog
+    progress: Progress
+    interrupts: Interrupts
+
+
+class Trainer:
+    """Runs training steps from a state on; what it is at is `state`, at a step's boundary."""
+
+    def __init__(
+        self, config: TrainConfig, prompts: Sequence[str], parts: Parts, state: RunState
+    ) -> None:
+        self._config = config
+        self._recipe = config.recipe
+        self._prompts = tuple(prompts)
+        self.parts = parts
+        self._clock = PhaseClock(parts.progress.phase)
+        self._adapter: PublishedAdapter | None = None
+        self._began = time.monotonic() - state.elapsed_s
+        self.state = state
+
+    def train(self) -> None:
+        """Step until the steps or the minutes are used up, evaluating and saving on the way.
+
+        Raises:
+            HeliostatError: in one sentence; `save` then keeps the last complete step.
+        """
+        self._publish()
+        while True:
+            self._evaluate_if_due()
+            if self.finished:
+                self.save()
+                return
+            if self.state.step % self._config.checkpoint.every == 0:
+                self.save()
+            self.step()
+
+    @property
+    def saved_step(self) -> int:
+        """The newest checkpoint's step; 0 where there is none."""
+        return self.parts.checkpoints.latest() or 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the steps or the minutes are used up."""
+        minutes = self._config.run.minutes
+        late = minutes is not None and self.state.elapsed_s >= 60 * minutes
+        return late or self.state.step >= self._config.run.steps
+
+    @property
+    def outlook(self) -> Outlook:
+        """How far the run has come."""
+        run = self._config.run
+        return Outlook(self.state.step, run.steps, self.state.elapsed_s, run.minutes)
+
+    def step(self) -> None:
+        """One training step."""
+        number = self.state.step + 1
+        run = self._config.run
+        prompts = step_prompts(self._prompts, self._config.prompts.per_step, run.seed, number)
+        conditioning = self._encode(prompts)
+        selections, samples = [], []
+        for group in self._explore(prompts, conditioning, number):
+            selection = self._select(group, number)
+            selections.append(selection)
+            samples.append(self._regenerate(selection, conditioning))
+        report = self._optimise(samples, conditioning, number)
+        self._complete(_StepResult(number, selections, samples, report, self._adapter))
+        self._publish()
+
+    def save(self) -> None:
+        """Write a checkpoint of the last complete step, unless there is one or none can be."""
+        parts = self.parts
+        step = self.state.step
+        if parts.learner.step != step or parts.checkpoints.latest() == step:
+            return
+        with self._clock.phase(Phase.CHECKPOINT), parts.interrupts.shielded():
+            parts.checkpoints.save(self.state, parts.policy, parts.learner.optimiser)
+
+    def _explore(
+        self, prompts: Sequence[str], conditioning: Conditioning, step: int
+    ) -> Iterator[Group]:
+        """Each prompt's group of candidates as it becomes complete, in any order."""
+        recipe = self._recipe
+        requests = [
+            GroupRequest(
+                row=row,
+                prompt=prompt,
+                seeds=candidate_seeds(
+                    self._config.run.seed, Purpose.CANDIDATES, recipe.pool, step, row
+                ),
+                steps=recipe.explore_steps if recipe.redraws else recipe.steps,
+                reward=self._config.reward.name,
+                return_latents=not recipe.redraws,
+            )
+            for row, prompt in enumerate(prompts)
+        ]
+        if recipe.explores:
+            groups = self.parts.server.explore(requests)
+        else:
+            groups = self._draw_pools(requests, conditioning)
+        done = 0
+        while (group := self._next(groups)) is not None:
+            done += len(group.candidates)
+            self.parts.progress.explored(done, recipe.pool * len(requests))
+            yield group
+
+    def _next(self, groups: Iterator[Group]) -> Group | None:
+        with self._clock.phase(Phase.EXPLORE):
+            return next(groups, None)
+
+    def _draw_pools(
+        self, requests: Sequence[GroupRequest], conditioning: Conditioning
+    ) -> Iterator[Group]:
+        """The groups of the recipes that draw them in BF16, without the server."""
+        for request in requests:
+            samples = self._draw(request, request.seeds, conditioning)
+            candidates = zip(samples.seeds, samples.rewards.tolist(), strict=True)
+            yield Group(request, tuple(Candidate(*pair) for pair in candidates), samples.latents)
+
+    def _select(self, group: Group, step: int) -> Selection:
+        random = stream(self._config.run.seed, Purpose.SELECTION, step, group.request.row)
+        return select(group, self._recipe.selection, self._recipe.kept, random)
+
+    def _regenerate(self, selection: Selection, conditioning: Conditioning) -> Samples:
+        """Draw the kept seeds again, unless the recipe trains on the candidates themselves."""
+        group = selection.group
+        if group.latents is None:
+            return self._draw(group.request, selection.seeds, conditioning)
+        return Samples(
+            row=group.request.row,
+            prompt=group.request.prompt,
+            seeds=selection.seeds,
+            latents=group.latents[list(selection.kept)],
+            rewards=group.rewards[list(selection.kept)],
+        )
+
+    def _draw(
+        self, request: GroupRequest, seeds: tuple[int, ...], conditioning: Conditioning
+    ) -> Samples:
+        """Samples of the old policy in BF16 with all steps, rewarded by the server."""
+        with self._clock.phase(Phase.REGENERATE):
+            rows = conditioning.take([request.row]).repeat(len(seeds))
+            latents = self.parts.artist.draw(PolicyName.OLD, seeds, rows, self._recipe.steps)
+        with self._clock.phase(Phase.SCORE):
+            scores = self.parts.server.score(
+                latents, [request.prompt] * len(seeds), [request.reward]
+            )
+        return Samples(request.row, request.prompt, seeds, latents, scores.rewards[:, 0])
+
+    def _optimise(
+        self, samples: Sequence[Samples], conditioning: Conditioning, step: int
+    ) -> UpdateReport:
+        with self._clock.phase(Phase.OPTIMISE):
+            return self.parts.learner.update(samples, conditioning, step)
+
+    def _publish(self) -> None:
+        """Give the server the old policy, where it is the server that explores."""
+        if not self._recipe.explores:
+            return
+        with self._clock.phase(Phase.PUBLISH):
+            policy = self.parts.policy
+            files = policy.weights[PolicyName.OLD].pack(policy.alpha)
+            self._adapter = self.parts.server.publish(files)
+
+    def _encode(self, prompts: Sequence[str]) -> Conditioning:
+        with self._clock.phase(Phase.EXPLORE):
+            return self.parts.artist.prepare(self.parts.server.encode(prompts))
+
+    def _complete(self, result: _StepResult) -> None:
+        """Record the step: from here on it is the state that a checkpoint would hold."""
+        elapsed = time.monotonic() - self._began
+        metrics = result.metrics(self._config, self._clock.lap(), elapsed)
+        parts = self.parts
+        with parts.interrupts.shielded():
+            parts.metrics.append(metrics)
+            self.state = replace(
+                self.state,
+                step=result.step,
+                elapsed_s=elapsed,
+                metrics_bytes=parts.metrics.position,
+            )
+        parts.progress.step(metrics, self.outlook)
+
+    def _evaluate_if_due(self) -> None:
+        """Evaluate the base model before the first step, the EMA after the last and in between."""
+        step, settings = self.state.step, self._config.evaluation
+        due = step == 0 or self.finished or (settings.every > 0 and step % settings.every == 0)
+        if not due or self.parts.evaluator.path(step).exists():
+            return
+        policy = PolicyName.EMA if step else PolicyName.BASE
+        guidances = settings.guidances if self.finished or not step else settings.guidances[:1]
+        with self._clock.phase(Phase.EVALUATE):
+            evaluations = self.parts.evaluator.run(step, policy, guidances)
+        for evaluation in evaluations:
+            self.parts.progress.evaluated(evaluation)
+        self._keep_if_best(evaluations[0])
+
+    def _keep_if_best(self, evaluation: Evaluation) -> None:
+        state = improved(self.state, evaluation.means[self._config.reward.name].mean)
+        if state != self.state:
+            self.state = state
+            self.save()
+
+
+@dataclass(frozen=True)
+class _StepResult:
+    """All that a step's metrics are made of."""
+
+    step: int
+    selections: Sequence[Selection]
+    samples: Sequence[Samples]
+    report: UpdateReport
+    adapter: PublishedAdapter | None
+    """What the server explored with."""
+
+    def metrics(
+        self, config: TrainConfig, seconds: dict[str, float], elapsed_s: float
+    ) -> StepMetrics:
+        # In prompt order: sums depend on the order in their last bits.
+        selections = sorted(self.selections, key=lambda chosen: chosen.group.request.row)
+        samples = sorted(self.samples, key=lambda group: group.row)
+        proxy = np.concatenate([chosen.group.rewards for chosen in selections])
+        rewards = np.concatenate([group.rewards for group in samples])
+        explore_s = max(selection.group.elapsed_s for selection in selections)
+        adapter = self.adapter
+        return StepMetrics(
+            step=self.step,
+            seconds=seconds,
+            adapter_version=adapter.version if adapter else 0,
+            bound_modules=adapter.bound_modules if adapter else 0,
+            explored=len(proxy),
+            explore_images_per_s=len(proxy) / explore_s if explore_s else None,
+            proxy_reward_mean=float(proxy.mean()),
+            proxy_reward_std=float(proxy.std()),
+            kept_proxy_spread=float(np.mean([chosen.spread for chosen in selections])),
+            reward_mean=float(rewards.mean()),
+            reward_std=float(rewards.std()),
+            kept_spread=float(np.mean([group.rewards.std() for group in samples])),
+            zero_contrast_groups=self.report.zero_contrast_groups,
+            loss=self.report.loss,
+            kl=self.report.kl,
+            policy_drift=self.report.drift,
+            grad_norm=self.report.grad_norm,
+            old_decay=config.old_policy.decay(self.step),
+            ema_decay=config.ema.decay_at(self.step),
+            elapsed_s=elapsed_s,
+        )

@@ -1,0 +1,200 @@
+"""A whole run: from settings to an exported LoRA."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+
+from heliostat_engines.errors import HeliostatError
+from heliostat_engines.families import get_family
+from heliostat_trainer.checkpoint import Checkpoints, RunState
+from heliostat_trainer.client import RolloutServer
+from heliostat_trainer.errors import ConfigError, InterruptedRunError, RunFolderError
+from heliostat_trainer.evaluate import Evaluator
+from heliostat_trainer.export import export_lora
+from heliostat_trainer.files import atomic_text
+from heliostat_trainer.handshake import check_against_server, checkpoint_warnings
+from heliostat_trainer.interrupts import Interrupts, StopRequestedError
+from heliostat_trainer.learner import Learner
+from heliostat_trainer.loop import Parts, Trainer
+from heliostat_trainer.metrics import MetricsLog
+from heliostat_trainer.objectives import build_objective
+from heliostat_trainer.policy import Policy, PolicyName
+from heliostat_trainer.progress import Outlook, Progress, open_progress
+from heliostat_trainer.prompts import read_prompts
+from heliostat_trainer.regenerate import Artist
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.service import RolloutService
+    from heliostat_trainer.types import ServerInfo
+
+
+def train(
+    config: TrainConfig,
+    *,
+    server_url: str | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Train a LoRA; returns the run folder.
+
+    In it: `run.json` (settings and server), `metrics.jsonl`, `checkpoints/`, `evaluation/`, and
+    at the end `lora/`, which PEFT and diffusers load.
+
+    Args:
+        config: the settings, from `load_config`.
+        server_url: takes the place of server.url.
+        resume: go on from the newest checkpoint.
+        console: where progress is shown; standard output by default.
+
+    Raises:
+        HeliostatError: one sentence that says what to do. The last complete step is saved.
+    """
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    checkpoints = open_run(config, resume=resume)
+    interrupts = Interrupts()
+    outlook = Outlook(0, config.run.steps, 0.0, config.run.minutes)
+    with (
+        open_progress(console or Console(), outlook) as progress,
+        RolloutServer(
+            server_url or config.server.url,
+            config.run.name,
+            patience_s=config.server.patience_s,
+            groups_in_flight=config.server.groups_in_flight,
+            say=progress.say,
+        ) as server,
+        interrupts.installed(),
+    ):
+        try:
+            trainer = build_trainer(
+                config, server, checkpoints, progress, interrupts, resume=resume
+            )
+        except StopRequestedError as stop:
+            raise InterruptedRunError("stopped before the first step") from stop
+        run_trainer(config, trainer)
+    return config.run.path
+
+
+def open_run(config: TrainConfig, *, resume: bool) -> Checkpoints:
+    """The run's checkpoints, after checking that there are some if and only if it is resumed.
+
+    Raises:
+        RunFolderError: says whether to pass --resume or not.
+    """
+    path = config.run.path
+    checkpoints = Checkpoints(path / "checkpoints", config)
+    exists = checkpoints.latest() is not None
+    if resume and not exists:
+        raise RunFolderError(f"{path} has no checkpoint to resume from: start without --resume")
+    if exists and not resume:
+        raise RunFolderError(
+            f"{path} holds a run: continue it with --resume, or set another run.name"
+        )
+    return checkpoints
+
+
+def build_trainer(
+    config: TrainConfig,
+    server: RolloutService,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    interrupts: Interrupts,
+    *,
+    resume: bool,
+) -> Trainer:
+    """Compare the settings with the server's, load the model, and restore the state.
+
+    Raises:
+        ConfigError: settings and server do not fit.
+        CheckpointError: the model cannot be read.
+        RunFolderError: the run cannot be resumed or its folder not written.
+    """
+    train_prompts = read_prompts(config.prompts.train, "prompts.train")
+    heldout_prompts = read_prompts(config.prompts.heldout, "prompts.heldout")
+    family = get_family(config.model.family)
+    resolution_px = config.model.resolution_px or family.default_resolution_px
+    checkpoint = config.model.checkpoint or family.default_checkpoint
+    info = server.info()
+    check_against_server(config, info, (*train_prompts, *heldout_prompts), resolution_px)
+    for warning in (*config.check_files(), *checkpoint_warnings(checkpoint, info)):
+        progress.say(warning)
+    policy = Policy(
+        family,
+        checkpoint,
+        info.lora_targets,
+        rank=config.lora.rank,
+        alpha=config.lora.alpha,
+        seed=config.run.seed,
+        device=choose_device(config.run.device),
+    )
+    sigmas = family.sigmas(config.recipe.steps, resolution_px)
+    learner = Learner(config, policy, build_objective(config.objective), sigmas, interrupts)
+    state = checkpoints.load(policy, learner.optimiser) if resume else RunState()
+    learner.step = state.step
+    path = config.run.path
+    write_run_file(config, info)
+    artist = Artist(policy, family, resolution_px, config.model.sample_batch)
+    evaluator = Evaluator(config, heldout_prompts, server, artist, path / "evaluation")
+    evaluator.forget_after(state.step if resume else -1)
+    parts = Parts(
+        server=server,
+        policy=policy,
+        artist=artist,
+        learner=learner,
+        evaluator=evaluator,
+        checkpoints=checkpoints,
+        metrics=MetricsLog(path / "metrics.jsonl", state.metrics_bytes),
+        progress=progress,
+        interrupts=interrupts,
+    )
+    return Trainer(config, train_prompts, parts, state)
+
+
+def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
+    """Train to the end and export; whatever stops it, keep the last complete step.
+
+    Raises:
+        HeliostatError: what stopped it, in one sentence.
+    """
+    path = config.run.path
+    try:
+        trainer.train()
+        policy = trainer.parts.policy
+        export_lora(policy.weights[PolicyName.EMA], policy.alpha, path / "lora")
+    except StopRequestedError as stop:
+        trainer.save()
+        raise InterruptedRunError(
+            f"stopped; step {trainer.saved_step} is saved in {path}: continue with --resume"
+        ) from stop
+    except RunFolderError:
+        raise  # saving would meet the same disk
+    except HeliostatError:
+        trainer.save()
+        raise
+
+
+def write_run_file(config: TrainConfig, info: ServerInfo) -> None:
+    """Keep the settings and the server's description beside the results. Raises RunFolderError."""
+    content = {"config": config.model_dump(mode="json"), "server": asdict(info)}
+    atomic_text(config.run.path / "run.json", json.dumps(content, indent=1))
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of run.device; auto takes CUDA where there is a card.
+
+    Raises:
+        ConfigError: CUDA is asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"run.device = {name!r}, but torch sees no CUDA card: set it to cpu")
+    return torch.device(name)
