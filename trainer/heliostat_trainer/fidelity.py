@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
@@ -73,5 +73,5 @@ def _one_group(
     )
 
 
-def _correlation(value: float) -> float:
+def _correlation(value: Any) -> float:
     return 0.0 if np.isnan(value) else float(value)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from heliostat.cli import app
+
+HEAVY = ("torch", "diffusers", "transformers", "grpc", "tritonclient", "numpy", "pydantic")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Its speed rests on this; a timed test would be noise."""
+    probe = (
+        "import sys, heliostat.cli\n"
+        "from typer.testing import CliRunner\n"
+        "result = CliRunner().invoke(heliostat.cli.app, ['--help'])\n"
+        "assert result.exit_code == 0\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["serve", "train", "report", "info", "demo", "demo pretrain"])
+def test_every_command_explains_itself(command: str) -> None:
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def heliostat(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "heliostat.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "/nowhere.toml"], "cannot read /nowhere.toml"),
+        (["report", "/nowhere"], "/nowhere"),
+        (["info", "http://127.0.0.1:1"], "grpc://host:port"),
+        (["serve", "--family", "dall-e"], "no model family 'dall-e'"),
+        (["serve", "--checkpoint", "/nowhere"], "diffusers' layout"),
+    ],
+    ids=["no-toml", "no-run", "scheme", "family", "checkpoint"],
+)
+def test_mistakes_are_one_sentence(arguments: list[str], sentence: str) -> None:
+    done = heliostat(*arguments)
+    assert done.returncode != 0
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout

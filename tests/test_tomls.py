@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from heliostat_trainer.config import load_config
+
+ROOT = Path(__file__).parents[1]
+TOMLS = [
+    path
+    for path in ROOT.rglob("*.toml")
+    if not any(p.startswith(".") for p in path.parts[len(ROOT.parts) :])
+]
+RUNS = [path for path in TOMLS if path.is_relative_to(ROOT / "examples")]
+
+
+@pytest.mark.parametrize("path", TOMLS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_toml_parses(path: Path) -> None:
+    assert tomllib.loads(path.read_text())
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)
+def test_every_example_is_a_valid_run(path: Path) -> None:
+    assert load_config(path).run.name
+
+
+def test_there_are_examples() -> None:
+    assert {path.name for path in RUNS} >= {"demo.toml", "demo_long.toml"}

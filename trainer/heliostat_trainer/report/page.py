@@ -1,0 +1,170 @@
+"""Puts a run's numbers, curves and pictures on one page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from heliostat_trainer.evaluate import paired_difference, prompt_interval
+from heliostat_trainer.files import atomic_text
+from heliostat_trainer.report.figures import Curve, curves_svg, shares_svg
+from heliostat_trainer.report.pictures import grid_uri, image_uri
+from heliostat_trainer.report.record import RunRecord, read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from heliostat_trainer.evaluate import Evaluation
+    from heliostat_trainer.statistics import Interval
+
+GRID_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One policy and sampler in the table of results."""
+
+    label: str
+    nfe: int
+    """Transformer evaluations an image."""
+    means: Sequence[Interval]
+    gains: Sequence[Interval | None]
+    """Paired differences to the unguided base model."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A grid of pictures under a caption."""
+
+    caption: str
+    uri: str
+
+
+def write_report(run: Path, out: Path | None = None) -> Path:
+    """Write RUN/report.html, or `out`, and return its path.
+
+    Raises:
+        RunFolderError: the folder holds nothing to report, or the page cannot be written.
+    """
+    record = read_run(run)
+    template = files("heliostat_trainer.report").joinpath("template.html").read_text("utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    path = out or run / "report.html"
+    atomic_text(path, environment.from_string(template).render(_content(record)))
+    return path
+
+
+def _content(record: RunRecord) -> dict[str, object]:
+    return {
+        "run": record,
+        "rewards": record.rewards,
+        "rows": _rows(record),
+        "spread": _spread(record.base[0], record.reward),
+        "reward_curves": _reward_curves(record),
+        "evaluation_curves": [_evaluation_curve(record, name) for name in record.rewards],
+        "phases": shares_svg(_phase_seconds(record.steps)) if record.steps else None,
+        "galleries": _galleries(record),
+        "statistics": _statistics(record),
+        "showcase": record.showcase,
+        "image_uri": image_uri,
+    }
+
+
+def _rows(record: RunRecord) -> list[Row]:
+    base = record.base[0]
+    labelled = [(f"base model, {_sampler(e)}", e) for e in record.base]
+    labelled += [(f"trained {e.step} steps, {_sampler(e)}", e) for e in record.trained]
+    return [
+        Row(
+            label,
+            evaluation.denoising_steps * (1 if evaluation.guidance == 1.0 else 2),
+            [evaluation.means[name] for name in record.rewards],
+            [
+                None if evaluation is base else paired_difference(evaluation, base, name)
+                for name in record.rewards
+            ],
+        )
+        for label, evaluation in labelled
+    ]
+
+
+def _sampler(evaluation: Evaluation) -> str:
+    guidance = "no guidance" if evaluation.guidance == 1.0 else f"guidance {evaluation.guidance:g}"
+    return f"{evaluation.denoising_steps} steps, {guidance}"
+
+
+def _spread(evaluation: Evaluation, reward: str) -> float:
+    """Mean standard deviation of a reward within a prompt's images."""
+    return float(np.std(np.array(evaluation.rewards[reward]), axis=1, ddof=1).mean())
+
+
+def _reward_curves(record: RunRecord) -> str:
+    steps = [float(line["step"]) for line in record.steps]
+    return curves_svg(
+        [
+            Curve("explored candidates", steps, _column(record.steps, "proxy_reward_mean")),
+            Curve("samples trained on", steps, _column(record.steps, "reward_mean")),
+        ],
+        "training step",
+        f"{record.reward}, training prompts",
+    )
+
+
+def _evaluation_curve(record: RunRecord, reward: str) -> str:
+    means = [evaluation.means[reward] for evaluation in record.progress]
+    curve = Curve(
+        "no guidance",
+        [float(evaluation.step) for evaluation in record.progress],
+        [mean.mean for mean in means],
+        [mean.high - mean.mean for mean in means],
+        markers=True,
+    )
+    guided = record.base[-1]
+    level = None if guided.guidance == 1.0 else guided.means[reward].mean
+    return curves_svg([curve], "training step", f"{reward}, held-out prompts", level)
+
+
+def _galleries(record: RunRecord) -> list[Gallery]:
+    shown = [(f"Base model, {_sampler(e)}", e) for e in record.base]
+    shown += [(f"Trained, {_sampler(e)}", e) for e in record.trained]
+    galleries = []
+    for caption, evaluation in shown:
+        first = record.images(evaluation)[:, 0]
+        galleries.append(Gallery(caption, grid_uri(first, GRID_COLUMNS)))
+    return galleries
+
+
+def _statistics(record: RunRecord) -> list[tuple[str, list[Interval]]]:
+    """By statistic, its mean for the unguided base model and for the trained one."""
+    pair = [record.base[0], *record.trained[:1]]
+    rows = [
+        (name.replace("_", " "), [prompt_interval(np.array(e.statistics[name])) for e in pair])
+        for name in record.base[0].statistics
+    ]
+    rows.append(
+        (
+            "diversity within a prompt",
+            [prompt_interval(np.array(e.diversity)[:, None]) for e in pair],
+        )
+    )
+    return rows
+
+
+def _phase_seconds(steps: Sequence[Mapping[str, object]]) -> dict[str, float]:
+    """Mean seconds a step of each phase."""
+    totals: dict[str, float] = {}
+    for line in steps:
+        seconds = line["seconds"]
+        assert isinstance(seconds, dict)
+        for phase, value in seconds.items():
+            totals[phase] = totals.get(phase, 0.0) + value
+    return {phase: total / len(steps) for phase, total in totals.items()}
+
+
+def _column(steps: Sequence[Mapping[str, object]], key: str) -> list[float]:
+    return [float(str(line[key])) for line in steps]

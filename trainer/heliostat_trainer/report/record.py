@@ -1,0 +1,103 @@
+"""What a report is drawn from: a run folder, read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from safetensors.torch import load_file
+
+from heliostat_trainer.errors import RunFolderError
+from heliostat_trainer.evaluate import Evaluation, read_evaluations
+from heliostat_trainer.metrics import read_metrics
+from heliostat_trainer.policy import PolicyName
+from heliostat_trainer.showcase import Showcase, read_showcase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+    from typing import Any
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run: its settings, its steps, its evaluations, its pictures."""
+
+    name: str
+    settings: Mapping[str, Any]
+    """section.key -> value."""
+    steps: tuple[Mapping[str, Any], ...]
+    """The lines of metrics.jsonl."""
+    evaluations: tuple[Evaluation, ...]
+    folder: Path
+    showcase: Showcase | None
+
+    @property
+    def reward(self) -> str:
+        """The reward that was trained on."""
+        return str(self.settings["reward.name"])
+
+    @property
+    def rewards(self) -> tuple[str, ...]:
+        """The trained reward, then the held-out ones."""
+        return (self.reward, *self.settings["reward.heldout"])
+
+    @property
+    def base(self) -> tuple[Evaluation, ...]:
+        """The base model's evaluations, one a guidance scale, unguided first."""
+        return self._of(PolicyName.BASE)
+
+    @property
+    def trained(self) -> tuple[Evaluation, ...]:
+        """The last evaluation of the trained policy, one a guidance scale, unguided first."""
+        evaluations = [e for e in self.evaluations if e.policy is not PolicyName.BASE]
+        last = max((e.step for e in evaluations), default=None)
+        return _by_guidance(e for e in evaluations if e.step == last)
+
+    @property
+    def progress(self) -> tuple[Evaluation, ...]:
+        """Unguided evaluations by step, the base model's first."""
+        unguided = [e for e in self.evaluations if e.guidance == 1.0]
+        return tuple(sorted(unguided, key=lambda e: e.step))
+
+    def images(self, evaluation: Evaluation) -> NDArray[np.uint8]:
+        """images[P, S, H, W, 3] that an evaluation kept."""
+        path = self.folder / "evaluation" / f"step-{evaluation.step:06d}" / "images.safetensors"
+        tensors = load_file(path)
+        images: NDArray[np.uint8] = tensors[
+            f"{evaluation.policy}/guidance_{evaluation.guidance:g}"
+        ].numpy()
+        return images
+
+    def _of(self, policy: PolicyName) -> tuple[Evaluation, ...]:
+        return _by_guidance(e for e in self.evaluations if e.policy is policy)
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run folder.
+
+    Raises:
+        RunFolderError: it is none, or holds nothing to report yet.
+    """
+    settings = folder / "config.json"
+    if not settings.exists():
+        raise RunFolderError(f"{folder} is no run folder: it has no config.json")
+    record = RunRecord(
+        name=folder.resolve().name,
+        settings=json.loads(settings.read_text(encoding="utf-8")),
+        steps=tuple(read_metrics(folder / "metrics.jsonl")),
+        evaluations=read_evaluations(folder / "evaluation"),
+        folder=folder,
+        showcase=read_showcase(folder / "showcase"),
+    )
+    if not record.base:
+        raise RunFolderError(f"{folder} has no evaluation yet: nothing to report")
+    return record
+
+
+def _by_guidance(evaluations: Iterable[Evaluation]) -> tuple[Evaluation, ...]:
+    return tuple(sorted(evaluations, key=lambda evaluation: evaluation.guidance))

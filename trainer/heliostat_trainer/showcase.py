@@ -1,0 +1,122 @@
+"""One group for people to look at: what exploration saw, beside what is trained on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from scipy import stats
+
+from heliostat_trainer.files import atomic_folder
+from heliostat_trainer.policy import PolicyName
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from heliostat_trainer.regenerate import Artist
+    from heliostat_trainer.service import RolloutService, Scores
+    from heliostat_trainer.types import Group, GroupRequest
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One candidate twice: images[H, W, 3] as explored and as redrawn, with their rewards."""
+
+    explored: NDArray[np.uint8]
+    redrawn: NDArray[np.uint8]
+    proxy: float
+    reward: float
+
+
+@dataclass(frozen=True)
+class Showcase:
+    """The best and the worst of a group by their explored rewards, best and worst first."""
+
+    prompt: str
+    candidates: int
+    explore_steps: int
+    steps: int
+    rho: float
+    """Spearman's correlation of explored and redrawn rewards over the whole group."""
+    best: tuple[Pair, ...]
+    worst: tuple[Pair, ...]
+
+
+def keep_showcase(
+    server: RolloutService,
+    artist: Artist,
+    request: GroupRequest,
+    steps: int,
+    folder: Path,
+    each: int = 6,
+) -> None:
+    """Explore a group, redraw all of it with `steps` steps, and keep `each` best and worst.
+
+    Raises:
+        RunFolderError: the folder cannot be written.
+    """
+    (group,) = server.explore([request])
+    assert group.latents is not None
+    conditioning = server.encode([request.prompt]).repeat(len(request.seeds))
+    redrawn = artist.draw(PolicyName.OLD, request.seeds, conditioning, steps)
+    truth = server.score(
+        redrawn, [request.prompt] * len(redrawn), [request.reward], return_images=True
+    )
+    seen = server.score(group.latents, [request.prompt] * len(redrawn), [], return_images=True)
+    _write(group, seen, truth, steps, folder, each)
+
+
+def read_showcase(folder: Path) -> Showcase | None:
+    """What `keep_showcase` kept; None if the run has none."""
+    if not (folder / "showcase.json").exists():
+        return None
+    content = json.loads((folder / "showcase.json").read_text(encoding="utf-8"))
+    images = {
+        name: tensor.numpy() for name, tensor in load_file(folder / "images.safetensors").items()
+    }
+    pairs = [
+        Pair(explored, redrawn, proxy, reward)
+        for explored, redrawn, proxy, reward in zip(
+            images["explored"], images["redrawn"], content["proxy"], content["reward"], strict=True
+        )
+    ]
+    half = len(pairs) // 2
+    return Showcase(
+        prompt=content["prompt"],
+        candidates=content["candidates"],
+        explore_steps=content["explore_steps"],
+        steps=content["steps"],
+        rho=content["rho"],
+        best=tuple(pairs[:half]),
+        worst=tuple(pairs[half:]),
+    )
+
+
+def _write(group: Group, seen: Scores, truth: Scores, steps: int, folder: Path, each: int) -> None:
+    assert seen.images is not None
+    assert truth.images is not None
+    rewards = truth.rewards[:, 0]
+    order = np.argsort(group.rewards, kind="stable")
+    rows = np.concatenate([order[::-1][:each], order[:each]])
+    content = {
+        "prompt": group.request.prompt,
+        "candidates": len(order),
+        "explore_steps": group.request.steps,
+        "steps": steps,
+        "rho": float(np.nan_to_num(stats.spearmanr(group.rewards, rewards).statistic)),
+        "proxy": group.rewards[rows].tolist(),
+        "reward": rewards[rows].tolist(),
+    }
+    images = {
+        "explored": torch.from_numpy(seen.images[rows].copy()),
+        "redrawn": torch.from_numpy(truth.images[rows].copy()),
+    }
+    with atomic_folder(folder) as draft:
+        (draft / "showcase.json").write_text(json.dumps(content), encoding="utf-8")
+        (draft / "images.safetensors").write_bytes(save(images))
