@@ -55,9 +55,9 @@ class RolloutServer:
     def __init__(
         self,
         url: str,
-        experiment: str,
+        experiment: str = "",
         *,
-        patience_s: float,
+        patience_s: float = 10.0,
         groups_in_flight: int = 4,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:

@@ -394,17 +394,17 @@ def server_address(url: str) -> str:
     """host:port of `grpc://host:port` or `host:port`.
 
     Raises:
-        ValueError: it is neither; says what to write.
+        ConfigError: it is neither; says what to write.
     """
     scheme, separator, rest = url.rpartition("://")
     if separator and scheme != "grpc":
-        raise ValueError(
+        raise ConfigError(
             f"server.url is the control plane's gRPC address, grpc://host:port, not {url!r}: the "
             f"dashboard's {scheme} address does not serve trainers"
         )
     match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):(\d{1,5})", rest.rstrip("/"))
     if match is None or not 0 < int(match[2]) < 65536:
-        raise ValueError(
+        raise ConfigError(
             f"server.url {url!r} is no address: write grpc://host:port, "
             f"e.g. grpc://127.0.0.1:{DEFAULT_PORT}"
         )

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from heliostat_trainer.config import TrainConfig, load_config
+from tests.trainer.fake_server import FakeServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PROMPTS = ("a red cat", "a blue dog", "a green bird", "a yellow fish", "two owls", "a small tree")
+HELDOUT = ("a purple fox", "a white bear", "three bees")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo-family transformer of one block with random weights, in diffusers' layout."""
+    import torch
+    from diffusers import SD3Transformer2DModel
+
+    torch.manual_seed(0)
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=1,
+        in_channels=16,
+        out_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=384,
+        caption_projection_dim=32,
+        pooled_projection_dim=384,
+        pos_embed_max_size=8,
+        qk_norm="rms_norm",
+    )
+    for parameter in transformer.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    folder = tmp_path_factory.mktemp("checkpoint")
+    transformer.save_pretrained(folder / "transformer")
+    return folder
+
+
+@pytest.fixture
+def toml(tmp_path: Path, checkpoint: Path) -> Path:
+    """A tiny run's settings."""
+    (tmp_path / "train.txt").write_text("\n".join(PROMPTS))
+    (tmp_path / "heldout.txt").write_text("\n".join(HELDOUT))
+    path = tmp_path / "run.toml"
+    path.write_text(
+        f"""
+[run]
+name = "tiny"
+folder = "{tmp_path / "runs"}"
+steps = 3
+device = "cpu"
+
+[model]
+checkpoint = "{checkpoint}"
+
+[prompts]
+train = "train.txt"
+heldout = "heldout.txt"
+per_step = 2
+
+[recipe]
+candidates = 8
+keep_pairs = 2
+explore_steps = 2
+steps = 4
+
+[reward]
+name = "warmth"
+heldout = ["contrast"]
+
+[lora]
+rank = 4
+alpha = 8
+
+[optimiser]
+lr = 1e-2
+micro_batch = 8
+
+[evaluation]
+every = 0
+prompts = 3
+seeds_per_prompt = 2
+steps = 3
+images = 2
+
+[checkpoint]
+every = 1
+"""
+    )
+    return path
+
+
+@pytest.fixture
+def configure(toml: Path) -> Callable[..., TrainConfig]:
+    """configure("--section.key", "value", ...) -> the tiny run's settings."""
+    return lambda *overrides: load_config(toml, overrides)
+
+
+@pytest.fixture
+def server(checkpoint: Path) -> FakeServer:
+    return FakeServer(checkpoint)

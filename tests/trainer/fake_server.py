@@ -1,0 +1,152 @@
+"""A rollout server inside the test: a real NVFP4 engine, rewards that are simple to compute."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from heliostat_engines.adapters import AdapterFiles, parse_adapter
+from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.families import get_family
+from heliostat_engines.noise import initial_noise
+from heliostat_engines.runtimes.torch import TorchEngine
+from heliostat_engines.sampling import sample_euler
+from heliostat_trainer.service import Scores
+from heliostat_trainer.types import Candidate, Group, GroupRequest, PublishedAdapter, ServerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+BATCH = 4
+SHAPE = (16, 8, 8)
+
+
+def warmth(latents: torch.Tensor) -> torch.Tensor:
+    return latents[:, 0].flatten(1).mean(dim=1)
+
+
+def contrast(latents: torch.Tensor) -> torch.Tensor:
+    return latents.flatten(1).std(dim=1)
+
+
+REWARDS = {"warmth": warmth, "contrast": contrast}
+
+
+def embed(prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(zlib.crc32(prompt.encode()))
+    return torch.randn(4, 384, generator=generator), torch.randn(384, generator=generator)
+
+
+class FakeServer:
+    """Implements `RolloutService`; groups come back in reverse order if asked."""
+
+    def __init__(self, checkpoint: Path, *, reverse: bool = False) -> None:
+        self.family = get_family("demo")
+        self.engine = TorchEngine(self.family, str(checkpoint), max_rank=16)
+        self.checkpoint = str(checkpoint)
+        self.reverse = reverse
+        self.version = 0
+        self.adapter: str | None = None
+        self.explored: list[GroupRequest] = []
+        self.scored = 0
+        self.poison: float | None = None
+
+    def info(self) -> ServerInfo:
+        engine = self.engine.describe()
+        return ServerInfo(
+            server_version="0",
+            rollout_address="nowhere",
+            family=engine.family,
+            checkpoint=self.checkpoint,
+            runtime=engine.runtime,
+            precision=engine.precision,
+            lora_targets=engine.lora_targets,
+            max_rank=engine.max_rank,
+            resolution_px=64,
+            rewards=tuple(REWARDS),
+            batch=BATCH,
+            max_steps=50,
+            max_seeds=1024,
+            max_prompt_chars=500,
+            max_adapter_bytes=1 << 30,
+            latest_version=self.version,
+        )
+
+    def publish(self, files: AdapterFiles) -> PublishedAdapter:
+        binding = self.engine.refit(parse_adapter(files))
+        self.adapter = files.sha256
+        self.version += 1
+        return PublishedAdapter(
+            "tiny", self.version, files.sha256, binding.bound, binding.targets
+        )
+
+    def explore(self, requests: Sequence[GroupRequest]) -> Iterator[Group]:
+        for request in reversed(requests) if self.reverse else requests:
+            self.explored.append(request)
+            seeds = request.seeds
+            parts = [
+                self._draw(request, seeds[start : start + BATCH])
+                for start in range(0, len(seeds), BATCH)
+            ]
+            latents = torch.cat(parts)
+            values = REWARDS[request.reward](latents).tolist()
+            group = Group(
+                request,
+                tuple(Candidate(*pair) for pair in zip(seeds, values, strict=True)),
+                latents if request.return_latents else None,
+                elapsed_s=1.0,
+            )
+            yield group
+
+    def score(
+        self,
+        latents: torch.Tensor,
+        prompts: Sequence[str],
+        rewards: Sequence[str],
+        *,
+        return_images: bool = False,
+    ) -> Scores:
+        self.scored += len(prompts)
+        values = torch.stack([REWARDS[name](latents) for name in rewards], dim=1)
+        if self.poison is not None:
+            values[0, 0] = self.poison
+        images = (latents[:, :3].permute(0, 2, 3, 1).clamp(-2, 2) + 2) / 4 * 255
+        return Scores(
+            values.double().numpy(),
+            images.to(torch.uint8).numpy() if return_images else None,
+        )
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        tokens, pooled = zip(*[embed(prompt) for prompt in prompts], strict=True)
+        return Conditioning(torch.stack(tokens), torch.stack(pooled))
+
+    def _draw(self, request: GroupRequest, seeds: Sequence[int]) -> torch.Tensor:
+        conditioning = self.encode([request.prompt]).repeat(len(seeds))
+
+        def velocity(latents: torch.Tensor, sigma: torch.Tensor, /) -> torch.Tensor:
+            return self.engine.velocity(latents, sigma, conditioning, self.adapter)
+
+        sigmas = self.family.sigmas(request.steps, 64)
+        return sample_euler(velocity, initial_noise(seeds, SHAPE), sigmas)
+
+
+def with_rewards(group: Group, rewards: Sequence[float]) -> Group:
+    """The group with other rewards."""
+    candidates = [
+        replace(candidate, reward=reward)
+        for candidate, reward in zip(group.candidates, rewards, strict=True)
+    ]
+    return replace(group, candidates=tuple(candidates))
+
+
+def make_group(rewards: Sequence[float], seeds: Sequence[int] | None = None) -> Group:
+    """A group of candidates with given rewards."""
+    numbers = tuple(seeds) if seeds is not None else tuple(range(len(rewards)))
+    request = GroupRequest(0, "a prompt", numbers, 2, "warmth")
+    pairs = zip(numbers, np.asarray(rewards, dtype=float).tolist(), strict=True)
+    return Group(request, tuple(Candidate(*pair) for pair in pairs))

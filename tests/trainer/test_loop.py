@@ -1,0 +1,229 @@
+"""The loop against an in-process server: recipes, resuming, and what must not change results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from heliostat_engines.errors import HeliostatError
+from heliostat_trainer.config import TrainConfig
+from heliostat_trainer.errors import DivergedError, RunFolderError, ServerUnreachableError
+from heliostat_trainer.evaluate import paired_difference, read_evaluations
+from heliostat_trainer.interrupts import Interrupts
+from heliostat_trainer.metrics import read_metrics
+from heliostat_trainer.progress import LineProgress
+from heliostat_trainer.run import build_trainer, open_run, run_trainer
+from tests.trainer.fake_server import FakeServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from heliostat_trainer.loop import Trainer
+
+Configure = "Callable[..., TrainConfig]"
+
+
+def make_trainer(config: TrainConfig, server: FakeServer, *, resume: bool = False) -> Trainer:
+    return build_trainer(
+        config,
+        server,
+        open_run(config, resume=resume),
+        LineProgress(Console(quiet=True)),
+        Interrupts(),
+        resume=resume,
+    )
+
+
+def run(config: TrainConfig, server: FakeServer, *, resume: bool = False) -> dict[str, torch.Tensor]:
+    """A whole run; returns the exported LoRA."""
+    run_trainer(config, make_trainer(config, server, resume=resume))
+    return load_file(config.run.path / "lora" / "adapter_model.safetensors")
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_a_run_leaves_metrics_evaluations_checkpoints_and_a_lora(
+    configure: Configure, server: FakeServer
+) -> None:
+    config = configure()
+    lora = run(config, server)
+    assert any(value.any() for key, value in lora.items() if "lora_B" in key)
+    lines = list(read_metrics(config.run.path / "metrics.jsonl"))
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert [line["adapter_version"] for line in lines] == [1, 2, 3]
+    assert all(line["bound_modules"] == 15 for line in lines)
+    assert all(line["explored"] == 16 for line in lines)
+    assert lines[0]["policy_drift"] == 0.0
+    assert lines[0]["kl"] == 0.0
+    assert lines[2]["policy_drift"] > 0
+    evaluations = read_evaluations(config.run.path / "evaluation")
+    assert [(result.step, result.policy) for result in evaluations] == [(0, "base"), (3, "ema")]
+    gain = paired_difference(evaluations[1], evaluations[0], "warmth")
+    assert gain.low <= gain.mean <= gain.high
+    settings = json.loads((config.run.path / "run.json").read_text())
+    assert settings["config"]["recipe"]["name"] == "sol_rl"
+
+
+def test_training_raises_the_reward(configure: Configure, server: FakeServer) -> None:
+    config = configure("--run.steps", "12", "--optimiser.lr", "3e-2", "--lora.rank", "8")
+    run(config, server)
+    base, trained = read_evaluations(config.run.path / "evaluation")
+    assert trained.means["warmth"].mean > base.means["warmth"].mean + 0.005
+
+
+def test_the_order_in_which_groups_finish_changes_nothing(
+    configure: Configure, server: FakeServer, checkpoint: Path
+) -> None:
+    forwards = run(configure(), server)
+    backwards = run(configure("--run.name", "other"), FakeServer(checkpoint, reverse=True))
+    assert same(forwards, backwards)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    configure: Configure, server: FakeServer, checkpoint: Path
+) -> None:
+    whole = run(configure("--run.steps", "4"), server)
+    run(configure("--run.name", "halves", "--run.steps", "2"), FakeServer(checkpoint))
+    halves = configure("--run.name", "halves", "--run.steps", "4")
+    assert same(whole, run(halves, FakeServer(checkpoint), resume=True))
+    assert [line["step"] for line in read_metrics(halves.run.path / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "explored", "scored"),
+    [
+        # 2 prompts x 2 steps: the server explores, the trainer's own samples are scored.
+        ("sol_rl", 4, 2 * 2 * 4),
+        ("naive_quant", 4, 0),
+        ("naive_scaling", 0, 2 * 2 * 8),
+        ("diffusionnft", 0, 2 * 2 * 4),
+    ],
+)
+def test_recipes_differ_in_one_setting(
+    configure: Configure, server: FakeServer, recipe: str, explored: int, scored: int
+) -> None:
+    config = configure("--recipe.name", recipe, "--run.steps", "2")
+    run(config, server)
+    assert len(server.explored) == explored
+    evaluated = 2 * 3 * 2
+    assert server.scored == scored + evaluated
+    steps = {request.steps for request in server.explored}
+    assert steps <= ({2} if recipe == "sol_rl" else {4})
+
+
+def test_micro_batches_are_a_matter_of_memory_only(
+    configure: Configure, server: FakeServer, checkpoint: Path
+) -> None:
+    one = run(configure("--run.steps", "1"), server)
+    other = configure("--run.steps", "1", "--run.name", "b", "--optimiser.micro_batch", "5")
+    two = run(other, FakeServer(checkpoint))
+    # Adam's first step has the sign of the gradient: compare directions, not bits.
+    signs = [
+        (one[key].sign() == two[key].sign()).float().mean().item() for key in one if "lora_B" in key
+    ]
+    assert sum(signs) / len(signs) > 0.95
+
+
+def test_several_updates_a_step_move_the_policy_further(
+    configure: Configure, server: FakeServer, checkpoint: Path
+) -> None:
+    one = run(configure("--run.steps", "1"), server)
+    more = configure("--run.steps", "1", "--run.name", "b", "--optimiser.updates_per_step", "3")
+    three = run(more, FakeServer(checkpoint))
+    assert not same(one, three)
+
+
+def test_a_nan_loss_stops_with_the_sample_and_keeps_the_last_step(
+    configure: Configure, server: FakeServer
+) -> None:
+    config = configure()
+    trainer = make_trainer(config, server)
+    trainer.train_to = 1
+    server.poison = float("nan")
+    with pytest.raises(DivergedError, match=r"step 1: the loss of seed \d+ of 'a .*lower optimiser.lr"):
+        run_trainer(config, trainer)
+    assert open_run(config, resume=True).latest() == 0
+
+
+def test_an_unreachable_server_leaves_the_last_complete_step(
+    configure: Configure, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure("--checkpoint.every", "100")
+    explore = server.explore
+
+    def leaves_in_the_third_step(requests):
+        if server.version == 3:
+            raise ServerUnreachableError("gone")
+        return explore(requests)
+
+    monkeypatch.setattr(server, "explore", leaves_in_the_third_step)
+    with pytest.raises(ServerUnreachableError):
+        run(config, server)
+    assert open_run(config, resume=True).latest() == 2
+
+
+def test_a_run_folder_is_not_started_into_twice(configure: Configure, server: FakeServer) -> None:
+    config = configure("--run.steps", "1")
+    run(config, server)
+    with pytest.raises(RunFolderError, match="--resume"):
+        run(config, server)
+    other = configure("--run.name", "none")
+    with pytest.raises(RunFolderError, match="start without --resume"):
+        run(other, server, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        (("--run.seed", "1"), "run.seed was 42 and is now 1"),
+        (("--optimiser.lr", "0.5"), r"optimiser.lr was 0.01 and is now 0.5"),
+        (("--lora.rank", "2"), "lora.rank was 4 and is now 2"),
+    ],
+)
+def test_resuming_with_another_setting_names_it(
+    configure: Configure, server: FakeServer, override: tuple[str, ...], key: str
+) -> None:
+    run(configure("--run.steps", "1"), server)
+    with pytest.raises(RunFolderError, match=key):
+        run(configure("--run.steps", "2", *override), server, resume=True)
+
+
+def test_a_spent_time_budget_ends_the_run_after_the_step(
+    configure: Configure, server: FakeServer
+) -> None:
+    config = configure("--run.minutes", "0.001")
+    run(config, server)
+    assert len(list(read_metrics(config.run.path / "metrics.jsonl"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (("--recipe.candidates", "10"), "no multiple of the server's batch of 4: set it to 8 or 12"),
+        (("--reward.name", "warmht"), "reward.name: the server has no reward 'warmht': did you mean"),
+        (("--reward.heldout", '["x"]'), "reward.heldout: the server has no reward 'x'"),
+        (("--lora.rank", "64"), "lora.rank = 64, but the server takes up to 16"),
+        (("--recipe.explore_steps", "60"), "recipe.explore_steps = 60"),
+        (("--model.family", "demoo"), "did you mean 'demo'"),
+        (("--model.resolution_px", "128"), "set model.resolution_px = 64"),
+        (("--model.checkpoint", "nowhere"), "nowhere has no transformer/config.json"),
+        (("--run.device", "cuda"), "set it to cpu"),
+    ],
+)
+def test_settings_that_do_not_fit_the_server_are_one_sentence(
+    configure: Configure, server: FakeServer, overrides: tuple[str, ...], sentence: str
+) -> None:
+    if "cuda" in overrides and torch.cuda.is_available():
+        pytest.skip("there is a card")
+    with pytest.raises(HeliostatError) as error:
+        run(configure(*overrides), server)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
