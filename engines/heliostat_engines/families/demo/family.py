@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from typing_extensions import override
 
+from heliostat_engines import calibration
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.family import Decoder, Family, TextEncoder
@@ -108,7 +109,7 @@ class DemoFamily(Family):
 
     @override
     def activation_amax(self, checkpoint: str) -> Mapping[str, float] | None:
-        path = Path(checkpoint) / "transformer" / "activation_amax.json"
+        path = Path(checkpoint) / "transformer" / calibration.FILE
         if not path.exists():
             return None
         amax: dict[str, float] = json.loads(path.read_text())
