@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.server import RolloutServer
 from heliostat_server.logs import configure_logs
 
@@ -32,10 +33,13 @@ def serve(settings: ServeSettings) -> None:
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        with RolloutServer(settings) as server:
+        with RolloutServer(settings, stopping) as server:
             console.print(_summary(server))
-            server.watch(stopping)
+            server.watch()
             console.print("stopping")
+    except ServerStartError:
+        if not stopping.is_set():
+            raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

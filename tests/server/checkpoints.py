@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
+
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
 from heliostat_engines.families import get_family
 from heliostat_engines.precision import Precision

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 PACKAGED = Path(heliostat_server.__file__).parent / "model_repository"
 MODELS = ("text_encoder", "score", "explore")
 """In the order in which one needs another."""
+DECOUPLED = frozenset({"explore"})
+"""Models that answer later than they are asked. If the process of one dies, Triton never ends
+the requests that it had: only a new tritonserver does."""
 
 
 def stage_repository(

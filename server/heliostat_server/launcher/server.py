@@ -17,7 +17,7 @@ from heliostat_server.errors import ServerStartError, UnavailableError
 from heliostat_server.launcher.installation import find_triton
 from heliostat_server.launcher.ports import free_ports, is_free
 from heliostat_server.launcher.processes import ProcessId, stop
-from heliostat_server.launcher.repository import MODELS, stage_repository
+from heliostat_server.launcher.repository import DECOUPLED, MODELS, stage_repository
 from heliostat_server.launcher.state import ServerRecord, StateFolder, TritonPorts
 from heliostat_server.launcher.triton import TritonServer
 from heliostat_server.launcher.triton_client import TritonClient
@@ -61,7 +61,9 @@ class RolloutServer:
     Start and watch it from one thread that lives as long as it: children die with that thread.
     """
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, stopping: Event | None = None) -> None:
+        """Prepare; `stopping`, when set, ends `watch` and gives up a start."""
+        self._stopping = stopping or Event()
         self._settings = settings
         self._state = StateFolder(settings.state)
         self._lock = self._state.locked()
@@ -125,10 +127,14 @@ class RolloutServer:
         self._connect()
         self._note(ready=True)
 
-    def watch(self, stopping: Event) -> None:
-        """Keep all parts running until `stopping` is set. Raises ServerStartError on giving up."""
-        while not stopping.wait(WATCH_INTERVAL_S):
-            self.check()
+    def watch(self) -> None:
+        """Keep all parts running until told to stop. Raises ServerStartError on giving up."""
+        while not self._stopping.wait(WATCH_INTERVAL_S):
+            try:
+                self.check()
+            except ServerStartError:
+                if not self._stopping.is_set():
+                    raise
 
     def check(self) -> None:
         """Start again what has died. Raises ServerStartError when that happened too often."""
@@ -140,8 +146,12 @@ class RolloutServer:
             return
         if not self._triton.is_running():
             self._restart_triton("tritonserver died")
-        for model in self._triton.dead_models():
-            self._reload(model)
+        dead = self._triton.dead_models()
+        if DECOUPLED.intersection(dead):
+            self._restart_triton(f"the process of {', '.join(dead)} died")
+        else:
+            for model in dead:
+                self._reload(model)
 
     def close(self) -> None:
         """Stop all parts, in seconds, and give the state folder back."""
@@ -225,7 +235,7 @@ class RolloutServer:
 
     def _connect(self) -> None:
         if self._triton is not None:
-            self._triton.load_models()
+            self._triton.load_models(self._stopping.is_set)
         else:
             self._check_external()
         self._ready.set()
@@ -258,7 +268,7 @@ class RolloutServer:
         self._triton.stop()
         self._triton.start()
         self._note(triton=self._triton.id)
-        self._triton.load_models()
+        self._triton.load_models(self._stopping.is_set)
         self._ready.set()
         self._log.info("tritonserver serves again")
 
@@ -267,8 +277,10 @@ class RolloutServer:
         self._spend(f"the process of the model {model} died")
         self._ready.clear()
         try:
-            self._triton.reload_model(model)
+            self._triton.reload_model(model, self._stopping.is_set)
         except HeliostatError as error:
+            if self._stopping.is_set():
+                raise
             self._restart_triton(f"the model {model} does not come back: {error}")
         self._ready.set()
         self._log.info("the model serves again", model=model)

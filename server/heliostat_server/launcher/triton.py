@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING
 
-from heliostat_engines.errors import HeliostatError
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.processes import ProcessId, child_commands, spawn, stop_child
 from heliostat_server.launcher.repository import MODELS
@@ -18,6 +15,7 @@ from heliostat_server.settings import LOOPBACK
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable
 
     from heliostat_server.launcher.installation import TritonInstallation
     from heliostat_server.launcher.state import StateFolder, TritonPorts
@@ -26,7 +24,8 @@ LIVE_TIMEOUT_S = 60
 LOAD_TIMEOUT_S = 900
 """Loading may download or read many gigabytes."""
 UNLOAD_TIMEOUT_S = 3
-EXIT_TIMEOUT_S = 2
+EXIT_TIMEOUT_S = 1
+"""What is in flight may finish; all that must be kept is in Redis."""
 
 
 class TritonServer:
@@ -74,21 +73,16 @@ class TritonServer:
             f"tritonserver does not start: {last_error(self._state)} (see {self._state.triton_log})"
         )
 
-    def load_models(self) -> None:
-        """Load all models at once and wait. Raises ServerStartError with the model's reason."""
-        with TritonClient(self.address) as client, ThreadPoolExecutor(len(MODELS)) as pool:
-            load = partial(client.load_model, timeout_s=LOAD_TIMEOUT_S)
-            for model, loading in [(model, pool.submit(load, model)) for model in MODELS]:
-                try:
-                    loading.result()
-                except HeliostatError as error:
-                    raise ServerStartError(f"the model {model} does not load: {error}") from error
+    def load_models(self, is_stopping: Callable[[], bool]) -> None:
+        """Load all models at once and wait. Raises ServerStartError with a model's reason."""
+        with TritonClient(self.address) as client:
+            client.load_models(MODELS, LOAD_TIMEOUT_S, is_stopping)
 
-    def reload_model(self, model: str) -> None:
-        """Unload and load a model whose process died. Raises if Triton cannot."""
+    def reload_model(self, model: str, is_stopping: Callable[[], bool]) -> None:
+        """Unload and load a model whose process died. Raises HeliostatError if Triton cannot."""
         with TritonClient(self.address) as client:
             client.unload_model(model, UNLOAD_TIMEOUT_S)
-            client.load_model(model, LOAD_TIMEOUT_S)
+            client.load_models([model], LOAD_TIMEOUT_S, is_stopping)
 
     def dead_models(self) -> list[str]:
         """Models whose process is gone: Triton goes on calling them ready."""

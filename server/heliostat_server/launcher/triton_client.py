@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,9 +11,16 @@ from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from heliostat_proto.rollout_pb2 import ExploreSpec, LoadReport, LoadSpec
-from heliostat_server.errors import ModelError, NotFoundError, RequestError, UnavailableError
+from heliostat_server.errors import (
+    ModelError,
+    NotFoundError,
+    RequestError,
+    ServerStartError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import Self
 
     from heliostat_engines.errors import HeliostatError
@@ -23,6 +31,7 @@ _ERRORS: dict[object, type[HeliostatError]] = {
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
 }
+POLL_S = 0.02
 _STATUS_HEADER = (("triton_grpc_error", "true"),)
 """Makes a stream end with a gRPC status instead of a message without a code."""
 
@@ -64,10 +73,28 @@ class TritonClient:
         except grpc.RpcError:
             return False
 
-    def load_model(self, model: str, timeout_s: float) -> None:
-        """Load a model and wait. Raises the reason if it cannot be loaded."""
-        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
-        self._call(self._triton.RepositoryModelLoad, request, timeout_s)
+    def load_models(
+        self, models: Sequence[str], timeout_s: float, is_stopping: Callable[[], bool]
+    ) -> None:
+        """Load models side by side and wait.
+
+        Raises:
+            ServerStartError: with the first model's reason, or because `is_stopping`.
+        """
+        loads = {}
+        for model in models:
+            request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+            loads[model] = self._triton.RepositoryModelLoad.future(request, timeout=timeout_s)
+        while loads:
+            for model in [model for model, load in loads.items() if load.done()]:
+                try:
+                    loads.pop(model).result()
+                except grpc.RpcError as error:
+                    reason = _sentence(error.details())
+                    raise ServerStartError(f"the model {model} does not load: {reason}") from error
+            if is_stopping():
+                raise ServerStartError("stopped while the models were loading")
+            time.sleep(POLL_S)
 
     def unload_model(self, model: str, timeout_s: float) -> None:
         """Unload a model. Raises UnavailableError if that takes too long."""

@@ -27,7 +27,7 @@ class FinishedBatch:
 
 
 class Reply(Protocol):
-    """Where a request's answers go. `finish` and `fail` end it; nothing is sent after them."""
+    """Where a request's answers go. `finish` and `fail` end it; it is not used after them."""
 
     def batch(self, batch: FinishedBatch) -> None:
         """Send one finished batch of a rollout."""
@@ -46,7 +46,7 @@ class Reply(Protocol):
 
 
 class CancelledError(Exception):
-    """The client no longer waits."""
+    """Nobody waits for the job any longer."""
 
 
 class ExploreJob:
@@ -90,9 +90,11 @@ class ExploreJob:
         return self._left.pop(0)
 
     def stop_if_cancelled(self) -> None:
-        """Raise CancelledError if the client is gone."""
-        if self.reply.is_cancelled():
-            raise CancelledError
+        """Raise CancelledError if the client is gone, or the job has ended otherwise."""
+        # Under the lock: a reply must not be touched once its end is sent.
+        with self._lock:
+            if self._ended or self.reply.is_cancelled():
+                raise CancelledError
 
     def answer(self, answer: FinishedBatch | Binding) -> None:
         """Send an answer, and end after the last one."""

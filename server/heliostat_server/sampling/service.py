@@ -117,7 +117,8 @@ class ExploreService:
         try:
             yield
         except Exception as error:
-            self._report(error, experiment=job.experiment)
+            if not job.has_ended:
+                self._report(error, experiment=job.experiment)
             try:
                 job.fail(error)
             except Exception as unsent:

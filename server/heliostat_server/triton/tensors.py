@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ _CODE_NAMES = {
     Code.UNAVAILABLE: "UNAVAILABLE",
     Code.INTERNAL: "INTERNAL",
 }
+_RESTARTING = re.compile(r"is not healthy|is not ready|no available versions|unknown model")
 _ERRORS: dict[Code, type[HeliostatError]] = {
     Code.INVALID_ARGUMENT: RequestError,
     Code.NOT_FOUND: NotFoundError,
@@ -80,11 +82,15 @@ def call(
         requested_output_names=list(outputs),
     ).exec()
     if answer.has_error():
-        raise _error_of(answer.error())
+        raise _error_of(model, answer.error())
     return answer
 
 
-def _error_of(error: Any) -> HeliostatError:
+def _error_of(model: str, error: Any) -> HeliostatError:
+    if _RESTARTING.search(error.message()):
+        return UnavailableError(
+            f"the server's model {model} is being restarted: try again in a few seconds"
+        )
     for code, name in _CODE_NAMES.items():
         if error.code() == getattr(pb.TritonError, name):
             return _ERRORS[code](error.message())
