@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     LORA_INIT = 5
     EVALUATION = 6
     MINI_BATCHES = 7
+    SHOWCASE = 8
 
 
 def stream(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:

@@ -26,7 +26,10 @@ from heliostat_trainer.objectives import build_objective
 from heliostat_trainer.policy import Policy, PolicyName
 from heliostat_trainer.progress import Outlook, Progress, open_progress
 from heliostat_trainer.prompts import read_prompts
+from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.regenerate import Artist
+from heliostat_trainer.showcase import keep_showcase
+from heliostat_trainer.types import GroupRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,6 +171,8 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
     try:
         trainer.train()
         policy = trainer.parts.policy
+        if config.recipe.redraws:
+            _keep_showcase(config, trainer.parts)
         export_lora(policy.weights[PolicyName.EMA], policy.alpha, path / "lora")
     except StopRequestedError as stop:
         trainer.save()
@@ -179,6 +184,21 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
     except HeliostatError:
         trainer.save()
         raise
+
+
+def _keep_showcase(config: TrainConfig, parts: Parts) -> None:
+    """Explore and redraw one held-out group with the final policy, for people to look at."""
+    recipe = config.recipe
+    prompt = read_prompts(config.prompts.heldout, "prompts.heldout")[0]
+    request = GroupRequest(
+        row=0,
+        prompt=prompt,
+        seeds=candidate_seeds(config.evaluation.seed, Purpose.SHOWCASE, recipe.pool),
+        steps=recipe.explore_steps,
+        reward=config.reward.name,
+        return_latents=True,
+    )
+    keep_showcase(parts.server, parts.artist, request, recipe.steps, config.run.path / "showcase")
 
 
 def write_run_file(config: TrainConfig, info: ServerInfo) -> None:

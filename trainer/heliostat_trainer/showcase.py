@@ -63,7 +63,7 @@ def keep_showcase(
     """
     (group,) = server.explore([request])
     assert group.latents is not None
-    conditioning = server.encode([request.prompt]).repeat(len(request.seeds))
+    conditioning = artist.prepare(server.encode([request.prompt])).repeat(len(request.seeds))
     redrawn = artist.draw(PolicyName.OLD, request.seeds, conditioning, steps)
     truth = server.score(
         redrawn, [request.prompt] * len(redrawn), [request.reward], return_images=True

@@ -83,12 +83,12 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         RunFolderError: it is none, or holds nothing to report yet.
     """
-    settings = folder / "config.json"
-    if not settings.exists():
-        raise RunFolderError(f"{folder} is no run folder: it has no config.json")
+    run = folder / "run.json"
+    if not run.exists():
+        raise RunFolderError(f"{folder} is no run folder: it has no run.json")
     record = RunRecord(
         name=folder.resolve().name,
-        settings=json.loads(settings.read_text(encoding="utf-8")),
+        settings=_settings(json.loads(run.read_text(encoding="utf-8"))["config"]),
         steps=tuple(read_metrics(folder / "metrics.jsonl")),
         evaluations=read_evaluations(folder / "evaluation"),
         folder=folder,
@@ -97,6 +97,12 @@ def read_run(folder: Path) -> RunRecord:
     if not record.base:
         raise RunFolderError(f"{folder} has no evaluation yet: nothing to report")
     return record
+
+
+def _settings(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()
+    }
 
 
 def _by_guidance(evaluations: Iterable[Evaluation]) -> tuple[Evaluation, ...]:
