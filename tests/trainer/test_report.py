@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from heliostat_trainer.errors import RunFolderError
+from heliostat_trainer.evaluate import Evaluation, prompt_interval
+from heliostat_trainer.policy import PolicyName
+from heliostat_trainer.report import write_report
+
+PROMPTS = ("a red <apple>", "two bees")
+REWARDS = ("judge", "heldout")
+
+
+def evaluation(step: int, policy: PolicyName, guidance: float, offset: float) -> Evaluation:
+    values = np.array([[0.1, 0.3], [0.5, 0.6]]) + offset
+    return Evaluation(
+        step=step,
+        policy=policy,
+        guidance=guidance,
+        denoising_steps=20,
+        prompts=PROMPTS,
+        seeds=((1, 2), (3, 4)),
+        rewards={name: values.tolist() for name in REWARDS},
+        means={name: prompt_interval(values) for name in REWARDS},
+        statistics={"brightness": values.tolist()},
+        diversity=[0.2, 0.3],
+    )
+
+
+def keep(folder: Path, step: int, evaluations: list[Evaluation]) -> None:
+    place = folder / "evaluation" / f"step-{step:06d}"
+    place.mkdir(parents=True)
+    (place / "results.json").write_text(json.dumps([asdict(e) for e in evaluations]))
+    images = {
+        f"{e.policy}/guidance_{e.guidance:g}": torch.full((2, 2, 8, 8, 3), 200, dtype=torch.uint8)
+        for e in evaluations
+    }
+    save_file(images, place / "images.safetensors")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "my-run"
+    folder.mkdir()
+    config = {
+        "model": {"family": "demo"},
+        "recipe": {"name": "sol_rl"},
+        "reward": {"name": "judge", "heldout": ["heldout"]},
+    }
+    (folder / "run.json").write_text(json.dumps({"config": config}))
+    lines = [
+        {
+            "step": step,
+            "seconds": {"explore": 2.0, "optimise": 1.0},
+            "proxy_reward_mean": 0.1 * step,
+            "reward_mean": 0.2 * step,
+            "elapsed_s": 60.0 * step,
+        }
+        for step in (1, 2)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    base = [
+        evaluation(0, PolicyName.BASE, 1.0, 0.0),
+        evaluation(0, PolicyName.BASE, 3.0, 0.1),
+    ]
+    keep(folder, 0, base)
+    keep(folder, 2, [evaluation(2, PolicyName.EMA, 1.0, 0.25)])
+    return folder
+
+
+def test_the_page_states_results_samplers_and_gains(run: Path) -> None:
+    page = write_report(run).read_text()
+    text = re.sub(r"\s+", " ", re.sub(r"<(svg).*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL))
+    assert "base model, 20 steps, no guidance 20 0.3750" in text
+    assert "base model, 20 steps, guidance 3 40 0.4750" in text
+    assert "trained 2 steps, 20 steps, no guidance 20 0.6250" in text
+    assert "+0.2500" in text
+    assert "2 training steps in 2.0 minutes" in text
+
+
+def test_the_page_carries_all_it_shows_and_escapes_prompts(run: Path) -> None:
+    page = write_report(run).read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert page.count("<svg") == 4
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    assert "<apple>" not in page
+
+
+def test_a_run_that_has_only_begun_can_be_looked_at(run: Path) -> None:
+    (run / "metrics.jsonl").write_text("")
+    (run / "evaluation" / "step-000002" / "results.json").unlink()
+    assert "0 training steps" in write_report(run).read_text()
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="is no run folder"):
+        write_report(tmp_path)
+    (tmp_path / "run.json").write_text(
+        json.dumps({"config": {"reward": {"name": "judge", "heldout": []}}})
+    )
+    with pytest.raises(RunFolderError, match="no evaluation yet"):
+        write_report(tmp_path)
