@@ -8,6 +8,7 @@ server's LoRA branch: equal weights give equal velocities, to the bit.
 from __future__ import annotations
 
 import math
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -226,9 +227,11 @@ def _attach(
     transformer: nn.Module, names: list[str], rank: int, alpha: float
 ) -> dict[str, LoraLayer]:
     """PEFT layers by module name, with BF16 weights for every policy."""
-    for adapter in ADAPTERS:
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(names), bias="none")
-        inject_adapter_in_model(config, transformer, str(adapter))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # ours
+        for adapter in ADAPTERS:
+            config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, bias="none")
+            inject_adapter_in_model(config, transformer, str(adapter))
     layers = {
         name: module
         for name, module in transformer.named_modules()
