@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from heliostat_server.launcher.background import background_server
+from heliostat_server.launcher.state import StateFolder
+from heliostat_server.settings import LimitSettings, ServeSettings
+from tests.server.checkpoints import random_checkpoint
+from tests.server.rollout_client import RolloutClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from heliostat_server.launcher.state import ServerRecord
+
+BATCH = 4
+
+
+class ServerHarness:
+    """A real server in the background, and ways to hurt it."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self._stack = ExitStack()
+
+    @property
+    def record(self) -> ServerRecord:
+        record = StateFolder(self.settings.state).read_record()
+        assert record is not None
+        return record
+
+    def start(self) -> None:
+        self._stack.enter_context(background_server(self.settings))
+
+    def stop(self) -> None:
+        self._stack.close()
+
+    def client(self) -> RolloutClient:
+        record = self.record
+        assert record.rollout is not None
+        assert record.control is not None
+        return RolloutClient(record.rollout, record.control)
+
+    def processes(self) -> dict[str, psutil.Process]:
+        """Launcher, tritonserver, valkey and the models' processes, by name."""
+        record = self.record
+        assert record.triton is not None
+        assert record.valkey is not None
+        triton = psutil.Process(record.triton.pid)
+        models = {model: stub for stub in triton.children() if (model := _model_of(stub))}
+        return {
+            "launcher": psutil.Process(record.launcher.pid),
+            "valkey": psutil.Process(record.valkey.pid),
+            "triton": triton,
+        } | models
+
+    def kill(self, name: str) -> None:
+        os.kill(self.processes()[name].pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo checkpoint with random weights."""
+    return random_checkpoint(tmp_path_factory.mktemp("random-checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def server(
+    demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerHarness]:
+    """One real tritonserver with everything around it, shared by all tests."""
+    settings = ServeSettings(
+        checkpoint=str(demo_checkpoint),
+        state=tmp_path_factory.mktemp("server") / "state",
+        limits=LimitSettings(batch=BATCH, max_steps=200),
+        max_rank=8,
+        threads=1,
+        port=0,
+        max_restarts=20,
+    )
+    harness = ServerHarness(settings)
+    harness.start()
+    yield harness
+    harness.stop()
+
+
+@pytest.fixture
+def client(server: ServerHarness) -> Iterator[RolloutClient]:
+    client = server.client()
+    yield client
+    client.close()
+
+
+def _model_of(stub: psutil.Process) -> str | None:
+    try:
+        command = " ".join(stub.cmdline())
+    except psutil.NoSuchProcess:
+        return None
+    models = ("explore", "score", "text_encoder")
+    return next((model for model in models if f"/models/{model}/" in command), None)

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from heliostat_server.adapters.store import AdapterStore
+from heliostat_server.launcher.state import StateFolder
+from heliostat_server.launcher.valkey import EmbeddedValkey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    state = StateFolder(tmp_path_factory.mktemp("state"))
+    embedded = EmbeddedValkey(state)
+    embedded.start()
+    yield embedded
+    embedded.stop()
+
+
+@pytest.fixture
+def store(valkey: EmbeddedValkey) -> Iterator[AdapterStore]:
+    store = AdapterStore.connect(valkey.url)
+    store._redis.flushall()
+    yield store
+    store.close()

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from heliostat_server.errors import RequestError
+from heliostat_server.sampling.requests import Load, Rollout, parse_explore
+from heliostat_server.settings import LimitSettings
+
+LIMITS = LimitSettings(batch=48, max_steps=20, max_seeds=480, max_prompt_chars=50)
+REWARDS = ("colourfulness", "jpeg_compressibility")
+ROLLOUT = {"experiment": "e", "prompt": "a cat", "steps": 6, "rewards": ["colourfulness"]}
+SEEDS = list(range(96))
+
+
+def parse(seeds: list[int] | None = None, **changes: object) -> Rollout:
+    spec = json.dumps({"rollout": ROLLOUT | changes}).encode()
+    request = parse_explore(spec, SEEDS if seeds is None else seeds, LIMITS, REWARDS)
+    assert isinstance(request, Rollout)
+    return request
+
+
+def test_reads_a_rollout() -> None:
+    assert parse(version="3", guidance=2.5, returnLatents=True) == Rollout(
+        "e", 3, "a cat", 6, 2.5, ("colourfulness",), True, tuple(SEEDS)
+    )
+
+
+def test_no_guidance_is_a_guidance_of_one() -> None:
+    assert parse().guidance == 1.0
+    assert parse(guidance=1).guidance == 1.0
+
+
+def test_reads_a_load() -> None:
+    spec = json.dumps({"load": {"sha256": "0a" * 32}}).encode()
+    assert parse_explore(spec, [], LIMITS, REWARDS) == Load("0a" * 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": "  "}, "the prompt is empty"),
+        ({"prompt": "x" * 51}, "51 characters, the server takes up to 50"),
+        ({"steps": 0}, "0 steps: ask for 1 to 20"),
+        ({"steps": 21}, "21 steps: ask for 1 to 20"),
+        ({"version": -1}, "version -1 is negative"),
+        ({"guidance": 0.5}, "guidance is 0.5"),
+        ({"guidance": "NaN"}, "guidance is nan"),
+        ({"guidance": "Infinity"}, "guidance is inf"),
+        ({"rewards": ["colorfulness"]}, "did you mean 'colourfulness'.* has .*jpeg_compress"),
+        ({"rewards": ["colourfulness"] * 2}, "asked for twice"),
+        ({"rewards": []}, "no rewards and no latents"),
+        ({"experiment": ""}, "no experiment name"),
+        ({"experiment": "a/b"}, "no experiment name"),
+        ({"stpes": 6}, "no field named .stpes"),
+    ],
+)
+def test_refuses_with_what_to_change(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        parse(**changes)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ([], "no seeds"),
+        (list(range(100)), "100 seeds are no multiple .* 48: ask for 96 or 144 candidates"),
+        (list(range(7)), "7 seeds are no multiple .* 48: ask for 48 candidates"),
+        (list(range(528)), "528 seeds in one rollout, the server takes up to 480"),
+        ([1] * 48, "given twice"),
+        ([-1, *range(47)], r"seed -1 is out of range"),
+    ],
+)
+def test_refuses_seeds_with_what_to_change(seeds: list[int], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        parse(seeds)
+
+
+@pytest.mark.parametrize("spec", [b"", b"{", b"\xff", b"[]", b"{}", b'{"rollout": 3}'])
+def test_refuses_what_is_no_spec(spec: bytes) -> None:
+    with pytest.raises(RequestError, match="SPEC"):
+        parse_explore(spec, [], LIMITS, REWARDS)
+
+
+def test_refuses_a_load_that_names_no_digest() -> None:
+    with pytest.raises(RequestError, match="no SHA-256"):
+        parse_explore(b'{"load": {"sha256": "../x"}}', [], LIMITS, REWARDS)

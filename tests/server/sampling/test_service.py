@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from heliostat_engines.adapters import AdapterFiles, Binding
+from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.families.demo.family import DemoFamily
+from heliostat_server.errors import NonFiniteError, NotFoundError, RequestError, UnavailableError
+from heliostat_server.sampling.conditioning import PromptCache
+from heliostat_server.sampling.explorer import Explorer
+from heliostat_server.sampling.service import ExploreService
+from heliostat_server.scheduling.round_robin import RoundRobin
+from heliostat_server.settings import LimitSettings
+from tests.server.checkpoints import random_adapter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from heliostat_engines.adapters import Adapter
+    from heliostat_server.sampling.jobs import FinishedBatch
+
+BATCH = 4
+ADAPTER = random_adapter({"block": (4, 4)})
+ROLLOUT = {"experiment": "e", "prompt": "a cat", "steps": 2, "rewards": ["mean"]}
+
+
+class FakeEngine:
+    """Its velocity is the adapter's number; resident adapters are counted."""
+
+    def __init__(self) -> None:
+        self.resident: set[str] = set()
+        self.refits = 0
+        self.before_velocity: Callable[[], None] = lambda: None
+
+    def is_resident(self, sha256: str) -> bool:
+        return sha256 in self.resident
+
+    def refit(self, adapter: Adapter) -> Binding:
+        self.refits += 1
+        self.resident.add(adapter.sha256)
+        return Binding(1, 1)
+
+    def velocity(
+        self,
+        latents: torch.Tensor,
+        sigma: torch.Tensor,  # noqa: ARG002
+        conditioning: Conditioning,
+        adapter: str | None = None,
+    ) -> torch.Tensor:
+        self.before_velocity()
+        assert len(conditioning) == len(latents) == BATCH
+        strength = 0.0 if adapter is None else 1.0
+        return torch.full_like(latents, strength) * conditioning.pooled[:, :1, None, None]
+
+
+class FakeAdapters:
+    def resolve(self, experiment: str, version: int) -> str:  # noqa: ARG002
+        if version != 1:
+            raise NotFoundError(f"version {version} was never published")
+        return ADAPTER.sha256
+
+    def fetch(self, sha256: str) -> AdapterFiles:  # noqa: ARG002
+        return ADAPTER
+
+
+@dataclass
+class FakeReply:
+    batches: list[FinishedBatch] = field(default_factory=list)
+    reports: list[Binding] = field(default_factory=list)
+    error: BaseException | None = None
+    ended: Event = field(default_factory=Event)
+    cancelled: bool = False
+
+    def batch(self, batch: FinishedBatch) -> None:
+        assert not self.ended.is_set()
+        self.batches.append(batch)
+
+    def report(self, binding: Binding) -> None:
+        self.reports.append(binding)
+
+    def fail(self, error: BaseException) -> None:
+        assert not self.ended.is_set()
+        self.error = error
+        self.ended.set()
+
+    def finish(self) -> None:
+        assert not self.ended.is_set()
+        self.ended.set()
+
+    def is_cancelled(self) -> bool:
+        assert not self.ended.is_set()
+        return self.cancelled
+
+
+def encode(prompts: Sequence[str]) -> Conditioning:
+    pooled = torch.tensor([[float(len(prompt))] for prompt in prompts])
+    return Conditioning(torch.zeros(len(prompts), 1, 1), pooled)
+
+
+def mean(
+    latents: torch.Tensor, prompt: str, rewards: Sequence[str], seeds: Sequence[int]
+) -> torch.Tensor:
+    return latents.flatten(1).mean(1, keepdim=True)
+
+
+@dataclass
+class Harness:
+    engine: FakeEngine
+    explorer: Explorer
+    service: ExploreService
+
+    def ask(
+        self, seeds: Sequence[int] = range(8), reply: FakeReply | None = None, **changes: object
+    ) -> FakeReply:
+        reply = reply or FakeReply()
+        spec = json.dumps({"rollout": ROLLOUT | changes}).encode()
+        self.service.submit(spec, list(seeds), reply)
+        assert reply.ended.wait(10)
+        return reply
+
+
+@pytest.fixture
+def harness() -> Iterator[Harness]:
+    engine = FakeEngine()
+    explorer = Explorer(
+        DemoFamily(),
+        engine,
+        FakeAdapters(),
+        PromptCache(encode),
+        mean,
+        batch=BATCH,
+        resolution_px=64,
+    )
+    service = ExploreService(explorer, RoundRobin(), LimitSettings(batch=BATCH), ("mean",))
+    yield Harness(engine, explorer, service)
+    service.close()
+
+
+def test_answers_batch_by_batch_under_the_version_asked_for(harness: Harness) -> None:
+    reply = harness.ask(version=1)
+    assert reply.error is None
+    assert [batch.seeds for batch in reply.batches] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert {batch.version for batch in reply.batches} == {1}
+    assert all(batch.latents is None for batch in reply.batches)
+    assert harness.engine.refits == 1
+
+
+def test_a_reward_does_not_depend_on_how_requests_are_split(harness: Harness) -> None:
+    whole = torch.cat([batch.rewards for batch in harness.ask(version=1).batches])
+    parts = [harness.ask(range(start, start + 4), version=1).batches[0] for start in (0, 4)]
+    assert torch.equal(whole, torch.cat([part.rewards for part in parts]))
+
+
+def test_the_velocity_is_the_prompts_and_guided(harness: Harness) -> None:
+    plain = harness.ask(range(4), version=1, returnLatents=True).batches[0]
+    guided = harness.ask(range(4), version=1, returnLatents=True, guidance=3).batches[0]
+    assert plain.latents is not None
+    assert guided.latents is not None
+    # The null prompt's velocity is 0 here, so guidance 3 triples the way from the noise.
+    torch.testing.assert_close(guided.latents - plain.latents, torch.full_like(plain.latents, -10))
+
+
+def test_an_unknown_version_ends_that_request_alone(harness: Harness) -> None:
+    assert isinstance(harness.ask(version=2).error, NotFoundError)
+    assert isinstance(harness.ask(range(3)).error, RequestError)
+    assert harness.ask().error is None
+
+
+def test_a_load_reports_how_the_adapter_binds(harness: Harness) -> None:
+    reply = FakeReply()
+    harness.service.submit(json.dumps({"load": {"sha256": ADAPTER.sha256}}).encode(), [], reply)
+    assert reply.ended.wait(10)
+    assert reply.reports == [Binding(1, 1)]
+
+
+def test_an_unexpected_error_is_answered_and_the_threads_live_on(harness: Harness) -> None:
+    def fail() -> None:
+        raise RuntimeError("boom")
+
+    harness.engine.before_velocity = fail
+    assert str(harness.ask().error) == "boom"
+    harness.engine.before_velocity = lambda: None
+    assert harness.ask().error is None
+
+
+def test_a_nan_reward_names_experiment_seed_and_reward(harness: Harness) -> None:
+    def with_nan(latents: torch.Tensor, *_: object) -> torch.Tensor:
+        return torch.tensor([[0.0], [float("nan")], [0.0], [0.0]])
+
+    harness.explorer._score = with_nan
+    error = harness.ask(range(40, 44)).error
+    assert isinstance(error, NonFiniteError)
+    assert "experiment 'e'" in str(error)
+    assert "'mean'" in str(error)
+    assert "seed 41" in str(error)
+
+
+def test_nan_latents_name_experiment_and_seed(harness: Harness) -> None:
+    harness.engine.resident.add(ADAPTER.sha256)
+    harness.engine.velocity = lambda latents, *_, **__: torch.full_like(latents, torch.inf)
+    error = harness.ask(range(40, 44)).error
+    assert isinstance(error, NonFiniteError)
+    assert "experiment 'e'" in str(error)
+    assert "seed 40" in str(error)
+
+
+def test_a_cancelled_request_stops_between_steps(harness: Harness) -> None:
+    reply = FakeReply()
+    steps = []
+
+    def cancel_at_third() -> None:
+        steps.append(1)
+        reply.cancelled = len(steps) >= 3
+
+    harness.engine.before_velocity = cancel_at_third
+    harness.ask(range(40), reply, steps=10)
+    assert len(steps) == 3
+    assert reply.error is None
+    assert reply.batches == []
+
+
+def test_requests_left_at_the_end_are_told(harness: Harness) -> None:
+    entered, leave = Event(), Event()
+
+    def hold() -> None:
+        entered.set()
+        leave.wait(10)
+
+    harness.engine.before_velocity = hold
+    replies = [FakeReply(), FakeReply()]
+    for reply in replies:
+        harness.service.submit(json.dumps({"rollout": ROLLOUT}).encode(), list(range(4)), reply)
+    assert entered.wait(10)
+    closing = Thread(target=harness.service.close)
+    closing.start()
+    assert replies[1].ended.wait(10)
+    leave.set()
+    closing.join(10)
+    assert isinstance(replies[1].error, UnavailableError)
+    assert replies[0].error is None
+    assert len(replies[0].batches) == 1

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from heliostat_engines.conditioning import Conditioning
+from heliostat_server.errors import NonFiniteError, RequestError
+from heliostat_server.rewards.registry import RewardBook, RewardEntry
+from heliostat_server.sampling.conditioning import PromptCache
+from heliostat_server.scoring.scorer import Scorer
+from heliostat_server.settings import LimitSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LATENTS = torch.arange(6.0).reshape(3, 2, 1, 1) / 10
+
+
+class Decoder:
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents[:, :1].expand(-1, 3, 4, 4)
+
+
+class Brightness:
+    def score(
+        self, images: torch.Tensor, prompts: Sequence[str], conditioning: Conditioning
+    ) -> torch.Tensor:
+        assert len(images) == len(prompts) == len(conditioning)
+        return images.mean((1, 2, 3)) + conditioning.pooled[:, 0]
+
+
+class Broken:
+    def score(self, images: torch.Tensor, *_: object) -> torch.Tensor:
+        return torch.full((len(images),), torch.nan)
+
+
+def encode(prompts: Sequence[str]) -> Conditioning:
+    return Conditioning(
+        torch.zeros(len(prompts), 1, 1), torch.tensor([[float(len(text))] for text in prompts])
+    )
+
+
+@pytest.fixture
+def scorer() -> Scorer:
+    book = RewardBook("demo", [RewardEntry("bright", Brightness), RewardEntry("broken", Broken)])
+    return Scorer(Decoder(), book, PromptCache(encode), LimitSettings(), (2, 1, 1))
+
+
+def spec(**fields: object) -> bytes:
+    return json.dumps({"prompts": ["abc"], "rewards": ["bright"]} | fields).encode()
+
+
+def test_one_prompt_is_for_all_latents(scorer: Scorer) -> None:
+    scored = scorer.score(spec(), LATENTS, None)
+    torch.testing.assert_close(scored.rewards, torch.tensor([[3.0], [3.2], [3.4]]))
+    assert scored.images is None
+
+
+def test_a_prompt_for_each_latent(scorer: Scorer) -> None:
+    scored = scorer.score(spec(prompts=["a", "ab", "a"]), LATENTS, None)
+    torch.testing.assert_close(scored.rewards, torch.tensor([[1.0], [2.2], [1.4]]))
+
+
+def test_images_without_rewards(scorer: Scorer) -> None:
+    scored = scorer.score(spec(rewards=[], returnImages=True), LATENTS, None)
+    assert scored.rewards.shape == (3, 0)
+    assert scored.images is not None
+    assert scored.images.shape == (3, 4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "latents", "message"),
+    [
+        ({"rewards": ["brigth"]}, LATENTS, "did you mean 'bright'"),
+        ({"rewards": []}, LATENTS, "no rewards and no images"),
+        ({"prompts": []}, LATENTS, "0 prompts for 3 latents"),
+        ({"prompts": ["a", "b"]}, LATENTS, "2 prompts for 3 latents"),
+        ({"prompts": ["a" * 1001]}, LATENTS, "1001 characters"),
+        ({}, LATENTS[:0], r"LATENTS has shape \[0, 2, 1, 1\]"),
+        ({}, torch.zeros(1, 3, 1, 1), r"takes \[B, 2, 1, 1\]"),
+    ],
+)
+def test_refuses(
+    scorer: Scorer, fields: dict[str, object], latents: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        scorer.score(spec(**fields), latents, None)
+
+
+def test_nan_is_named_by_seed_or_index(scorer: Scorer) -> None:
+    bad = LATENTS.clone()
+    bad[1] = torch.nan
+    with pytest.raises(NonFiniteError, match="latents of candidate 1"):
+        scorer.score(spec(), bad, None)
+    with pytest.raises(NonFiniteError, match="latents of the candidate of seed 8"):
+        scorer.score(spec(), bad, [7, 8, 9])
+    with pytest.raises(NonFiniteError, match="reward 'broken' of the candidate of seed 7"):
+        scorer.score(spec(rewards=["bright", "broken"]), LATENTS, [7, 8, 9])
