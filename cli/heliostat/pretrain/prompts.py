@@ -1,0 +1,62 @@
+"""The demo's prompt files: what RL trains on, and what it is evaluated on."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from heliostat.pretrain.captions import (
+    Scene,
+    SceneKind,
+    draw_held_out_scene,
+    draw_training_scene,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+TRAIN_FILE, HELD_OUT_FILE = "demo_train.txt", "demo_heldout.txt"
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """How many prompts of each kind the two files hold: single things, pairs, counts."""
+
+    train: tuple[int, int, int] = (360, 150, 90)
+    held_out: tuple[int, int, int] = (72, 32, 24)
+    seed: int = 8
+
+
+def training_prompts(settings: PromptSettings) -> list[str]:
+    """Captions that pretraining may have seen, each once, shuffled."""
+    return _distinct(settings.train, draw_training_scene, f"{settings.seed}/train")
+
+
+def held_out_prompts(settings: PromptSettings) -> list[str]:
+    """Captions of combinations that neither pretraining nor `training_prompts` shows."""
+    return _distinct(settings.held_out, draw_held_out_scene, f"{settings.seed}/held out")
+
+
+def write_prompts(folder: Path, settings: PromptSettings) -> None:
+    """Write both files, one prompt a line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TRAIN_FILE).write_text("\n".join(training_prompts(settings)) + "\n")
+    (folder / HELD_OUT_FILE).write_text("\n".join(held_out_prompts(settings)) + "\n")
+
+
+def _distinct(
+    counts: tuple[int, int, int],
+    draw: Callable[[SceneKind, random.Random], Scene],
+    seed: str,
+) -> list[str]:
+    rng = random.Random(seed)
+    captions: list[str] = []
+    for kind, count in zip(SceneKind, counts, strict=True):
+        of_kind: dict[str, None] = {}
+        while len(of_kind) < count:
+            of_kind[draw(kind, rng).caption] = None
+        captions.extend(of_kind)
+    rng.shuffle(captions)
+    return captions
