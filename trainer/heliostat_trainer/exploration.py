@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +191,8 @@ class Exploration:
             self.answers += 1
         if not pending.missing():
             del self._asked[answer.row]
-            self._ask_more(stream)
+            with suppress(ServerAwayError):  # the next call meets it, and this group is whole
+                self._ask_more(stream)
             return pending.group(time.monotonic() - self._started)
         if answer.final:
             raise ServerAwayError(

@@ -1,0 +1,249 @@
+"""The client against real gRPC endpoints that fail to order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+import torch
+
+from heliostat_engines.adapters import AdapterFiles, pack_adapter
+from heliostat_trainer.client import RolloutServer
+from heliostat_trainer.errors import ServerRefusedError, ServerUnreachableError
+from heliostat_trainer.types import Group, GroupRequest
+from tests.trainer.fake_wire import WireServer, reward_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def wire() -> Iterator[WireServer]:
+    server = WireServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def client(wire: WireServer, said: list[str]) -> Iterator[RolloutServer]:
+    with RolloutServer(wire.url, "mine", patience_s=5, groups_in_flight=2, say=said.append) as it:
+        yield it
+
+
+def adapter(rank: int = 2, fill: float = 1.0) -> AdapterFiles:
+    return pack_adapter({"a.to_q": (torch.full((rank, 4), fill), torch.ones(6, rank))}, alpha=4)
+
+
+def requests(count: int = 5, seeds: int = 6, **more) -> list[GroupRequest]:
+    return [
+        GroupRequest(row, f"p{row}", tuple(range(100 * row, 100 * row + seeds)), 2, "judge", **more)
+        for row in range(count)
+    ]
+
+
+def check(groups: list[Group], asked: list[GroupRequest]) -> None:
+    assert sorted(group.request.row for group in groups) == [one.row for one in asked]
+    for group in groups:
+        assert [one.seed for one in group.candidates] == list(group.request.seeds)
+        assert [one.reward for one in group.candidates] == [reward_of(s) for s in group.request.seeds]
+
+
+def abort(context) -> None:
+    context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+
+
+def test_info_is_read(client: RolloutServer) -> None:
+    info = client.info()
+    assert info.lora_targets == {"a.to_q": (4, 6)}
+    assert (info.batch, info.max_rank, info.rewards) == (2, 8, ("judge",))
+
+
+def test_groups_arrive_whole_and_at_once(client: RolloutServer, wire: WireServer) -> None:
+    published = client.publish(adapter())
+    assert (published.version, published.sha256) == (1, adapter().sha256)
+    asked = requests()
+    check(list(client.explore(asked)), asked)
+    assert {version for _, _, version in wire.asked} == {1}
+
+
+def test_a_large_adapter_travels_in_chunks(client: RolloutServer, wire: WireServer) -> None:
+    wide = {"a.to_q": (torch.ones(8, 200_000), torch.ones(6, 8))}
+    files = pack_adapter(wide, alpha=8)
+    client.publish(files)
+    assert wire.published[0] == files
+
+
+def test_latents_come_in_the_order_of_the_seeds(client: RolloutServer) -> None:
+    for group in client.explore(requests(2, return_latents=True)):
+        assert group.latents is not None
+        assert group.latents[:, 0, 0].tolist() == [float(seed) for seed in group.request.seeds]
+
+
+def test_before_the_first_publish_the_base_model_draws(
+    client: RolloutServer, wire: WireServer
+) -> None:
+    list(client.explore(requests(1)))
+    assert wire.asked[0][2] == 0
+
+
+def test_scores_go_in_batches_with_their_prompts(client: RolloutServer, wire: WireServer) -> None:
+    latents = torch.arange(5.0).view(5, 1, 1, 1)
+    scores = client.score(latents, list("abcde"), ["judge", "judge"], return_images=True)
+    assert scores.rewards.tolist() == [[float(row)] * 2 for row in range(5)]
+    assert wire.scored == [["a", "b"], ["c", "d"], ["e"]]
+    assert scores.images is not None
+    assert scores.images.shape == (5, 4, 4, 3)
+
+
+def test_embeddings_are_read(client: RolloutServer) -> None:
+    conditioning = client.encode(["a", "abc"])
+    assert conditioning.tokens[:, 0, 0].tolist() == [1.0, 3.0]
+    assert conditioning.mask is None
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        abort,
+        lambda context: "Stub process 'explore_0' is not healthy.",
+        lambda context: "the server's model score is being restarted: try again in a few seconds",
+        lambda context: "Request for unknown model: 'explore' has no available versions",
+    ],
+)
+def test_only_unanswered_batches_are_asked_again(
+    client: RolloutServer, wire: WireServer, fault, said: list[str]
+) -> None:
+    asked = requests(1)
+    wire.faults.streams = [lambda _: None, fault, fault]
+    check(list(client.explore(asked)), asked)
+    assert [seeds for _, seeds, _ in wire.asked] == [(0, 1, 2, 3, 4, 5), (2, 3, 4, 5), (2, 3, 4, 5)]
+    assert "server.patience_s" in said[0]
+
+
+def test_a_server_that_moved_to_another_port_is_found(
+    client: RolloutServer, wire: WireServer
+) -> None:
+    asked = requests()
+    groups = client.explore(asked)
+    first = next(groups)
+    wire.start_triton()
+    check([first, *groups], asked)
+    assert client.score(torch.ones(1, 1), ["x"], ["judge"]).rewards[0, 0] == 1
+
+
+def test_a_whole_restart_is_waited_for(wire: WireServer, said: list[str]) -> None:
+    with RolloutServer(wire.url, "mine", patience_s=20, groups_in_flight=1, say=said.append) as client:
+        client.publish(adapter())
+        asked = requests()
+        groups = client.explore(asked)
+        got = [next(groups)]
+        wire.stop()
+        revived: list[WireServer] = []
+
+        def revive() -> None:
+            time.sleep(1.0)
+            revived.append(WireServer(wire.port))
+
+        thread = threading.Thread(target=revive)
+        thread.start()
+        try:
+            got += groups
+            check(got, asked)
+            thread.join()
+            assert revived[0].published == [adapter()]
+        finally:
+            thread.join()
+            revived[0].stop()
+
+
+def test_a_server_that_lost_its_state_gets_the_adapter_again(
+    client: RolloutServer, wire: WireServer
+) -> None:
+    client.publish(adapter(fill=0.5))
+    client.publish(adapter())
+    wire.forget()
+    asked = requests(2)
+    check(list(client.explore(asked)), asked)
+    assert wire.published == [adapter()]
+    assert wire.asked[-1][2] == 1
+
+
+def test_scoring_is_retried_while_the_model_restarts(
+    client: RolloutServer, wire: WireServer
+) -> None:
+    client.info()
+    wire.faults.score = ["Stub process 'score_0' is not healthy."] * 2
+    assert client.score(torch.ones(1, 1), ["x"], ["judge"]).rewards[0, 0] == 1
+
+
+def test_a_dead_model_behind_a_live_server_exhausts_patience(wire: WireServer) -> None:
+    with RolloutServer(wire.url, "mine", patience_s=1) as client:
+        client.info()
+        wire.faults.score = ["Stub process 'score_0' is not healthy."] * 100
+        with pytest.raises(ServerUnreachableError, match="within 1 s .*not healthy"):
+            client.score(torch.ones(1, 1), ["x"], ["judge"])
+        wire.faults.streams = [lambda context: "Stub process 'explore_0' is not healthy."] * 100
+        with pytest.raises(ServerUnreachableError, match="raise server.patience_s"):
+            list(client.explore(requests(1)))
+
+
+def test_nobody_there_is_one_sentence(said: list[str]) -> None:
+    with (
+        RolloutServer("127.0.0.1:9", "mine", patience_s=0.5, say=said.append) as client,
+        pytest.raises(ServerUnreachableError, match="heliostat serve"),
+    ):
+        client.info()
+    assert len(said) == 1
+
+
+def test_refusals_are_raised_at_once_in_the_servers_words(
+    client: RolloutServer, wire: WireServer
+) -> None:
+    with pytest.raises(ServerRefusedError, match="too large a rank"):
+        client.publish(adapter(rank=9))
+    wire.faults.streams = [lambda context: "recipe says: steps 99 is more than 9"]
+    with pytest.raises(ServerRefusedError, match="steps 99 is more than 9"):
+        list(client.explore(requests(1)))
+    assert len(wire.asked) == 1
+
+
+def test_answers_of_another_version_are_an_error(client: RolloutServer, wire: WireServer) -> None:
+    client.publish(adapter())
+    wire.faults.version_shift = 1
+    with pytest.raises(ServerRefusedError, match="asked for adapter version 1, .* drew with 2"):
+        list(client.explore(requests(1)))
+
+
+def test_a_nan_reward_is_an_error(client: RolloutServer, wire: WireServer) -> None:
+    wire.faults.nan = True
+    with pytest.raises(ServerRefusedError, match="reward judge of seed 0 for 'p0' is nan"):
+        list(client.explore(requests(1)))
+    with pytest.raises(ServerRefusedError, match="reward judge for 'x' is nan"):
+        client.score(torch.full((1, 1), float("nan")), ["x"], ["judge"])
+
+
+def test_an_abandoned_exploration_closes_its_stream(client: RolloutServer, wire: WireServer) -> None:
+    before = threading.active_count()
+    groups = client.explore(requests())
+    next(groups)
+    groups.close()  # type: ignore[attr-defined]
+    assert client.info().batch == 2
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before + 8 and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def test_another_service_at_the_url_is_named(wire: WireServer) -> None:
+    with (
+        RolloutServer(f"127.0.0.1:{wire.triton_port}", "mine", patience_s=5) as client,
+        pytest.raises(ServerRefusedError, match=r"is not heliostat's control plane: set server\.url"),
+    ):
+        client.info()

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from heliostat_trainer.config import (
+    RecipeName,
+    Section,
+    TrainConfig,
+    load_config,
+    parse_overrides,
+    server_address,
+)
+from heliostat_trainer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def test_reading_settings_imports_no_torch() -> None:
+    code = "import sys, heliostat_trainer.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_setting_says_what_it_means() -> None:
+    undocumented = [
+        f"{name}.{key}"
+        for name, section in TrainConfig.model_fields.items()
+        if isinstance(section.annotation, type) and issubclass(section.annotation, Section)
+        for key, field in section.annotation.model_fields.items()
+        if not field.description
+    ]
+    assert not undocumented
+
+
+def test_defaults_are_the_published_recipe(configure: Callable[..., TrainConfig]) -> None:
+    recipe = TrainConfig.model_fields["recipe"].default
+    assert (recipe.candidates, recipe.kept, recipe.explore_steps, recipe.steps) == (96, 24, 6, 10)
+    assert recipe.name is RecipeName.SOL_RL
+    assert configure("--recipe.name", "diffusionnft").recipe.pool == 4
+
+
+def test_paths_are_relative_to_the_toml(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert load_config(toml).prompts.train == toml.parent / "train.txt"
+
+
+def test_overrides_are_toml_or_text() -> None:
+    words = ["--run.steps", "3", "--run.name=x=1", "--reward.heldout", '["a", "b"]', "--a.b", "-1"]
+    assert list(parse_overrides(words)) == [
+        ("run", "steps", 3),
+        ("run", "name", "x=1"),
+        ("reward", "heldout", ["a", "b"]),
+        ("a", "b", -1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["--recipe.candidate", "3"], "unknown setting recipe.candidate: did you mean recipe.candidates?"),
+        (["--recipee.name", "x"], "unknown setting recipee: did you mean recipe?"),
+        (["--optimiser.learning_rate", "1"], "the nearest is optimiser.lr"),
+        (["--recipe.keep_pairs", "5"], "keep_pairs = 5 keeps 10 of candidates = 8: lower recipe.keep_pairs"),
+        (["--recipe.name", "sol"], "'sol_rl', 'diffusionnft', 'naive_scaling' or 'naive_quant'"),
+        (["--run.steps", "many"], "run.steps = 'many'"),
+        (["--run.steps", "0"], "run.steps = 0"),
+        (["--run.name", "a/b"], "run.name = 'a/b'"),
+        (["--server.url", "http://localhost:8000"], "grpc://host:port, not 'http://localhost:8000'"),
+        (["--server.url", "localhost"], "is no address: write grpc://host:port"),
+        (["--prompts.train", "missing.txt"], "prompts.train: cannot read missing.txt: No such file"),
+        (["--prompts.per_step", "7"], "prompts.per_step = 7, but"),
+        (["--evaluation.prompts", "4"], "evaluation.prompts = 4, but"),
+        (["--evaluation.guidances", "[]"], "at least one guidance scale"),
+        (["steps=3"], "'steps=3' is no setting: write --section.key value"),
+        (["--run.steps"], "--run.steps needs a value"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_one_sentence(toml: Path, overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(toml, overrides)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("[run", "is not TOML"),
+        ('[run]\nname = "x"', "prompts is missing: Prompt files."),
+        ("run = 3", "run = 3"),
+    ],
+)
+def test_wrong_files_are_one_sentence(tmp_path: Path, content: str, sentence: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=sentence.replace("[", r"\[")):
+        load_config(path)
+    with pytest.raises(ConfigError, match="cannot read .*: No such file"):
+        load_config(tmp_path / "none.toml")
+
+
+def test_an_empty_prompt_file_is_named(toml: Path) -> None:
+    (toml.parent / "train.txt").write_text("# nothing but a comment\n\n")
+    with pytest.raises(ConfigError, match=r"prompts.train: .*train.txt holds no prompt"):
+        load_config(toml)
+
+
+def test_prompts_in_both_files_are_warned_of(toml: Path) -> None:
+    assert load_config(toml).check_files() == ()
+    with (toml.parent / "heldout.txt").open("a") as file:
+        file.write("\na red cat")
+    (warning,) = load_config(toml).check_files()
+    assert "1 of 4 held-out prompts" in warning
+
+
+def test_addresses() -> None:
+    assert server_address("grpc://127.0.0.1:8600") == "127.0.0.1:8600"
+    assert server_address("gpu-box.local:8600/") == "gpu-box.local:8600"
+    assert server_address("grpc://[::1]:8600") == "[::1]:8600"
+    for wrong in ("host:99999", "grpc://", "host:"):
+        with pytest.raises(ConfigError):
+            server_address(wrong)

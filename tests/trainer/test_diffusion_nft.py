@@ -1,0 +1,117 @@
+"""The loss against an independent implementation in numpy float64, written from the equations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from heliostat_trainer.advantages import advantages, has_contrast
+from heliostat_trainer.config import ObjectiveSection
+from heliostat_trainer.objectives import build_objective
+from heliostat_trainer.objectives.diffusion_nft import optimality
+from heliostat_trainer.objectives.objective import Rows, Velocities
+
+
+def reference_loss(clean, noise, t, advantage, theta, old, ref, beta, a_max, kl_weight):
+    """One sample, element by element."""
+    r = min(max(advantage / (2 * a_max) + 0.5, 0.0), 1.0)
+    x_t = (1 - t) * clean + t * noise
+    total = 0.0
+    for share, velocity in (
+        (r, beta * theta + (1 - beta) * old),
+        (1 - r, (1 + beta) * old - beta * theta),
+    ):
+        x0 = x_t - t * velocity
+        weight = max(float(np.abs(x0 - clean).mean()), 1e-5)
+        total += share * float(((x0 - clean) ** 2 / weight).mean()) / beta
+    kl = float(((theta - ref) ** 2).mean())
+    return a_max * total + kl_weight * kl, kl
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.1, 0.5])
+@pytest.mark.parametrize("kl_weight", [0.0, 1e-4, 0.5])
+def test_equals_the_equations(beta: float, kl_weight: float) -> None:
+    random = np.random.default_rng(0)
+    shape = (6, 3, 4, 4)
+    clean, noise, theta, old, ref = random.normal(size=(5, *shape))
+    theta = old + 0.1 * theta
+    sigma = np.array([1.0, 0.9, 0.5, 0.3, 0.2, 0.1])
+    advantage = np.array([-7.0, -5.0, -1.0, 0.0, 2.5, 9.0])
+    rows = Rows(
+        *(torch.from_numpy(value).float() for value in (clean, noise)),
+        noised=torch.from_numpy(
+            (1 - sigma[:, None, None, None]) * clean + sigma[:, None, None, None] * noise
+        ).float(),
+        sigma=torch.from_numpy(sigma).float(),
+        advantages=torch.from_numpy(advantage).float(),
+    )
+    objective = build_objective(ObjectiveSection(beta=beta, kl_weight=kl_weight))
+    assert objective.needs_reference == (kl_weight > 0)
+    trained = torch.from_numpy(theta).float().requires_grad_()
+    result = objective.loss(
+        rows,
+        Velocities(
+            trained,
+            torch.from_numpy(old).float(),
+            torch.from_numpy(ref).float() if kl_weight else None,
+        ),
+    )
+    for row in range(len(sigma)):
+        expected, kl = reference_loss(
+            clean[row], noise[row], sigma[row], advantage[row], theta[row], old[row], ref[row],
+            beta, 5.0, kl_weight,
+        )  # fmt: skip
+        assert result.loss[row].item() == pytest.approx(expected, rel=2e-5)
+        if result.kl is not None:
+            assert result.kl[row].item() == pytest.approx(kl, rel=2e-5)
+    assert (result.kl is None) == (kl_weight == 0)
+
+
+def test_the_gradient_treats_the_weight_as_a_constant() -> None:
+    clean = torch.zeros(1, 1, 1, 2)
+    rows = Rows(clean, clean, clean, torch.ones(1), torch.tensor([5.0]))
+    old = torch.zeros_like(clean)
+    trained = torch.tensor([[[[0.5, -0.5]]]], requires_grad=True)
+    objective = build_objective(ObjectiveSection(kl_weight=0.0))
+    objective.loss(rows, Velocities(trained, old, None)).loss.sum().backward()
+    # L = 5 mean(v^2) / w with w = 0.5 held fixed: dL/dv = 5 * 2 v / 2 / 0.5.
+    assert torch.allclose(trained.grad, 10 * trained.detach())
+
+
+@pytest.mark.parametrize(("advantage", "direction"), [(5.0, 1.0), (-5.0, -1.0), (0.0, 0.0)])
+def test_good_samples_attract_and_bad_ones_repel(advantage: float, direction: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    clean, noise, old = torch.randn(3, 1, 4, 4, 4, generator=random)
+    rows = Rows(clean[None], noise[None], (clean + noise)[None] / 2, torch.tensor([0.5]),
+                torch.tensor([advantage]))  # fmt: skip
+    trained = old[None].clone().requires_grad_()
+    objective = build_objective(ObjectiveSection(kl_weight=0.0))
+    objective.loss(rows, Velocities(trained, old[None], None)).loss.sum().backward()
+    towards_target = ((noise - clean - old) * -trained.grad[0]).sum().sign().item()
+    if direction:
+        assert towards_target == direction
+    else:
+        assert trained.grad.abs().max() < 1e-6
+
+
+def test_optimality_spans_0_to_1() -> None:
+    values = torch.tensor([-10.0, -5.0, 0.0, 5.0, 10.0])
+    assert optimality(values, 5.0).tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
+
+
+def test_advantages_share_one_deviation() -> None:
+    groups = [np.array([0.0, 1.0]), np.array([10.0, 10.2])]
+    scale = np.std(np.concatenate(groups)) + 1e-4
+    first, second = advantages(groups, clip=5.0)
+    assert first == pytest.approx([-0.5 / scale, 0.5 / scale])
+    assert second == pytest.approx([-0.1 / scale, 0.1 / scale])
+
+
+def test_advantages_are_clipped_and_finite_without_contrast() -> None:
+    flat, outlier = advantages([np.zeros(50), np.array([0.0] * 49 + [1.0])], clip=5.0)
+    assert not flat.any()
+    assert outlier.max() == 5.0
+    assert not np.isnan(advantages([np.ones(4)], clip=5.0)).any()
+    assert not has_contrast(np.ones(4))
+    assert has_contrast(np.array([1.0, 1.1]))
