@@ -1,0 +1,158 @@
+"""Whoever is killed, the run ends with the very LoRA of the uninterrupted one."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+from safetensors.torch import load_file
+
+from heliostat_server.settings import LimitSettings, ServeSettings
+from heliostat_trainer.evaluate import read_evaluations
+from heliostat_trainer.metrics import read_metrics
+from tests.e2e.conftest import BATCH, ServerHarness
+from tests.e2e.training import Run, assert_same, wait_for, write_toml
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def toml(tmp_path_factory: pytest.TempPathFactory, demo_checkpoint: Path) -> Path:
+    return write_toml(tmp_path_factory.mktemp("training"), demo_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def url(server: ServerHarness) -> str:
+    return f"grpc://{server.record.control}"
+
+
+@pytest.fixture(scope="module")
+def whole(toml: Path, url: str) -> dict[str, torch.Tensor]:
+    """The LoRA of a run that nothing befalls."""
+    run = Run(toml, url, "whole")
+    run.complete()
+    lines = list(read_metrics(run.folder / "metrics.jsonl"))
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert [line["adapter_version"] for line in lines] == [1, 2, 3]
+    assert all(line["bound_modules"] == 31 for line in lines)
+    assert [each.policy for each in read_evaluations(run.folder / "evaluation")] == ["base", "ema"]
+    assert any(value.any() for key, value in run.lora().items() if "lora_B" in key)
+    return run.lora()
+
+
+def test_the_trainer_killed_in_a_step_resumes_identically(
+    toml: Path, url: str, whole: dict[str, torch.Tensor]
+) -> None:
+    run = Run(toml, url, "killed")
+    process = run.start()
+    wait_for(lambda: run.saved(1))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not run.saved(3)
+    run.complete(resume=True)
+    assert_same(run.lora(), whole)
+    steps = [line["step"] for line in read_metrics(run.folder / "metrics.jsonl")]
+    assert steps == [1, 2, 3]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    toml: Path, url: str, whole: dict[str, torch.Tensor]
+) -> None:
+    run = Run(toml, url, "interrupted", "--checkpoint.every", "100")
+    process = run.start()
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("step 1/3"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "is saved in" in output.splitlines()[-1]
+    assert "continue with --resume" in output.splitlines()[-1]
+    run.complete(resume=True)
+    assert_same(run.lora(), whole)
+
+
+@pytest.mark.parametrize("victim", ["triton", "explore"])
+def test_a_server_process_killed_in_a_step_does_not_change_the_result(
+    toml: Path, url: str, whole: dict[str, torch.Tensor], server: ServerHarness, victim: str
+) -> None:
+    run = Run(toml, url, f"outlives-{victim}")
+    process = run.start()
+    wait_for(lambda: run.saved(1))
+    server.kill(victim)
+    run.finish(process)
+    assert_same(run.lora(), whole)
+
+
+def test_a_whole_server_killed_and_started_anew_without_its_state(
+    toml: Path, whole: dict[str, torch.Tensor], demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def server(state: str) -> ServerHarness:
+        return ServerHarness(
+            ServeSettings(
+                checkpoint=str(demo_checkpoint),
+                state=tmp_path / state,
+                limits=LimitSettings(batch=BATCH),
+                max_rank=8,
+                threads=1,
+                port=port,
+            )
+        )
+
+    first, second = server("first"), server("second")
+    first.start()
+    run = Run(toml, f"127.0.0.1:{port}", "outlives-server")
+    process = run.start()
+    try:
+        wait_for(lambda: run.saved(1))
+        first.stop()
+        second.start()
+        output = run.finish(process)
+    finally:
+        process.kill()
+        second.stop()
+    assert "server.patience_s" in output
+    assert_same(run.lora(), whole)
+
+
+def test_the_baseline_is_one_setting_away(toml: Path, url: str) -> None:
+    run = Run(toml, url, "baseline", "--recipe.name", "diffusionnft", "--run.steps", "1")
+    run.complete()
+    (line,) = read_metrics(run.folder / "metrics.jsonl")
+    assert (line["explored"], line["adapter_version"]) == (8, 0)
+    assert load_file(run.folder / "lora" / "pytorch_lora_weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["--recipe.candidates", "18"], "no multiple of the server's batch of 4"),
+        (["--reward.name", "colorfulness"], "did you mean 'colourfulness'?"),
+        (["--lora.rank", "9"], "the server takes up to 8"),
+        (["--recipe.explore_steps", "201"], "up to 200 steps"),
+        (["--run.name", "whole"], "continue it with --resume"),
+        (["--server.url", "http://127.0.0.1:8000"], "grpc://host:port"),
+    ],
+)
+def test_bad_settings_are_one_sentence(
+    toml: Path, url: str, whole: object, overrides: list[str], sentence: str
+) -> None:
+    last = Run(toml, url, "bad", *overrides).fail()
+    assert last.startswith("error: ")
+    assert sentence in last
+
+
+def test_no_server_is_one_sentence(toml: Path) -> None:
+    last = Run(toml, "127.0.0.1:9", "nobody", "--server.patience_s", "0.5").fail()
+    assert "start it with `heliostat serve`" in last

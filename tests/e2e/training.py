@@ -1,0 +1,104 @@
+"""Tiny training runs against a real server, in a process of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from heliostat_engines.errors import HeliostatError
+from heliostat_trainer.config import load_config
+from heliostat_trainer.run import train
+toml, url, resume, *overrides = sys.argv[1:]
+try:
+    train(load_config(Path(toml), overrides), server_url=url, resume=resume == "resume")
+except HeliostatError as error:
+    sys.exit(f"error: {error}")
+"""
+TIMEOUT_S = 120
+
+
+def write_toml(folder: Path, checkpoint: Path) -> Path:
+    (folder / "train.txt").write_text("a red cat\na blue dog\na green bird\ntwo owls")
+    (folder / "heldout.txt").write_text("a purple fox\nthree bees")
+    path = folder / "run.toml"
+    path.write_text(
+        f"""
+run = {{ name = "whole", folder = "{folder / "runs"}", steps = 3 }}
+model = {{ checkpoint = "{checkpoint}" }}
+prompts = {{ train = "train.txt", heldout = "heldout.txt", per_step = 2 }}
+recipe = {{ candidates = 16, keep_pairs = 2, explore_steps = 3, steps = 5 }}
+reward = {{ name = "colourfulness", heldout = ["jpeg_compressibility"] }}
+lora = {{ rank = 4, alpha = 8 }}
+evaluation = {{ every = 0, prompts = 2, seeds_per_prompt = 2, steps = 2, images = 1 }}
+checkpoint = {{ every = 1 }}
+server = {{ patience_s = 90 }}
+"""
+    )
+    return path
+
+
+class Run:
+    """One run of the trainer; `overrides` are `--section.key value`."""
+
+    def __init__(self, toml: Path, url: str, name: str, *overrides: str) -> None:
+        self.folder = toml.parent / "runs" / name
+        self._toml, self._url = toml, url
+        self._overrides = ["--run.name", name, *overrides]
+
+    def start(self, *, resume: bool = False) -> subprocess.Popen[str]:
+        mode = "resume" if resume else "fresh"
+        command = [sys.executable, "-c", PROGRAM, str(self._toml), self._url, mode]
+        return subprocess.Popen(
+            [*command, *self._overrides],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self, process: subprocess.Popen[str]) -> str:
+        """Wait for success; returns what was printed."""
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 0, output
+        return output
+
+    def complete(self, *, resume: bool = False) -> str:
+        return self.finish(self.start(resume=resume))
+
+    def fail(self) -> str:
+        """Wait for failure; returns its last line."""
+        output, _ = (process := self.start()).communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 1, output
+        return output.strip().splitlines()[-1]
+
+    def saved(self, step: int) -> bool:
+        return (self.folder / "checkpoints" / f"step-{step:06d}").exists()
+
+    def lora(self) -> dict[str, torch.Tensor]:
+        return load_file(self.folder / "lora" / "adapter_model.safetensors")
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        assert torch.equal(value, right[key]), key

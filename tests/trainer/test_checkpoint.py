@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from heliostat_trainer.checkpoint import Checkpoints, RunState, improved
+from heliostat_trainer.errors import RunFolderError
+from heliostat_trainer.files import atomic_folder, atomic_text
+from heliostat_trainer.interrupts import Interrupts, StopRequestedError
+from heliostat_trainer.policy import ADAPTERS, PolicyName
+from tests.trainer.test_policy import make_policy, stir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.policy import Policy
+
+
+def optimiser_of(policy: Policy) -> torch.optim.AdamW:
+    return torch.optim.AdamW(list(policy.trained.tensors.values()), lr=0.1)
+
+
+def take_a_step(policy: Policy, optimiser: torch.optim.AdamW) -> None:
+    for value in policy.trained.tensors.values():
+        value.grad = torch.ones_like(value)
+    optimiser.step()
+
+
+@pytest.fixture
+def checkpoints(configure: Callable[..., TrainConfig], tmp_path: Path) -> Checkpoints:
+    return Checkpoints(tmp_path / "checkpoints", configure("--checkpoint.keep", "2"))
+
+
+def test_everything_comes_back_to_the_bit(checkpoints: Checkpoints, checkpoint: Path) -> None:
+    policy = make_policy(checkpoint)
+    for name in ADAPTERS:
+        stir(policy, name)
+    optimiser = optimiser_of(policy)
+    take_a_step(policy, optimiser)
+    state = RunState(step=7, elapsed_s=1.5, metrics_bytes=99, best_step=5, best_reward=0.25)
+    checkpoints.save(state, policy, optimiser)
+    other = make_policy(checkpoint, seed=9)
+    restored = optimiser_of(other)
+    assert checkpoints.load(other, restored) == state
+    for each, optim in ((policy, optimiser), (other, restored)):
+        take_a_step(each, optim)
+    for name in ADAPTERS:
+        for key, value in policy.weights[name].tensors.items():
+            assert torch.equal(value, other.weights[name].tensors[key])
+
+
+def test_the_latest_few_and_the_best_are_kept(
+    checkpoints: Checkpoints, checkpoint: Path, tmp_path: Path
+) -> None:
+    policy = make_policy(checkpoint)
+    for step in range(1, 6):
+        state = RunState(step=step, best_step=2 if step >= 2 else None)
+        checkpoints.save(state, policy, optimiser_of(policy))
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-000002", "step-000004", "step-000005"]
+    files = {path.suffix for path in (tmp_path / "checkpoints").glob("*/*")}
+    assert files == {".json", ".safetensors"}
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_last_checkpoint(
+    checkpoints: Checkpoints, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = make_policy(checkpoint)
+    checkpoints.save(RunState(step=1), policy, optimiser_of(policy))
+
+    def no_space(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", no_space)
+        with pytest.raises(RunFolderError, match="the disk is full; free some space"):
+            checkpoints.save(RunState(step=2), policy, optimiser_of(policy))
+    assert checkpoints.load(policy, optimiser_of(policy)).step == 1
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
+
+
+def test_a_broken_checkpoint_is_named(
+    checkpoints: Checkpoints, checkpoint: Path, tmp_path: Path
+) -> None:
+    policy = make_policy(checkpoint)
+    checkpoints.save(RunState(step=3), policy, optimiser_of(policy))
+    tensors = tmp_path / "checkpoints" / "step-000003" / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:100])
+    with pytest.raises(RunFolderError, match="step-000003 .*delete that folder to resume"):
+        checkpoints.load(policy, optimiser_of(policy))
+
+
+def test_the_best_is_the_highest_reward() -> None:
+    state = improved(RunState(step=0), 0.5)
+    assert (state.best_step, state.best_reward) == (0, 0.5)
+    assert improved(RunState(step=5, best_step=0, best_reward=0.5), 0.5).best_step == 0
+    assert improved(RunState(step=5, best_step=0, best_reward=0.5), 0.6).best_step == 5
+
+
+def test_folders_and_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    for content in ("first", "second"):
+        with atomic_folder(target) as draft:
+            (draft / "file").write_text(content)
+        assert (target / "file").read_text() == content
+    with pytest.raises(RuntimeError), atomic_folder(target) as draft:
+        (draft / "file").write_text("third")
+        raise RuntimeError
+    assert (target / "file").read_text() == "second"
+    atomic_text(tmp_path / "text", "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "text"]
+    with pytest.raises(RunFolderError, match="cannot write"):
+        atomic_text(tmp_path / "text" / "below", "x")
+
+
+def test_a_signal_stops_at_once_but_not_in_a_shield() -> None:
+    interrupts = Interrupts()
+    with interrupts.installed(), pytest.raises(StopRequestedError):
+        os.kill(os.getpid(), signal.SIGTERM)
+    done = []
+    with interrupts.installed(), pytest.raises(StopRequestedError):
+        with interrupts.shielded():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+            done.append("the block")
+        done.append("never")
+    assert done == ["the block"]
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_DFL
