@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from heliostat_engines.errors import HeliostatError
+
+_RESTARTING = re.compile(r"is not healthy|is not ready|no available versions|unknown model")
 
 
 class Code(StrEnum):
@@ -61,6 +64,11 @@ def code_of(error: BaseException) -> Code:
             return Code.INVALID_ARGUMENT
         case _:
             return Code.INTERNAL
+
+
+def says_restarting(message: str) -> bool:
+    """Whether Triton's own error means that a model's process is down or being loaded."""
+    return _RESTARTING.search(message) is not None
 
 
 def describe(error: BaseException) -> str:

@@ -20,6 +20,10 @@ DTYPES = {"INT64": np.int64, "FP32": np.float32, "UINT8": np.uint8}
 METADATA = (("triton_grpc_error", "true"),)
 
 
+class StreamError(Exception):
+    """Triton's own error within a stream; it comes without a status."""
+
+
 class RolloutClient:
     """Talks to one server; counts the bytes of its messages."""
 
@@ -65,7 +69,8 @@ class RolloutClient:
     def iter_explore(self, seeds: Sequence[int], **spec: Any) -> Iterator[dict[str, np.ndarray]]:
         for answer in self.start_explore(seeds, **spec):
             self.wire_bytes += answer.ByteSize()
-            assert not answer.error_message
+            if answer.error_message:
+                raise StreamError(answer.error_message)
             if answer.infer_response.outputs:
                 yield _outputs(answer.infer_response)
 

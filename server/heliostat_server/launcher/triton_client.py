@@ -17,6 +17,7 @@ from heliostat_server.errors import (
     RequestError,
     ServerStartError,
     UnavailableError,
+    says_restarting,
 )
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class TritonClient:
         request.inputs.add(name="SPEC", datatype="BYTES", shape=[1])
         request.raw_input_contents.append(_bytes_element(spec.encode()))
         for answer in self._call(self._stream, request, timeout_s):
+            if answer.error_message:
+                raise _error_of(grpc.StatusCode.INTERNAL, answer.error_message)
             text = answer.infer_response.raw_output_contents[0][4:]
             return json_format.Parse(text, LoadReport())
         raise ModelError("the engine gave no answer to a load")
@@ -123,7 +126,13 @@ class TritonClient:
         try:
             return method(request, timeout=timeout_s)
         except grpc.RpcError as error:
-            raise _ERRORS.get(error.code(), ModelError)(_sentence(error.details())) from error
+            raise _error_of(error.code(), error.details()) from error
+
+
+def _error_of(code: object, details: str | None) -> HeliostatError:
+    if says_restarting(details or ""):
+        return UnavailableError("the engine is being restarted: try again in a few seconds")
+    return _ERRORS.get(code, ModelError)(_sentence(details))
 
 
 def _bytes_element(data: bytes) -> bytes:

@@ -140,4 +140,4 @@ def _check_seeds(seeds: Sequence[int], limits: LimitSettings) -> None:
         raise RequestError("a seed is given twice: candidates must differ")
     for seed in seeds:
         if not 0 <= seed < SEED_LIMIT:
-            raise RequestError(f"seed {seed} is out of range: seeds lie in [0, 2^63)")
+            raise RequestError(f"seed {seed} is out of range: seeds lie in [0, {SEED_LIMIT})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from heliostat_server.errors import (
     UnavailableError,
     code_of,
     describe,
+    says_restarting,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ _CODE_NAMES = {
     Code.UNAVAILABLE: "UNAVAILABLE",
     Code.INTERNAL: "INTERNAL",
 }
-_RESTARTING = re.compile(r"is not healthy|is not ready|no available versions|unknown model")
 _ERRORS: dict[Code, type[HeliostatError]] = {
     Code.INVALID_ARGUMENT: RequestError,
     Code.NOT_FOUND: NotFoundError,
@@ -87,7 +86,7 @@ def call(
 
 
 def _error_of(model: str, error: Any) -> HeliostatError:
-    if _RESTARTING.search(error.message()):
+    if says_restarting(error.message()):
         return UnavailableError(
             f"the server's model {model} is being restarted: try again in a few seconds"
         )

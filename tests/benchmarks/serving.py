@@ -1,0 +1,204 @@
+"""What serving costs: rollouts through Triton compared with the same work in one process.
+
+    python tests/benchmarks/serving.py [--checkpoint FOLDER] [--batch 24] [--out serving.json]
+
+Prints JSON: images/s in process and served, their ratio, wire bytes a candidate, and the time
+from publishing an adapter to the first batch drawn with it. Run it on an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from heliostat_engines.adapters import AdapterFiles, pack_adapter, parse_adapter
+from heliostat_engines.families import get_family
+from heliostat_engines.noise import initial_noise
+from heliostat_engines.runtimes.torch import TorchEngine
+from heliostat_engines.sampling import sample_euler
+from heliostat_server.launcher.background import background_server
+from heliostat_server.rewards.registry import RewardBook
+from heliostat_server.settings import LimitSettings, ServeSettings
+from tests.server.rollout_client import RolloutClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROMPT = "a red cat"
+EXPERIMENT = "benchmark"
+RANK = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", default=get_family("demo").default_checkpoint)
+    parser.add_argument("--reward", default="colourfulness")
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--publishes", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    result = measure(arguments)
+    text = json.dumps(result, indent=2)
+    print(text)
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n")
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, object]:
+    """All figures; in-process and served runs alternate with the thread settings."""
+    cores = len(os.sched_getaffinity(0))
+    in_process = measure_in_process(arguments, cores)
+    runs = []
+    for score_threads in dict.fromkeys((1, cores)):
+        served = measure_served(arguments, cores, score_threads)
+        ratio = round(served["images_per_s"] / in_process, 3)
+        runs.append(
+            {"explore_threads": cores, "score_threads": score_threads, **served, "ratio": ratio}
+        )
+    return {
+        "cores": cores,
+        "batch": arguments.batch,
+        "batches": arguments.batches,
+        "steps": arguments.steps,
+        "reward": arguments.reward,
+        "in_process_images_per_s": in_process,
+        "served": runs,
+    }
+
+
+def measure_in_process(arguments: argparse.Namespace, threads: int) -> float:
+    """Images/s of denoise, decode and reward one after the other in this process."""
+    torch.set_num_threads(threads)
+    family = get_family("demo")
+    engine = TorchEngine(family, arguments.checkpoint)
+    decoder = family.load_decoder(arguments.checkpoint)
+    conditioning = family.load_text_encoder(arguments.checkpoint).encode([PROMPT])
+    rows = conditioning.repeat(arguments.batch)
+    reward = RewardBook("demo").get(arguments.reward)
+    adapter = parse_adapter(random_adapter(engine.describe().lora_targets, seed=0))
+    engine.refit(adapter)
+    velocity = partial(engine.velocity, conditioning=rows, adapter=adapter.sha256)
+
+    @torch.inference_mode()
+    def draw(seeds: range) -> None:
+        noise = initial_noise(seeds, family.latent_shape(family.default_resolution_px))
+        sigmas = family.sigmas(arguments.steps, family.default_resolution_px)
+        images = decoder.decode(sample_euler(velocity, noise, sigmas))
+        reward.score(images, [PROMPT] * len(seeds), rows)
+
+    draw(range(arguments.batch))
+    return best_rate(arguments, lambda: [draw(seeds) for seeds in batches(arguments)])
+
+
+def measure_served(
+    arguments: argparse.Namespace, threads: int, score_threads: int
+) -> dict[str, float]:
+    """The same through Triton, gRPC and the reward model's own process."""
+    with tempfile.TemporaryDirectory() as state:
+        settings = ServeSettings(
+            checkpoint=arguments.checkpoint,
+            state=Path(state),
+            limits=LimitSettings(batch=arguments.batch),
+            threads=threads,
+            score_threads=score_threads,
+            port=0,
+        )
+        with background_server(settings) as record:
+            assert record.rollout is not None
+            assert record.control is not None
+            client = RolloutClient(record.rollout, record.control)
+            try:
+                return measure_client(client, arguments)
+            finally:
+                client.close()
+
+
+def measure_client(client: RolloutClient, arguments: argparse.Namespace) -> dict[str, float]:
+    targets = client.targets()
+    client.publish(random_adapter(targets, seed=0), EXPERIMENT)
+    spec = {
+        "experiment": EXPERIMENT,
+        "prompt": PROMPT,
+        "steps": arguments.steps,
+        "rewards": [arguments.reward],
+    }
+    count = arguments.batch * arguments.batches
+    client.rewards(range(arguments.batch), version=1, **spec)
+    rate = best_rate(arguments, lambda: client.rewards(range(count), version=1, **spec))
+    client.wire_bytes = 0
+    client.rewards(range(count), version=1, **spec)
+    bytes_a_candidate = client.wire_bytes / count
+    publish, overhead = measure_publishes(client, targets, spec, arguments)
+    return {
+        "images_per_s": rate,
+        "wire_bytes_per_candidate": round(bytes_a_candidate, 1),
+        "publish_ms": publish,
+        "publish_to_first_batch_overhead_ms": overhead,
+    }
+
+
+def measure_publishes(
+    client: RolloutClient,
+    targets: dict[str, tuple[int, int]],
+    spec: dict[str, object],
+    arguments: argparse.Namespace,
+) -> tuple[float, float]:
+    """Medians in ms: Publish itself; and from Publish to the first batch of the new version,
+    less what a batch of a version long resident takes."""
+    publishes, totals, plain = [], [], []
+    for seed in range(1, arguments.publishes + 1):
+        files = random_adapter(targets, seed=seed)
+        started = time.perf_counter()
+        version = client.publish(files, EXPERIMENT).version
+        publishes.append(time.perf_counter() - started)
+        client.rewards(range(arguments.batch), version=version, **spec)
+        totals.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        client.rewards(range(arguments.batch), version=version, **spec)
+        plain.append(time.perf_counter() - started)
+    overhead = statistics.median(totals) - statistics.median(plain)
+    return round(statistics.median(publishes) * 1e3, 1), round(overhead * 1e3, 1)
+
+
+def random_adapter(targets: dict[str, tuple[int, int]], seed: int) -> AdapterFiles:
+    generator = torch.Generator().manual_seed(seed)
+    pairs = {
+        name: (
+            torch.randn(RANK, inputs, generator=generator) * 0.02,
+            torch.randn(outputs, RANK, generator=generator) * 0.02,
+        )
+        for name, (inputs, outputs) in targets.items()
+    }
+    return pack_adapter(pairs, alpha=float(RANK))
+
+
+def batches(arguments: argparse.Namespace) -> Iterator[range]:
+    for start in range(0, arguments.batch * arguments.batches, arguments.batch):
+        yield range(start, start + arguments.batch)
+
+
+def best_rate(arguments: argparse.Namespace, work: object) -> float:
+    """Images/s of the fastest of some repeats: the one least disturbed by others."""
+    assert callable(work)
+    times = []
+    for _ in range(arguments.repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return round(arguments.batch * arguments.batches / min(times), 2)
+
+
+if __name__ == "__main__":
+    main()
