@@ -34,6 +34,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "prompts"
     [
         (Scene(("owl",), "pink"), "an owl on a pink background"),
         (Scene(("unicorn",), "orange"), "a unicorn on an orange background"),
+        (Scene(("hourglass",), "red"), "an hourglass on a red background"),
         (Scene(("mouse",) * 3, "blue"), "three mice on a blue background"),
         (
             Scene(("penguin", "rocket"), "yellow", Relation.LEFT_OF),

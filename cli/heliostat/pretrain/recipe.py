@@ -71,13 +71,13 @@ def _judges() -> dict[str, JudgeSettings]:
         JUDGE: JudgeSettings(
             sets=("noto", "fluent"),
             training=TrainSettings(
-                steps=1000, batch=96, learning_rate=2e-3, seed=5, decay_steps=500
+                steps=800, batch=96, learning_rate=2e-3, seed=5, decay_steps=400
             ),
         ),
         HELDOUT_JUDGE: JudgeSettings(
             sets=("twemoji", "fluent"),
             training=TrainSettings(
-                steps=1000, batch=96, learning_rate=2e-3, seed=6, decay_steps=500
+                steps=800, batch=96, learning_rate=2e-3, seed=6, decay_steps=400
             ),
             architecture=JudgeArchitecture(image_width=20, kernel=5, embedding=96),
         ),

@@ -78,6 +78,8 @@ class Training:
 
     def run(self, loss: Loss, progress: StageProgress) -> torch.nn.Module:
         """Train until `settings.steps` and return the averaged module."""
+        if self.step >= self.settings.steps:
+            return self.average
         saved_at = time.monotonic()
         while self.step < self.settings.steps:
             value = self._train_step(loss)

@@ -16,8 +16,9 @@ class Noun:
     @property
     def with_article(self) -> str:
         """The singular with its indefinite article: "an owl"."""
-        # "a unicorn": spelt with a vowel, spoken with a consonant.
-        vowel = self.singular[0] in "aeiou" and not self.singular.startswith("uni")
+        # By sound, not by spelling: "a unicorn", "an hourglass".
+        spoken_vowel = self.singular.startswith(("a", "e", "i", "o", "u", "hour"))
+        vowel = spoken_vowel and not self.singular.startswith("uni")
         return f"{'an' if vowel else 'a'} {self.singular}"
 
 
