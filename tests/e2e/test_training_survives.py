@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 from safetensors.torch import load_file
 
+from heliostat_engines.errors import HeliostatError
 from heliostat_server.settings import LimitSettings, ServeSettings
 from heliostat_trainer.evaluate import read_evaluations
 from heliostat_trainer.metrics import read_metrics
@@ -84,10 +86,11 @@ def test_a_server_process_killed_in_a_step_does_not_change_the_result(
     toml: Path, url: str, whole: dict[str, torch.Tensor], server: ServerHarness, victim: str
 ) -> None:
     run = Run(toml, url, f"outlives-{victim}")
-    process = run.start()
-    wait_for(lambda: run.saved(1))
-    server.kill(victim)
-    run.finish(process)
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(run.complete)
+        wait_for(lambda: run.saved(1))
+        server.kill(victim)
+        training.result()
     assert_same(run.lora(), whole)
 
 
@@ -113,16 +116,15 @@ def test_a_whole_server_killed_and_started_anew_without_its_state(
     first, second = server("first"), server("second")
     first.start()
     run = Run(toml, f"127.0.0.1:{port}", "outlives-server")
-    process = run.start()
-    try:
-        wait_for(lambda: run.saved(1))
-        first.stop()
-        second.start()
-        output = run.finish(process)
-    finally:
-        process.kill()
-        second.stop()
-    assert "server.patience_s" in output
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(run.complete)
+        try:
+            wait_for(lambda: run.saved(1))
+            first.stop()
+            second.start()
+            assert "server.patience_s" in training.result()
+        finally:
+            second.stop()
     assert_same(run.lora(), whole)
 
 
@@ -148,11 +150,14 @@ def test_the_baseline_is_one_setting_away(toml: Path, url: str) -> None:
 def test_bad_settings_are_one_sentence(
     toml: Path, url: str, whole: object, overrides: list[str], sentence: str
 ) -> None:
-    last = Run(toml, url, "bad", *overrides).fail()
-    assert last.startswith("error: ")
-    assert sentence in last
+    with pytest.raises(HeliostatError) as error:
+        Run(toml, url, "bad", *overrides).complete()
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_no_server_is_one_sentence(toml: Path) -> None:
-    last = Run(toml, "127.0.0.1:9", "nobody", "--server.patience_s", "0.5").fail()
-    assert "start it with `heliostat serve`" in last
+    run = Run(toml, "127.0.0.1:9", "nobody", "--server.patience_s", "0.5")
+    with pytest.raises(HeliostatError, match="start it with `heliostat serve`"):
+        run.complete()
+    assert not run.folder.exists()

@@ -1,7 +1,8 @@
-"""Tiny training runs against a real server, in a process of their own."""
+"""Tiny training runs against a real server."""
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import time
@@ -9,7 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
+
+from heliostat_trainer.config import load_config
+from heliostat_trainer.run import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,9 +27,9 @@ torch.set_num_threads(1)
 from heliostat_engines.errors import HeliostatError
 from heliostat_trainer.config import load_config
 from heliostat_trainer.run import train
-toml, url, resume, *overrides = sys.argv[1:]
+toml, url, *overrides = sys.argv[1:]
 try:
-    train(load_config(Path(toml), overrides), server_url=url, resume=resume == "resume")
+    train(load_config(Path(toml), overrides), server_url=url)
 except HeliostatError as error:
     sys.exit(f"error: {error}")
 """
@@ -59,30 +64,19 @@ class Run:
         self._toml, self._url = toml, url
         self._overrides = ["--run.name", name, *overrides]
 
-    def start(self, *, resume: bool = False) -> subprocess.Popen[str]:
-        mode = "resume" if resume else "fresh"
-        command = [sys.executable, "-c", PROGRAM, str(self._toml), self._url, mode]
-        return subprocess.Popen(
-            [*command, *self._overrides],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def finish(self, process: subprocess.Popen[str]) -> str:
-        """Wait for success; returns what was printed."""
-        output, _ = process.communicate(timeout=TIMEOUT_S)
-        assert process.returncode == 0, output
-        return output
-
     def complete(self, *, resume: bool = False) -> str:
-        return self.finish(self.start(resume=resume))
+        """Run to the end in this process; returns what was printed."""
+        console = Console(file=io.StringIO())
+        config = load_config(self._toml, self._overrides)
+        assert train(config, server_url=self._url, resume=resume, console=console) == self.folder
+        return console.file.getvalue()  # type: ignore[attr-defined]
 
-    def fail(self) -> str:
-        """Wait for failure; returns its last line."""
-        output, _ = (process := self.start()).communicate(timeout=TIMEOUT_S)
-        assert process.returncode == 1, output
-        return output.strip().splitlines()[-1]
+    def start(self) -> subprocess.Popen[str]:
+        """Run in a process of its own, to be hurt."""
+        command = [sys.executable, "-c", PROGRAM, str(self._toml), self._url, *self._overrides]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
     def saved(self, step: int) -> bool:
         return (self.folder / "checkpoints" / f"step-{step:06d}").exists()

@@ -81,9 +81,7 @@ class FakeServer:
         binding = self.engine.refit(parse_adapter(files))
         self.adapter = files.sha256
         self.version += 1
-        return PublishedAdapter(
-            "tiny", self.version, files.sha256, binding.bound, binding.targets
-        )
+        return PublishedAdapter("tiny", self.version, files.sha256, binding.bound, binding.targets)
 
     def explore(self, requests: Sequence[GroupRequest]) -> Iterator[Group]:
         for request in reversed(requests) if self.reverse else requests:

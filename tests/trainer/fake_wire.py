@@ -80,7 +80,7 @@ class _Control(control_pb2_grpc.ControlServicer):
     def __init__(self, server: WireServer) -> None:
         self._server = server
 
-    def Info(self, request, context):  # noqa: N802
+    def Info(self, *_):  # noqa: N802
         return control_pb2.InfoResponse(
             server_version="1",
             rollout_address=f"127.0.0.1:{self._server.triton_port}",
@@ -116,7 +116,7 @@ class _KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, server: WireServer) -> None:
         self._server = server
 
-    def ModelReady(self, request, context):  # noqa: N802
+    def ModelReady(self, *_):  # noqa: N802
         return service_pb2.ModelReadyResponse(ready=True)
 
     def ModelStreamInfer(self, request_iterator, context):  # noqa: N802

@@ -13,7 +13,7 @@ from heliostat_trainer.checkpoint import Checkpoints, RunState, improved
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.files import atomic_folder, atomic_text
 from heliostat_trainer.interrupts import Interrupts, StopRequestedError
-from heliostat_trainer.policy import ADAPTERS, PolicyName
+from heliostat_trainer.policy import ADAPTERS
 from tests.trainer.test_policy import make_policy, stir
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def test_a_broken_checkpoint_is_named(
     checkpoints.save(RunState(step=3), policy, optimiser_of(policy))
     tensors = tmp_path / "checkpoints" / "step-000003" / "tensors.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:100])
-    with pytest.raises(RunFolderError, match="step-000003 .*delete that folder to resume"):
+    with pytest.raises(RunFolderError, match=r"step-000003 .*delete that folder to resume"):
         checkpoints.load(policy, optimiser_of(policy))
 
 
@@ -110,7 +110,7 @@ def test_folders_and_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
         with atomic_folder(target) as draft:
             (draft / "file").write_text(content)
         assert (target / "file").read_text() == content
-    with pytest.raises(RuntimeError), atomic_folder(target) as draft:
+    with pytest.raises(RuntimeError), atomic_folder(target) as draft:  # noqa: PT012
         (draft / "file").write_text("third")
         raise RuntimeError
     assert (target / "file").read_text() == "second"
@@ -125,7 +125,7 @@ def test_a_signal_stops_at_once_but_not_in_a_shield() -> None:
     with interrupts.installed(), pytest.raises(StopRequestedError):
         os.kill(os.getpid(), signal.SIGTERM)
     done = []
-    with interrupts.installed(), pytest.raises(StopRequestedError):
+    with interrupts.installed(), pytest.raises(StopRequestedError):  # noqa: PT012
         with interrupts.shielded():
             os.kill(os.getpid(), signal.SIGINT)
             assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL

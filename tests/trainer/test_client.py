@@ -53,7 +53,9 @@ def check(groups: list[Group], asked: list[GroupRequest]) -> None:
     assert sorted(group.request.row for group in groups) == [one.row for one in asked]
     for group in groups:
         assert [one.seed for one in group.candidates] == list(group.request.seeds)
-        assert [one.reward for one in group.candidates] == [reward_of(s) for s in group.request.seeds]
+        assert [one.reward for one in group.candidates] == [
+            reward_of(s) for s in group.request.seeds
+        ]
 
 
 def abort(context) -> None:
@@ -113,9 +115,9 @@ def test_embeddings_are_read(client: RolloutServer) -> None:
     "fault",
     [
         abort,
-        lambda context: "Stub process 'explore_0' is not healthy.",
-        lambda context: "the server's model score is being restarted: try again in a few seconds",
-        lambda context: "Request for unknown model: 'explore' has no available versions",
+        lambda _: "Stub process 'explore_0' is not healthy.",
+        lambda _: "the server's model score is being restarted: try again in a few seconds",
+        lambda _: "Request for unknown model: 'explore' has no available versions",
     ],
 )
 def test_only_unanswered_batches_are_asked_again(
@@ -140,7 +142,9 @@ def test_a_server_that_moved_to_another_port_is_found(
 
 
 def test_a_whole_restart_is_waited_for(wire: WireServer, said: list[str]) -> None:
-    with RolloutServer(wire.url, "mine", patience_s=20, groups_in_flight=1, say=said.append) as client:
+    with RolloutServer(
+        wire.url, "mine", patience_s=20, groups_in_flight=1, say=said.append
+    ) as client:
         client.publish(adapter())
         asked = requests()
         groups = client.explore(asked)
@@ -188,10 +192,10 @@ def test_a_dead_model_behind_a_live_server_exhausts_patience(wire: WireServer) -
     with RolloutServer(wire.url, "mine", patience_s=1) as client:
         client.info()
         wire.faults.score = ["Stub process 'score_0' is not healthy."] * 100
-        with pytest.raises(ServerUnreachableError, match="within 1 s .*not healthy"):
+        with pytest.raises(ServerUnreachableError, match=r"within 1 s .*not healthy"):
             client.score(torch.ones(1, 1), ["x"], ["judge"])
-        wire.faults.streams = [lambda context: "Stub process 'explore_0' is not healthy."] * 100
-        with pytest.raises(ServerUnreachableError, match="raise server.patience_s"):
+        wire.faults.streams = [lambda _: "Stub process 'explore_0' is not healthy."] * 100
+        with pytest.raises(ServerUnreachableError, match=r"raise server.patience_s"):
             list(client.explore(requests(1)))
 
 
@@ -209,7 +213,7 @@ def test_refusals_are_raised_at_once_in_the_servers_words(
 ) -> None:
     with pytest.raises(ServerRefusedError, match="too large a rank"):
         client.publish(adapter(rank=9))
-    wire.faults.streams = [lambda context: "recipe says: steps 99 is more than 9"]
+    wire.faults.streams = [lambda _: "recipe says: steps 99 is more than 9"]
     with pytest.raises(ServerRefusedError, match="steps 99 is more than 9"):
         list(client.explore(requests(1)))
     assert len(wire.asked) == 1
@@ -218,7 +222,7 @@ def test_refusals_are_raised_at_once_in_the_servers_words(
 def test_answers_of_another_version_are_an_error(client: RolloutServer, wire: WireServer) -> None:
     client.publish(adapter())
     wire.faults.version_shift = 1
-    with pytest.raises(ServerRefusedError, match="asked for adapter version 1, .* drew with 2"):
+    with pytest.raises(ServerRefusedError, match=r"asked for adapter version 1, .* drew with 2"):
         list(client.explore(requests(1)))
 
 
@@ -230,7 +234,9 @@ def test_a_nan_reward_is_an_error(client: RolloutServer, wire: WireServer) -> No
         client.score(torch.full((1, 1), float("nan")), ["x"], ["judge"])
 
 
-def test_an_abandoned_exploration_closes_its_stream(client: RolloutServer, wire: WireServer) -> None:
+def test_an_abandoned_exploration_closes_its_stream(
+    client: RolloutServer, wire: WireServer
+) -> None:
     before = threading.active_count()
     groups = client.explore(requests())
     next(groups)
@@ -244,6 +250,8 @@ def test_an_abandoned_exploration_closes_its_stream(client: RolloutServer, wire:
 def test_another_service_at_the_url_is_named(wire: WireServer) -> None:
     with (
         RolloutServer(f"127.0.0.1:{wire.triton_port}", "mine", patience_s=5) as client,
-        pytest.raises(ServerRefusedError, match=r"is not heliostat's control plane: set server\.url"),
+        pytest.raises(
+            ServerRefusedError, match=r"is not heliostat's control plane: set server\.url"
+        ),
     ):
         client.info()

@@ -100,7 +100,7 @@ def test_wrong_files_are_one_sentence(tmp_path: Path, content: str, sentence: st
     path.write_text(content)
     with pytest.raises(ConfigError, match=sentence.replace("[", r"\[")):
         load_config(path)
-    with pytest.raises(ConfigError, match="cannot read .*: No such file"):
+    with pytest.raises(ConfigError, match=r"cannot read .*: No such file"):
         load_config(tmp_path / "none.toml")
 
 

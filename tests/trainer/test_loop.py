@@ -22,8 +22,6 @@ from heliostat_trainer.run import build_trainer, open_run, run_trainer
 from tests.trainer.fake_server import FakeServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from heliostat_trainer.loop import Trainer
 
 Configure = "Callable[..., TrainConfig]"
@@ -40,7 +38,9 @@ def make_trainer(config: TrainConfig, server: FakeServer, *, resume: bool = Fals
     )
 
 
-def run(config: TrainConfig, server: FakeServer, *, resume: bool = False) -> dict[str, torch.Tensor]:
+def run(
+    config: TrainConfig, server: FakeServer, *, resume: bool = False
+) -> dict[str, torch.Tensor]:
     """A whole run; returns the exported LoRA."""
     run_trainer(config, make_trainer(config, server, resume=resume))
     return load_file(config.run.path / "lora" / "adapter_model.safetensors")
@@ -94,7 +94,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     run(configure("--run.name", "halves", "--run.steps", "2"), FakeServer(checkpoint))
     halves = configure("--run.name", "halves", "--run.steps", "4")
     assert same(whole, run(halves, FakeServer(checkpoint), resume=True))
-    assert [line["step"] for line in read_metrics(halves.run.path / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [line["step"] for line in read_metrics(halves.run.path / "metrics.jsonl")] == [
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +153,9 @@ def test_a_nan_loss_stops_with_the_sample_and_keeps_the_last_step(
     trainer = make_trainer(config, server)
     trainer.train_to = 1
     server.poison = float("nan")
-    with pytest.raises(DivergedError, match=r"step 1: the loss of seed \d+ of 'a .*lower optimiser.lr"):
+    with pytest.raises(
+        DivergedError, match=r"step 1: the loss of seed \d+ of 'a .*lower optimiser.lr"
+    ):
         run_trainer(config, trainer)
     assert open_run(config, resume=True).latest() == 0
 
@@ -207,8 +214,14 @@ def test_a_spent_time_budget_ends_the_run_after_the_step(
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (("--recipe.candidates", "10"), "no multiple of the server's batch of 4: set it to 8 or 12"),
-        (("--reward.name", "warmht"), "reward.name: the server has no reward 'warmht': did you mean"),
+        (
+            ("--recipe.candidates", "10"),
+            "no multiple of the server's batch of 4: set it to 8 or 12",
+        ),
+        (
+            ("--reward.name", "warmht"),
+            "reward.name: the server has no reward 'warmht': did you mean",
+        ),
         (("--reward.heldout", '["x"]'), "reward.heldout: the server has no reward 'x'"),
         (("--lora.rank", "64"), "lora.rank = 64, but the server takes up to 16"),
         (("--recipe.explore_steps", "60"), "recipe.explore_steps = 60"),

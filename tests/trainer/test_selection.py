@@ -36,7 +36,9 @@ def test_best_worst_leaves_nothing_more_extreme_behind(values, data) -> None:
     assert all(values[row] >= max(left, default=-np.inf) for row in best)
 
 
-@given(rewards, st.sampled_from([SelectionName.BEST_WORST, SelectionName.MEAN_DEVIATION]), st.randoms())
+@given(
+    rewards, st.sampled_from([SelectionName.BEST_WORST, SelectionName.MEAN_DEVIATION]), st.randoms()
+)
 def test_the_order_of_candidates_does_not_matter(values, how, shuffle) -> None:
     group = make_group(values)
     order = list(range(len(values)))
