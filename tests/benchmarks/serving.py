@@ -3,7 +3,8 @@
     python tests/benchmarks/serving.py [--checkpoint FOLDER] [--batch 24] [--out serving.json]
 
 Prints JSON: images/s in process and served, their ratio, wire bytes a candidate, and the time
-from publishing an adapter to the first batch drawn with it. Run it on an otherwise idle machine.
+from publishing an adapter to the first batch drawn with it. Run it on an otherwise idle machine;
+where there is none, compare the CPU time an image takes, which others disturb less.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 from heliostat_engines.adapters import AdapterFiles, pack_adapter, parse_adapter
@@ -31,7 +33,9 @@ from heliostat_server.settings import LimitSettings, ServeSettings
 from tests.server.rollout_client import RolloutClient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from heliostat_server.launcher.state import ServerRecord
 
 PROMPT = "a red cat"
 EXPERIMENT = "benchmark"
@@ -59,27 +63,28 @@ def main() -> None:
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """All figures; in-process and served runs alternate with the thread settings."""
     cores = len(os.sched_getaffinity(0))
-    in_process = measure_in_process(arguments, cores)
+    in_process, cpu_ms = measure_in_process(arguments, cores)
     runs = []
     for score_threads in dict.fromkeys((1, cores)):
         served = measure_served(arguments, cores, score_threads)
-        ratio = round(served["images_per_s"] / in_process, 3)
-        runs.append(
-            {"explore_threads": cores, "score_threads": score_threads, **served, "ratio": ratio}
-        )
+        ratios = {
+            "ratio": round(served["images_per_s"] / in_process, 3),
+            "cpu_ratio": round(cpu_ms / served["cpu_ms_per_image"], 3),
+        }
+        runs.append({"explore_threads": cores, "score_threads": score_threads, **served, **ratios})
     return {
         "cores": cores,
         "batch": arguments.batch,
         "batches": arguments.batches,
         "steps": arguments.steps,
         "reward": arguments.reward,
-        "in_process_images_per_s": in_process,
+        "in_process": {"images_per_s": in_process, "cpu_ms_per_image": cpu_ms},
         "served": runs,
     }
 
 
-def measure_in_process(arguments: argparse.Namespace, threads: int) -> float:
-    """Images/s of denoise, decode and reward one after the other in this process."""
+def measure_in_process(arguments: argparse.Namespace, threads: int) -> tuple[float, float]:
+    """Images/s and CPU ms an image of denoise, decode and reward one after the other in this process."""
     torch.set_num_threads(threads)
     family = get_family("demo")
     engine = TorchEngine(family, arguments.checkpoint)
@@ -99,7 +104,9 @@ def measure_in_process(arguments: argparse.Namespace, threads: int) -> float:
         reward.score(images, [PROMPT] * len(seeds), rows)
 
     draw(range(arguments.batch))
-    return best_rate(arguments, lambda: [draw(seeds) for seeds in batches(arguments)])
+    return best_rate(
+        arguments, lambda: [draw(seeds) for seeds in batches(arguments)], time.process_time
+    )
 
 
 def measure_served(
@@ -120,12 +127,21 @@ def measure_served(
             assert record.control is not None
             client = RolloutClient(record.rollout, record.control)
             try:
-                return measure_client(client, arguments)
+                return measure_client(client, arguments, partial(cpu_seconds, record))
             finally:
                 client.close()
 
 
-def measure_client(client: RolloutClient, arguments: argparse.Namespace) -> dict[str, float]:
+def cpu_seconds(record: ServerRecord) -> float:
+    """CPU time so far of the server's processes and of this one."""
+    launcher = psutil.Process(record.launcher.pid)
+    times = [process.cpu_times() for process in (launcher, *launcher.children(recursive=True))]
+    return time.process_time() + sum(each.user + each.system for each in times)
+
+
+def measure_client(
+    client: RolloutClient, arguments: argparse.Namespace, cpu_clock: Callable[[], float]
+) -> dict[str, float]:
     targets = client.targets()
     client.publish(random_adapter(targets, seed=0), EXPERIMENT)
     spec = {
@@ -136,13 +152,16 @@ def measure_client(client: RolloutClient, arguments: argparse.Namespace) -> dict
     }
     count = arguments.batch * arguments.batches
     client.rewards(range(arguments.batch), version=1, **spec)
-    rate = best_rate(arguments, lambda: client.rewards(range(count), version=1, **spec))
+    rate, cpu_ms = best_rate(
+        arguments, lambda: client.rewards(range(count), version=1, **spec), cpu_clock
+    )
     client.wire_bytes = 0
     client.rewards(range(count), version=1, **spec)
     bytes_a_candidate = client.wire_bytes / count
     publish, overhead = measure_publishes(client, targets, spec, arguments)
     return {
         "images_per_s": rate,
+        "cpu_ms_per_image": cpu_ms,
         "wire_bytes_per_candidate": round(bytes_a_candidate, 1),
         "publish_ms": publish,
         "publish_to_first_batch_overhead_ms": overhead,
@@ -189,15 +208,18 @@ def batches(arguments: argparse.Namespace) -> Iterator[range]:
         yield range(start, start + arguments.batch)
 
 
-def best_rate(arguments: argparse.Namespace, work: object) -> float:
-    """Images/s of the fastest of some repeats: the one least disturbed by others."""
-    assert callable(work)
-    times = []
+def best_rate(
+    arguments: argparse.Namespace, work: Callable[[], object], cpu_clock: Callable[[], float]
+) -> tuple[float, float]:
+    """Images/s and CPU ms an image, the best of some repeats: those least disturbed by others."""
+    times, cpu_times = [], []
     for _ in range(arguments.repeats):
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), cpu_clock()
         work()
         times.append(time.perf_counter() - started)
-    return round(arguments.batch * arguments.batches / min(times), 2)
+        cpu_times.append(cpu_clock() - cpu_started)
+    images = arguments.batch * arguments.batches
+    return round(images / min(times), 2), round(min(cpu_times) * 1e3 / images, 2)
 
 
 if __name__ == "__main__":
