@@ -110,7 +110,8 @@ class FakeServer:
         return_images: bool = False,
     ) -> Scores:
         self.scored += len(prompts)
-        values = torch.stack([REWARDS[name](latents) for name in rewards], dim=1)
+        columns = [REWARDS[name](latents) for name in rewards]
+        values = torch.stack(columns, dim=1) if columns else torch.zeros(len(latents), 0)
         if self.poison is not None:
             values[0, 0] = self.poison
         images = (latents[:, :3].permute(0, 2, 3, 1).clamp(-2, 2) + 2) / 4 * 255
