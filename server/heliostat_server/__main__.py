@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from pydantic import ValidationError
+
 from heliostat_engines.errors import HeliostatError
 from heliostat_server.serve import serve
 from heliostat_server.settings import ServeSettings
@@ -14,7 +16,7 @@ def main() -> None:
     settings = sys.argv[1] if len(sys.argv) > 1 else "{}"
     try:
         serve(ServeSettings.model_validate_json(settings))
-    except HeliostatError as error:
+    except (HeliostatError, ValidationError) as error:
         sys.exit(str(error))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DEFAULT_PORT = 8600
 LOOPBACK = "127.0.0.1"
@@ -102,6 +102,14 @@ class ServeSettings(_Settings):
     """host:port (gRPC) of a Triton server that already serves our models; None: start one."""
     max_restarts: Annotated[int, Field(ge=0)] = 5
     """How often tritonserver is started again within ten minutes before giving up."""
+
+    @model_validator(mode="after")
+    def _shares_the_store(self) -> Self:
+        if self.triton_url is not None and self.redis is None:
+            raise ValueError(
+                "--triton-url needs --redis: give the Redis that the models of that server use"
+            )
+        return self
 
     def thread_settings(self) -> ThreadSettings:
         """Threads of each model's process."""

@@ -15,15 +15,19 @@ from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling import guided, sample_euler
+from heliostat_server.launcher.background import background_server
+from heliostat_server.launcher.state import StateFolder
 from heliostat_server.rewards.colourfulness import Colourfulness
 from heliostat_server.rewards.images import to_uint8
+from heliostat_server.settings import ServeSettings
 from tests.server.checkpoints import random_adapter
+from tests.server.rollout_client import RolloutClient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from tests.server.rollout_client import RolloutClient
+    from tests.e2e.conftest import ServerHarness
 
 BATCH = 4
 PROMPT = "a red cat"
@@ -225,6 +229,24 @@ def test_adapters_are_refused_and_leave_nothing_behind(client: RolloutClient) ->
     with pytest.raises(grpc.RpcError, match="its header says"):
         client.publish(random_adapter(client.targets()), "refused", sha256="0" * 64)
     assert client.info("refused").latest_version == 0
+
+
+def test_a_control_plane_may_stand_before_another_triton(
+    server: ServerHarness, tmp_path: Path
+) -> None:
+    settings = ServeSettings(
+        state=tmp_path / "control",
+        port=0,
+        triton_url=server.record.rollout,
+        redis=f"unix://{StateFolder(server.settings.state).path / 'redis.sock'}",
+    )
+    with background_server(settings) as record:
+        assert record.control is not None
+        client = RolloutClient(settings.triton_url or "", record.control)
+        assert client.info().limits.batch == BATCH
+        assert client.publish(random_adapter(client.targets()), "other-control").version == 1
+        client.close()
+    assert len(server.processes()) == 6
 
 
 def test_scores_take_few_bytes_on_the_wire(client: RolloutClient) -> None:

@@ -174,6 +174,11 @@ def test_scoring_gets_half_of_the_threads_unless_told() -> None:
     assert ServeSettings(threads=8, score_threads=1).thread_settings().score == 1
 
 
+def test_another_triton_needs_the_redis_of_its_models() -> None:
+    with pytest.raises(ValueError, match="--triton-url needs --redis"):
+        ServeSettings(triton_url="127.0.0.1:8001")
+
+
 def test_an_unknown_setting_is_an_error() -> None:
     with pytest.raises(ValueError, match="batchs"):
         ServeSettings.model_validate({"batchs": 4})
