@@ -216,6 +216,9 @@ def pretrain(
 def main() -> None:
     """Run the command line; an error that the user can mend is one sentence, no traceback."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Trainer and server share cores: idle OpenMP threads must sleep, not spin. Read once, when
+    # torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except HeliostatError as error:
