@@ -52,7 +52,12 @@ def test_a_killed_process_comes_back(server: ServerHarness, victim: str) -> None
 
     expected = draw()
     killed = server.processes()[victim].pid
+    # Models in the midst of work must not outlive a tritonserver that is killed.
+    dying = server.processes()["triton"].children() if victim == "triton" else []
+    client.start_explore(range(400), steps=20)
     server.kill(victim)
+    _, alive = psutil.wait_procs(dying, timeout=10)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
     wait_until(lambda: killed not in {each.pid for each in server.processes().values()})
     np.testing.assert_array_equal(retried(draw), expected)
     wait_until(lambda: is_serving(client))
@@ -81,11 +86,13 @@ def test_a_killed_launcher_takes_all_along_and_a_new_one_keeps_the_adapters(
     client = server.client()
     client.publish(random_adapter(client.targets()), "launcher")
     expected = client.rewards(range(4), experiment="launcher", version=1)
-    client.close()
     before, processes = server.record, list(server.processes().values())
+    client.start_explore(range(400), steps=20)
+    time.sleep(1)
     server.kill("launcher")
     _, alive = psutil.wait_procs(processes, timeout=10)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    client.close()
     server.stop()
     server.start()
     assert server.record.rollout == before.rollout

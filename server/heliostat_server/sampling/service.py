@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 SCORE_BACKLOG = 2
 """Batches that may wait for their rewards before denoising pauses."""
 
+CLOSE_TIMEOUT_S = 10
+"""A thread may wait for another model that never answers."""
+
 
 @dataclass(frozen=True)
 class _Denoised:
@@ -78,7 +81,7 @@ class ExploreService:
         for job in self._scheduler.close():
             job.fail(UnavailableError("the rollout server is shutting down"))
         for thread in self._threads:
-            thread.join()
+            thread.join(CLOSE_TIMEOUT_S)
 
     def _denoise_all(self) -> None:
         while (job := self._scheduler.next()) is not None:

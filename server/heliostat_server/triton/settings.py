@@ -10,13 +10,15 @@ import torch
 
 from heliostat_server.logs import configure_logs
 from heliostat_server.settings import ModelSettings
+from heliostat_server.triton.orphan import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
 def start_model(arguments: Mapping[str, str]) -> ModelSettings:
-    """Read the settings file that the model's config names; set logs and threads."""
+    """Read the settings file that the model's config names; set logs and threads; end with the server."""
+    die_with_parent()
     config = json.loads(arguments["model_config"])
     path = Path(config["parameters"]["settings"]["string_value"])
     settings = ModelSettings.model_validate_json(path.read_text())
