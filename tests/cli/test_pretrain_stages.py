@@ -169,7 +169,7 @@ def test_judge_stage(painter: Painter, tmp_path: Path) -> None:
         architecture=JudgeArchitecture(image_width=8, text_width=16, embedding=16),
     )
     judge = train_judge(settings, studio, tmp_path / "judge.safetensors")
-    accuracy = judge_accuracy(judge, studio, EvaluationSettings(retrieval_names=4))
+    accuracy = judge_accuracy(judge, studio, EvaluationSettings(names_per_background=2))
     assert 0 <= accuracy.name <= 1
     export_judges(tmp_path / "out", {"judge": judge})
     images = torch.rand(3, 3, 64, 64)

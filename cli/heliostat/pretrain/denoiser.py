@@ -51,7 +51,7 @@ class DenoiserSettings:
     """Share of samples trained on the empty caption, which guidance needs."""
     training: TrainSettings = field(
         default_factory=lambda: TrainSettings(
-            steps=4000, batch=64, learning_rate=1e-3, seed=3, warmup_steps=300, decay_steps=1500
+            steps=4444, batch=64, learning_rate=1e-3, seed=3, warmup_steps=300, decay_steps=430
         )
     )
 

@@ -34,7 +34,7 @@ class EvaluationSettings:
     """How much is measured, and how samples are drawn."""
 
     psnr_images: int = 512
-    retrieval_names: int = 480
+    names_per_background: int = 48
     prompts: int = 32
     group: int = 16
     steps: int = 20
@@ -133,15 +133,16 @@ def _name_of_all(network: JudgeNetwork, studio: JudgeStudio, settings: Evaluatio
     """Single things: the right name among all of the vocabulary, on the same background."""
     rng = random.Random(settings.seed)
     right = 0
-    for number in range(settings.retrieval_names):
-        background = rng.choice(tuple(BACKGROUNDS))
+    # Each background's captions are embedded once; the pictures take turns in them.
+    for background in BACKGROUNDS:
         scenes = [Scene((noun.singular,), background) for noun in NOUNS]
-        target = number % len(NOUNS)
-        picture = to_unit_range(studio.painter.paint(scenes[target], rng)[None])
         rows = [studio.captions.index[scene.caption] for scene in scenes]
         told = network.embed_captions(studio.captions.conditioning.take(rows).to(torch.float32))
-        right += int((network.embed_images(picture) @ told.T).argmax().item() == target)
-    return right / settings.retrieval_names
+        targets = rng.sample(range(len(NOUNS)), settings.names_per_background)
+        pictures = np.stack([studio.painter.paint(scenes[target], rng) for target in targets])
+        best = (network.embed_images(to_unit_range(pictures)) @ told.T).argmax(dim=1)
+        right += int((best == torch.tensor(targets)).sum())
+    return right / (settings.names_per_background * len(BACKGROUNDS))
 
 
 def score_groups(
@@ -175,7 +176,9 @@ def base_model_figures(
 
 def save_sheet(path: Path, images: torch.Tensor, columns: int) -> None:
     """Write images[B, 3, H, W] in 0..1 as one PNG, row by row, zoomed twice."""
-    rows = [torch.cat(list(row), dim=2) for row in torch.split(images, columns) if len(row) == columns]
+    rows = [
+        torch.cat(list(row), dim=2) for row in torch.split(images, columns) if len(row) == columns
+    ]
     sheet = torch.cat(rows, dim=1).permute(1, 2, 0).mul(255).round().byte().numpy()
     picture = Image.fromarray(sheet)
     picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(path)
