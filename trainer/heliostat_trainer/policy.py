@@ -7,7 +7,6 @@ server's LoRA branch: equal weights give equal velocities, to the bit.
 
 from __future__ import annotations
 
-import math
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,11 +60,11 @@ class LoraWeights:
     def initial(
         targets: Mapping[str, tuple[int, int]], rank: int, seed: int, device: torch.device
     ) -> LoraWeights:
-        """A normal with variance 1 / rank, B zero: the base model to begin with."""
+        """A normal with deviation 1 / rank (PEFT's "gaussian"), B zero: the base model at first."""
         random = torch_stream(seed, Purpose.LORA_INIT)
         tensors = {}
         for name, (width_in, width_out) in sorted(targets.items()):
-            down = torch.randn(rank, width_in, generator=random) / math.sqrt(rank)
+            down = torch.randn(rank, width_in, generator=random) / rank
             tensors[f"{name}.lora_A"] = down.to(device)
             tensors[f"{name}.lora_B"] = torch.zeros(width_out, rank, device=device)
         return LoraWeights(tensors)
