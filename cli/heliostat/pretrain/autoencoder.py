@@ -38,7 +38,7 @@ class AutoencoderSettings:
     )
     polish: TrainSettings = field(
         default_factory=lambda: TrainSettings(
-            steps=450, batch=16, learning_rate=1e-3, seed=7, decay_steps=300
+            steps=1128, batch=16, learning_rate=1e-3, seed=7, decay_steps=1000
         )
     )
     """Of the decoder alone, once the latents are settled."""
