@@ -12,12 +12,48 @@ from heliostat.pretrain.captions import (
     draw_held_out_scene,
     draw_training_scene,
 )
+from heliostat.pretrain.vocabulary import BACKGROUNDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 TRAIN_FILE, HELD_OUT_FILE = "demo_train.txt", "demo_heldout.txt"
+ANIMALS_TRAIN_FILE, ANIMALS_HELD_OUT_FILE = "animals_train.txt", "animals_heldout.txt"
+
+ANIMALS = [
+    "cat",
+    "dog",
+    "panda",
+    "pig",
+    "tiger",
+    "lion",
+    "fox",
+    "bear",
+    "koala",
+    "frog",
+    "rabbit",
+    "monkey",
+    "mouse",
+    "cow",
+    "penguin",
+    "owl",
+    "chick",
+    "duck",
+    "elephant",
+    "turtle",
+    "snail",
+    "octopus",
+    "crab",
+    "fish",
+    "whale",
+    "butterfly",
+    "ladybug",
+    "bee",
+    "unicorn",
+    "dinosaur",
+]
+"""One subject for a run of minutes: few enough that every one of them comes up several times."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +75,19 @@ def held_out_prompts(settings: PromptSettings) -> list[str]:
     return _distinct(settings.held_out, draw_held_out_scene, f"{settings.seed}/held out")
 
 
+def animal_prompts(*, held_out: bool) -> list[str]:
+    """Each animal on each background, of those that pretraining has seen, or has not."""
+    scenes = [Scene((animal,), background) for animal in ANIMALS for background in BACKGROUNDS]
+    return [scene.caption for scene in scenes if scene.held_out == held_out]
+
+
 def write_prompts(folder: Path, settings: PromptSettings) -> None:
-    """Write both files, one prompt a line."""
+    """Write the files, one prompt a line."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TRAIN_FILE).write_text("\n".join(training_prompts(settings)) + "\n")
     (folder / HELD_OUT_FILE).write_text("\n".join(held_out_prompts(settings)) + "\n")
+    (folder / ANIMALS_TRAIN_FILE).write_text("\n".join(animal_prompts(held_out=False)) + "\n")
+    (folder / ANIMALS_HELD_OUT_FILE).write_text("\n".join(animal_prompts(held_out=True)) + "\n")
 
 
 def _distinct(
