@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from heliostat.pretrain.checkpoint import save_tensors
+from heliostat_engines import calibration
+from heliostat_engines.families.demo.family import DemoFamily
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
+    from heliostat_engines.families.family import TextEncoder
     from heliostat_server.rewards.judge import Judge
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """What is drawn to see how large the inputs of the transformer's linears get."""
+
+    images: int = 96
+    steps: int = 10
+
 
 # safetensors writes files for their owner alone; an installed package is read by everyone.
 READABLE = 0o644
@@ -25,6 +41,19 @@ def export_model(out: Path, autoencoder: AutoencoderKL, transformer: SD3Transfor
     copy.deepcopy(transformer).half().save_pretrained(out / "transformer")
     for path in out.glob("*/*.safetensors"):
         path.chmod(READABLE)
+
+
+def export_calibration(
+    out: Path, encoder: TextEncoder, prompts: Sequence[str], settings: CalibrationSettings
+) -> None:
+    """Write the NVFP4 activation scales of out/transformer beside it."""
+    family = DemoFamily()
+    transformer = family.load_transformer(str(out), torch.bfloat16)
+    conditioning = encoder.encode(prompts[: settings.images])
+    amax = calibration.calibrate(
+        family, transformer, conditioning, range(settings.images), settings.steps
+    )
+    calibration.write_calibration(amax, out)
 
 
 def export_judges(out: Path, judges: dict[str, Judge]) -> None:

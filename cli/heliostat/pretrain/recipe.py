@@ -34,7 +34,12 @@ from heliostat.pretrain.evaluation import (
     judge_accuracy,
     save_sheet,
 )
-from heliostat.pretrain.export import export_judges, export_model
+from heliostat.pretrain.export import (
+    CalibrationSettings,
+    export_calibration,
+    export_judges,
+    export_model,
+)
 from heliostat.pretrain.judges import (
     Family,
     FamilySettings,
@@ -96,6 +101,7 @@ class RecipeSettings:
     judges: dict[str, JudgeSettings] = field(default_factory=_judges)
     prompts: PromptSettings = field(default_factory=PromptSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     calibration_images: int = 512
     """Pictures from which the latents' shift and scale are measured."""
 
@@ -210,6 +216,8 @@ def run(
     recipe = Recipe(data, settings)
     write_prompts(prompts_out or out, settings.prompts)
     export_model(out, recipe.polished_autoencoder, recipe.denoiser)
+    prompts = training_prompts(settings.prompts)
+    export_calibration(out, recipe.encoder, prompts, settings.calibration)
     export_judges(judges_out or out, recipe.judges)
     (out / "figures.json").write_text(json.dumps(measure(recipe), indent=2) + "\n")
 
