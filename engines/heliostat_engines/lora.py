@@ -16,6 +16,30 @@ if TYPE_CHECKING:
     from heliostat_engines.adapters import LoraPair
 
 
+class SharedActivations:
+    """Quantises activations, the same tensor only once: q, k and v read one input."""
+
+    def __init__(self) -> None:
+        self._last: tuple[torch.Tensor, float | None] | None = None
+        self._quantised: tuple[torch.Tensor, torch.Tensor]
+
+    def quantise(self, x: torch.Tensor, amax: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(block_scale * code[..., K] in BF16, global scale) of x[..., K].
+
+        `amax` is the calibrated largest magnitude; None takes x's own.
+        """
+        if self._last is None or self._last[0] is not x or self._last[1] != amax:
+            largest = x.abs().amax() if amax is None else torch.tensor(amax, device=x.device)
+            scale = nvfp4.global_scale_of(largest)
+            self._quantised = nvfp4.fake_quantise(x, scale), scale
+            self._last = x, amax
+        return self._quantised
+
+    def forget(self) -> None:
+        """Let go of the last tensor."""
+        self._last = None
+
+
 class NVFP4Linear(nn.Module):
     """y = x W^T + b with W and x in NVFP4: x[..., in] -> y[..., out] in BF16.
 
@@ -23,24 +47,24 @@ class NVFP4Linear(nn.Module):
     a wide accumulator, times both global scales, is what the tensor cores compute.
     """
 
-    def __init__(self, linear: nn.Linear, activation_amax: float | None = None) -> None:
+    def __init__(
+        self,
+        linear: nn.Linear,
+        activation_amax: float | None = None,
+        activations: SharedActivations | None = None,
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight = nvfp4.quantise(linear.weight.detach())
         self._unscaled_weight = nvfp4.unscaled_values(self.weight, torch.bfloat16)
         self._bias = None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
-        self._activation_scale = (
-            None
-            if activation_amax is None
-            else nvfp4.global_scale_of(torch.tensor(activation_amax))
-        )
+        self._activation_amax = activation_amax
+        self._activations = activations or SharedActivations()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Quantise x by its blocks, under the calibrated scale or x's own; then multiply."""
-        scale = self._activation_scale
-        if scale is None:
-            scale = nvfp4.global_scale_of(x.abs().amax())
-        product = functional.linear(nvfp4.fake_quantise(x, scale), self._unscaled_weight)
+        quantised, scale = self._activations.quantise(x, self._activation_amax)
+        product = functional.linear(quantised, self._unscaled_weight)
         product = product.mul_((scale * self.weight.global_scale).to(product.dtype))
         return product if self._bias is None else product.add_(self._bias)
 

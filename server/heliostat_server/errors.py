@@ -76,3 +76,17 @@ def describe(error: BaseException) -> str:
     if isinstance(error, HeliostatError):
         return str(error)
     return f"{type(error).__name__}: {error} (a fault of the server; its log has the traceback)"
+
+
+_STREAMED = re.compile(r"\[(?P<code>[A-Z_]+)\] ")
+
+
+def streamed(error: BaseException) -> str:
+    """An error within a stream, as `[CODE] sentence`: Triton passes on only its text."""
+    return f"[{code_of(error)}] {describe(error)}"
+
+
+def read_streamed(text: str) -> tuple[str, str]:
+    """(code, sentence) of what `streamed` wrote; Triton's own errors count as INTERNAL."""
+    match = _STREAMED.match(text)
+    return (match["code"], text[match.end() :]) if match else (Code.INTERNAL, text)

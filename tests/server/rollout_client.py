@@ -10,6 +10,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from heliostat_proto import control_pb2, control_pb2_grpc
+from heliostat_server.errors import read_streamed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
     from heliostat_engines.adapters import AdapterFiles
 
 DTYPES = {"INT64": np.int64, "FP32": np.float32, "UINT8": np.uint8}
-METADATA = (("triton_grpc_error", "true"),)
 
 
 class StreamError(Exception):
-    """Triton's own error within a stream; it comes without a status."""
+    """An error within a stream: the code and the sentence."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code, self.sentence = read_streamed(text)
 
 
 class RolloutClient:
@@ -61,7 +65,7 @@ class RolloutClient:
         _add_bytes(request, "SPEC", [json.dumps({"rollout": rollout | spec}).encode()])
         _add(request, "SEEDS", np.array(seeds, np.int64))
         self.wire_bytes += request.ByteSize()
-        return self._triton.ModelStreamInfer(iter([request]), timeout=timeout_s, metadata=METADATA)
+        return self._triton.ModelStreamInfer(iter([request]), timeout=timeout_s)
 
     def explore(self, seeds: Sequence[int], **spec: object) -> list[dict[str, np.ndarray]]:
         return list(self.iter_explore(seeds, **spec))

@@ -79,9 +79,9 @@ def run(tmp_path: Path) -> Path:
 def test_the_page_states_results_samplers_and_gains(run: Path) -> None:
     page = write_report(run).read_text()
     text = re.sub(r"\s+", " ", re.sub(r"<(svg).*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL))
-    assert "base model, 20 steps, no guidance 20 0.3750" in text
-    assert "base model, 20 steps, guidance 3 40 0.4750" in text
-    assert "trained 2 steps, 20 steps, no guidance 20 0.6250" in text
+    assert "base model, 20 steps, no guidance base model, 20 steps, guidance 3" in text
+    assert "NFE an image 20 40 20 judge (trained on) 0.3750" in text
+    assert text.count("0.4750") == text.count("0.6250") == 2
     assert "+0.2500" in text
     assert "2 training steps in 2.0 minutes" in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -31,6 +32,7 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", -1),
 ]
 
+_STREAMED = re.compile(r"\[(?P<code>[A-Z_]+)\] ")
 _AWAY_CODES = ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "ABORTED")
 _AWAY_WORDS = (
     "stub process",
@@ -114,7 +116,11 @@ def control_error(error: grpc.RpcError, url: str) -> HeliostatError:
 
 
 def _error(message: str, status: str) -> HeliostatError:
+    """A streamed error of the server has its code before the sentence, `[CODE] sentence`."""
+    coded = _STREAMED.match(message)
+    if coded is not None:
+        status, message = coded["code"], message[coded.end() :]
     sentence = message.strip() or status
     away = any(code in status for code in _AWAY_CODES)
-    away = away or any(word in message.lower() for word in _AWAY_WORDS)
+    away = away or (coded is None and any(word in message.lower() for word in _AWAY_WORDS))
     return ServerAwayError(sentence) if away else ServerRefusedError(sentence)

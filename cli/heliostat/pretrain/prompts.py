@@ -78,6 +78,7 @@ def held_out_prompts(settings: PromptSettings) -> list[str]:
 def animal_prompts(*, held_out: bool) -> list[str]:
     """Each animal on each background, of those that pretraining has seen, or has not."""
     scenes = [Scene((animal,), background) for animal in ANIMALS for background in BACKGROUNDS]
+    random.Random(0).shuffle(scenes)
     return [scene.caption for scene in scenes if scene.held_out == held_out]
 
 

@@ -10,7 +10,7 @@ import torch
 from heliostat_engines.adapters import Adapter, Binding, LoraPair, check_binding
 from heliostat_engines.engine import EngineInfo
 from heliostat_engines.errors import AdapterError
-from heliostat_engines.lora import LoraBranch, LoraSlot, NVFP4Linear
+from heliostat_engines.lora import LoraBranch, LoraSlot, NVFP4Linear, SharedActivations
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import LinearPlan, Precision, plan_linears
 
@@ -60,6 +60,7 @@ class TorchEngine:
         self._max_rank = max_rank
         self._slots = slots
         self._slot = LoraSlot()
+        self._activations = SharedActivations()
         self._resident: OrderedDict[str, Mapping[str, LoraPair]] = OrderedDict()
         self._transformer = family.load_transformer(self._checkpoint, torch.bfloat16)
         self.plan = plan_linears(self._transformer, family.precision_map, family.lora_targets)
@@ -138,11 +139,12 @@ class TorchEngine:
             return self._family.velocity(self._transformer, latents, sigma, conditioning)
         finally:
             self._slot.active = None
+            self._activations.forget()
 
     def _rewrite(self, linear: LinearPlan, activation_amax: float | None) -> None:
         module = self._transformer.get_submodule(linear.name)
         if self._is_quantised(linear):
-            module = NVFP4Linear(module, activation_amax)  # type: ignore[arg-type]
+            module = NVFP4Linear(module, activation_amax, self._activations)  # type: ignore[arg-type]
         if linear.carries_lora:
             module = LoraBranch(linear.name, module, self._slot)
         _set_submodule(self._transformer, linear.name, module)

@@ -17,6 +17,7 @@ from heliostat_server.errors import (
     RequestError,
     ServerStartError,
     UnavailableError,
+    read_streamed,
     says_restarting,
 )
 
@@ -33,8 +34,6 @@ _ERRORS: dict[object, type[HeliostatError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
 }
 POLL_S = 0.02
-_STATUS_HEADER = (("triton_grpc_error", "true"),)
-"""Makes a stream end with a gRPC status instead of a message without a code."""
 
 _LOAD_PREFIX = re.compile(
     r"load failed for model '\w+': version \d+ is at UNAVAILABLE state: Internal: (?:\w+Error: )?"
@@ -110,16 +109,16 @@ class TritonClient:
         request.raw_input_contents.append(_bytes_element(spec.encode()))
         for answer in self._call(self._stream, request, timeout_s):
             if answer.error_message:
-                raise _error_of(grpc.StatusCode.INTERNAL, answer.error_message)
+                code, sentence = read_streamed(answer.error_message)
+                raise _error_of(grpc.StatusCode[code], sentence)
             text = answer.infer_response.raw_output_contents[0][4:]
             return json_format.Parse(text, LoadReport())
         raise ModelError("the engine gave no answer to a load")
 
     def _stream(self, request: object, timeout: float) -> list[Any]:
-        stream = self._triton.ModelStreamInfer(
-            iter([request]), timeout=timeout, metadata=_STATUS_HEADER
-        )
-        return list(stream)
+        # Without the header triton_grpc_error: tritonserver 2.51 can crash on a stream's error
+        # that it tells as a status.
+        return list(self._triton.ModelStreamInfer(iter([request]), timeout=timeout))
 
     @staticmethod
     def _call(method: Any, request: object, timeout_s: float) -> Any:

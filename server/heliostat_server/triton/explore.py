@@ -18,7 +18,13 @@ from heliostat_server.sampling.engine import load_engine
 from heliostat_server.sampling.explorer import Explorer
 from heliostat_server.sampling.service import ExploreService
 from heliostat_server.scheduling.round_robin import RoundRobin
-from heliostat_server.triton.tensors import call, encode_prompts, error_response, output, response
+from heliostat_server.triton.tensors import (
+    call,
+    encode_prompts,
+    output,
+    response,
+    stream_error_response,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +85,9 @@ class TritonReply:
 
     def fail(self, error: BaseException) -> None:
         """Send an error and end."""
-        self._sender.send(error_response(error), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self._sender.send(
+            stream_error_response(error), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        )
 
     def finish(self) -> None:
         """End."""

@@ -18,6 +18,7 @@ from heliostat_server.errors import (
     code_of,
     describe,
     says_restarting,
+    streamed,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ def error_response(error: BaseException) -> Any:
     """An answer that is an error."""
     code = getattr(pb.TritonError, _CODE_NAMES[code_of(error)])
     return pb.InferenceResponse(error=pb.TritonError(describe(error), code))
+
+
+def stream_error_response(error: BaseException) -> Any:
+    """An answer within a stream that is an error: its text has to carry the code."""
+    code = getattr(pb.TritonError, _CODE_NAMES[code_of(error)])
+    return pb.InferenceResponse(error=pb.TritonError(streamed(error), code))
 
 
 def call(

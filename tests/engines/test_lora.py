@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from heliostat_engines import nvfp4
+from heliostat_engines.lora import NVFP4Linear, SharedActivations
+
+
+@pytest.mark.parametrize("amax", [None, 6.0])
+def test_the_product_is_that_of_the_dequantised_operands(amax: float | None) -> None:
+    torch.manual_seed(0)
+    linear, x = nn.Linear(64, 32), torch.randn(5, 64).bfloat16()
+    ours = NVFP4Linear(linear, amax)(x).float()
+    scale = nvfp4.global_scale_of(x.abs().amax() if amax is None else torch.tensor(amax))
+    weight = nvfp4.dequantise(nvfp4.quantise(linear.weight.detach()))
+    activation = nvfp4.dequantise(nvfp4.quantise(x, scale))
+    expected = activation @ weight.T + linear.bias
+    torch.testing.assert_close(ours, expected.detach(), rtol=0.02, atol=0.02)
+
+
+def test_one_input_is_quantised_once_and_every_other_one_anew() -> None:
+    shared = SharedActivations()
+    x = torch.randn(2, 16)
+    first, _ = shared.quantise(x, 4.0)
+    assert shared.quantise(x, 4.0)[0] is first
+    assert shared.quantise(x, 5.0)[0] is not first
+    assert shared.quantise(x.clone(), 4.0)[0] is not first
+    again, _ = shared.quantise(x, 4.0)
+    shared.forget()
+    assert shared.quantise(x, 4.0)[0] is not again
