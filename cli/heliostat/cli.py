@@ -68,6 +68,12 @@ def serve(
         int | None,
         typer.Option(min=1, help="Candidates denoised together; pools are multiples of it."),
     ] = None,
+    max_prompt_chars: Annotated[
+        int | None, typer.Option(min=1, help="The longest prompt accepted.")
+    ] = None,
+    max_adapter_bytes: Annotated[
+        int | None, typer.Option(min=1, help="The largest adapter accepted.")
+    ] = None,
     max_rank: Annotated[int, typer.Option(min=1, help="The largest LoRA rank accepted.")] = 64,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; all of this process's by default.")
@@ -99,14 +105,20 @@ def serve(
     from heliostat_server.serve import serve as run
     from heliostat_server.settings import LimitSettings, ServeSettings
 
-    limits = LimitSettings() if batch is None else LimitSettings(batch=batch)
+    limits = {
+        "batch": batch,
+        "max_prompt_chars": max_prompt_chars,
+        "max_adapter_bytes": max_adapter_bytes,
+    }
     run(
         ServeSettings(
             family=family,
             checkpoint=checkpoint,
             precision=precision.value,
             device=device.value,
-            limits=limits,
+            limits=LimitSettings.model_validate(
+                {name: limit for name, limit in limits.items() if limit is not None}
+            ),
             max_rank=max_rank,
             threads=threads,
             port=port,

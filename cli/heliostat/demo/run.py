@@ -61,9 +61,11 @@ def _say_what_is_where(console: Console, folder: Path, report: Path) -> None:
 
 [bold]Next[/]
   Train longer           heliostat demo --resume --minutes 30
-  Without exploration    heliostat serve   and   heliostat train examples/demo.toml \\
-                           --run.name baseline --recipe.name diffusionnft
+  Without exploration    heliostat serve, and in another terminal
+                         heliostat train examples/demo.toml --recipe.name diffusionnft \\
+                           --run.name baseline
   Your own prompts       edit examples/demo.toml: every key is explained there
 """,
         highlight=False,
+        soft_wrap=True,
     )
