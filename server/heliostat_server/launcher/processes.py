@@ -112,3 +112,15 @@ def _command(process: psutil.Process) -> str:
 def _kill(process: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
         process.kill()
+
+
+def kill_running(folder: Path) -> int:
+    """Kill the processes that were started on a file below `folder`; answers how many."""
+    killed = 0
+    for process in psutil.process_iter(["cmdline"]):
+        arguments = process.info["cmdline"] or []
+        if any(argument.startswith(f"{folder}{os.sep}") for argument in arguments):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+                killed += 1
+    return killed

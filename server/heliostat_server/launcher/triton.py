@@ -7,7 +7,13 @@ import time
 from typing import TYPE_CHECKING
 
 from heliostat_server.errors import ServerStartError
-from heliostat_server.launcher.processes import ProcessId, child_commands, spawn, stop_child
+from heliostat_server.launcher.processes import (
+    ProcessId,
+    child_commands,
+    kill_running,
+    spawn,
+    stop_child,
+)
 from heliostat_server.launcher.repository import MODELS
 from heliostat_server.launcher.shared_memory import prefix_of, sweep
 from heliostat_server.launcher.triton_client import TritonClient
@@ -55,7 +61,7 @@ class TritonServer:
 
     def start(self) -> None:
         """Start, wait until it answers. Raises ServerStartError."""
-        sweep(prefix_of(self._state.digest))
+        self._clear_remains()
         self._process = spawn(
             [self._installation.binary, *self._flags()],
             self._state.triton_log,
@@ -100,6 +106,11 @@ class TritonServer:
         if self._process is not None:
             stop_child(self._process, EXIT_TIMEOUT_S + 1)
         self._process = None
+        self._clear_remains()
+
+    def _clear_remains(self) -> None:
+        """What a dead tritonserver left: models' processes stuck in a call to it, and memory."""
+        kill_running(self._state.models)
         sweep(prefix_of(self._state.digest))
 
     def _flags(self) -> list[str]:

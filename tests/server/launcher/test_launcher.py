@@ -18,7 +18,7 @@ from heliostat_server.errors import ServerRunningError, ServerStartError
 from heliostat_server.launcher import installation
 from heliostat_server.launcher.installation import check_numpy, find_triton
 from heliostat_server.launcher.ports import free_ports, is_free
-from heliostat_server.launcher.processes import ProcessId, spawn, stop
+from heliostat_server.launcher.processes import ProcessId, kill_running, spawn, stop
 from heliostat_server.launcher.repository import MODELS, stage_repository
 from heliostat_server.launcher.server import RestartBudget
 from heliostat_server.launcher.shared_memory import prefix_of, sweep
@@ -199,3 +199,20 @@ def test_the_embedded_store_keeps_all_over_a_kill_in_a_deep_folder(tmp_path: Pat
     assert store.latest("e") == 1
     store.close()
     valkey.stop()
+
+
+def test_processes_started_on_a_folders_files_are_killed_and_no_others(tmp_path: Path) -> None:
+    for name in ("models", "models-of-another"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.py").write_text("import time\ntime.sleep(60)\n")
+    doomed, spared = (
+        subprocess.Popen([sys.executable, str(tmp_path / name / "model.py")])
+        for name in ("models", "models-of-another")
+    )
+    try:
+        assert kill_running(tmp_path / "models") == 1
+        assert doomed.wait(10) == -signal.SIGKILL
+        assert spared.poll() is None
+    finally:
+        spared.kill()
+        spared.wait()
