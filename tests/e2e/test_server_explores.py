@@ -82,10 +82,6 @@ def published(client: RolloutClient, experiment: str, seed: int = 0) -> AdapterF
     return files
 
 
-def refusal(call: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
-    return call.code(), call.details()
-
-
 def test_info_says_what_the_server_is(client: RolloutClient) -> None:
     info = client.info("never-published")
     assert (info.engine.family, info.engine.precision, info.engine.max_rank) == ("demo", "nvfp4", 8)
