@@ -23,16 +23,19 @@ class SharedActivations:
         self._last: tuple[torch.Tensor, float | None] | None = None
         self._quantised: tuple[torch.Tensor, torch.Tensor]
 
-    def quantise(self, x: torch.Tensor, amax: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def quantise(self, x: torch.Tensor, scale: float | None) -> tuple[torch.Tensor, torch.Tensor]:
         """(block_scale * code[..., K] in BF16, global scale) of x[..., K].
 
-        `amax` is the calibrated largest magnitude; None takes x's own.
+        `scale` is the calibrated global scale; None takes x's own.
         """
-        if self._last is None or self._last[0] is not x or self._last[1] != amax:
-            largest = x.abs().amax() if amax is None else torch.tensor(amax, device=x.device)
-            scale = nvfp4.global_scale_of(largest)
-            self._quantised = nvfp4.fake_quantise(x, scale), scale
-            self._last = x, amax
+        if self._last is None or self._last[0] is not x or self._last[1] != scale:
+            global_scale = (
+                nvfp4.global_scale_of(x.abs().amax())
+                if scale is None
+                else torch.tensor(scale, device=x.device)
+            )
+            self._quantised = nvfp4.fake_quantise(x, global_scale), global_scale
+            self._last = x, scale
         return self._quantised
 
     def forget(self) -> None:
@@ -58,15 +61,18 @@ class NVFP4Linear(nn.Module):
         self.weight = nvfp4.quantise(linear.weight.detach())
         self._unscaled_weight = nvfp4.unscaled_values(self.weight, torch.bfloat16)
         self._bias = None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
-        self._activation_amax = activation_amax
+        self._activation_scale = (
+            None
+            if activation_amax is None
+            else nvfp4.global_scale_of(torch.tensor(activation_amax)).item()
+        )
         self._activations = activations or SharedActivations()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Quantise x by its blocks, under the calibrated scale or x's own; then multiply."""
-        quantised, scale = self._activations.quantise(x, self._activation_amax)
+        quantised, scale = self._activations.quantise(x, self._activation_scale)
         product = functional.linear(quantised, self._unscaled_weight)
-        product = product.mul_((scale * self.weight.global_scale).to(product.dtype))
-        return product if self._bias is None else product.add_(self._bias)
+        return nvfp4.scale_and_add_(product, scale * self.weight.global_scale, self._bias)
 
     def extra_repr(self) -> str:
         """Shown in the module tree."""
