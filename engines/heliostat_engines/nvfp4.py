@@ -64,7 +64,7 @@ def quantise(values: torch.Tensor, global_scale: torch.Tensor | None = None) -> 
         ValueError: K is no multiple of 16, or a value is NaN or infinite.
     """
     _check_shape(values)
-    values = values.detach()
+    values = values.detach().contiguous()
     kernels = nvfp4_cpu.kernels_for(values)
     amax = values.abs().amax() if kernels is None else kernels.amax(values)
     if not torch.isfinite(amax):
@@ -117,8 +117,9 @@ def scale_and_add_(
 
     The scale is rounded to bfloat16, and so is the result of each of the two operations.
     """
-    kernels = nvfp4_cpu.kernels_for(product)
-    if kernels is not None and bias is not None and product.dtype is torch.bfloat16:
+    fused = bias is not None and product.dtype is torch.bfloat16 and product.is_contiguous()
+    kernels = nvfp4_cpu.kernels_for(product) if fused else None
+    if kernels is not None and bias is not None:
         return kernels.scale_and_add_(product, scale.to(product.dtype), bias)
     product.mul_(scale.to(product.dtype))
     return product if bias is None else product.add_(bias)

@@ -71,54 +71,34 @@ static inline void scales_of(const void *values, int64_t first, int64_t count, i
     block_scales[block] = block_scale_of(as_bits(block_scales[block]), global_scale);
 }
 
-static inline void fake_quantise_rows(const void *values, int64_t count, int is_bf16,
-                                      float global_scale, uint16_t *out) {
-  int64_t blocks = count / BLOCK;
-#pragma omp parallel for schedule(static) if (blocks > MINIMUM_WORK)
-  for (int64_t first = 0; first < blocks; first += TILE) {
-    int64_t tile = blocks - first < TILE ? blocks - first : TILE;
-    float scales[TILE];
-    scales_of(values, first, tile, is_bf16, global_scale, scales);
-    for (int64_t block = 0; block < tile; block++) {
-      float full_scale = scales[block] * global_scale;
-      int64_t start = (first + block) * BLOCK;
-      for (int i = 0; i < BLOCK; i++) {
-        float scaled = load(values, start + i, is_bf16) / full_scale;
-        out[start + i] = (uint16_t)(as_bits(to_e2m1(scaled) * scales[block]) >> 16);
-      }
+static inline void fake_quantise_tile(const void *values, int64_t first, int64_t count,
+                                      int is_bf16, float global_scale, uint16_t *out) {
+  float scales[TILE];
+  scales_of(values, first, count, is_bf16, global_scale, scales);
+  for (int64_t block = 0; block < count; block++) {
+    float full_scale = scales[block] * global_scale;
+    int64_t start = (first + block) * BLOCK;
+    for (int i = 0; i < BLOCK; i++) {
+      float scaled = load(values, start + i, is_bf16) / full_scale;
+      out[start + i] = (uint16_t)(as_bits(to_e2m1(scaled) * scales[block]) >> 16);
     }
   }
 }
 
-static inline void quantise_rows(const void *values, int64_t count, int is_bf16, float global_scale,
-                                 uint8_t *codes, uint8_t *block_scales) {
-  int64_t blocks = count / BLOCK;
-#pragma omp parallel for schedule(static) if (blocks > MINIMUM_WORK)
-  for (int64_t first = 0; first < blocks; first += TILE) {
-    int64_t tile = blocks - first < TILE ? blocks - first : TILE;
-    float scales[TILE];
-    scales_of(values, first, tile, is_bf16, global_scale, scales);
-    for (int64_t block = 0; block < tile; block++) {
-      float full_scale = scales[block] * global_scale;
-      int64_t start = (first + block) * BLOCK;
-      uint8_t wide[BLOCK];
-      for (int i = 0; i < BLOCK; i++)
-        wide[i] = e2m1_code(load(values, start + i, is_bf16) / full_scale);
-      for (int i = 0; i < BLOCK / 2; i++)
-        codes[start / 2 + i] = (uint8_t)(wide[2 * i] | wide[2 * i + 1] << 4);
-      block_scales[first + block] = e4m3_bits(scales[block]);
-    }
+static inline void quantise_tile(const void *values, int64_t first, int64_t count, int is_bf16,
+                                 float global_scale, uint8_t *codes, uint8_t *block_scales) {
+  float scales[TILE];
+  scales_of(values, first, count, is_bf16, global_scale, scales);
+  for (int64_t block = 0; block < count; block++) {
+    float full_scale = scales[block] * global_scale;
+    int64_t start = (first + block) * BLOCK;
+    uint8_t wide[BLOCK];
+    for (int i = 0; i < BLOCK; i++)
+      wide[i] = e2m1_code(load(values, start + i, is_bf16) / full_scale);
+    for (int i = 0; i < BLOCK / 2; i++)
+      codes[start / 2 + i] = (uint8_t)(wide[2 * i] | wide[2 * i + 1] << 4);
+    block_scales[first + block] = e4m3_bits(scales[block]);
   }
-}
-
-static inline uint32_t amax_of(const void *values, int64_t count, int is_bf16) {
-  uint32_t amax = 0;
-#pragma omp parallel for schedule(static) reduction(max : amax) if (count > MINIMUM_WORK * BLOCK)
-  for (int64_t i = 0; i < count; i++) {
-    uint32_t bits = as_bits(load(values, i, is_bf16)) & MAGNITUDE;
-    amax = bits > amax ? bits : amax;
-  }
-  return amax;
 }
 
 /* To nearest, ties to even; NaN becomes torch's. */
@@ -138,19 +118,38 @@ void scale_and_add_bf16(uint16_t *product, int64_t count, float scale, const uin
     }
 }
 
-/* count: how many values, a multiple of BLOCK. */
+/* The loops over tiles stand here, where the type of the values is a constant: the compiler moves
+ * a parallel loop into a function of its own, which would otherwise test the type at each value. */
+#define FOR_EACH_TILE(count, call)                                                           \
+  int64_t blocks = (count) / BLOCK;                                                          \
+  _Pragma("omp parallel for schedule(static) if (blocks > MINIMUM_WORK)")                    \
+  for (int64_t first = 0; first < blocks; first += TILE) {                                   \
+    int64_t tile = blocks - first < TILE ? blocks - first : TILE;                            \
+    call;                                                                                    \
+  }
+
+/* count: how many values, a multiple of BLOCK.
+ * amax: the bits of the largest magnitude; at least INFINITE's if a value is NaN or infinite. */
 #define ENTRY_POINTS(suffix, is_bf16)                                                        \
   void fake_quantise_##suffix(const void *values, int64_t count, float global_scale,         \
                               uint16_t *out) {                                               \
-    fake_quantise_rows(values, count, is_bf16, global_scale, out);                           \
+    FOR_EACH_TILE(count,                                                                     \
+                  fake_quantise_tile(values, first, tile, is_bf16, global_scale, out))       \
   }                                                                                          \
   void quantise_##suffix(const void *values, int64_t count, float global_scale,              \
                          uint8_t *codes, uint8_t *block_scales) {                            \
-    quantise_rows(values, count, is_bf16, global_scale, codes, block_scales);                \
+    FOR_EACH_TILE(count, quantise_tile(values, first, tile, is_bf16, global_scale, codes,    \
+                                       block_scales))                                        \
   }                                                                                          \
-  /* Bits of the largest magnitude; at least INFINITE's if a value is NaN or infinite. */    \
   uint32_t amax_##suffix(const void *values, int64_t count) {                                \
-    return amax_of(values, count, is_bf16);                                                  \
+    uint32_t amax = 0;                                                                       \
+    _Pragma("omp parallel for schedule(static) reduction(max : amax)                         \
+            if (count > MINIMUM_WORK * BLOCK)")                                              \
+    for (int64_t i = 0; i < count; i++) {                                                    \
+      uint32_t bits = as_bits(load(values, i, is_bf16)) & MAGNITUDE;                         \
+      amax = bits > amax ? bits : amax;                                                      \
+    }                                                                                        \
+    return amax;                                                                             \
   }
 
 ENTRY_POINTS(bf16, 1)

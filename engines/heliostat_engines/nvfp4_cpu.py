@@ -17,7 +17,15 @@ from typing import Any
 import torch
 
 SOURCE = Path(__file__).with_name("nvfp4_cpu.c")
-COMPILE = ("-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-fopenmp", "-c")
+COMPILE = (
+    "-O3",
+    "-march=native",
+    "-ffp-contract=off",
+    "-fno-trapping-math",
+    "-fPIC",
+    "-fopenmp",
+    "-c",
+)
 """No fast-math: the results must be the definition's to the bit."""
 LINK = ("-shared",)
 """Without an OpenMP runtime: the one that torch has loaded is used, so torch.set_num_threads rules
@@ -29,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 class CpuKernels:
-    """The compiled functions, on contiguous CPU tensors in bfloat16 or float32."""
+    """The compiled functions, on CPU tensors in bfloat16 or float32."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         def function(name: str, result: type | None, *arguments: type) -> dict[torch.dtype, Any]:
@@ -49,6 +57,7 @@ class CpuKernels:
 
     def fake_quantise(self, values: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
         """values[..., K] -> block_scale * code[..., K] in bfloat16."""
+        values = values.contiguous()
         out = torch.empty(values.shape, dtype=torch.bfloat16)
         self._fake_quantise[values.dtype](
             values.data_ptr(), values.numel(), global_scale.item(), out.data_ptr()
@@ -89,7 +98,7 @@ class CpuKernels:
 
 def kernels_for(values: torch.Tensor) -> CpuKernels | None:
     """The kernels, if they take this tensor and this machine could compile them."""
-    fits = values.device.type == "cpu" and values.dtype in _SUFFIXES and values.is_contiguous()
+    fits = values.device.type == "cpu" and values.dtype in _SUFFIXES
     return compiled() if fits else None
 
 
