@@ -19,7 +19,8 @@ BLOCK = 16
 E2M1_MAX = 6.0
 E4M3_MAX = 448.0
 E4M3_TINY = 2.0**-9
-"""Smallest positive E4M3 value: block scales of non-zero blocks are not let below it."""
+"""Smallest positive E4M3 value: block scales are not let below it. A block of zeros, or of values
+too small beside the tensor's largest for a float32 quotient, has the scale 1."""
 E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 _FLOAT32_EXPONENT = 0x7F800000
@@ -149,8 +150,8 @@ def _scale_to_e2m1_range(
     """values[..., K] float32 -> (values / their block's full scale, block scales in E4M3)."""
     blocks = _blocks(values)
     block_amax = _block_amax(blocks)
-    wanted = (block_amax / (E2M1_MAX * global_scale)).clamp(E4M3_TINY, E4M3_MAX)
-    wanted = torch.where(block_amax > 0, wanted, torch.ones_like(wanted))
+    wanted = block_amax / (E2M1_MAX * global_scale)
+    wanted = torch.where(wanted > 0, wanted.clamp(E4M3_TINY, E4M3_MAX), torch.ones_like(wanted))
     block_scales = wanted.to(torch.float8_e4m3fn)
     full_scale = block_scales.float() * global_scale
     return (blocks / full_scale.unsqueeze(-1)).flatten(-2), block_scales

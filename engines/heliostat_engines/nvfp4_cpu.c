@@ -12,7 +12,7 @@
 #define MINIMUM_WORK 1024 /* blocks below which a second thread costs more than it gains */
 
 static const float E2M1_MAX = 6.0f, E4M3_MAX = 448.0f, E4M3_TINY = 0x1p-9f;
-static const uint32_t MAGNITUDE = 0x7FFFFFFF, EXPONENT = 0x7F800000, INFINITE = 0x7F800000;
+static const uint32_t MAGNITUDE = 0x7FFFFFFF, EXPONENT = 0x7F800000;
 
 static inline float as_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
 static inline uint32_t as_bits(float f) { uint32_t bits; memcpy(&bits, &f, 4); return bits; }
@@ -37,10 +37,9 @@ static inline float to_e2m1(float scaled) {
 
 static inline float block_scale_of(uint32_t amax_bits, float global_scale) {
   float wanted = as_float(amax_bits) / (E2M1_MAX * global_scale);
-  wanted = wanted < E4M3_TINY ? E4M3_TINY : wanted;
-  wanted = wanted > E4M3_MAX ? E4M3_MAX : wanted;
-  wanted = (amax_bits == 0 || amax_bits > INFINITE) ? 1.0f : wanted;
-  return round_in_steps(wanted, 0x1p-6f, 0x1.8p20f);
+  float clamped = wanted < E4M3_TINY ? E4M3_TINY : wanted;
+  clamped = clamped > E4M3_MAX ? E4M3_MAX : clamped;
+  return round_in_steps(wanted > 0.0f ? clamped : 1.0f, /* NaN too */ 0x1p-6f, 0x1.8p20f);
 }
 
 static inline uint8_t e4m3_bits(float scale) {
@@ -129,7 +128,7 @@ void scale_and_add_bf16(uint16_t *product, int64_t count, float scale, const uin
   }
 
 /* count: how many values, a multiple of BLOCK.
- * amax: the bits of the largest magnitude; at least INFINITE's if a value is NaN or infinite. */
+ * amax: the bits of the largest magnitude; at least infinity's if a value is NaN or infinite. */
 #define ENTRY_POINTS(suffix, is_bf16)                                                        \
   void fake_quantise_##suffix(const void *values, int64_t count, float global_scale,         \
                               uint16_t *out) {                                               \
