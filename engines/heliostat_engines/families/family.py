@@ -179,6 +179,10 @@ class Family(ABC):
         """
         return self.prepare(self._build(size, blocks, device, dtype, seed))
 
+    def tiny_transformer(self, seed: int) -> Any:
+        """The tiny transformer in BF16 as diffusers makes it, to be saved in a checkpoint."""
+        return self._build(Size.TINY, None, "cpu", torch.bfloat16, seed)
+
     def prepare(self, transformer: nn.Module) -> nn.Module:
         """Rewrite a transformer as diffusers made it into the one that is quantised and adapted."""
         return transformer

@@ -53,7 +53,8 @@ class Sd3Family(Family):
     def transformer_class(self) -> type[Any]:
         from diffusers import SD3Transformer2DModel
 
-        return SD3Transformer2DModel
+        transformer_class: type[Any] = SD3Transformer2DModel
+        return transformer_class
 
     @override
     def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
