@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch  # noqa: TC002
 from torch import nn
 
 
@@ -48,5 +49,5 @@ def _as_linear(convolution: nn.Conv2d) -> nn.Linear:
     weight = convolution.weight
     linear.weight = nn.Parameter(weight.detach().flatten(1), weight.requires_grad)
     if bias is not None:
-        linear.bias = bias
+        linear.bias = nn.Parameter(bias.detach(), bias.requires_grad)
     return linear
