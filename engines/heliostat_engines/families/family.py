@@ -172,7 +172,7 @@ class Family(ABC):
 
         Args:
             size: TINY or PUBLISHED.
-            blocks: how many blocks of each kind to keep; all if None.
+            blocks: how many blocks of each kind to keep at most; all if None.
             device: "meta" has no weights; elsewhere they are random, none of them left at zero.
             dtype: of the weights.
             seed: of the weights; a parameter's values depend on it and on the parameter's name.
@@ -187,6 +187,10 @@ class Family(ABC):
         """Rewrite a transformer as diffusers made it into the one that is quantised and adapted."""
         return transformer
 
+    def cut(self, config: dict[str, Any], blocks: int) -> dict[str, Any]:
+        """A transformer's configuration with at most `blocks` blocks of each kind."""
+        return config | {key: min(blocks, config[key]) for key in self.block_counts.values()}
+
     def sigmas(self, steps: int, resolution_px: int) -> torch.Tensor:  # noqa: ARG002
         """Noise levels[steps + 1] from 1 to 0; unshifted unless the family says otherwise."""
         return unshifted_sigmas(steps)
@@ -200,7 +204,7 @@ class Family(ABC):
     ) -> nn.Module:
         config = dict(self.transformer_configs[size])
         if blocks is not None:
-            config |= {key: min(blocks, config[key]) for key in self.block_counts.values()}
+            config = self.cut(config, blocks)
         transformer = build_module(self.transformer_class(), config, device, dtype)
         if device != "meta":
             randomise(transformer, seed)

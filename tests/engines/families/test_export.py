@@ -65,10 +65,14 @@ def test_one_graph_for_every_batch_and_latent_size(name: str) -> None:
     latents = {0: batch} if fixed else {0: batch, 2: 2 * height, 3: 2 * width}
     first, other = ((8, 8), (8, 8)) if fixed else ((16, 24), (32, 12))
     example = inputs(family, transformer, 2, first, 7)
-    shapes = (latents, {0: batch}, {0: batch}, {0: batch}, {0: batch} if example[4] is not None else None)
+    shapes = (
+        latents,
+        {0: batch},
+        {0: batch},
+        {0: batch},
+        {0: batch} if example[4] is not None else None,
+    )
     with torch.inference_mode():
         graph = torch.export.export(wrapper, example, dynamic_shapes=shapes, strict=False).module()
         for arguments in (example, inputs(family, transformer, 3, other, 7)):
-            torch.testing.assert_close(
-                graph(*arguments), wrapper(*arguments), rtol=1e-4, atol=1e-4
-            )
+            torch.testing.assert_close(graph(*arguments), wrapper(*arguments), rtol=1e-4, atol=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch  # noqa: TC002
+import torch
 from torch import nn
 
 

@@ -155,6 +155,6 @@ class Sd35MediumFamily(Sd35Family):
     name = "sd3.5-medium"
     default_checkpoint = "stabilityai/stable-diffusion-3.5-medium"
     transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]] = {
-        Size.TINY: MEDIUM | TINY | {"dual_attention_layers": [0, 1]},
+        Size.TINY: MEDIUM | TINY | {"dual_attention_layers": [0]},
         Size.PUBLISHED: MEDIUM,
     }

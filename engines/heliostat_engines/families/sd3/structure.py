@@ -57,6 +57,17 @@ class Sd3Family(Family):
         return transformer_class
 
     @override
+    def cut(self, config: dict[str, Any], blocks: int) -> dict[str, Any]:
+        """Kinds: blocks that attend twice, plain ones, and the last, which drops the text."""
+        dual = len(config["dual_attention_layers"])
+        plain = config["num_layers"] - dual - 1
+        kept = min(blocks, dual)
+        return config | {
+            "num_layers": kept + min(blocks, plain) + 1,
+            "dual_attention_layers": list(range(kept)),
+        }
+
+    @override
     def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
         self.resolutions.check(self.name, resolution_px)
         side = resolution_px // DOWNSCALE
