@@ -1,0 +1,160 @@
+"""SD3.5 Large and Medium."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from typing_extensions import override
+
+from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.families import tiny
+from heliostat_engines.families.checkpoint import load_part
+from heliostat_engines.families.decoder import VaeDecoder, load_tiny_decoder
+from heliostat_engines.families.family import (
+    Decoder,
+    DecoderName,
+    Resolutions,
+    Size,
+    TextEncoder,
+)
+from heliostat_engines.families.sd3.structure import EMBEDDERS, MODULATION, OUTPUTS, Sd3Family
+from heliostat_engines.families.text import PipelineTextEncoder, load_text_pipeline
+from heliostat_engines.precision import Keep, PrecisionMap
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+TINY_DECODER = "madebyollin/taesd3"
+T5_TOKENS = 256
+SHIFT = 3.0
+"""Of the noise levels, published with the checkpoints (scheduler/scheduler_config.json)."""
+
+LARGE: dict[str, Any] = {
+    "sample_size": 128,
+    "patch_size": 2,
+    "in_channels": 16,
+    "out_channels": 16,
+    "num_layers": 38,
+    "attention_head_dim": 64,
+    "num_attention_heads": 38,
+    "joint_attention_dim": 4096,
+    "caption_projection_dim": 2432,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 192,
+    "dual_attention_layers": [],
+    "qk_norm": "rms_norm",
+}
+MEDIUM = LARGE | {
+    "num_layers": 24,
+    "num_attention_heads": 24,
+    "caption_projection_dim": 1536,
+    "pos_embed_max_size": 384,
+    "dual_attention_layers": list(range(13)),
+}
+TINY = {
+    "num_layers": 3,
+    "attention_head_dim": 16,
+    "num_attention_heads": 4,
+    "joint_attention_dim": 96,
+    "caption_projection_dim": 64,
+    "pooled_projection_dim": 80,
+    "sample_size": 16,
+    "pos_embed_max_size": 96,
+}
+
+
+class Sd35Family(Sd3Family):
+    """What Large and Medium share: text encoders, autoencoder, schedule, maps."""
+
+    default_resolution_px = 1024
+    resolutions = Resolutions(smallest_px=256, largest_px=1536, multiple_px=16)
+    precision_map: ClassVar[PrecisionMap] = PrecisionMap(
+        keep=(
+            *EMBEDDERS,
+            *MODULATION,
+            Keep("attn", "carries LoRA, and small: max(in, out) <= 2432 gains little"),
+            Keep("attn2", "small: max(in, out) <= 2432 gains little"),
+            Keep("ff_context", "the text's stream: few tokens, outliers"),
+            *OUTPUTS,
+        )
+    )
+
+    @override
+    def sigmas(self, steps: int, resolution_px: int) -> torch.Tensor:
+        """The published pipeline's levels: shifted by 3, the last but one near zero."""
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT)
+        scheduler.set_timesteps(steps)
+        levels_and_zero: torch.Tensor = scheduler.sigmas
+        return levels_and_zero
+
+    @override
+    def load_text_encoder(self, checkpoint: str) -> TextEncoder:
+        """Both CLIPs and T5: tokens[B, 77 + 256, 4096] and pooled[B, 2048]."""
+        from diffusers import StableDiffusion3Pipeline
+
+        pipeline = load_text_pipeline(StableDiffusion3Pipeline, checkpoint)
+
+        def encode_one(prompt: str) -> Conditioning:
+            tokens, _, pooled, _ = pipeline.encode_prompt(
+                prompt,
+                prompt_2=None,
+                prompt_3=None,
+                do_classifier_free_guidance=False,
+                max_sequence_length=T5_TOKENS,
+            )
+            return Conditioning(tokens, pooled)
+
+        return PipelineTextEncoder(encode_one)
+
+    @override
+    def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> Decoder:
+        from diffusers import AutoencoderKL
+
+        if decoder is DecoderName.TINY:
+            return load_tiny_decoder(checkpoint, TINY_DECODER)
+        vae: Any = load_part(AutoencoderKL, checkpoint, "vae", torch.bfloat16)
+        return VaeDecoder(vae, scale=vae.config.scaling_factor, shift=vae.config.shift_factor)
+
+    @override
+    def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
+        from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+
+        clip_tokenizer = tiny.tiny_clip_tokenizer()
+        StableDiffusion3Pipeline(
+            transformer=self.tiny_transformer(seed),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
+            vae=tiny.tiny_vae(seed),
+            text_encoder=tiny.tiny_clip(32, seed, projected=True),
+            tokenizer=clip_tokenizer,
+            text_encoder_2=tiny.tiny_clip(48, seed, projected=True),
+            tokenizer_2=clip_tokenizer,
+            text_encoder_3=tiny.tiny_t5(TINY["joint_attention_dim"], seed),
+            tokenizer_3=tiny.tiny_t5_tokenizer(),
+        ).save_pretrained(folder)
+        tiny.tiny_decoder(seed).save_pretrained(folder / "vae_tiny")
+
+
+class Sd35LargeFamily(Sd35Family):
+    """Stable Diffusion 3.5 Large, 8.1 B parameters."""
+
+    name = "sd3.5-large"
+    default_checkpoint = "stabilityai/stable-diffusion-3.5-large"
+    transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]] = {
+        Size.TINY: LARGE | TINY,
+        Size.PUBLISHED: LARGE,
+    }
+
+
+class Sd35MediumFamily(Sd35Family):
+    """Stable Diffusion 3.5 Medium, 2.5 B parameters: its first blocks attend twice."""
+
+    name = "sd3.5-medium"
+    default_checkpoint = "stabilityai/stable-diffusion-3.5-medium"
+    transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]] = {
+        Size.TINY: MEDIUM | TINY | {"dual_attention_layers": [0]},
+        Size.PUBLISHED: MEDIUM,
+    }
