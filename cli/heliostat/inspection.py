@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich import filesize
 from rich.console import Console
 from rich.table import Table
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 PLAIN_WIDTH = 160
 """Columns where the output is no terminal."""
-MEBIBYTE = 2**20
-GIBIBYTE = 2**30
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def _table(inspection: Inspection, lines: list[Line]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("precision", no_wrap=True)
     table.add_column("LoRA", no_wrap=True)
-    table.add_column("MiB", justify="right", no_wrap=True)
+    table.add_column("weights", justify="right", no_wrap=True)
     table.add_column("FLOPs", justify="right", no_wrap=True)
     table.add_column("reason")
     for line in lines:
@@ -99,7 +98,7 @@ def _table(inspection: Inspection, lines: list[Line]) -> Table:
             str(first.rows),
             first.plan.precision,
             "LoRA" if first.plan.carries_lora else "",
-            f"{sum(linear.bytes for linear in line.linears) / MEBIBYTE:.1f}",
+            filesize.decimal(sum(linear.bytes for linear in line.linears)),
             f"{sum(linear.flops for linear in line.linears) / inspection.flops:.2%}",
             first.plan.reason,
         )
@@ -111,8 +110,8 @@ def _summary(inspection: Inspection) -> Table:
     for name, value in (
         ("FLOPs of block linears in NVFP4", f"{inspection.nvfp4_share(blocks_only=True):.1%}"),
         ("FLOPs of all linears in NVFP4", f"{inspection.nvfp4_share(blocks_only=False):.1%}"),
-        ("weights in BF16", f"{inspection.bf16_bytes / GIBIBYTE:.2f} GiB"),
-        ("weights under this map", f"{inspection.bytes / GIBIBYTE:.2f} GiB"),
+        ("weights in BF16", filesize.decimal(inspection.bf16_bytes)),
+        ("weights under this map", filesize.decimal(inspection.bytes)),
         ("linears that carry LoRA", str(inspection.lora_sites)),
     ):
         table.add_row(name, value)
