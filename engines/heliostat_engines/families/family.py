@@ -99,6 +99,8 @@ class Family(ABC):
     default_checkpoint: ClassVar[str]
     default_resolution_px: ClassVar[int]
     resolutions: ClassVar[Resolutions]
+    text_tokens: ClassVar[int]
+    """Tokens of a prompt's embedding, padding included."""
     precision_map: ClassVar[PrecisionMap]
     wide_precision_map: ClassVar[PrecisionMap]
     lora_targets: ClassVar[tuple[str, ...]]
@@ -143,8 +145,8 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def probe_conditioning(self, transformer: nn.Module) -> Conditioning:
-        """One row of any valid conditioning, to see whether an adapter changes the output."""
+    def probe_conditioning(self, transformer: nn.Module, tokens: int = 1) -> Conditioning:
+        """One row of any valid conditioning of so many tokens, to try a model with."""
 
     @abstractmethod
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:

@@ -69,10 +69,10 @@ TINY = PUBLISHED | {
 }
 PRECISION_MAP = PrecisionMap(
     keep=(
-        Keep("x_embedder", "embeds the latents: outliers, and a sliver of the work"),
-        Keep("context_embedder", "embeds the text: outliers, and a sliver of the work"),
-        Keep("time_text_embed", "conditions every block: its error is everywhere"),
-        Keep("norm_out", "modulation of the output"),
+        Keep("x_embedder", "embeds the latents: outliers, little work"),
+        Keep("context_embedder", "embeds the text: outliers, little work"),
+        Keep("time_text_embed", "conditions every block"),
+        Keep("norm_out", "scales and shifts the output"),
     )
 )
 
@@ -84,6 +84,7 @@ class FluxFamily(Family):
     default_checkpoint = "black-forest-labs/FLUX.1-dev"
     default_resolution_px = 512
     resolutions = Resolutions(smallest_px=256, largest_px=2048, multiple_px=16)
+    text_tokens = T5_TOKENS
     block_counts: ClassVar[Mapping[str, str]] = {
         "transformer_blocks": "num_layers",
         "single_transformer_blocks": "num_single_layers",
@@ -134,10 +135,10 @@ class FluxFamily(Family):
         return unpack(packed, rows, columns)
 
     @override
-    def probe_conditioning(self, transformer: nn.Module) -> Conditioning:
+    def probe_conditioning(self, transformer: nn.Module, tokens: int = 1) -> Conditioning:
         config: Any = transformer.config
         return Conditioning(
-            tokens=torch.ones(1, 1, config.joint_attention_dim),
+            tokens=torch.ones(1, tokens, config.joint_attention_dim),
             pooled=torch.ones(1, config.pooled_projection_dim),
         )
 

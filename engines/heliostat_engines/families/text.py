@@ -26,7 +26,7 @@ class PipelineTextEncoder:
         """`encode_one` makes one row of a prompt."""
         self._encode_one = encode_one
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning[B] of prompts[B], in the text encoder's dtype."""
         if not prompts:

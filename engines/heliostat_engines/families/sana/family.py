@@ -69,12 +69,13 @@ TINY = PUBLISHED | {
     "sample_size": 8,
 }
 OUTSIDE_BLOCKS = (
-    Keep("patch_embed", "embeds the latents: outliers, and a sliver of the work"),
-    Keep("time_embed", "modulates every block: its error is everywhere"),
-    Keep("caption_projection", "embeds the text: outliers, and a sliver of the work"),
+    Keep("patch_embed", "embeds the latents: outliers, little work"),
+    Keep("time_embed", "modulates every block"),
+    Keep("caption_projection", "embeds the text: outliers, little work"),
     Keep("proj_out", "writes the velocity itself"),
 )
-SMALL = "small: max(in, out) <= 2240 gains little"
+QKV = "linear attention sums over all tokens"
+SMALL = "max(in, out) <= 2240: gains little"
 
 
 class SanaFamily(Family):
@@ -91,6 +92,7 @@ class SanaFamily(Family):
     default_checkpoint = "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"
     default_resolution_px = 1024
     resolutions = Resolutions(smallest_px=256, largest_px=2048, multiple_px=DOWNSCALE)
+    text_tokens = TOKENS
     transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]] = {
         Size.TINY: TINY,
         Size.PUBLISHED: PUBLISHED,
@@ -98,9 +100,9 @@ class SanaFamily(Family):
     precision_map: ClassVar[PrecisionMap] = PrecisionMap(
         keep=(
             *OUTSIDE_BLOCKS,
-            Keep("attn1.to_q", "linear attention: kept exact where it is fused (attn.qkv)"),
-            Keep("attn1.to_k", "linear attention: kept exact where it is fused (attn.qkv)"),
-            Keep("attn1.to_v", "linear attention: kept exact where it is fused (attn.qkv)"),
+            Keep("attn1.to_q", QKV),
+            Keep("attn1.to_k", QKV),
+            Keep("attn1.to_v", QKV),
             Keep("attn1.to_out", SMALL),
             Keep("attn2.to_q", SMALL),
             Keep("attn2.to_out", SMALL),
@@ -160,12 +162,12 @@ class SanaFamily(Family):
         return velocity
 
     @override
-    def probe_conditioning(self, transformer: nn.Module) -> Conditioning:
+    def probe_conditioning(self, transformer: nn.Module, tokens: int = 1) -> Conditioning:
         config: Any = transformer.config
         return Conditioning(
-            tokens=torch.ones(1, 1, config.caption_channels),
+            tokens=torch.ones(1, tokens, config.caption_channels),
             pooled=torch.ones(1, 0),
-            mask=torch.ones(1, 1, dtype=torch.long),
+            mask=torch.ones(1, tokens, dtype=torch.long),
         )
 
     @override

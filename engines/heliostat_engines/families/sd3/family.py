@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TINY_DECODER = "madebyollin/taesd3"
+CLIP_TOKENS = 77
 T5_TOKENS = 256
+SMALL = "max(in, out) <= 2432: gains little"
 SHIFT = 3.0
 """Of the noise levels, published with the checkpoints (scheduler/scheduler_config.json)."""
 
@@ -70,13 +72,14 @@ class Sd35Family(Sd3Family):
 
     default_resolution_px = 1024
     resolutions = Resolutions(smallest_px=256, largest_px=1536, multiple_px=16)
+    text_tokens = CLIP_TOKENS + T5_TOKENS
     precision_map: ClassVar[PrecisionMap] = PrecisionMap(
         keep=(
             *EMBEDDERS,
             *MODULATION,
-            Keep("attn", "carries LoRA, and small: max(in, out) <= 2432 gains little"),
-            Keep("attn2", "small: max(in, out) <= 2432 gains little"),
-            Keep("ff_context", "the text's stream: few tokens, outliers"),
+            Keep("attn", SMALL),
+            Keep("attn2", SMALL),
+            Keep("ff_context", "the text's few tokens: outliers"),
             *OUTPUTS,
         )
     )
