@@ -15,6 +15,10 @@ class CheckpointError(HeliostatError, ValueError):
     """A model checkpoint that is missing, unreadable or of another layout."""
 
 
+class ResolutionError(HeliostatError, ValueError):
+    """A resolution that the model family does not draw."""
+
+
 class UnknownFamilyError(HeliostatError, KeyError):
     """No model family goes by that name."""
 

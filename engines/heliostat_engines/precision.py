@@ -46,21 +46,18 @@ class Keep:
 
 @dataclass(frozen=True)
 class PrecisionMap:
-    """A family's rules: the first `keep` that matches wins, then the size limit, else NVFP4.
+    """A family's rules: the first `keep` that matches wins, else NVFP4.
 
-    min_dim: linears with max(in, out) <= min_dim stay BF16 (too small to gain).
+    Rules go by name, so that one map fits a model of any width.
     """
 
     keep: tuple[Keep, ...] = ()
-    min_dim: int = 0
 
     def decide(self, name: str, linear: nn.Linear) -> tuple[Precision, str]:
         """Precision of one linear and the reason, for people to read."""
         for rule in self.keep:
             if rule.matches(name):
                 return Precision.BF16, rule.reason
-        if max(linear.in_features, linear.out_features) <= self.min_dim:
-            return Precision.BF16, f"max(in, out) <= {self.min_dim}: too small to gain"
         if linear.in_features % BLOCK:
             return Precision.BF16, f"input width is no multiple of {BLOCK}"
         return Precision.NVFP4, "block linear"

@@ -8,7 +8,12 @@ import torch
 
 from heliostat_engines.adapters import Adapter, pack_adapter, parse_adapter
 from heliostat_engines.conditioning import Conditioning
-from heliostat_engines.errors import AdapterError, CheckpointError, UnknownFamilyError
+from heliostat_engines.errors import (
+    AdapterError,
+    CheckpointError,
+    ResolutionError,
+    UnknownFamilyError,
+)
 from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import Precision
@@ -162,5 +167,5 @@ def test_errors_name_what_to_change() -> None:
         get_family("demoo")
     with pytest.raises(CheckpointError, match="diffusers' layout"):
         TorchEngine(FAMILY, "/nowhere")
-    with pytest.raises(CheckpointError, match="resolution_px = 64"):
+    with pytest.raises(ResolutionError, match="resolution_px = 64"):
         FAMILY.latent_shape(512)

@@ -3,18 +3,52 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import torch
+
+from heliostat_engines.errors import ResolutionError
+from heliostat_engines.families.checkpoint import load_part
+from heliostat_engines.families.random_weights import build_module, randomise
 from heliostat_engines.sampling import unshifted_sigmas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    import torch
     from torch import nn
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.precision import PrecisionMap
+
+
+class Size(StrEnum):
+    """Which of a family's transformers to build without a checkpoint."""
+
+    TINY = "tiny"
+    """A few narrow blocks with every structural feature of the published model."""
+    PUBLISHED = "published"
+    """The published model's own configuration."""
+
+
+class MapName(StrEnum):
+    """Which of a family's precision maps to follow."""
+
+    PUBLISHED = "published"
+    """The map that Sol-RL published."""
+    WIDE = "wide"
+    """Every linear of every block in NVFP4, those that carry LoRA included."""
+
+
+class DecoderName(StrEnum):
+    """Which decoder turns a family's latents into images."""
+
+    FULL = "full"
+    """The pipeline's VAE."""
+    TINY = "tiny"
+    """A distilled `AutoencoderTiny` of the same latents: coarser, at a fraction of the work."""
 
 
 class TextEncoder(Protocol):
@@ -31,6 +65,30 @@ class Decoder(Protocol):
         """latents[B, ...] -> images[B, 3, H, W], float32 in 0..1."""
 
 
+@dataclass(frozen=True)
+class Resolutions:
+    """The square images that a family draws: smallest to largest, in steps of `multiple` px."""
+
+    smallest_px: int
+    largest_px: int
+    multiple_px: int
+
+    def check(self, family: str, resolution_px: int) -> None:
+        """Raises ResolutionError, naming the nearest resolution that works."""
+        nearest = self.multiple_px * round(resolution_px / self.multiple_px)
+        nearest = min(max(nearest, self.smallest_px), self.largest_px)
+        if nearest == resolution_px:
+            return
+        some = (
+            f"images of {self.smallest_px} to {self.largest_px} px in steps of {self.multiple_px}"
+        )
+        one = f"{self.smallest_px} px images only"
+        raise ResolutionError(
+            f"{family} draws {one if self.smallest_px == self.largest_px else some}, "
+            f"not {resolution_px}: set resolution_px = {nearest}"
+        )
+
+
 class Family(ABC):
     """A diffusion model family: how to load it, drive it, quantise it and adapt it.
 
@@ -40,25 +98,35 @@ class Family(ABC):
     name: ClassVar[str]
     default_checkpoint: ClassVar[str]
     default_resolution_px: ClassVar[int]
+    resolutions: ClassVar[Resolutions]
     precision_map: ClassVar[PrecisionMap]
+    wide_precision_map: ClassVar[PrecisionMap]
     lora_targets: ClassVar[tuple[str, ...]]
     """Suffixes of the linears that carry LoRA, as PEFT's target_modules."""
+    transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]]
+    """Constructor arguments of the diffusers transformer, as its config.json has them."""
+    block_counts: ClassVar[Mapping[str, str]] = {"transformer_blocks": "num_layers"}
+    """Each list of repeated blocks, with the configuration key that says how many there are."""
+
+    @abstractmethod
+    def transformer_class(self) -> type[Any]:
+        """The diffusers class of the transformer."""
 
     @abstractmethod
     def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
-        """Shape of one sample's latents."""
-
-    @abstractmethod
-    def load_transformer(self, checkpoint: str, dtype: torch.dtype) -> nn.Module:
-        """The diffusers transformer, in eval mode. Raises CheckpointError."""
+        """Shape of one sample's latents. Raises ResolutionError."""
 
     @abstractmethod
     def load_text_encoder(self, checkpoint: str) -> TextEncoder:
         """The family's text encoder(s). Raises CheckpointError."""
 
     @abstractmethod
-    def load_decoder(self, checkpoint: str) -> Decoder:
-        """The VAE's decoder, with the latents' scaling undone inside. Raises CheckpointError."""
+    def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> Decoder:
+        """A decoder, with the latents' scaling undone inside.
+
+        Raises:
+            CheckpointError: it cannot be read, or the family has no such decoder.
+        """
 
     @abstractmethod
     def velocity(
@@ -68,11 +136,52 @@ class Family(ABC):
         sigma: torch.Tensor,
         conditioning: Conditioning,
     ) -> torch.Tensor:
-        """One evaluation: latents[B, ...], sigma[B] -> velocity[B, ...], inputs cast as needed."""
+        """One evaluation: latents[B, ...], sigma[B] -> velocity[B, ...].
+
+        Inputs are cast to the transformer's dtype. The only way in which anything evaluates a
+        model; torch.export traces it with dynamic batch and latent size.
+        """
 
     @abstractmethod
     def probe_conditioning(self, transformer: nn.Module) -> Conditioning:
         """One row of any valid conditioning, to see whether an adapter changes the output."""
+
+    @abstractmethod
+    def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
+        """A whole pipeline of random weights in diffusers' layout around the tiny transformer."""
+
+    def rules(self, name: MapName) -> PrecisionMap:
+        """The precision map of that name."""
+        return self.precision_map if name is MapName.PUBLISHED else self.wide_precision_map
+
+    def load_transformer(self, checkpoint: str, dtype: torch.dtype) -> nn.Module:
+        """The diffusers transformer, in eval mode. Raises CheckpointError."""
+        transformer = load_part(self.transformer_class(), checkpoint, "transformer", dtype)
+        return self.prepare(transformer)
+
+    def build_transformer(
+        self,
+        size: Size,
+        *,
+        blocks: int | None = None,
+        device: str = "meta",
+        dtype: torch.dtype = torch.bfloat16,
+        seed: int = 0,
+    ) -> nn.Module:
+        """The transformer without a checkpoint, in eval mode.
+
+        Args:
+            size: TINY or PUBLISHED.
+            blocks: how many blocks of each kind to keep; all if None.
+            device: "meta" has no weights; elsewhere they are random, none of them left at zero.
+            dtype: of the weights.
+            seed: of the weights; a parameter's values depend on it and on the parameter's name.
+        """
+        return self.prepare(self._build(size, blocks, device, dtype, seed))
+
+    def prepare(self, transformer: nn.Module) -> nn.Module:
+        """Rewrite a transformer as diffusers made it into the one that is quantised and adapted."""
+        return transformer
 
     def sigmas(self, steps: int, resolution_px: int) -> torch.Tensor:  # noqa: ARG002
         """Noise levels[steps + 1] from 1 to 0; unshifted unless the family says otherwise."""
@@ -81,3 +190,14 @@ class Family(ABC):
     def activation_amax(self, checkpoint: str) -> Mapping[str, float] | None:  # noqa: ARG002
         """Calibrated largest input magnitude per linear; None scales each call by its own."""
         return None
+
+    def _build(
+        self, size: Size, blocks: int | None, device: str, dtype: torch.dtype, seed: int
+    ) -> nn.Module:
+        config = dict(self.transformer_configs[size])
+        if blocks is not None:
+            config |= {key: min(blocks, config[key]) for key in self.block_counts.values()}
+        transformer = build_module(self.transformer_class(), config, device, dtype)
+        if device != "meta":
+            randomise(transformer, seed)
+        return transformer.eval().requires_grad_(False)

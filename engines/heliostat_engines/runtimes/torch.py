@@ -155,7 +155,7 @@ class TorchEngine:
     @torch.inference_mode()
     def _probe(self, pairs: Mapping[str, LoraPair] | None) -> torch.Tensor:
         """One evaluation at a fixed point: enough to see whether an adapter does anything."""
-        shape = self._family.latent_shape(self._family.default_resolution_px)
+        shape = self._family.latent_shape(self._family.resolutions.smallest_px)
         latents = initial_noise([PROBE_SEED], shape)
         conditioning = self._family.probe_conditioning(self._transformer)
         return self._evaluate(latents, torch.tensor([PROBE_SIGMA]), conditioning, pairs)

@@ -10,65 +10,47 @@ import torch
 from typing_extensions import override
 
 from heliostat_engines import calibration
-from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.errors import CheckpointError
-from heliostat_engines.families.family import Decoder, Family, TextEncoder
-from heliostat_engines.precision import Keep, PrecisionMap
+from heliostat_engines.families.checkpoint import load_part
+from heliostat_engines.families.decoder import VaeDecoder
+from heliostat_engines.families.family import (
+    Decoder,
+    DecoderName,
+    Resolutions,
+    Size,
+    TextEncoder,
+)
+from heliostat_engines.families.sd3.structure import EMBEDDERS, MODULATION, OUTPUTS, Sd3Family
+from heliostat_engines.families.tiny import write_tiny_vae
+from heliostat_engines.precision import PrecisionMap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import nn
+WEIGHTS = Path(__file__).parent / "weights"
+BATCH = 256
+"""Images decoded together: 64 px take little memory."""
+PUBLISHED: dict[str, Any] = json.loads((WEIGHTS / "transformer" / "config.json").read_text())
+TINY = PUBLISHED | {
+    "num_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 4,
+    "caption_projection_dim": 64,
+}
 
-LATENT_CHANNELS = 16
-DOWNSCALE = 8
-TIMESTEPS = 1000.0
-"""The transformer counts noise in timesteps, sigma * 1000."""
 
-
-class DemoFamily(Family):
+class DemoFamily(Sd3Family):
     """SD3.5's structure at 5 M parameters; weights ship with the package."""
 
     name = "demo"
-    default_checkpoint = str(Path(__file__).parent / "weights")
+    default_checkpoint = str(WEIGHTS)
     default_resolution_px = 64
-    lora_targets: ClassVar[tuple[str, ...]] = (
-        "attn.to_q",
-        "attn.to_k",
-        "attn.to_v",
-        "attn.to_out.0",
-        "attn.add_q_proj",
-        "attn.add_k_proj",
-        "attn.add_v_proj",
-        "attn.to_add_out",
-    )
-    precision_map: ClassVar[PrecisionMap] = PrecisionMap(
-        keep=(
-            Keep("pos_embed", "embeds the latents: outliers, and a sliver of the work"),
-            Keep("context_embedder", "embeds the text: outliers, and a sliver of the work"),
-            Keep("time_text_embed", "conditions every block: its error is everywhere"),
-            Keep("norm1", "modulation: scales and shifts every channel"),
-            Keep("norm1_context", "modulation: scales and shifts every channel"),
-            Keep("norm_out", "modulation of the output"),
-            Keep("proj_out", "writes the velocity itself"),
-        )
-    )
-
-    @override
-    def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
-        if resolution_px != self.default_resolution_px:
-            raise CheckpointError(
-                f"the demo model draws {self.default_resolution_px} px images only, "
-                f"not {resolution_px}: set resolution_px = {self.default_resolution_px}"
-            )
-        side = resolution_px // DOWNSCALE
-        return (LATENT_CHANNELS, side, side)
-
-    @override
-    def load_transformer(self, checkpoint: str, dtype: torch.dtype) -> nn.Module:
-        from diffusers import SD3Transformer2DModel
-
-        return _load(SD3Transformer2DModel, checkpoint, "transformer", dtype)
+    resolutions = Resolutions(smallest_px=64, largest_px=64, multiple_px=64)
+    precision_map: ClassVar[PrecisionMap] = PrecisionMap(keep=EMBEDDERS + MODULATION + OUTPUTS)
+    transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]] = {
+        Size.TINY: TINY,
+        Size.PUBLISHED: PUBLISHED,
+    }
 
     @override
     def load_text_encoder(self, checkpoint: str) -> TextEncoder:
@@ -77,35 +59,24 @@ class DemoFamily(Family):
         return DemoTextEncoder()
 
     @override
-    def load_decoder(self, checkpoint: str) -> Decoder:
-        return DemoDecoder(checkpoint)
+    def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> Decoder:
+        """AutoencoderKL's decoder in float32 (1 M parameters: BF16 gains nothing here)."""
+        from diffusers import AutoencoderKL
 
-    @override
-    def velocity(
-        self,
-        transformer: nn.Module,
-        latents: torch.Tensor,
-        sigma: torch.Tensor,
-        conditioning: Conditioning,
-    ) -> torch.Tensor:
-        dtype = torch.bfloat16
-        embeddings = conditioning.to(dtype)
-        velocity: torch.Tensor = transformer(
-            hidden_states=latents.to(dtype),
-            encoder_hidden_states=embeddings.tokens,
-            pooled_projections=embeddings.pooled,
-            timestep=sigma * TIMESTEPS,
-            return_dict=False,
-        )[0]
-        return velocity
-
-    @override
-    def probe_conditioning(self, transformer: nn.Module) -> Conditioning:
-        config: Any = transformer.config
-        return Conditioning(
-            tokens=torch.ones(1, 1, config.joint_attention_dim),
-            pooled=torch.ones(1, config.pooled_projection_dim),
+        if decoder is DecoderName.TINY:
+            raise CheckpointError("the demo's decoder is tiny already: set decoder = full")
+        vae = load_part(AutoencoderKL, checkpoint, "vae", torch.float32)
+        config: Any = vae.config
+        return VaeDecoder(
+            vae, scale=config.scaling_factor, shift=config.shift_factor, at_once=BATCH
         )
+
+    @override
+    def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
+        self.build_transformer(Size.TINY, device="cpu", seed=seed).save_pretrained(
+            folder / "transformer"
+        )
+        write_tiny_vae(folder / "vae", seed)
 
     @override
     def activation_amax(self, checkpoint: str) -> Mapping[str, float] | None:
@@ -114,31 +85,3 @@ class DemoFamily(Family):
             return None
         amax: dict[str, float] = json.loads(path.read_text())
         return amax
-
-
-class DemoDecoder:
-    """AutoencoderKL's decoder in float32 (1 M parameters: BF16 gains nothing here)."""
-
-    def __init__(self, checkpoint: str) -> None:
-        from diffusers import AutoencoderKL
-
-        self._vae: Any = _load(AutoencoderKL, checkpoint, "vae", torch.float32)
-
-    @torch.inference_mode()
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """latents[B, 16, 8, 8] -> images[B, 3, 64, 64] in 0..1."""
-        config = self._vae.config
-        unscaled = latents.float() / config.scaling_factor + config.shift_factor
-        images: torch.Tensor = self._vae.decode(unscaled, return_dict=False)[0]
-        return (images / 2 + 0.5).clamp(0, 1)
-
-
-def _load(model: type, checkpoint: str, part: str, dtype: torch.dtype) -> nn.Module:
-    folder = Path(checkpoint) / part
-    if not (folder / "config.json").exists():
-        raise CheckpointError(
-            f"{checkpoint} has no {part}/config.json: point the checkpoint at a folder in "
-            "diffusers' layout, or leave it out for the weights that ship with the package"
-        )
-    loaded: nn.Module = model.from_pretrained(folder, torch_dtype=dtype)  # type: ignore[attr-defined]
-    return loaded.eval().requires_grad_(False)

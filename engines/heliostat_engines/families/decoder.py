@@ -1,0 +1,50 @@
+"""VAE decoders of diffusers behind the families' interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from heliostat_engines.families.checkpoint import load_part
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class VaeDecoder:
+    """A diffusers autoencoder's decoder."""
+
+    def __init__(
+        self, vae: nn.Module, *, scale: float, shift: float = 0.0, at_once: int = 1
+    ) -> None:
+        """`scale` and `shift` are undone before decoding: z = latents / scale + shift.
+
+        `at_once` images are decoded together; one bounds the memory of megapixels.
+        """
+        self._vae: Any = vae
+        self._scale, self._shift = scale, shift
+        self._at_once = at_once
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """latents[B, C, h, w] -> images[B, 3, H, W], float32 in 0..1."""
+        unscaled = (latents.float() / self._scale + self._shift).to(self._vae.dtype)
+        parts = unscaled.split(self._at_once)
+        images = torch.cat([self._vae.decode(part, return_dict=False)[0] for part in parts])
+        return (images.float() / 2 + 0.5).clamp(0, 1)
+
+
+def load_tiny_decoder(checkpoint: str, published: str) -> VaeDecoder:
+    """diffusers' `AutoencoderTiny` from the checkpoint's own folder `vae_tiny`, else as published.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    from diffusers import AutoencoderTiny
+
+    own = Path(checkpoint) / "vae_tiny"
+    vae = load_part(AutoencoderTiny, str(own) if own.is_dir() else published, None, torch.bfloat16)
+    config: Any = vae.config
+    return VaeDecoder(vae, scale=config.scaling_factor, shift=config.shift_factor)

@@ -1,0 +1,89 @@
+"""What every model on diffusers' SD3Transformer2DModel has in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from typing_extensions import override
+
+from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.families.family import Family
+from heliostat_engines.precision import Keep, PrecisionMap
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LATENT_CHANNELS = 16
+DOWNSCALE = 8
+TIMESTEPS = 1000.0
+"""The transformer counts noise in timesteps, sigma * 1000."""
+
+EMBEDDERS = (
+    Keep("pos_embed", "embeds the latents: outliers, and a sliver of the work"),
+    Keep("context_embedder", "embeds the text: outliers, and a sliver of the work"),
+    Keep("time_text_embed", "conditions every block: its error is everywhere"),
+)
+OUTPUTS = (
+    Keep("norm_out", "modulation of the output"),
+    Keep("proj_out", "writes the velocity itself"),
+)
+MODULATION = (
+    Keep("norm1", "modulation: scales and shifts every channel"),
+    Keep("norm1_context", "modulation: scales and shifts every channel"),
+)
+
+
+class Sd3Family(Family):
+    """SD3Transformer2DModel on latents[B, 16, H/8, W/8] with pooled and per-token text."""
+
+    lora_targets: ClassVar[tuple[str, ...]] = (
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+    )
+    wide_precision_map: ClassVar[PrecisionMap] = PrecisionMap(keep=EMBEDDERS + OUTPUTS)
+
+    @override
+    def transformer_class(self) -> type[Any]:
+        from diffusers import SD3Transformer2DModel
+
+        return SD3Transformer2DModel
+
+    @override
+    def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
+        self.resolutions.check(self.name, resolution_px)
+        side = resolution_px // DOWNSCALE
+        return (LATENT_CHANNELS, side, side)
+
+    @override
+    def velocity(
+        self,
+        transformer: nn.Module,
+        latents: torch.Tensor,
+        sigma: torch.Tensor,
+        conditioning: Conditioning,
+    ) -> torch.Tensor:
+        model: Any = transformer
+        embeddings = conditioning.to(model.dtype)
+        velocity: torch.Tensor = model(
+            hidden_states=latents.to(model.dtype),
+            encoder_hidden_states=embeddings.tokens,
+            pooled_projections=embeddings.pooled,
+            timestep=sigma * TIMESTEPS,
+            return_dict=False,
+        )[0]
+        return velocity
+
+    @override
+    def probe_conditioning(self, transformer: nn.Module) -> Conditioning:
+        config: Any = transformer.config
+        return Conditioning(
+            tokens=torch.ones(1, 1, config.joint_attention_dim),
+            pooled=torch.ones(1, config.pooled_projection_dim),
+        )
