@@ -24,3 +24,7 @@ class UnknownFamilyError(HeliostatError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class ExportError(HeliostatError, RuntimeError):
+    """A model or a setting that cannot be exported to ONNX."""
