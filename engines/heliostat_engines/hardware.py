@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import torch
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BLACKWELL = (10, 0)
 HOPPER = (9, 0)

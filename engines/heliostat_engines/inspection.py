@@ -107,13 +107,11 @@ def transformer_bytes(
     """Bytes of a transformer's tensors in BF16, with the planned linears in NVFP4 unless `precision`
     is BF16. Works on the meta device.
     """
-    stored = sum(BF16_BYTES * tensor.numel() for tensor in transformer.state_dict().values())
+    stored: int = sum(BF16_BYTES * tensor.numel() for tensor in transformer.state_dict().values())
     if precision is Precision.BF16:
         return stored
     weights = [
-        plan.in_features * plan.out_features
-        for plan in plans
-        if plan.precision is Precision.NVFP4
+        plan.in_features * plan.out_features for plan in plans if plan.precision is Precision.NVFP4
     ]
     return stored - sum(BF16_BYTES * count - nvfp4_bytes(count) for count in weights)
 

@@ -18,7 +18,6 @@ from heliostat_engines.build.decoder import GRAPH_FILE as DECODER_GRAPH
 from heliostat_engines.build.decoder import export_decoder
 from heliostat_engines.build.digests import FileDigests, source_digest
 from heliostat_engines.build.manifest import (
-    DECODER_BATCH,
     DECODER_PLAN,
     TRANSFORMER_PLAN,
     DecoderManifest,
@@ -27,21 +26,20 @@ from heliostat_engines.build.manifest import (
     read_manifest,
 )
 from heliostat_engines.build.plan import PlanRequest, compile_plan
-from heliostat_engines.build.profiles import Point, Profile, check_resolutions, input_shapes
+from heliostat_engines.build.profiles import check_resolutions, decoder_profile, input_shapes
 from heliostat_engines.build.target import Target, check_memory, check_options, choose_toolchain
 from heliostat_engines.export.graph import export_graph
-from heliostat_engines.export.manifest import GRAPH_FILE, LoraMode
-from heliostat_engines.export.merged_tensors import weight_names
+from heliostat_engines.export.manifest import GRAPH_FILE
+from heliostat_engines.export.merged_tensors import refittable_names
 from heliostat_engines.export.sources import CheckpointSource
 from heliostat_engines.hardware import find_gpu, free_memory_bytes
 from heliostat_engines.inspection import transformer_bytes
-from heliostat_engines.precision import Precision, plan_linears
+from heliostat_engines.precision import Precision, lora_targets, plan_linears
 from heliostat_engines.runtimes.vendor import load_vendor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from heliostat_engines.build.cache import EngineCache
+    from heliostat_engines.build.profiles import Profile
     from heliostat_engines.build.target import Toolchain
     from heliostat_engines.export.graph import Progress
     from heliostat_engines.export.manifest import ExportOptions, GraphManifest
@@ -123,11 +121,7 @@ class _Work:
             checkpoint=str(self.checkpoint.absolute()),
             graph=graph,
             linears=len(self.plans),
-            lora_targets={
-                plan.name: (plan.in_features, plan.out_features)
-                for plan in self.plans
-                if plan.carries_lora
-            },
+            lora_targets=lora_targets(self.plans),
             plan_bytes=len(plan),
             plan_sha256=hashlib.sha256(plan).hexdigest(),
             decoder=self._build_decoder(folder),
@@ -158,7 +152,7 @@ class _Work:
             scratch / GRAPH_FILE,
             self.recipe.sm,
             ranges,
-            refittable_names(graph, self.plans),
+            refittable_names(graph, lora_targets(self.plans)),
             self._timing_cache,
         )
         return compile_plan(self.vendor, request, self.progress)
@@ -196,29 +190,6 @@ class _Work:
         return self.cache.root / name
 
 
-def decoder_profile(profile: Profile) -> Profile:
-    """The decoder's part of a profile: the same resolutions, a few images at once."""
-
-    def few(point: Point, batch: int) -> Point:
-        return Point(batch=batch, resolution_px=point.resolution_px)
-
-    return Profile(
-        smallest=few(profile.smallest, 1),
-        best=few(profile.best, DECODER_BATCH),
-        largest=few(profile.largest, DECODER_BATCH),
-    )
-
-
-def refittable_names(graph: GraphManifest, plans: Sequence[LinearPlan]) -> tuple[str, ...]:
-    """The constants that an adapter replaces: branches in `refit`, weights in `merge`."""
-    if graph.options.lora is LoraMode.REFIT:
-        return tuple(name for site in graph.lora for name in (site.down, site.up))
-    if graph.options.lora is LoraMode.MERGE:
-        targets = (plan.name for plan in plans if plan.carries_lora)
-        return tuple(name for target in targets for name in weight_names(graph, target))
-    return ()
-
-
 def _recipe(
     request: BuildRequest,
     checkpoint: Path,
@@ -229,9 +200,7 @@ def _recipe(
     digests = FileDigests(cache.root / "digests.json")
     return Recipe(
         family=request.family.name,
-        checkpoint_sha256=digests.combined(
-            checkpoint, compiled_files(checkpoint, request.decoder)
-        ),
+        checkpoint_sha256=digests.combined(checkpoint, compiled_files(checkpoint, request.decoder)),
         options=request.options,
         profiles=request.profiles,
         decoder=request.decoder,

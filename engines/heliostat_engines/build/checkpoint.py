@@ -36,7 +36,7 @@ def local_checkpoint(checkpoint: str) -> Path:
     folder = Path(checkpoint)
     if folder.is_dir():
         return folder
-    if folder.is_absolute() or len(folder.parts) != 2:  # noqa: PLR2004
+    if folder.is_absolute() or len(folder.parts) != 2:
         raise CheckpointError(
             f"there is no folder {checkpoint}: give --checkpoint a folder in diffusers' layout or "
             "a Hugging Face name"

@@ -12,7 +12,15 @@ import heliostat_engines
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_SOURCE = ("families", "export", "build", "nvfp4.py", "precision.py", "calibration.py", "sampling.py")
+_SOURCE = (
+    "families",
+    "export",
+    "build",
+    "nvfp4.py",
+    "precision.py",
+    "calibration.py",
+    "sampling.py",
+)
 """All that decides what a graph computes and how it is compiled."""
 
 

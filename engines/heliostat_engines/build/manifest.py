@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 MANIFEST_FILE = "engine.json"
 TRANSFORMER_PLAN = "transformer.plan"
 DECODER_PLAN = "decoder.plan"
-DECODER_BATCH = 4
-"""Images decoded together: more take memory and gain nothing at megapixels."""
 
 
 class Recipe(BaseModel):

@@ -121,12 +121,17 @@ def _monitor(vendor: Vendor, progress: Progress, stopping: Event) -> trt.IProgre
     """Tells of the outermost phase's steps, and stops the compiler once `stopping` is set."""
     trt = vendor.trt
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._steps: dict[str, int] = {}
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        def phase_start(
+            self,
+            phase_name: str,
+            parent_phase: str | None,  # noqa: ARG002
+            num_steps: int,
+        ) -> None:
             self._steps[phase_name] = num_steps
             progress(f"compile: {phase_name}", 0, num_steps)
 

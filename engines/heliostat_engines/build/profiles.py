@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _POINT = re.compile(r"(\d+)x(\d+)")
 Shape = tuple[int, ...]
+DECODER_BATCH = 4
+"""Images decoded together: more take memory and gain nothing at megapixels."""
 
 
 class Point(BaseModel):
@@ -90,6 +92,19 @@ def parse_profile(text: str) -> Profile:
             f"the profile {text!r} is out of order: batch and resolution must grow from smallest "
             "over best to largest"
         ) from error
+
+
+def decoder_profile(profile: Profile) -> Profile:
+    """The decoder's part of a profile: the same resolutions, a few images at once."""
+
+    def few(point: Point, batch: int) -> Point:
+        return Point(batch=batch, resolution_px=point.resolution_px)
+
+    return Profile(
+        smallest=few(profile.smallest, 1),
+        best=few(profile.best, DECODER_BATCH),
+        largest=few(profile.largest, DECODER_BATCH),
+    )
 
 
 def check_resolutions(family: Family, profiles: Sequence[Profile]) -> None:

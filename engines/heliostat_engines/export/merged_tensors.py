@@ -1,4 +1,4 @@
-"""A linear's weight as the constants of a graph that hold it: what merging an adapter replaces."""
+"""Which constants of a graph an adapter replaces, and a merged weight as such constants."""
 
 from __future__ import annotations
 
@@ -7,9 +7,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from heliostat_engines import nvfp4
+from heliostat_engines.export.manifest import LoraMode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from heliostat_engines.export.manifest import GraphManifest
+
+
+def refittable_names(manifest: GraphManifest, targets: Iterable[str]) -> tuple[str, ...]:
+    """The constants that an adapter replaces: branches in `refit`, the targets' weights in `merge`."""
+    if manifest.options.lora is LoraMode.REFIT:
+        return tuple(name for site in manifest.lora for name in (site.down, site.up))
+    if manifest.options.lora is LoraMode.MERGE:
+        return tuple(name for target in targets for name in weight_names(manifest, target))
+    return ()
 
 
 def weight_names(manifest: GraphManifest, module: str) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ class CudaDevice:
                 "no CUDA device is visible: a compiled engine needs one; use the torch runtime "
                 "(leave --engine out), or check `heliostat doctor`"
             )
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.torch_device = torch.device("cuda", torch.cuda.current_device())
 
     @property

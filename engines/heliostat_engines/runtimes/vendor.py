@@ -67,7 +67,9 @@ class Vendor:
         trt = self.trt
         capability = trt.ComputeCapability.__members__.get(sm.upper())
         if capability is None:
-            known = ", ".join(name.lower() for name in trt.ComputeCapability.__members__ if "SM" in name)
+            known = ", ".join(
+                name.lower() for name in trt.ComputeCapability.__members__ if "SM" in name
+            )
             raise HardwareError(
                 f"TensorRT-RTX {self.version} does not compile for {sm}: choose --target of {known}"
             )
