@@ -12,6 +12,8 @@ from heliostat_engines.runtimes.compiled import accept
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    import tensorrt as trt
+
     from heliostat_engines.runtimes.compiled import CompiledModel
     from heliostat_engines.runtimes.device import Device
     from heliostat_engines.runtimes.vendor import Vendor
