@@ -5,6 +5,7 @@ file that the real one compiles. What only the real one shows is marked gpu, at 
 from __future__ import annotations
 
 import inspect
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from heliostat_engines.families import get_family
 from heliostat_engines.families.family import DecoderName
 from heliostat_engines.hardware import Gpu
 from heliostat_engines.noise import initial_noise
+from heliostat_engines.precision import named_linears
 from heliostat_engines.runtimes.tensorrt import TensorRTDecoder, TensorRTEngine
 from heliostat_engines.runtimes.torch import TorchEngine
 from tests.engines import fake_tensorrt
@@ -33,6 +35,8 @@ from tests.engines.fake_tensorrt import FakeTensorRT, HostDevice
 
 FAMILY = get_family("demo")
 RANK = 8
+SITES = 15
+"""Linears of the checkpoint that carry LoRA."""
 NOISE = initial_noise(range(2), FAMILY.latent_shape(64))
 SIGMA = torch.full((2,), 0.7)
 CONDITIONING = Conditioning(
@@ -41,19 +45,19 @@ CONDITIONING = Conditioning(
 )
 B200 = Gpu("B200", (10, 0), 180 * 10**9, 180 * 10**9)
 MODES = list(LoraMode)
+FLIPPED_CODES = 0.15
+"""ONNX rounds to BF16 elsewhere than torch does (1 % here), and what lies between two FP4 codes then
+falls to the other one: in a tiny network of random weights that grows."""
 
 
 @pytest.fixture(scope="module")
-def calibrated(random_checkpoint: Path) -> Path:
-    """The tiny checkpoint, with the magnitudes that W4A4 needs."""
-    import json
-    import shutil
-
-    folder = random_checkpoint.parent / "calibrated"
-    shutil.copytree(random_checkpoint, folder, dirs_exist_ok=True)
-    plan = TorchEngine(FAMILY, str(folder)).plan
-    amax = {linear.name: 8.0 for linear in plan}
-    (folder / "transformer/activation_amax.json").write_text(json.dumps(amax))
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint, with the magnitudes that W4A4 needs."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    FAMILY.write_tiny_checkpoint(folder)
+    linears = named_linears(FAMILY.load_transformer(str(folder), torch.bfloat16))
+    amax = {name: 8.0 for name, _ in linears}
+    (folder / "transformer" / "activation_amax.json").write_text(json.dumps(amax))
     return folder
 
 
@@ -117,12 +121,23 @@ def test_it_draws_as_the_torch_engine_does(
     assert compiled.describe().lora_targets == reference.describe().lora_targets
     assert compiled.describe().nvfp4_linears == reference.describe().nvfp4_linears
     for engine in (compiled, reference):
-        assert engine.refit(adapter).bound == 15
+        assert engine.refit(adapter).bound == SITES
     base, expected_base = draw(compiled).float(), draw(reference).float()
     drawn, expected = draw(compiled, adapter).float(), draw(reference, adapter).float()
-    print(mode, relative_error(base, expected_base), relative_error(drawn, expected), relative_error(drawn-base, expected-expected_base), relative_error(base, drawn))
-    assert relative_error(base, expected_base) < 0.12
-    assert relative_error(drawn, expected) < 0.12
+    assert relative_error(base, expected_base) < FLIPPED_CODES
+    assert relative_error(drawn, expected) < FLIPPED_CODES
+    assert relative_error(drawn, expected_base) > 2 * FLIPPED_CODES
+
+
+def test_bound_and_refitted_adapters_give_the_same_bits(
+    built: Callable[[LoraMode], BuiltEngine],
+) -> None:
+    bound, refitted = (load(built(mode).folder) for mode in (LoraMode.INPUTS, LoraMode.REFIT))
+    adapter = make_adapter(bound, seed=3)
+    for engine in (bound, refitted):
+        engine.refit(adapter)
+    assert torch.equal(draw(bound, adapter), draw(refitted, adapter))
+    assert torch.equal(draw(bound), draw(refitted))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -144,7 +159,7 @@ def test_a_then_b_then_a_is_a_to_the_bit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "switches"), [(LoraMode.INPUTS, 1000), (LoraMode.REFIT, 1000), (LoraMode.MERGE, 200)]
+    ("mode", "switches"), [(LoraMode.INPUTS, 1000), (LoraMode.REFIT, 1000), (LoraMode.MERGE, 100)]
 )
 def test_random_switches_leave_no_residue(
     built: Callable[[LoraMode], BuiltEngine], mode: LoraMode, switches: int
@@ -181,7 +196,7 @@ def test_every_refit_sends_every_name(
         draw(engine)
     assert len(library.refits) == 1 + 2 * 2
     assert len({tuple(names) for names in library.refits}) == 1
-    assert len(library.refits[0]) >= 2 * 15
+    assert len(library.refits[0]) >= 2 * SITES
 
 
 def test_a_failed_refit_takes_the_engine_out_of_service_until_one_succeeds(
@@ -229,7 +244,7 @@ def test_refused_adapters_leave_the_engine_as_it_was(
     before = draw(engine)
     whole = make_adapter(engine)
     refusals = {
-        "bound 2 of 15": Adapter("partial", dict(list(whole.pairs.items())[:2])),
+        f"bound 2 of {SITES}": Adapter("partial", dict(list(whole.pairs.items())[:2])),
         "stays the base": make_adapter(engine, size=1e-30),
     }
     for message, adapter in refusals.items():
