@@ -25,13 +25,6 @@ class Precision(StrEnum):
     """Weights and activations in BF16."""
 
 
-class MapName(StrEnum):
-    """Which of a family's precision maps."""
-
-    PUBLISHED = "published"
-    WIDE = "wide"
-
-
 @dataclass(frozen=True)
 class Keep:
     """Linears whose name has `part` as a dotted component sequence stay BF16, because of `reason`."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from heliostat_engines.precision import MapName, Precision
+from heliostat_engines.families.family import MapName
+from heliostat_engines.precision import Precision
 
 GRAPH_FILE = "graph.onnx"
 DATA_FILE = "graph.onnx.data"

@@ -33,6 +33,8 @@ class QuantisedWeight:
     """The graph values that hold one weight[out, in]; they have no data yet."""
 
     module: str
+    original: ir.Value
+    """What stood in its place: its shape and dtype."""
     codes: ir.Value
     block_scales: ir.Value
     global_scale: ir.Value
@@ -44,6 +46,7 @@ def quantise_weight(linear: LinearNodes) -> QuantisedWeight:
     shape = (linear.plan.out_features, linear.plan.in_features)
     weight = QuantisedWeight(
         linear.plan.name,
+        linear.weight,
         _value(f"{name}_codes", ir.DataType.FLOAT4E2M1, shape),
         _value(f"{name}_block_scales", ir.DataType.FLOAT8E4M3FN, (shape[0], shape[1] // BLOCK)),
         _value(f"{name}_scale", ir.DataType.FLOAT, ()),

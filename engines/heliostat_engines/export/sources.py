@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from heliostat_engines.errors import CheckpointError
+from heliostat_engines.families.checkpoint import check_part
+from heliostat_engines.families.random_weights import build_module
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from heliostat_engines.adapters import Adapter
+    from heliostat_engines.families.family import Family
 
+PART = "transformer"
 SINGLE_FILE = "diffusion_pytorch_model.safetensors"
 INDEX_FILE = f"{SINGLE_FILE}.index.json"
 
@@ -54,17 +59,21 @@ class ModuleSource:
 
 
 class CheckpointSource:
-    """A diffusers folder of safetensors, whole or in shards, with a skeleton to read it into."""
+    """The transformer of a local checkpoint in diffusers' layout, whole or in shards."""
 
-    def __init__(self, skeleton: nn.Module, folder: Path) -> None:
-        """`folder` holds the transformer's safetensors. Raises CheckpointError if it does not."""
-        self._skeleton = skeleton
-        self._folder = folder
-        self._file_of = _files_by_tensor(folder)
+    def __init__(self, family: Family, checkpoint: Path) -> None:
+        """Read the configuration and which tensor is where. Raises CheckpointError."""
+        model = family.transformer_class()
+        check_part(model.__name__, str(checkpoint), PART)
+        self._family = family
+        self._folder = checkpoint / PART
+        self._file_of = _files_by_tensor(self._folder)
 
     def skeleton(self) -> nn.Module:
-        """A copy of the skeleton."""
-        return copy.deepcopy(self._skeleton).eval()
+        """Built from the checkpoint's config.json."""
+        config = json.loads((self._folder / "config.json").read_text())
+        model = build_module(self._family.transformer_class(), config, "meta", torch.bfloat16)
+        return self._family.prepare(model.eval().requires_grad_(False))
 
     def read(self, name: str) -> torch.Tensor:
         """Read one tensor from its file."""

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 OPSET = 23
 OUTPUT = "velocity"
 BATCH = "batch"
-_DIMENSIONS = {
-    "latents": (BATCH, "channels", "height", "width"),
-    "sigma": (BATCH,),
-    "tokens": (BATCH, "tokens", "token_width"),
-    "pooled": (BATCH, "pooled_width"),
-    "mask": (BATCH, "tokens"),
+FREE_AXES: dict[str, dict[int, str]] = {
+    "latents": {0: BATCH, 2: "height", 3: "width"},
+    "sigma": {0: BATCH},
+    "tokens": {0: BATCH, 1: "tokens"},
+    "pooled": {0: BATCH},
+    "mask": {0: BATCH, 1: "tokens"},
 }
-"""The symbol of each axis that the model leaves free."""
+"""The axes that a model may leave free, and their symbols."""
 _PREFIX = "transformer."
 
 
@@ -80,7 +80,7 @@ def trace(family: Family, skeleton: nn.Module) -> TracedGraph:
     """
     exported = _export(family, skeleton)
     program = torch.onnx.export(
-        exported, dynamo=True, opset_version=OPSET, optimize=False, external_data=False
+        exported, dynamo=True, verbose=False, opset_version=OPSET, optimize=False, external_data=False
     )
     assert program is not None
     model = program.model
@@ -99,14 +99,14 @@ def _export(family: Family, skeleton: nn.Module) -> torch.export.ExportedProgram
             VelocityModule(family, skeleton),
             (),
             inputs,
-            dynamic_shapes={name: _free_axes(name, tensor) for name, tensor in inputs.items()},
+            dynamic_shapes={name: _dynamic(name) for name in inputs},
             strict=False,
         )
 
 
 def _example_inputs(family: Family, skeleton: nn.Module) -> dict[str, torch.Tensor]:
     """Two rows, latents wider than high: equal sizes would be taken for one."""
-    channels, height, width = family.latent_shape(family.default_resolution_px)
+    channels, height, width = family.latent_shape(family.resolutions.smallest_px)
     row = family.probe_conditioning(skeleton)
     inputs = {
         "latents": torch.empty(2, channels, height // 2, width),
@@ -120,9 +120,12 @@ def _example_inputs(family: Family, skeleton: nn.Module) -> dict[str, torch.Tens
     return inputs
 
 
-def _free_axes(name: str, tensor: torch.Tensor) -> dict[int, object]:
-    """The batch must be dynamic, other axes are if the model lets them."""
-    return {axis: Dim.DYNAMIC if axis == 0 else Dim.AUTO for axis in range(tensor.ndim)}
+def _dynamic(name: str) -> dict[int, object]:
+    """The batch must be dynamic, the other axes are if the model lets them."""
+    return {
+        axis: Dim.DYNAMIC if symbol == BATCH else Dim.AUTO
+        for axis, symbol in FREE_AXES[name].items()
+    }
 
 
 def _take_weights_out(graph: ir.Graph) -> dict[str, ir.Value]:
@@ -152,7 +155,7 @@ def _name_ends(graph: ir.Graph, inputs: tuple[object, ...]) -> None:
 
 
 def _named_shape(name: str, shape: ir.Shape) -> ir.Shape:
-    symbols = _DIMENSIONS[name]
+    symbols = FREE_AXES[name]
     return ir.Shape(
         [size if isinstance(size, int) else symbols[axis] for axis, size in enumerate(shape)]
     )
