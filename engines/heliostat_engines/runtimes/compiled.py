@@ -155,14 +155,17 @@ class _Run:
             device=device.torch_device,
         )
         accept(context.set_tensor_address(name, self._output.data_ptr()), f"the address of {name}")
+        self._is_warm = False
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         for name, buffer in self._buffers.items():
             buffer.copy_(inputs[name])
-        if self._replay is None:
+        if not self._is_warm:
             # Once as it is: what the library makes on first use cannot be made while capturing.
             self._enqueue()
+            self._is_warm = True
+        if self._replay is None:
             self._replay = self._device.capture(self._enqueue)
         self._replay()
         return self._output.clone()
