@@ -216,6 +216,7 @@ class RolloutServer:
                 redis=self._redis_url,
                 keep_versions=settings.keep_versions,
                 engine=settings.engine,
+                vlm_judge=settings.vlm_judge,
             ),
             latent_axes=1 + len(family.latent_shape(resolution_px)),
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from heliostat_engines.families import get_family
-from heliostat_server.rewards.registry import RewardBook
+from heliostat_server.rewards.registry import RewardBook, offered_rewards
 from heliostat_server.sampling.conditioning import PromptCache
 from heliostat_server.sampling.engine import load_decoder
 from heliostat_server.scoring.scorer import Scorer
@@ -34,7 +34,7 @@ class ScoreModel:
         self._log = structlog.get_logger("score")
         self._scorer = Scorer(
             load_decoder(family, settings),
-            RewardBook(settings.family),
+            RewardBook(settings.family, offered_rewards(settings)),
             PromptCache(encode_prompts),
             settings.limits,
             family.latent_shape(settings.resolution_px),
