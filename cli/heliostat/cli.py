@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from heliostat.engine import engine_app
 from heliostat_engines.errors import HeliostatError
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ demo_app = typer.Typer(
     help="Start a server, train the tiny demo model on it, and write a report with pictures.",
 )
 app.add_typer(demo_app, name="demo")
+app.add_typer(engine_app, name="engine")
 
 
 class PrecisionOption(StrEnum):

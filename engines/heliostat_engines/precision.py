@@ -53,7 +53,7 @@ class PrecisionMap:
                 return Precision.BF16, rule.reason
         if linear.in_features % BLOCK:
             return Precision.BF16, f"input width is no multiple of {BLOCK}"
-        return Precision.NVFP4, "block linear"
+        return Precision.NVFP4, "no rule keeps it"
 
 
 @dataclass(frozen=True)

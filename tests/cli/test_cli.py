@@ -26,7 +26,10 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["serve", "train", "report", "info", "demo", "demo pretrain"])
+@pytest.mark.parametrize(
+    "command",
+    ["serve", "train", "report", "info", "demo", "demo pretrain", "engine", "engine inspect"],
+)
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0

@@ -1,34 +1,28 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+
+from heliostat_engines.families import get_family
 
 
 @pytest.fixture(scope="session")
-def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demo-family transformer of two blocks with random weights, in diffusers' layout."""
-    from diffusers import SD3Transformer2DModel
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The tiny checkpoint of the family of that name: a whole pipeline with random weights."""
+    written: dict[str, Path] = {}
 
-    torch.manual_seed(0)
-    transformer = SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=1,
-        in_channels=16,
-        out_channels=16,
-        num_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=4,
-        joint_attention_dim=384,
-        caption_projection_dim=64,
-        pooled_projection_dim=384,
-        pos_embed_max_size=8,
-        qk_norm="rms_norm",
-    )
-    for parameter in transformer.parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, std=0.1)
-    folder = tmp_path_factory.mktemp("checkpoint")
-    transformer.save_pretrained(folder / "transformer")
-    return folder
+    def checkpoint(family: str) -> Path:
+        if family not in written:
+            written[family] = tmp_path_factory.mktemp(family)
+            get_family(family).write_tiny_checkpoint(written[family])
+        return written[family]
+
+    return checkpoint
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tiny_checkpoint: Callable[[str], Path]) -> Path:
+    """The demo family's tiny checkpoint."""
+    return tiny_checkpoint("demo")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from heliostat.pretrain.progress import StageProgress
 from heliostat.pretrain.training import Training, TrainSettings, step_generator
-from heliostat_engines.families.demo.family import TIMESTEPS
+from heliostat_engines.families.sd3.structure import TIMESTEPS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING
 
 from heliostat_engines.errors import UnknownFamilyError
 from heliostat_engines.families.demo.family import DemoFamily
+from heliostat_engines.families.flux import FluxFamily
+from heliostat_engines.families.sana.family import SanaFamily
 from heliostat_engines.families.sd3.family import Sd35LargeFamily, Sd35MediumFamily
 
 if TYPE_CHECKING:
     from heliostat_engines.families.family import Family
 
-FAMILIES: tuple[type[Family], ...] = (DemoFamily, Sd35LargeFamily, Sd35MediumFamily)
+FAMILIES: tuple[type[Family], ...] = (
+    DemoFamily,
+    SanaFamily,
+    FluxFamily,
+    Sd35LargeFamily,
+    Sd35MediumFamily,
+)
 
 
 def get_family(name: str) -> Family:

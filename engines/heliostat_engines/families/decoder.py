@@ -31,7 +31,7 @@ class VaeDecoder:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """latents[B, C, h, w] -> images[B, 3, H, W], float32 in 0..1."""
         unscaled = (latents.float() / self._scale + self._shift).to(self._vae.dtype)
-        parts = unscaled.split(self._at_once)
+        parts = torch.split(unscaled, self._at_once)
         images = torch.cat([self._vae.decode(part, return_dict=False)[0] for part in parts])
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
@@ -45,6 +45,7 @@ def load_tiny_decoder(checkpoint: str, published: str) -> VaeDecoder:
     from diffusers import AutoencoderTiny
 
     own = Path(checkpoint) / "vae_tiny"
-    vae = load_part(AutoencoderTiny, str(own) if own.is_dir() else published, None, torch.bfloat16)
-    config: Any = vae.config
-    return VaeDecoder(vae, scale=config.scaling_factor, shift=config.shift_factor)
+    vae: Any = load_part(
+        AutoencoderTiny, str(own) if own.is_dir() else published, None, torch.bfloat16
+    )
+    return VaeDecoder(vae, scale=vae.config.scaling_factor, shift=vae.config.shift_factor)

@@ -99,6 +99,8 @@ class Family(ABC):
     default_checkpoint: ClassVar[str]
     default_resolution_px: ClassVar[int]
     resolutions: ClassVar[Resolutions]
+    text_tokens: ClassVar[int]
+    """Tokens of a prompt's embedding, padding included."""
     precision_map: ClassVar[PrecisionMap]
     wide_precision_map: ClassVar[PrecisionMap]
     lora_targets: ClassVar[tuple[str, ...]]
@@ -143,8 +145,8 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def probe_conditioning(self, transformer: nn.Module) -> Conditioning:
-        """One row of any valid conditioning, to see whether an adapter changes the output."""
+    def probe_conditioning(self, transformer: nn.Module, tokens: int = 1) -> Conditioning:
+        """One row of any valid conditioning of so many tokens, to try a model with."""
 
     @abstractmethod
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
@@ -172,16 +174,24 @@ class Family(ABC):
 
         Args:
             size: TINY or PUBLISHED.
-            blocks: how many blocks of each kind to keep; all if None.
+            blocks: how many blocks of each kind to keep at most; all if None.
             device: "meta" has no weights; elsewhere they are random, none of them left at zero.
             dtype: of the weights.
             seed: of the weights; a parameter's values depend on it and on the parameter's name.
         """
         return self.prepare(self._build(size, blocks, device, dtype, seed))
 
+    def tiny_transformer(self, seed: int) -> Any:
+        """The tiny transformer in BF16 as diffusers makes it, to be saved in a checkpoint."""
+        return self._build(Size.TINY, None, "cpu", torch.bfloat16, seed)
+
     def prepare(self, transformer: nn.Module) -> nn.Module:
         """Rewrite a transformer as diffusers made it into the one that is quantised and adapted."""
         return transformer
+
+    def cut(self, config: dict[str, Any], blocks: int) -> dict[str, Any]:
+        """A transformer's configuration with at most `blocks` blocks of each kind."""
+        return config | {key: min(blocks, config[key]) for key in self.block_counts.values()}
 
     def sigmas(self, steps: int, resolution_px: int) -> torch.Tensor:  # noqa: ARG002
         """Noise levels[steps + 1] from 1 to 0; unshifted unless the family says otherwise."""
@@ -196,7 +206,7 @@ class Family(ABC):
     ) -> nn.Module:
         config = dict(self.transformer_configs[size])
         if blocks is not None:
-            config |= {key: min(blocks, config[key]) for key in self.block_counts.values()}
+            config = self.cut(config, blocks)
         transformer = build_module(self.transformer_class(), config, device, dtype)
         if device != "meta":
             randomise(transformer, seed)

@@ -21,7 +21,7 @@ from heliostat_engines.families.family import (
     TextEncoder,
 )
 from heliostat_engines.families.sd3.structure import EMBEDDERS, MODULATION, OUTPUTS, Sd3Family
-from heliostat_engines.families.tiny import write_tiny_vae
+from heliostat_engines.families.tiny import tiny_vae
 from heliostat_engines.precision import PrecisionMap
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class DemoFamily(Sd3Family):
     default_checkpoint = str(WEIGHTS)
     default_resolution_px = 64
     resolutions = Resolutions(smallest_px=64, largest_px=64, multiple_px=64)
+    text_tokens = 16
     precision_map: ClassVar[PrecisionMap] = PrecisionMap(keep=EMBEDDERS + MODULATION + OUTPUTS)
     transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]] = {
         Size.TINY: TINY,
@@ -65,18 +66,18 @@ class DemoFamily(Sd3Family):
 
         if decoder is DecoderName.TINY:
             raise CheckpointError("the demo's decoder is tiny already: set decoder = full")
-        vae = load_part(AutoencoderKL, checkpoint, "vae", torch.float32)
-        config: Any = vae.config
+        vae: Any = load_part(AutoencoderKL, checkpoint, "vae", torch.float32)
         return VaeDecoder(
-            vae, scale=config.scaling_factor, shift=config.shift_factor, at_once=BATCH
+            vae,
+            scale=vae.config.scaling_factor,
+            shift=vae.config.shift_factor,
+            at_once=BATCH,
         )
 
     @override
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
-        self.build_transformer(Size.TINY, device="cpu", seed=seed).save_pretrained(
-            folder / "transformer"
-        )
-        write_tiny_vae(folder / "vae", seed)
+        self.tiny_transformer(seed).save_pretrained(folder / "transformer")
+        tiny_vae(seed).save_pretrained(folder / "vae")
 
     @override
     def activation_amax(self, checkpoint: str) -> Mapping[str, float] | None:

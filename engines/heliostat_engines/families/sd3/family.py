@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from typing_extensions import override
 
+from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.families import tiny
 from heliostat_engines.families.checkpoint import load_part
 from heliostat_engines.families.decoder import VaeDecoder, load_tiny_decoder
 from heliostat_engines.families.family import (
@@ -17,7 +19,7 @@ from heliostat_engines.families.family import (
     TextEncoder,
 )
 from heliostat_engines.families.sd3.structure import EMBEDDERS, MODULATION, OUTPUTS, Sd3Family
-from heliostat_engines.families.tiny import write_tiny_decoder, write_tiny_vae
+from heliostat_engines.families.text import PipelineTextEncoder, load_text_pipeline
 from heliostat_engines.precision import Keep, PrecisionMap
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TINY_DECODER = "madebyollin/taesd3"
+CLIP_TOKENS = 77
+T5_TOKENS = 256
+SMALL = "max(in, out) <= 2432: gains little"
 SHIFT = 3.0
 """Of the noise levels, published with the checkpoints (scheduler/scheduler_config.json)."""
 
@@ -67,13 +72,14 @@ class Sd35Family(Sd3Family):
 
     default_resolution_px = 1024
     resolutions = Resolutions(smallest_px=256, largest_px=1536, multiple_px=16)
+    text_tokens = CLIP_TOKENS + T5_TOKENS
     precision_map: ClassVar[PrecisionMap] = PrecisionMap(
         keep=(
             *EMBEDDERS,
             *MODULATION,
-            Keep("attn", "carries LoRA, and small: max(in, out) <= 2432 gains little"),
-            Keep("attn2", "small: max(in, out) <= 2432 gains little"),
-            Keep("ff_context", "the text's stream: few tokens, outliers"),
+            Keep("attn", SMALL),
+            Keep("attn2", SMALL),
+            Keep("ff_context", "the text's few tokens: outliers"),
             *OUTPUTS,
         )
     )
@@ -85,11 +91,27 @@ class Sd35Family(Sd3Family):
 
         scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT)
         scheduler.set_timesteps(steps)
-        return scheduler.sigmas
+        levels_and_zero: torch.Tensor = scheduler.sigmas
+        return levels_and_zero
 
     @override
     def load_text_encoder(self, checkpoint: str) -> TextEncoder:
-        raise NotImplementedError
+        """Both CLIPs and T5: tokens[B, 77 + 256, 4096] and pooled[B, 2048]."""
+        from diffusers import StableDiffusion3Pipeline
+
+        pipeline = load_text_pipeline(StableDiffusion3Pipeline, checkpoint)
+
+        def encode_one(prompt: str) -> Conditioning:
+            tokens, _, pooled, _ = pipeline.encode_prompt(
+                prompt,
+                prompt_2=None,
+                prompt_3=None,
+                do_classifier_free_guidance=False,
+                max_sequence_length=T5_TOKENS,
+            )
+            return Conditioning(tokens, pooled)
+
+        return PipelineTextEncoder(encode_one)
 
     @override
     def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> Decoder:
@@ -97,19 +119,26 @@ class Sd35Family(Sd3Family):
 
         if decoder is DecoderName.TINY:
             return load_tiny_decoder(checkpoint, TINY_DECODER)
-        vae = load_part(AutoencoderKL, checkpoint, "vae", torch.bfloat16)
-        config: Any = vae.config
-        return VaeDecoder(vae, scale=config.scaling_factor, shift=config.shift_factor)
+        vae: Any = load_part(AutoencoderKL, checkpoint, "vae", torch.bfloat16)
+        return VaeDecoder(vae, scale=vae.config.scaling_factor, shift=vae.config.shift_factor)
 
     @override
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
-        from diffusers import FlowMatchEulerDiscreteScheduler
+        from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
-        transformer: Any = self.build_transformer(Size.TINY, device="cpu", seed=seed)
-        transformer.save_pretrained(folder / "transformer")
-        write_tiny_vae(folder / "vae", seed)
-        write_tiny_decoder(folder / "vae_tiny", seed)
-        FlowMatchEulerDiscreteScheduler(shift=SHIFT).save_pretrained(folder / "scheduler")
+        clip_tokenizer = tiny.tiny_clip_tokenizer()
+        StableDiffusion3Pipeline(
+            transformer=self.tiny_transformer(seed),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
+            vae=tiny.tiny_vae(seed),
+            text_encoder=tiny.tiny_clip(32, seed, projected=True),
+            tokenizer=clip_tokenizer,
+            text_encoder_2=tiny.tiny_clip(48, seed, projected=True),
+            tokenizer_2=clip_tokenizer,
+            text_encoder_3=tiny.tiny_t5(TINY["joint_attention_dim"], seed),
+            tokenizer_3=tiny.tiny_t5_tokenizer(),
+        ).save_pretrained(folder)
+        tiny.tiny_decoder(seed).save_pretrained(folder / "vae_tiny")
 
 
 class Sd35LargeFamily(Sd35Family):
@@ -129,6 +158,6 @@ class Sd35MediumFamily(Sd35Family):
     name = "sd3.5-medium"
     default_checkpoint = "stabilityai/stable-diffusion-3.5-medium"
     transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]] = {
-        Size.TINY: MEDIUM | TINY | {"dual_attention_layers": [0, 1]},
+        Size.TINY: MEDIUM | TINY | {"dual_attention_layers": [0]},
         Size.PUBLISHED: MEDIUM,
     }

@@ -20,17 +20,17 @@ TIMESTEPS = 1000.0
 """The transformer counts noise in timesteps, sigma * 1000."""
 
 EMBEDDERS = (
-    Keep("pos_embed", "embeds the latents: outliers, and a sliver of the work"),
-    Keep("context_embedder", "embeds the text: outliers, and a sliver of the work"),
-    Keep("time_text_embed", "conditions every block: its error is everywhere"),
+    Keep("pos_embed", "embeds the latents: outliers, little work"),
+    Keep("context_embedder", "embeds the text: outliers, little work"),
+    Keep("time_text_embed", "conditions every block"),
 )
 OUTPUTS = (
-    Keep("norm_out", "modulation of the output"),
+    Keep("norm_out", "scales and shifts the output"),
     Keep("proj_out", "writes the velocity itself"),
 )
 MODULATION = (
-    Keep("norm1", "modulation: scales and shifts every channel"),
-    Keep("norm1_context", "modulation: scales and shifts every channel"),
+    Keep("norm1", "scales and shifts every channel"),
+    Keep("norm1_context", "scales and shifts every channel"),
 )
 
 
@@ -53,7 +53,19 @@ class Sd3Family(Family):
     def transformer_class(self) -> type[Any]:
         from diffusers import SD3Transformer2DModel
 
-        return SD3Transformer2DModel
+        transformer_class: type[Any] = SD3Transformer2DModel
+        return transformer_class
+
+    @override
+    def cut(self, config: dict[str, Any], blocks: int) -> dict[str, Any]:
+        """Kinds: blocks that attend twice, plain ones, and the last, which drops the text."""
+        dual = len(config["dual_attention_layers"])
+        plain = config["num_layers"] - dual - 1
+        kept = min(blocks, dual)
+        return config | {
+            "num_layers": kept + min(blocks, plain) + 1,
+            "dual_attention_layers": list(range(kept)),
+        }
 
     @override
     def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
@@ -81,9 +93,9 @@ class Sd3Family(Family):
         return velocity
 
     @override
-    def probe_conditioning(self, transformer: nn.Module) -> Conditioning:
+    def probe_conditioning(self, transformer: nn.Module, tokens: int = 1) -> Conditioning:
         config: Any = transformer.config
         return Conditioning(
-            tokens=torch.ones(1, 1, config.joint_attention_dim),
+            tokens=torch.ones(1, tokens, config.joint_attention_dim),
             pooled=torch.ones(1, config.pooled_projection_dim),
         )

@@ -1,0 +1,221 @@
+"""FLUX.1-dev: double and single blocks on 2x2-packed latents, guidance distilled into the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from typing_extensions import override
+
+from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.families import tiny
+from heliostat_engines.families.checkpoint import load_part
+from heliostat_engines.families.decoder import VaeDecoder, load_tiny_decoder
+from heliostat_engines.families.family import (
+    Decoder,
+    DecoderName,
+    Family,
+    Resolutions,
+    Size,
+    TextEncoder,
+)
+from heliostat_engines.families.text import PipelineTextEncoder, load_text_pipeline
+from heliostat_engines.precision import Keep, PrecisionMap
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+LATENT_CHANNELS = 16
+DOWNSCALE = 8
+PATCH = 2
+"""The transformer sees latents packed: one token a patch of 2x2."""
+T5_TOKENS = 512
+GUIDANCE = 1.0
+"""The distilled guidance that rollouts and training embed."""
+TINY_DECODER = "madebyollin/taef1"
+SCHEDULER = {
+    "use_dynamic_shifting": True,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "shift": 3.0,
+}
+"""scheduler/scheduler_config.json as published; `shift` is unused with dynamic shifting."""
+
+PUBLISHED: dict[str, Any] = {
+    "patch_size": 1,
+    "in_channels": 64,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+    "guidance_embeds": True,
+    "axes_dims_rope": [16, 56, 56],
+}
+TINY = PUBLISHED | {
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 4,
+    "joint_attention_dim": 96,
+    "pooled_projection_dim": 32,
+    "axes_dims_rope": [4, 6, 6],
+}
+PRECISION_MAP = PrecisionMap(
+    keep=(
+        Keep("x_embedder", "embeds the latents: outliers, little work"),
+        Keep("context_embedder", "embeds the text: outliers, little work"),
+        Keep("time_text_embed", "conditions every block"),
+        Keep("norm_out", "scales and shifts the output"),
+    )
+)
+
+
+class FluxFamily(Family):
+    """FluxTransformer2DModel on latents[B, 16, H/8, W/8], packed inside `velocity`."""
+
+    name = "flux"
+    default_checkpoint = "black-forest-labs/FLUX.1-dev"
+    default_resolution_px = 512
+    resolutions = Resolutions(smallest_px=256, largest_px=2048, multiple_px=16)
+    text_tokens = T5_TOKENS
+    block_counts: ClassVar[Mapping[str, str]] = {
+        "transformer_blocks": "num_layers",
+        "single_transformer_blocks": "num_single_layers",
+    }
+    transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]] = {
+        Size.TINY: TINY,
+        Size.PUBLISHED: PUBLISHED,
+    }
+    precision_map: ClassVar[PrecisionMap] = PRECISION_MAP
+    wide_precision_map: ClassVar[PrecisionMap] = PRECISION_MAP
+    """The published map leaves no block linear in BF16 already."""
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+
+    @override
+    def transformer_class(self) -> type[Any]:
+        from diffusers import FluxTransformer2DModel
+
+        transformer_class: type[Any] = FluxTransformer2DModel
+        return transformer_class
+
+    @override
+    def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
+        self.resolutions.check(self.name, resolution_px)
+        side = resolution_px // DOWNSCALE
+        return (LATENT_CHANNELS, side, side)
+
+    @override
+    def velocity(
+        self,
+        transformer: nn.Module,
+        latents: torch.Tensor,
+        sigma: torch.Tensor,
+        conditioning: Conditioning,
+    ) -> torch.Tensor:
+        model: Any = transformer
+        embeddings = conditioning.to(model.dtype)
+        rows, columns = latents.shape[-2] // PATCH, latents.shape[-1] // PATCH
+        packed: torch.Tensor = model(
+            hidden_states=pack(latents.to(model.dtype)),
+            encoder_hidden_states=embeddings.tokens,
+            pooled_projections=embeddings.pooled,
+            timestep=sigma,
+            guidance=torch.full_like(sigma, GUIDANCE),
+            img_ids=positions(rows, columns, latents),
+            txt_ids=latents.new_zeros(embeddings.tokens.shape[1], 3),
+            return_dict=False,
+        )[0]
+        return unpack(packed, rows, columns)
+
+    @override
+    def probe_conditioning(self, transformer: nn.Module, tokens: int = 1) -> Conditioning:
+        config: Any = transformer.config
+        return Conditioning(
+            tokens=torch.ones(1, tokens, config.joint_attention_dim),
+            pooled=torch.ones(1, config.pooled_projection_dim),
+        )
+
+    @override
+    def sigmas(self, steps: int, resolution_px: int) -> torch.Tensor:
+        """The published pipeline's levels, shifted further the more tokens an image has."""
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(SCHEDULER)
+        tokens = (resolution_px // DOWNSCALE // PATCH) ** 2
+        levels = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).numpy()
+        scheduler.set_timesteps(sigmas=levels, mu=shift_exponent(tokens))
+        levels_and_zero: torch.Tensor = scheduler.sigmas
+        return levels_and_zero
+
+    @override
+    def load_text_encoder(self, checkpoint: str) -> TextEncoder:
+        """T5 and CLIP's pooled output: tokens[B, 512, 4096] and pooled[B, 768]."""
+        from diffusers import FluxPipeline
+
+        pipeline = load_text_pipeline(FluxPipeline, checkpoint)
+
+        def encode_one(prompt: str) -> Conditioning:
+            tokens, pooled, _ = pipeline.encode_prompt(prompt, max_sequence_length=T5_TOKENS)
+            return Conditioning(tokens, pooled)
+
+        return PipelineTextEncoder(encode_one)
+
+    @override
+    def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> Decoder:
+        from diffusers import AutoencoderKL
+
+        if decoder is DecoderName.TINY:
+            return load_tiny_decoder(checkpoint, TINY_DECODER)
+        vae: Any = load_part(AutoencoderKL, checkpoint, "vae", torch.bfloat16)
+        return VaeDecoder(vae, scale=vae.config.scaling_factor, shift=vae.config.shift_factor)
+
+    @override
+    def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
+        from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+        FluxPipeline(
+            transformer=self.tiny_transformer(seed),
+            scheduler=FlowMatchEulerDiscreteScheduler.from_config(SCHEDULER),
+            vae=tiny.tiny_vae(seed),
+            text_encoder=tiny.tiny_clip(TINY["pooled_projection_dim"], seed, projected=False),
+            tokenizer=tiny.tiny_clip_tokenizer(),
+            text_encoder_2=tiny.tiny_t5(TINY["joint_attention_dim"], seed),
+            tokenizer_2=tiny.tiny_t5_tokenizer(),
+        ).save_pretrained(folder)
+        tiny.tiny_decoder(seed).save_pretrained(folder / "vae_tiny")
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """latents[B, C, 2h, 2w] -> tokens[B, h * w, 4C], channels outermost in a token."""
+    batch, channels, height, width = latents.shape
+    patches = latents.reshape(batch, channels, height // PATCH, PATCH, width // PATCH, PATCH)
+    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpack(tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """tokens[B, rows * columns, 4C] -> latents[B, C, 2 * rows, 2 * columns]."""
+    batch, _, width = tokens.shape
+    patches = tokens.reshape(batch, rows, columns, width // PATCH**2, PATCH, PATCH)
+    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def positions(rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
+    """(0, row, column) of each token[rows * columns, 3], for the rotary embedding."""
+    row = torch.arange(rows, device=like.device)
+    column = torch.arange(columns, device=like.device)
+    grid = torch.stack(torch.meshgrid(row, column, indexing="ij"), dim=-1).flatten(0, 1)
+    return torch.nn.functional.pad(grid, (1, 0)).float()
+
+
+def shift_exponent(tokens: int) -> float:
+    """The scheduler's mu: linear between 0.5 at 256 image tokens and 1.15 at 4096."""
+    fewest, most = SCHEDULER["base_image_seq_len"], SCHEDULER["max_image_seq_len"]
+    low, high = SCHEDULER["base_shift"], SCHEDULER["max_shift"]
+    return low + (high - low) * (tokens - fewest) / (most - fewest)

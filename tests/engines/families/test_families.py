@@ -1,0 +1,196 @@
+"""Every family on its tiny checkpoint: engine, adapters, schedule, sizes, errors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import SanaTransformer2DModel
+
+from heliostat_engines.adapters import Adapter, pack_adapter, parse_adapter
+from heliostat_engines.errors import CheckpointError, ResolutionError
+from heliostat_engines.families import FAMILIES, get_family
+from heliostat_engines.families.family import DecoderName, Family, Size
+from heliostat_engines.families.sana.mix_ffn import linearise
+from heliostat_engines.noise import initial_noise
+from heliostat_engines.precision import Precision
+from heliostat_engines.runtimes.torch import TorchEngine
+from heliostat_engines.sampling import sample_euler
+
+EVERY = pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+PROMPTS = ["a red cat", "two blue dogs"]
+
+
+def adapter_for(engine: TorchEngine, rank: int = 4) -> Adapter:
+    random = torch.Generator().manual_seed(0)
+    pairs = {
+        name: (
+            torch.randn(rank, inputs, generator=random) * inputs**-0.5,
+            torch.randn(outputs, rank, generator=random) * 0.3,
+        )
+        for name, (inputs, outputs) in engine.describe().lora_targets.items()
+    }
+    return parse_adapter(pack_adapter(pairs, alpha=rank))
+
+
+def smallest(family: Family) -> int:
+    return family.resolutions.smallest_px
+
+
+@EVERY
+def test_the_engine_draws_images_with_an_adapter_on_every_target(
+    name: str, tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    family, checkpoint = get_family(name), str(tiny_checkpoint(name))
+    noise = initial_noise([0, 1], family.latent_shape(smallest(family)))
+    conditioning = family.load_text_encoder(checkpoint).encode(PROMPTS)
+    decoder = family.load_decoder(checkpoint)
+    drawn = {}
+    for precision in (Precision.BF16, Precision.NVFP4):
+        engine = TorchEngine(family, checkpoint, precision=precision)
+        adapter = adapter_for(engine)
+        binding = engine.refit(adapter)
+        assert len(adapter.pairs) == len(engine.describe().lora_targets) > 0, str(binding)
+        for which in (None, adapter.sha256):
+            drawn[precision, which] = sample_euler(
+                lambda x, s, e=engine, a=which: e.velocity(x, s, conditioning, a),
+                noise,
+                family.sigmas(2, smallest(family)),
+            )
+    images = decoder.decode(drawn[Precision.NVFP4, adapter.sha256])
+    assert images.shape == (2, 3, smallest(family), smallest(family))
+    assert all(torch.isfinite(latents).all() for latents in drawn.values())
+    base, adapted = drawn[Precision.BF16, None], drawn[Precision.BF16, adapter.sha256]
+    quantised = drawn[Precision.NVFP4, None]
+    assert 0.001 < (quantised - base).norm() / base.norm() < 0.35
+    assert (adapted - base).norm() / base.norm() > 0.01
+
+
+@EVERY
+def test_weights_depend_on_seed_and_name_alone_and_none_is_zero(name: str) -> None:
+    family = get_family(name)
+    whole = family.build_transformer(Size.TINY, device="cpu", seed=1).state_dict()
+    cut = family.build_transformer(Size.TINY, device="cpu", seed=1, blocks=1).state_dict()
+    other = family.build_transformer(Size.TINY, device="cpu", seed=2).state_dict()
+    # The position table is no parameter; later blocks may be of another kind when cut.
+    parameters = [key for key in whole if "pos_embed.pos_embed" not in key]
+    first = [key for key in cut if "blocks." not in key or "blocks.0." in key]
+    assert all(torch.equal(cut[key], whole[key]) for key in first)
+    assert not any(torch.equal(other[key], whole[key]) for key in parameters)
+    assert all((whole[key] != 0).float().mean() > 0.99 for key in parameters)
+
+
+@EVERY
+def test_a_published_transformer_cut_to_one_block_of_a_kind_has_no_weights(name: str) -> None:
+    family = get_family(name)
+    transformer = family.build_transformer(Size.PUBLISHED, blocks=1)
+    assert {parameter.device.type for parameter in transformer.parameters()} == {"meta"}
+    assert not transformer.training
+    kept = sum(len(transformer.get_submodule(blocks)) for blocks in family.block_counts)  # type: ignore[arg-type]
+    assert kept == {"demo": 2, "sana": 1, "flux": 2, "sd3.5-large": 2, "sd3.5-medium": 3}[name]
+
+
+def test_sanas_mix_ffn_as_linears_is_the_convolutional_one() -> None:
+    family = get_family("sana")
+    config = family.transformer_configs[Size.TINY]
+    torch.manual_seed(0)
+    plain = SanaTransformer2DModel.from_config(dict(config)).double().eval()
+    ffn = plain.transformer_blocks[0].ff
+    x = torch.randn(2, 64, 5, 7, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = ffn(x)
+    names = set(plain.state_dict())
+    linearise(plain)
+    with torch.inference_mode():
+        torch.testing.assert_close(plain.transformer_blocks[0].ff(x), expected, rtol=0, atol=1e-12)
+    assert set(plain.state_dict()) == names
+
+
+@EVERY
+def test_noise_levels_fall_from_one_to_zero(name: str) -> None:
+    family = get_family(name)
+    for steps in (1, 6, 10, 40):
+        levels = family.sigmas(steps, family.default_resolution_px)
+        assert len(levels) == steps + 1
+        assert levels[0] == 1
+        assert levels[-1] == 0
+        assert (levels.diff() < 0).all()
+
+
+def test_flux_shifts_its_levels_with_the_resolution() -> None:
+    """mu goes from 0.5 at 256 tokens to 1.15 at 4096; sigma = e^mu / (e^mu + 1 / t - 1)."""
+    family = get_family("flux")
+    for resolution_px, mu in ((256, 0.5), (1024, 1.15)):
+        shift = torch.e**mu
+        middle = family.sigmas(2, resolution_px)[1]
+        assert middle == pytest.approx(shift / (shift + 1), rel=1e-6)
+
+
+def test_resolutions_off_the_grid_name_the_nearest_that_works() -> None:
+    for name, asked, nearest in (
+        ("sana", 1000, 992),
+        ("flux", 100, 256),
+        ("sd3.5-large", 1030, 1024),
+        ("sd3.5-medium", 4000, 1536),
+        ("demo", 65, 64),
+    ):
+        with pytest.raises(ResolutionError, match=f"not {asked}: set resolution_px = {nearest}$"):
+            get_family(name).latent_shape(asked)
+
+
+def test_decoders_that_do_not_exist_are_refused(tiny_checkpoint: Callable[[str], Path]) -> None:
+    for name in ("demo", "sana"):
+        with pytest.raises(CheckpointError, match="set decoder = full"):
+            get_family(name).load_decoder(str(tiny_checkpoint(name)), DecoderName.TINY)
+
+
+@pytest.mark.parametrize("name", ["sana", "flux", "sd3.5-large"])
+def test_checkpoints_with_missing_or_foreign_parts_say_what_to_do(
+    name: str, tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    family, folder = get_family(name), tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint(name), folder)
+    config = folder / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "Other2DModel"}))
+    with pytest.raises(CheckpointError, match=r"is of Other2DModel, this family needs .*2DModel"):
+        family.load_transformer(str(folder), torch.bfloat16)
+    for part, load in (
+        ("transformer/config.json", lambda: family.load_transformer(str(folder), torch.bfloat16)),
+        ("vae/config.json", lambda: family.load_decoder(str(folder))),
+        ("model_index.json", lambda: family.load_text_encoder(str(folder))),
+    ):
+        (folder / part).unlink()
+        with pytest.raises(CheckpointError, match=f"has no {part}: point the checkpoint at"):
+            load()
+
+
+def test_a_pipeline_of_another_family_is_refused(tiny_checkpoint: Callable[[str], Path]) -> None:
+    with pytest.raises(CheckpointError, match="is of SanaPipeline, this family needs FluxPipeline"):
+        get_family("flux").load_text_encoder(str(tiny_checkpoint("sana")))
+
+
+def test_truncated_weights_are_a_checkpoint_error(
+    tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint("flux"), folder)
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="cannot load"):
+        get_family("flux").load_transformer(str(folder), torch.bfloat16)
+
+
+def test_a_hub_that_is_out_of_reach_is_one_sentence() -> None:
+    """The tests run with HF_HUB_OFFLINE."""
+    family = get_family("sd3.5-large")
+    for load in (
+        lambda: family.load_transformer(family.default_checkpoint, torch.bfloat16),
+        lambda: family.load_text_encoder(family.default_checkpoint),
+        lambda: family.load_decoder(family.default_checkpoint, DecoderName.TINY),
+    ):
+        with pytest.raises(CheckpointError, match="out of reach: connect to it, or give a local"):
+            load()
