@@ -66,6 +66,13 @@ def serve(
     precision: Annotated[
         PrecisionOption, typer.Option(help="What block linears run in while exploring.")
     ] = PrecisionOption.NVFP4,
+    engine: Annotated[
+        Path | None,
+        typer.Option(
+            help="A compiled engine, as `heliostat engine build` wrote it: explore with it. Needs a "
+            "GPU; family, checkpoint, precision and rank are the engine's."
+        ),
+    ] = None,
     device: Annotated[DeviceOption, typer.Option(help="Where the models run.")] = DeviceOption.CPU,
     batch: Annotated[
         int | None,
@@ -118,6 +125,7 @@ def serve(
             family=family,
             checkpoint=checkpoint,
             precision=precision.value,
+            engine=engine,
             device=device.value,
             limits=LimitSettings.model_validate(
                 {name: limit for name, limit in limits.items() if limit is not None}

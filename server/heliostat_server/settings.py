@@ -63,6 +63,8 @@ class ModelSettings(_Settings):
     threads: ThreadSettings
     redis: str
     keep_versions: int
+    engine: Path | None = None
+    """A compiled engine's folder, relative to this file; None: the torch runtime."""
 
 
 class ServeSettings(_Settings):
@@ -76,6 +78,9 @@ class ServeSettings(_Settings):
     """Side of the images in pixels; None: the family's."""
     precision: Literal["nvfp4", "nvfp4-w4a16", "bf16"] = "nvfp4"
     """What the transformer's block linears run in."""
+    engine: Path | None = None
+    """What `heliostat engine build` wrote: explore with it. Family, checkpoint, precision, rank and
+    resolution are then the engine's. None: the torch runtime."""
     device: Literal["cpu", "gpu"] = "cpu"
     """Where the Triton models run."""
     max_rank: Annotated[int, Field(ge=1)] = 64
