@@ -66,6 +66,8 @@ def quantise(values: torch.Tensor, global_scale: torch.Tensor | None = None) -> 
     """
     _check_shape(values)
     values = values.detach().contiguous()
+    if values.dtype is not torch.bfloat16:
+        values = values.float()
     kernels = nvfp4_cpu.kernels_for(values)
     amax = values.abs().amax() if kernels is None else kernels.amax(values)
     if not torch.isfinite(amax):

@@ -22,24 +22,27 @@ static inline float load(const void *values, int64_t index, int is_bf16) {
                  : ((const float *)values)[index];
 }
 
-/* To a multiple of the value's power of two * magic's ulp; below least_power steps stay the same. */
-static inline float round_in_steps(float value, float least_power, float magic) {
-  float power = as_float(as_bits(value) & EXPONENT);
-  float step = (power > least_power ? power : least_power) * magic;
-  return (value + step) - step;
+/* Adding this to a value rounds the sum's last bits to `mantissa_bits` bits of the value, ties to
+ * even; subtracting it again leaves the value rounded. Below least_power steps stay the same. */
+static inline float rounding_step(float value, float least_power, uint32_t mantissa_bits) {
+  uint32_t power = as_bits(value) & EXPONENT, least = as_bits(least_power);
+  return as_float((power > least ? power : least) + ((23 - mantissa_bits) << 23 | 1 << 22));
 }
 
 static inline float to_e2m1(float scaled) {
   scaled = scaled < -E2M1_MAX ? -E2M1_MAX : scaled; /* NaN passes both comparisons */
   scaled = scaled > E2M1_MAX ? E2M1_MAX : scaled;
-  return round_in_steps(scaled, 1.0f, 0x1.8p22f);
+  float step = rounding_step(scaled, 1.0f, 1);
+  return (scaled + step) - step;
 }
 
 static inline float block_scale_of(uint32_t amax_bits, float global_scale) {
   float wanted = as_float(amax_bits) / (E2M1_MAX * global_scale);
   float clamped = wanted < E4M3_TINY ? E4M3_TINY : wanted;
   clamped = clamped > E4M3_MAX ? E4M3_MAX : clamped;
-  return round_in_steps(wanted > 0.0f ? clamped : 1.0f, /* NaN too */ 0x1p-6f, 0x1.8p20f);
+  clamped = wanted > 0.0f ? clamped : 1.0f; /* NaN is not */
+  float step = rounding_step(clamped, 0x1p-6f, 3);
+  return (clamped + step) - step;
 }
 
 static inline uint8_t e4m3_bits(float scale) {
@@ -47,13 +50,15 @@ static inline uint8_t e4m3_bits(float scale) {
   return (uint8_t)(scale < 0x1p-6f ? (int32_t)(scale * 0x1p9f) : normal);
 }
 
-/* Codes are the magnitude's rank in {0, .5, 1, 1.5, 2, 3, 4, 6}: the float's two low exponent
- * bits and first mantissa bit, once 0.5 is moved where a subnormal E2M1 has it. */
-static inline uint8_t e2m1_code(float scaled) {
-  float magnitude = as_float(as_bits(to_e2m1(scaled)) & MAGNITUDE);
-  int32_t normal = (int32_t)(as_bits(magnitude) >> 22) - (126 << 1);
-  int32_t code = magnitude < 1.0f ? (int32_t)(magnitude * 2.0f) : normal;
-  return (uint8_t)(code | (int32_t)(as_bits(scaled) >> 31 << 3));
+/* A code is the magnitude's rank in {0, .5, 1, 1.5, 2, 3, 4, 6}: how many half powers it holds,
+ * which stand in the sum's last bits, and two for each power of two above 1. */
+static inline uint32_t e2m1_code(float scaled) {
+  uint32_t bits = as_bits(scaled) & MAGNITUDE, most = as_bits(E2M1_MAX);
+  float magnitude = as_float(bits < most ? bits : most);
+  float step = rounding_step(magnitude, 1.0f, 1);
+  uint32_t half_powers = as_bits(magnitude + step) - as_bits(step);
+  uint32_t powers_above_one = (as_bits(step) >> 23) - (127 + 22);
+  return (half_powers + 2 * powers_above_one) | (as_bits(scaled) >> 28 & 8);
 }
 
 static inline void scales_of(const void *values, int64_t first, int64_t count, int is_bf16,
@@ -91,7 +96,7 @@ static inline void quantise_tile(const void *values, int64_t first, int64_t coun
   for (int64_t block = 0; block < count; block++) {
     float full_scale = scales[block] * global_scale;
     int64_t start = (first + block) * BLOCK;
-    uint8_t wide[BLOCK];
+    uint32_t wide[BLOCK];
     for (int i = 0; i < BLOCK; i++)
       wide[i] = e2m1_code(load(values, start + i, is_bf16) / full_scale);
     for (int i = 0; i < BLOCK / 2; i++)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from heliostat_engines.precision import LinearPlan
 
+MAX_AXES = 3
+"""TensorRT's dynamic quantisation takes two or three."""
+
 
 @dataclass(frozen=True)
 class LinearNodes:
@@ -38,7 +41,9 @@ class LinearNodes:
 def find_linears(
     weights: Mapping[str, ir.Value], plans: Iterable[LinearPlan]
 ) -> tuple[LinearNodes, ...]:
-    """The nodes of each planned linear; a Gemm is taken apart first.
+    """The nodes of each planned linear, on x[..., in] of at most three axes.
+
+    A Gemm is taken apart first; more axes than TensorRT quantises are flattened around it.
 
     Raises:
         ExportError: a linear is not there, or not exactly once.
@@ -81,9 +86,12 @@ def _find(weights: Mapping[str, ir.Value], plan: LinearPlan) -> LinearNodes:
             f"{[node.op_type for node in matmuls]}, not Transpose and MatMul: the exporter has "
             "changed; pin torch to the version in constraints.txt"
         )
-    return LinearNodes(
-        plan, weight, transpose, matmuls[0], _biased(matmuls[0], weights.get(f"{plan.name}.bias"))
-    )
+    output = _biased(matmuls[0], weights.get(f"{plan.name}.bias"))
+    linear = LinearNodes(plan, weight, transpose, matmuls[0], output)
+    assert linear.x.shape is not None
+    if len(linear.x.shape) > MAX_AXES:
+        _flatten(linear)
+    return linear
 
 
 def _biased(matmul: ir.Node, bias: ir.Value | None) -> ir.Value:
@@ -115,3 +123,31 @@ def _take_apart(name: str, gemm: ir.Node) -> ir.Node:
     transpose = transposed.producer()
     assert transpose is not None
     return transpose
+
+
+def _flatten(linear: LinearNodes) -> None:
+    """x[B, ..., in] -> x[B, rows, in] before the product, and y back after the bias."""
+    name, x, output = linear.plan.name, linear.x, linear.output
+    integers, kind = ir.DataType.INT64, output.dtype
+    assert kind is not None
+    readers = [(use.node, use.idx) for use in output.uses()]
+    before = linear.matmul
+    flat_shape = _constant(before, f"{name}/flat_shape", [0, -1, linear.plan.in_features])
+    flat = insert(before, "Reshape", [x, flat_shape], f"{name}/flat", kind)
+    leading = insert(before, "Shape", [x], f"{name}/leading", integers, start=0, end=-1)
+    width = _constant(before, f"{name}/width", [linear.plan.out_features])
+    shape = insert(before, "Concat", [leading, width], f"{name}/shape", integers, axis=0)
+    linear.matmul.replace_input_with(0, flat)
+    restored = ir.node("Reshape", [output, shape], name=f"{name}/restored")
+    restored.outputs[0].name, restored.outputs[0].dtype = f"{name}/restored", kind
+    producer = output.producer()
+    assert producer is not None
+    assert producer.graph is not None
+    producer.graph.insert_after(producer, restored)
+    for node, index in readers:
+        node.replace_input_with(index, restored.outputs[0])
+
+
+def _constant(before: ir.Node, name: str, values: list[int]) -> ir.Value:
+    tensor = ir.tensor(values, dtype=ir.DataType.INT64, name=name)
+    return insert(before, "Constant", [], name, ir.DataType.INT64, value=tensor)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 TRT_DOMAIN = "trt"
 COMPUTE = ir.DataType.BFLOAT16
-MAX_RANK = 3
-"""TensorRT's dynamic quantisation takes at most three axes."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.errors import ExportError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from heliostat_engines.families.family import Family
 
 OPSET = 23
@@ -99,17 +101,18 @@ def _export(family: Family, skeleton: nn.Module) -> torch.export.ExportedProgram
             VelocityModule(family, skeleton),
             (),
             inputs,
-            dynamic_shapes={name: _dynamic(name) for name in inputs},
+            dynamic_shapes=_dynamic_shapes(family, inputs),
             strict=False,
         )
 
 
 def _example_inputs(family: Family, skeleton: nn.Module) -> dict[str, torch.Tensor]:
     """Two rows, latents wider than high: equal sizes would be taken for one."""
-    channels, height, width = family.latent_shape(family.resolutions.smallest_px)
+    channels, side, _ = family.latent_shape(family.resolutions.smallest_px)
+    is_fixed = family.resolutions.smallest_px == family.resolutions.largest_px
     row = family.probe_conditioning(skeleton)
     inputs = {
-        "latents": torch.empty(2, channels, height // 2, width),
+        "latents": torch.empty(2, channels, side if is_fixed else side // 2, side),
         "sigma": torch.empty(2),
         "tokens": row.tokens.tile(2, 3, 1).float(),
     }
@@ -120,12 +123,23 @@ def _example_inputs(family: Family, skeleton: nn.Module) -> dict[str, torch.Tens
     return inputs
 
 
-def _dynamic(name: str) -> dict[int, object]:
-    """The batch must be dynamic, the other axes are if the model lets them."""
-    return {
-        axis: Dim.DYNAMIC if symbol == BATCH else Dim.AUTO
-        for axis, symbol in FREE_AXES[name].items()
-    }
+def _dynamic_shapes(
+    family: Family, inputs: Mapping[str, torch.Tensor]
+) -> dict[str, dict[int, object]]:
+    """What may vary: batch and tokens always, the latents' sides as far as the resolutions do."""
+    batch, tokens = Dim(BATCH, min=1, max=1024), Dim("tokens", min=2, max=4096)
+    shapes: dict[str, dict[int, object]] = {name: {0: batch} for name in inputs}
+    for name in shapes.keys() & {"tokens", "mask"}:
+        shapes[name][1] = tokens
+    limits = family.resolutions
+    if limits.smallest_px < limits.largest_px:
+        smallest, largest = (
+            family.latent_shape(px)[1] for px in (limits.smallest_px, limits.largest_px)
+        )
+        step = limits.multiple_px * smallest // limits.smallest_px
+        for axis, side in ((2, "height"), (3, "width")):
+            shapes["latents"][axis] = step * Dim(side, min=2, max=largest // step)
+    return shapes
 
 
 def _take_weights_out(graph: ir.Graph) -> dict[str, ir.Value]:
