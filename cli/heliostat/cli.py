@@ -43,6 +43,7 @@ class PrecisionOption(StrEnum):
     """What the transformer's block linears run in while exploring."""
 
     NVFP4 = "nvfp4"
+    NVFP4_W4A16 = "nvfp4-w4a16"
     BF16 = "bf16"
 
 

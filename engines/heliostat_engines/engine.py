@@ -23,7 +23,7 @@ class EngineInfo(BaseModel):
     runtime: str
     """tensorrt, tensorrt_rtx or torch."""
     precision: str
-    """nvfp4 or bf16: what the block linears run in."""
+    """nvfp4, nvfp4-w4a16 or bf16: what the block linears run in."""
     nvfp4_linears: int
     linears: int
     lora_targets: dict[str, tuple[int, int]]

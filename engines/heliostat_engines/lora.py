@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -11,33 +11,42 @@ from torch.nn import functional
 from heliostat_engines import nvfp4
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from heliostat_engines.adapters import LoraPair
 
+Quantised = TypeVar("Quantised")
 
-class SharedActivations:
+
+class SharedActivations(Generic[Quantised]):
     """Quantises activations, the same tensor only once: q, k and v read one input."""
 
-    def __init__(self) -> None:
+    def __init__(self, quantise: Callable[[torch.Tensor, torch.Tensor], Quantised]) -> None:
+        """`quantise` takes x[..., K] and its global scale."""
+        self._quantise = quantise
         self._last: tuple[torch.Tensor, float | None] | None = None
-        self._quantised: tuple[torch.Tensor, torch.Tensor]
+        self._quantised: tuple[Quantised, torch.Tensor]
 
-    def quantise(self, x: torch.Tensor, amax: float | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """(block_scale * code[..., K] in BF16, global scale) of x[..., K].
-
-        `amax` is the calibrated largest magnitude; None takes x's own.
-        """
-        if self._last is None or self._last[0] is not x or self._last[1] != amax:
-            largest = x.abs().amax() if amax is None else torch.tensor(amax, device=x.device)
-            scale = nvfp4.global_scale_of(largest)
-            self._quantised = nvfp4.fake_quantise(x, scale), scale
-            self._last = x, amax
+    def quantise(self, x: torch.Tensor, scale: float | None) -> tuple[Quantised, torch.Tensor]:
+        """x[..., K] quantised, and its global scale: the calibrated `scale`, or x's own if None."""
+        if self._last is None or self._last[0] is not x or self._last[1] != scale:
+            global_scale = (
+                nvfp4.global_scale_of(x.abs().amax())
+                if scale is None
+                else torch.tensor(scale, device=x.device)
+            )
+            self._quantised = self._quantise(x, global_scale), global_scale
+            self._last = x, scale
         return self._quantised
 
     def forget(self) -> None:
         """Let go of the last tensor."""
         self._last = None
+
+
+def activation_scale(amax: float | None) -> float | None:
+    """The global scale of activations whose calibrated largest magnitude is `amax`."""
+    return None if amax is None else nvfp4.global_scale_of(torch.tensor(amax)).item()
 
 
 class NVFP4Linear(nn.Module):
@@ -51,26 +60,48 @@ class NVFP4Linear(nn.Module):
         self,
         linear: nn.Linear,
         activation_amax: float | None = None,
-        activations: SharedActivations | None = None,
+        activations: SharedActivations[torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight = nvfp4.quantise(linear.weight.detach())
+        self.weight = nvfp4.quantise(linear.weight)
         self._unscaled_weight = nvfp4.unscaled_values(self.weight, torch.bfloat16)
-        self._bias = None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
-        self._activation_amax = activation_amax
-        self._activations = activations or SharedActivations()
+        self._bias = _bfloat16_bias(linear)
+        self._activation_scale = activation_scale(activation_amax)
+        self._activations = activations or SharedActivations(nvfp4.fake_quantise)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Quantise x by its blocks, under the calibrated scale or x's own; then multiply."""
-        quantised, scale = self._activations.quantise(x, self._activation_amax)
+        quantised, scale = self._activations.quantise(x, self._activation_scale)
         product = functional.linear(quantised, self._unscaled_weight)
-        product = product.mul_((scale * self.weight.global_scale).to(product.dtype))
-        return product if self._bias is None else product.add_(self._bias)
+        return nvfp4.scale_and_add_(product, scale * self.weight.global_scale, self._bias)
 
     def extra_repr(self) -> str:
         """Shown in the module tree."""
         return f"in_features={self.in_features}, out_features={self.out_features}, nvfp4"
+
+
+class NVFP4WeightLinear(nn.Module):
+    """y = x W^T + b with W in NVFP4 and x in BF16: x[..., in] -> y[..., out] in BF16."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight = nvfp4.quantise(linear.weight)
+        self._dequantised = nvfp4.dequantise(self.weight, torch.bfloat16)
+        self._bias = _bfloat16_bias(linear)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A BF16 product with the weights that the codes stand for."""
+        return functional.linear(x, self._dequantised, self._bias)
+
+    def extra_repr(self) -> str:
+        """Shown in the module tree."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, nvfp4-w4a16"
+
+
+def _bfloat16_bias(linear: nn.Linear) -> torch.Tensor | None:
+    return None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
 
 
 class LoraSlot:

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 
 import torch
 
+from heliostat_engines import nvfp4_cpu
+
 BLOCK = 16
 E2M1_MAX = 6.0
 E4M3_MAX = 448.0
 E4M3_TINY = 2.0**-9
-"""Smallest positive E4M3 value: block scales of non-zero blocks are not let below it."""
+"""Smallest positive E4M3 value: block scales are not let below it. A block of zeros, or of values
+too small beside the tensor's largest for a float32 quotient, has the scale 1."""
 E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 _FLOAT32_EXPONENT = 0x7F800000
@@ -61,11 +64,23 @@ def quantise(values: torch.Tensor, global_scale: torch.Tensor | None = None) -> 
     Raises:
         ValueError: K is no multiple of 16, or a value is NaN or infinite.
     """
-    _check(values)
+    _check_shape(values)
+    values = values.detach().contiguous()
+    if values.dtype is not torch.bfloat16:
+        values = values.float()
+    kernels = nvfp4_cpu.kernels_for(values)
+    amax = values.abs().amax() if kernels is None else kernels.amax(values)
+    if not torch.isfinite(amax):
+        raise ValueError("NVFP4 cannot hold NaN or infinity: the tensor to quantise has some")
     if global_scale is None:
-        global_scale = global_scale_of(values.abs().amax())
-    scaled, block_scales = _scale_to_e2m1_range(values.float(), global_scale)
-    return NVFP4Tensor(_pack(_encode(scaled)), block_scales, global_scale)
+        global_scale = global_scale_of(amax)
+    if kernels is None:
+        return _quantise_by_torch(values, global_scale)
+    rows, width = values.shape[:-1], values.shape[-1]
+    codes = torch.empty(*rows, width // 2, dtype=torch.uint8)
+    block_scales = torch.empty(*rows, width // BLOCK, dtype=torch.float8_e4m3fn)
+    kernels.quantise(values, global_scale, codes, block_scales)
+    return NVFP4Tensor(codes, block_scales, global_scale)
 
 
 def dequantise(tensor: NVFP4Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -91,18 +106,44 @@ def fake_quantise(values: torch.Tensor, global_scale: torch.Tensor) -> torch.Ten
     values[..., K] of any floating dtype -> block_scale * code[..., K] in bfloat16 (exact).
     NaN stays NaN: the caller's output shows it.
     """
-    scaled, block_scales = _scale_to_e2m1_range(values.float(), global_scale)
-    rounded = _blocks(_round_to_e2m1(scaled))
-    return (rounded * block_scales.float().unsqueeze(-1)).flatten(-2).to(torch.bfloat16)
+    _check_shape(values)
+    kernels = nvfp4_cpu.kernels_for(values)
+    if kernels is None:
+        return _fake_quantise_by_torch(values, global_scale)
+    return kernels.fake_quantise(values, global_scale)
 
 
-def _check(values: torch.Tensor) -> None:
+def scale_and_add_(
+    product: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """product[..., N] in bfloat16, in place: times both global scales, plus bias[N] if any.
+
+    The scale is rounded to bfloat16, and so is the result of each of the two operations.
+    """
+    fused = bias is not None and product.dtype is torch.bfloat16 and product.is_contiguous()
+    kernels = nvfp4_cpu.kernels_for(product) if fused else None
+    if kernels is not None and bias is not None:
+        return kernels.scale_and_add_(product, scale.to(product.dtype), bias)
+    product.mul_(scale.to(product.dtype))
+    return product if bias is None else product.add_(bias)
+
+
+def _check_shape(values: torch.Tensor) -> None:
     if values.shape[-1] % BLOCK:
         raise ValueError(
             f"NVFP4 needs a last axis that is a multiple of {BLOCK}, got shape {tuple(values.shape)}"
         )
-    if not torch.isfinite(values).all():
-        raise ValueError("NVFP4 cannot hold NaN or infinity: the tensor to quantise has some")
+
+
+def _quantise_by_torch(values: torch.Tensor, global_scale: torch.Tensor) -> NVFP4Tensor:
+    scaled, block_scales = _scale_to_e2m1_range(values.float(), global_scale)
+    return NVFP4Tensor(_pack(_encode(scaled)), block_scales, global_scale)
+
+
+def _fake_quantise_by_torch(values: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
+    scaled, block_scales = _scale_to_e2m1_range(values.float(), global_scale)
+    rounded = _blocks(_round_to_e2m1(scaled))
+    return (rounded * block_scales.float().unsqueeze(-1)).flatten(-2).to(torch.bfloat16)
 
 
 def _scale_to_e2m1_range(
@@ -111,8 +152,8 @@ def _scale_to_e2m1_range(
     """values[..., K] float32 -> (values / their block's full scale, block scales in E4M3)."""
     blocks = _blocks(values)
     block_amax = _block_amax(blocks)
-    wanted = (block_amax / (E2M1_MAX * global_scale)).clamp(E4M3_TINY, E4M3_MAX)
-    wanted = torch.where(block_amax > 0, wanted, torch.ones_like(wanted))
+    wanted = block_amax / (E2M1_MAX * global_scale)
+    wanted = torch.where(wanted > 0, wanted.clamp(E4M3_TINY, E4M3_MAX), torch.ones_like(wanted))
     block_scales = wanted.to(torch.float8_e4m3fn)
     full_scale = block_scales.float() * global_scale
     return (blocks / full_scale.unsqueeze(-1)).flatten(-2), block_scales

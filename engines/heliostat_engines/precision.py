@@ -19,6 +19,8 @@ class Precision(StrEnum):
 
     NVFP4 = "nvfp4"
     """Weights and activations in NVFP4 (W4A4)."""
+    NVFP4_W4A16 = "nvfp4-w4a16"
+    """Weights in NVFP4, activations in BF16."""
     BF16 = "bf16"
     """Weights and activations in BF16."""
 

@@ -55,7 +55,7 @@ class ModelSettings(_Settings):
     family: str
     checkpoint: str
     resolution_px: int
-    precision: Literal["nvfp4", "bf16"]
+    precision: Literal["nvfp4", "nvfp4-w4a16", "bf16"]
     device: Literal["cpu", "gpu"]
     max_rank: int
     slots: int
@@ -74,7 +74,7 @@ class ServeSettings(_Settings):
     """Its weights: a folder in diffusers' layout or a Hugging Face name; None: the family's."""
     resolution_px: int | None = None
     """Side of the images in pixels; None: the family's."""
-    precision: Literal["nvfp4", "bf16"] = "nvfp4"
+    precision: Literal["nvfp4", "nvfp4-w4a16", "bf16"] = "nvfp4"
     """What the transformer's block linears run in."""
     device: Literal["cpu", "gpu"] = "cpu"
     """Where the Triton models run."""

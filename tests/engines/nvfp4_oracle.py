@@ -20,8 +20,9 @@ def quantise(
             global_scale = np.float32(1)
     blocks = values.reshape(*values.shape[:-1], -1, 16)
     amax = np.abs(blocks).max(-1)
-    wanted = np.clip(amax / (np.float32(6) * global_scale), np.float32(2**-9), np.float32(448))
-    wanted = np.where(amax > 0, wanted, np.float32(1)).astype(np.float32)
+    wanted = amax / (np.float32(6) * global_scale)
+    clipped = np.clip(wanted, np.float32(2**-9), np.float32(448))
+    wanted = np.where(wanted > 0, clipped, np.float32(1)).astype(np.float32)
     scales = wanted.astype(ml_dtypes.float8_e4m3fn)
     scaled = blocks / (scales.astype(np.float32) * global_scale)[..., None]
     e2m1 = np.clip(scaled, -6, 6).astype(ml_dtypes.float4_e2m1fn)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from heliostat_engines import nvfp4
-from heliostat_engines.lora import NVFP4Linear, SharedActivations
+from heliostat_engines.lora import NVFP4Linear, NVFP4WeightLinear, SharedActivations
 
 
 @pytest.mark.parametrize("amax", [None, 6.0])
@@ -21,7 +21,7 @@ def test_the_product_is_that_of_the_dequantised_operands(amax: float | None) -> 
 
 
 def test_one_input_is_quantised_once_and_every_other_one_anew() -> None:
-    shared = SharedActivations()
+    shared = SharedActivations(nvfp4.fake_quantise)
     x = torch.randn(2, 16)
     first, _ = shared.quantise(x, 4.0)
     assert shared.quantise(x, 4.0)[0] is first
@@ -30,3 +30,11 @@ def test_one_input_is_quantised_once_and_every_other_one_anew() -> None:
     again, _ = shared.quantise(x, 4.0)
     shared.forget()
     assert shared.quantise(x, 4.0)[0] is not again
+
+
+def test_weights_alone_are_quantised_to_what_they_dequantise_to() -> None:
+    torch.manual_seed(0)
+    linear, x = nn.Linear(64, 32), torch.randn(5, 64).bfloat16()
+    weight = nvfp4.dequantise(nvfp4.quantise(linear.weight), torch.bfloat16)
+    expected = nn.functional.linear(x, weight, linear.bias.bfloat16())
+    assert torch.equal(NVFP4WeightLinear(linear)(x), expected)

@@ -1,4 +1,4 @@
-"""The torch runtime: the NVFP4 reference, emulated on any device."""
+"""The torch runtime: the NVFP4 reference, on FP4 tensor cores or emulated on any device."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
+from heliostat_engines import native_fp4, nvfp4
 from heliostat_engines.adapters import Adapter, Binding, LoraPair, check_binding
 from heliostat_engines.engine import EngineInfo
 from heliostat_engines.errors import AdapterError
-from heliostat_engines.lora import LoraBranch, LoraSlot, NVFP4Linear, SharedActivations
+from heliostat_engines.lora import (
+    LoraBranch,
+    LoraSlot,
+    NVFP4Linear,
+    NVFP4WeightLinear,
+    SharedActivations,
+)
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import LinearPlan, Precision, plan_linears
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from torch import nn
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Family
@@ -41,15 +47,18 @@ class TorchEngine:
         precision: Precision = Precision.NVFP4,
         max_rank: int = 64,
         slots: int = 8,
+        device: str = "cpu",
     ) -> None:
         """Load and rewrite the transformer.
 
         Args:
             family: the model family.
             checkpoint: where its weights are; the family's default if None.
-            precision: NVFP4 follows the family's map; BF16 keeps every linear as it is.
+            precision: NVFP4 and NVFP4_W4A16 follow the family's map; BF16 keeps every linear.
             max_rank: the largest LoRA rank accepted.
             slots: adapters resident at once; the least recently used one leaves.
+            device: where the transformer and the adapters are; NVFP4 products run on its FP4
+                tensor cores if it has them.
 
         Raises:
             CheckpointError: the checkpoint cannot be read.
@@ -60,9 +69,13 @@ class TorchEngine:
         self._max_rank = max_rank
         self._slots = slots
         self._slot = LoraSlot()
-        self._activations = SharedActivations()
+        self._device = torch.device(device)
+        self._native = native_fp4.usable_on(self._device)
+        self._emulated_activations = SharedActivations(nvfp4.fake_quantise)
+        self._native_activations = SharedActivations(native_fp4.quantise)
         self._resident: OrderedDict[str, Mapping[str, LoraPair]] = OrderedDict()
         self._transformer = family.load_transformer(self._checkpoint, torch.bfloat16)
+        self._transformer.to(self._device)
         self.plan = plan_linears(self._transformer, family.precision_map, family.lora_targets)
         amax = family.activation_amax(self._checkpoint) or {}
         for linear in self.plan:
@@ -100,7 +113,9 @@ class TorchEngine:
         if self.is_resident(adapter.sha256):
             return binding
         pairs = {
-            name: LoraPair(pair.down.to(torch.bfloat16), pair.up.to(torch.bfloat16))
+            name: LoraPair(
+                pair.down.to(self._device, torch.bfloat16), pair.up.to(self._device, torch.bfloat16)
+            )
             for name, pair in adapter.pairs.items()
         }
         if not adapter.is_zero and torch.equal(self._probe(pairs), self._base_output()):
@@ -136,21 +151,35 @@ class TorchEngine:
     ) -> torch.Tensor:
         self._slot.active = pairs
         try:
-            return self._family.velocity(self._transformer, latents, sigma, conditioning)
+            velocity = self._family.velocity(
+                self._transformer,
+                latents.to(self._device),
+                sigma.to(self._device),
+                conditioning.to(torch.bfloat16, self._device),
+            )
+            return velocity.to(latents.device)
         finally:
             self._slot.active = None
-            self._activations.forget()
+            self._emulated_activations.forget()
+            self._native_activations.forget()
 
-    def _rewrite(self, linear: LinearPlan, activation_amax: float | None) -> None:
-        module = self._transformer.get_submodule(linear.name)
-        if self._is_quantised(linear):
-            module = NVFP4Linear(module, activation_amax, self._activations)  # type: ignore[arg-type]
-        if linear.carries_lora:
-            module = LoraBranch(linear.name, module, self._slot)
-        _set_submodule(self._transformer, linear.name, module)
+    def _rewrite(self, plan: LinearPlan, activation_amax: float | None) -> None:
+        linear = self._transformer.get_submodule(plan.name)
+        assert isinstance(linear, nn.Linear)
+        module = self._quantised(linear, activation_amax) if self._is_quantised(plan) else linear
+        if plan.carries_lora:
+            module = LoraBranch(plan.name, module, self._slot)
+        _set_submodule(self._transformer, plan.name, module)
 
-    def _is_quantised(self, linear: LinearPlan) -> bool:
-        return self._precision is Precision.NVFP4 and linear.precision is Precision.NVFP4
+    def _is_quantised(self, plan: LinearPlan) -> bool:
+        return self._precision is not Precision.BF16 and plan.precision is Precision.NVFP4
+
+    def _quantised(self, linear: nn.Linear, activation_amax: float | None) -> nn.Module:
+        if self._precision is Precision.NVFP4_W4A16:
+            return NVFP4WeightLinear(linear)
+        if self._native and native_fp4.fits(linear):
+            return native_fp4.NativeNVFP4Linear(linear, activation_amax, self._native_activations)
+        return NVFP4Linear(linear, activation_amax, self._emulated_activations)
 
     @torch.inference_mode()
     def _probe(self, pairs: Mapping[str, LoraPair] | None) -> torch.Tensor:

@@ -21,4 +21,5 @@ def load_engine(family: Family, settings: ModelSettings) -> Engine:
         precision=Precision(settings.precision),
         max_rank=settings.max_rank,
         slots=settings.slots,
+        device="cuda" if settings.device == "gpu" else "cpu",
     )
