@@ -45,6 +45,21 @@ class VaeDecoder:
         return torch.cat([self.module(part) for part in torch.split(latents, self._at_once)])
 
 
+def load_kl_decoder(
+    checkpoint: str, dtype: torch.dtype = torch.bfloat16, *, at_once: int = 1
+) -> VaeDecoder:
+    """The checkpoint's `AutoencoderKL`, which decodes `at_once` images together.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    from diffusers import AutoencoderKL
+
+    vae: Any = load_part(AutoencoderKL, checkpoint, "vae", dtype)
+    config = vae.config
+    return VaeDecoder(vae, scale=config.scaling_factor, shift=config.shift_factor, at_once=at_once)
+
+
 def load_tiny_decoder(checkpoint: str, published: str) -> VaeDecoder:
     """diffusers' `AutoencoderTiny` from the checkpoint's own folder `vae_tiny`, else as published.
 

@@ -99,6 +99,9 @@ class Family(ABC):
     default_checkpoint: ClassVar[str]
     default_resolution_px: ClassVar[int]
     resolutions: ClassVar[Resolutions]
+    latent_channels: ClassVar[int]
+    downscale: ClassVar[int]
+    """Pixels of an image to a side of one latent element."""
     text_tokens: ClassVar[int]
     """Tokens of a prompt's embedding, padding included."""
     precision_map: ClassVar[PrecisionMap]
@@ -113,10 +116,6 @@ class Family(ABC):
     @abstractmethod
     def transformer_class(self) -> type[Any]:
         """The diffusers class of the transformer."""
-
-    @abstractmethod
-    def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
-        """Shape of one sample's latents. Raises ResolutionError."""
 
     @abstractmethod
     def load_text_encoder(self, checkpoint: str) -> TextEncoder:
@@ -151,6 +150,12 @@ class Family(ABC):
     @abstractmethod
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
         """A whole pipeline of random weights in diffusers' layout around the tiny transformer."""
+
+    def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
+        """Shape of one sample's latents: (channels, height, width). Raises ResolutionError."""
+        self.resolutions.check(self.name, resolution_px)
+        side = resolution_px // self.downscale
+        return (self.latent_channels, side, side)
 
     def rules(self, name: MapName) -> PrecisionMap:
         """The precision map of that name."""

@@ -9,8 +9,7 @@ from typing_extensions import override
 
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families import tiny
-from heliostat_engines.families.checkpoint import load_part
-from heliostat_engines.families.decoder import VaeDecoder, load_tiny_decoder
+from heliostat_engines.families.decoder import load_kl_decoder, load_tiny_decoder
 from heliostat_engines.families.family import (
     Decoder,
     DecoderName,
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-LATENT_CHANNELS = 16
-DOWNSCALE = 8
 PATCH = 2
 """The transformer sees latents packed: one token a patch of 2x2."""
 T5_TOKENS = 512
@@ -84,6 +81,8 @@ class FluxFamily(Family):
     default_checkpoint = "black-forest-labs/FLUX.1-dev"
     default_resolution_px = 512
     resolutions = Resolutions(smallest_px=256, largest_px=2048, multiple_px=16)
+    latent_channels = 16
+    downscale = 8
     text_tokens = T5_TOKENS
     block_counts: ClassVar[Mapping[str, str]] = {
         "transformer_blocks": "num_layers",
@@ -104,12 +103,6 @@ class FluxFamily(Family):
 
         transformer_class: type[Any] = FluxTransformer2DModel
         return transformer_class
-
-    @override
-    def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
-        self.resolutions.check(self.name, resolution_px)
-        side = resolution_px // DOWNSCALE
-        return (LATENT_CHANNELS, side, side)
 
     @override
     def velocity(
@@ -148,7 +141,7 @@ class FluxFamily(Family):
         from diffusers import FlowMatchEulerDiscreteScheduler
 
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(SCHEDULER)
-        tokens = (resolution_px // DOWNSCALE // PATCH) ** 2
+        tokens = (resolution_px // self.downscale // PATCH) ** 2
         levels = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).numpy()
         scheduler.set_timesteps(sigmas=levels, mu=shift_exponent(tokens))
         levels_and_zero: torch.Tensor = scheduler.sigmas
@@ -169,12 +162,9 @@ class FluxFamily(Family):
 
     @override
     def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> Decoder:
-        from diffusers import AutoencoderKL
-
         if decoder is DecoderName.TINY:
             return load_tiny_decoder(checkpoint, TINY_DECODER)
-        vae: Any = load_part(AutoencoderKL, checkpoint, "vae", torch.bfloat16)
-        return VaeDecoder(vae, scale=vae.config.scaling_factor, shift=vae.config.shift_factor)
+        return load_kl_decoder(checkpoint)
 
     @override
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:

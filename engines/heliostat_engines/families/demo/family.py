@@ -11,8 +11,7 @@ from typing_extensions import override
 
 from heliostat_engines import calibration
 from heliostat_engines.errors import CheckpointError
-from heliostat_engines.families.checkpoint import load_part
-from heliostat_engines.families.decoder import VaeDecoder
+from heliostat_engines.families.decoder import load_kl_decoder
 from heliostat_engines.families.family import (
     Decoder,
     DecoderName,
@@ -62,17 +61,9 @@ class DemoFamily(Sd3Family):
     @override
     def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> Decoder:
         """AutoencoderKL's decoder in float32 (1 M parameters: BF16 gains nothing here)."""
-        from diffusers import AutoencoderKL
-
         if decoder is DecoderName.TINY:
             raise CheckpointError("the demo's decoder is tiny already: set decoder = full")
-        vae: Any = load_part(AutoencoderKL, checkpoint, "vae", torch.float32)
-        return VaeDecoder(
-            vae,
-            scale=vae.config.scaling_factor,
-            shift=vae.config.shift_factor,
-            at_once=BATCH,
-        )
+        return load_kl_decoder(checkpoint, torch.float32, at_once=BATCH)
 
     @override
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:

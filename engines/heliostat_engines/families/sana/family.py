@@ -31,13 +31,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-LATENT_CHANNELS = 32
-DOWNSCALE = 32
 TIMESTEPS = 1000.0
 """The transformer counts noise in timesteps, sigma * 1000."""
 TOKENS = 300
 INFERENCE_SHIFT = 3.0
-"""Of the noise levels in the checkpoint's scheduler; rollouts are unshifted, see `sigmas`."""
+"""Of the noise levels in the checkpoint's scheduler; Sol-RL draws SANA's rollouts unshifted."""
 
 PUBLISHED: dict[str, Any] = {
     "in_channels": 32,
@@ -91,7 +89,9 @@ class SanaFamily(Family):
     name = "sana"
     default_checkpoint = "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"
     default_resolution_px = 1024
-    resolutions = Resolutions(smallest_px=256, largest_px=2048, multiple_px=DOWNSCALE)
+    resolutions = Resolutions(smallest_px=256, largest_px=2048, multiple_px=32)
+    latent_channels = 32
+    downscale = 32
     text_tokens = TOKENS
     transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]] = {
         Size.TINY: TINY,
@@ -130,17 +130,6 @@ class SanaFamily(Family):
     @override
     def prepare(self, transformer: nn.Module) -> nn.Module:
         return linearise(transformer)
-
-    @override
-    def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
-        self.resolutions.check(self.name, resolution_px)
-        side = resolution_px // DOWNSCALE
-        return (LATENT_CHANNELS, side, side)
-
-    @override
-    def sigmas(self, steps: int, resolution_px: int) -> torch.Tensor:
-        """Unshifted, as Sol-RL draws SANA's rollouts; the checkpoint's own scheduler shifts by 3."""
-        return super().sigmas(steps, resolution_px)
 
     @override
     def velocity(

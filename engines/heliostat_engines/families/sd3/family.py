@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from typing_extensions import override
 
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families import tiny
-from heliostat_engines.families.checkpoint import load_part
-from heliostat_engines.families.decoder import VaeDecoder, load_tiny_decoder
+from heliostat_engines.families.decoder import load_kl_decoder, load_tiny_decoder
 from heliostat_engines.families.family import (
     Decoder,
     DecoderName,
@@ -25,6 +23,8 @@ from heliostat_engines.precision import Keep, PrecisionMap
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    import torch
 
 TINY_DECODER = "madebyollin/taesd3"
 CLIP_TOKENS = 77
@@ -115,12 +115,9 @@ class Sd35Family(Sd3Family):
 
     @override
     def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> Decoder:
-        from diffusers import AutoencoderKL
-
         if decoder is DecoderName.TINY:
             return load_tiny_decoder(checkpoint, TINY_DECODER)
-        vae: Any = load_part(AutoencoderKL, checkpoint, "vae", torch.bfloat16)
-        return VaeDecoder(vae, scale=vae.config.scaling_factor, shift=vae.config.shift_factor)
+        return load_kl_decoder(checkpoint)
 
     @override
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:

@@ -14,8 +14,6 @@ from heliostat_engines.precision import Keep, PrecisionMap
 if TYPE_CHECKING:
     from torch import nn
 
-LATENT_CHANNELS = 16
-DOWNSCALE = 8
 TIMESTEPS = 1000.0
 """The transformer counts noise in timesteps, sigma * 1000."""
 
@@ -37,6 +35,8 @@ MODULATION = (
 class Sd3Family(Family):
     """SD3Transformer2DModel on latents[B, 16, H/8, W/8] with pooled and per-token text."""
 
+    latent_channels = 16
+    downscale = 8
     lora_targets: ClassVar[tuple[str, ...]] = (
         "attn.to_q",
         "attn.to_k",
@@ -66,12 +66,6 @@ class Sd3Family(Family):
             "num_layers": kept + min(blocks, plain) + 1,
             "dual_attention_layers": list(range(kept)),
         }
-
-    @override
-    def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
-        self.resolutions.check(self.name, resolution_px)
-        side = resolution_px // DOWNSCALE
-        return (LATENT_CHANNELS, side, side)
 
     @override
     def velocity(
