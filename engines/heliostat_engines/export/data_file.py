@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import onnx_ir as ir
 import torch
@@ -25,7 +25,7 @@ class DataFile:
         self.weight_bytes = 0
         """Of the tensors written, without padding."""
 
-    def __enter__(self) -> DataFile:
+    def __enter__(self) -> Self:
         self._file = self._path.open("wb")
         return self
 
@@ -53,7 +53,7 @@ class DataFile:
         self._write(bytes(-self._file.tell() % ALIGNMENT_BYTES))
         offset = self._file.tell()
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        self._write(memoryview(data.numpy()))
+        self._write(data.numpy().data)
         value.const_value = ir.ExternalTensor(
             self._path.name,
             offset,

@@ -160,9 +160,7 @@ class Rewriter:
         progress("weights", total, total)
 
     def _is_quantised(self, plan: LinearPlan) -> bool:
-        return (
-            self._options.precision is not Precision.BF16 and plan.precision is Precision.NVFP4
-        )
+        return self._options.precision is not Precision.BF16 and plan.precision is Precision.NVFP4
 
     def _quantise(self, linears: Sequence[LinearNodes]) -> None:
         self.quantised = [quantise_weight(linear) for linear in linears]

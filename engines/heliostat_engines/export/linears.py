@@ -107,7 +107,7 @@ def _biased(matmul: ir.Node, bias: ir.Value | None) -> ir.Value:
 
 def _take_apart(name: str, gemm: ir.Node) -> ir.Node:
     """Gemm(x, W, b) -> x W^T + b; gives the Transpose."""
-    x, weight, *bias = gemm.inputs
+    x, weight, *bias = (value for value in gemm.inputs if value is not None)
     output = gemm.outputs[0]
     assert gemm.attributes["transB"].as_int() == 1
     assert gemm.graph is not None

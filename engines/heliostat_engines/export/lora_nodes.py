@@ -89,9 +89,7 @@ class LoraBranches:
         readers = [(use.node, use.idx) for use in linear.output.uses()]
         name = f"{site.module}/lora"
         down, up = self._slices[site.down][site.row or 0], self._slices[site.up][site.row or 0]
-        nodes = [
-            *_product(x, down, f"{name}_down"),
-        ]
+        nodes = _product(x, down, f"{name}_down")
         nodes += _product(nodes[-1].outputs[0], up, f"{name}_up")
         nodes.append(ir.node("Add", [linear.output, nodes[-1].outputs[0]], name=f"{name}_sum"))
         for node in nodes:
@@ -104,14 +102,12 @@ class LoraBranches:
     def _split(self, tensor: ir.Value) -> list[ir.Value]:
         """A stacked tensor's slices, or the tensor itself if it is a matrix."""
         assert tensor.shape is not None
-        if len(tensor.shape) == 2:  # noqa: PLR2004
+        if len(tensor.shape) == 2:
             return [tensor]
         if not self._axis.is_initializer():
             self._graph.register_initializer(self._axis)
-        count = tensor.shape[0]
-        split = ir.node(
-            "Split", [tensor], {"axis": 0, "num_outputs": count}, num_outputs=int(count)
-        )
+        count = tensor.shape.numpy()[0]
+        split = ir.node("Split", [tensor], {"axis": 0, "num_outputs": count}, num_outputs=count)
         split.name = f"{tensor.name}/split"
         for row, output in enumerate(split.outputs):
             output.name, output.dtype = f"{tensor.name}/{row}", COMPUTE

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from heliostat_engines.families.family import MapName
 from heliostat_engines.precision import Precision
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GRAPH_FILE = "graph.onnx"
 DATA_FILE = "graph.onnx.data"

@@ -41,7 +41,10 @@ class ModuleSource:
 
     def __init__(self, transformer: nn.Module) -> None:
         self._transformer = transformer
-        self._tensors = {**dict(transformer.named_parameters()), **dict(transformer.named_buffers())}
+        self._tensors = {
+            **dict(transformer.named_parameters()),
+            **dict(transformer.named_buffers()),
+        }
 
     def skeleton(self) -> nn.Module:
         """A copy without data."""

@@ -82,7 +82,12 @@ def trace(family: Family, skeleton: nn.Module) -> TracedGraph:
     """
     exported = _export(family, skeleton)
     program = torch.onnx.export(
-        exported, dynamo=True, verbose=False, opset_version=OPSET, optimize=False, external_data=False
+        exported,
+        dynamo=True,
+        verbose=False,
+        opset_version=OPSET,
+        optimize=False,
+        external_data=False,
     )
     assert program is not None
     model = program.model
