@@ -66,6 +66,13 @@ def serve(
     precision: Annotated[
         PrecisionOption, typer.Option(help="What block linears run in while exploring.")
     ] = PrecisionOption.NVFP4,
+    engine: Annotated[
+        Path | None,
+        typer.Option(
+            help="A compiled engine, as `heliostat engine build` wrote it: explore with it. Needs a "
+            "GPU; family, checkpoint, precision and rank are the engine's."
+        ),
+    ] = None,
     device: Annotated[DeviceOption, typer.Option(help="Where the models run.")] = DeviceOption.CPU,
     batch: Annotated[
         int | None,
@@ -78,6 +85,26 @@ def serve(
         int | None, typer.Option(min=1, help="The largest adapter accepted.")
     ] = None,
     max_rank: Annotated[int, typer.Option(min=1, help="The largest LoRA rank accepted.")] = 64,
+    vlm_judge_url: Annotated[
+        str | None,
+        typer.Option(
+            help="An OpenAI-compatible server of a vision-language model, such as trtllm-serve: "
+            "offers the reward `vlm_judge`."
+        ),
+    ] = None,
+    vlm_judge_model: Annotated[
+        str | None, typer.Option(help="What that server calls the model.")
+    ] = None,
+    vlm_judge_rubric: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="A text file that says what is rated, and how."
+        ),
+    ] = None,
+    vlm_judge_key: Annotated[
+        str | None,
+        typer.Option(envvar="HELIOSTAT_VLM_JUDGE_KEY", help="Its API key, if it asks for one."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; all of this process's by default.")
     ] = None,
@@ -106,8 +133,10 @@ def serve(
     folder.
     """
     from heliostat_server.serve import serve as run
-    from heliostat_server.settings import LimitSettings, ServeSettings
+    from heliostat_server.settings import LimitSettings, ServeSettings, VlmJudgeSettings
 
+    if (vlm_judge_url is None) != (vlm_judge_model is None):
+        raise typer.BadParameter("give --vlm-judge-url and --vlm-judge-model together")
     limits = {
         "batch": batch,
         "max_prompt_chars": max_prompt_chars,
@@ -118,9 +147,18 @@ def serve(
             family=family,
             checkpoint=checkpoint,
             precision=precision.value,
+            engine=engine,
             device=device.value,
             limits=LimitSettings.model_validate(
                 {name: limit for name, limit in limits.items() if limit is not None}
+            ),
+            vlm_judge=None
+            if vlm_judge_url is None or vlm_judge_model is None
+            else VlmJudgeSettings(
+                url=vlm_judge_url,
+                model=vlm_judge_model,
+                rubric=vlm_judge_rubric.read_text() if vlm_judge_rubric else None,
+                api_key=vlm_judge_key,
             ),
             max_rank=max_rank,
             threads=threads,

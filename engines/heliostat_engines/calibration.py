@@ -33,8 +33,9 @@ def calibrate(
     conditioning: Conditioning,
     seeds: Sequence[int],
     steps: int,
+    resolution_px: int | None = None,
 ) -> dict[str, float]:
-    """Largest input magnitude of each NVFP4 linear while drawing, times the headroom.
+    """Largest input magnitude of each linear that any map quantises, times the headroom.
 
     Args:
         family: the model family.
@@ -42,12 +43,15 @@ def calibrate(
         conditioning: a row a seed, typical of what will be drawn.
         seeds: what to draw.
         steps: with how many denoising steps.
+        resolution_px: side of what is drawn; None is the family's own.
     """
-    resolution_px = family.default_resolution_px
+    resolution_px = resolution_px or family.default_resolution_px
+    device = next(transformer.parameters()).device
+    conditioning = conditioning.to(torch.float32, device)
     with _watched(family, transformer) as amax, torch.inference_mode():
         sample_euler(
             lambda latents, sigma: family.velocity(transformer, latents, sigma, conditioning),
-            initial_noise(seeds, family.latent_shape(resolution_px)),
+            initial_noise(seeds, family.latent_shape(resolution_px)).to(device),
             family.sigmas(steps, resolution_px),
         )
     return {name: HEADROOM * value for name, value in amax.items()}
@@ -61,7 +65,7 @@ def write_calibration(amax: dict[str, float], checkpoint: Path) -> None:
 
 @contextmanager
 def _watched(family: Family, transformer: nn.Module) -> Iterator[dict[str, float]]:
-    """Record the input maxima of every linear that the family's map quantises."""
+    """Record the input maxima of every linear that the wide map, and so any, quantises."""
     amax: dict[str, float] = {}
 
     def watch(name: str, linear: nn.Linear) -> torch.utils.hooks.RemovableHandle:
@@ -73,7 +77,7 @@ def _watched(family: Family, transformer: nn.Module) -> Iterator[dict[str, float
     handles = [
         watch(name, linear)
         for name, linear in named_linears(transformer)
-        if family.precision_map.decide(name, linear)[0] is Precision.NVFP4
+        if family.wide_precision_map.decide(name, linear)[0] is Precision.NVFP4
     ]
     try:
         yield amax

@@ -24,3 +24,27 @@ class UnknownFamilyError(HeliostatError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class ExportError(HeliostatError, RuntimeError):
+    """A model or a setting that cannot be exported to ONNX."""
+
+
+class RuntimeMissingError(HeliostatError, ImportError):
+    """A vendor library that is not installed, broken, or too old."""
+
+
+class HardwareError(HeliostatError, RuntimeError):
+    """This machine cannot do what was asked, or not the way it was asked."""
+
+
+class BuildError(HeliostatError, RuntimeError):
+    """An engine that cannot be built."""
+
+
+class EngineFolderError(HeliostatError, ValueError):
+    """A folder that holds no whole engine, or one for another machine."""
+
+
+class EngineFaultError(HeliostatError, RuntimeError):
+    """A compiled engine that refused a call, or is out of service."""

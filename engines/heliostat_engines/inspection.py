@@ -13,7 +13,7 @@ from heliostat_engines.nvfp4 import BLOCK
 from heliostat_engines.precision import Precision, named_linears, plan_linears
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import nn
 
@@ -50,8 +50,7 @@ class InspectedLinear:
         """Weight and bias as the map has them: NVFP4 is half a byte, and a scale a block of 16."""
         if self.plan.precision is Precision.BF16:
             return self.bf16_bytes
-        quantised = self._weights // 2 + self._weights // BLOCK + GLOBAL_SCALE_BYTES
-        return quantised + BF16_BYTES * self._biases
+        return nvfp4_bytes(self._weights) + BF16_BYTES * self._biases
 
     @property
     def _weights(self) -> int:
@@ -100,6 +99,26 @@ class Inspection:
             linear.flops for linear in counted if linear.plan.precision is Precision.NVFP4
         )
         return quantised / sum(linear.flops for linear in counted)
+
+
+def transformer_bytes(
+    transformer: nn.Module, plans: Sequence[LinearPlan], precision: Precision
+) -> int:
+    """Bytes of a transformer's tensors in BF16, with the planned linears in NVFP4 unless `precision`
+    is BF16. Works on the meta device.
+    """
+    stored: int = sum(BF16_BYTES * tensor.numel() for tensor in transformer.state_dict().values())
+    if precision is Precision.BF16:
+        return stored
+    weights = [
+        plan.in_features * plan.out_features for plan in plans if plan.precision is Precision.NVFP4
+    ]
+    return stored - sum(BF16_BYTES * count - nvfp4_bytes(count) for count in weights)
+
+
+def nvfp4_bytes(weights: int) -> int:
+    """Of so many weights of one linear: half a byte each, a scale a block of 16, one for all."""
+    return weights // 2 + weights // BLOCK + GLOBAL_SCALE_BYTES
 
 
 def inspect(family: Family, map_name: MapName) -> Inspection:

@@ -11,7 +11,7 @@ from torch import nn
 from heliostat_engines.nvfp4 import BLOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 class Precision(StrEnum):
@@ -82,6 +82,11 @@ def plan_linears(
         )
         for name, linear in named_linears(transformer)
     )
+
+
+def lora_targets(plans: Iterable[LinearPlan]) -> dict[str, tuple[int, int]]:
+    """name -> (in_features, out_features) of the linears that carry LoRA."""
+    return {plan.name: (plan.in_features, plan.out_features) for plan in plans if plan.carries_lora}
 
 
 def named_linears(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:

@@ -49,6 +49,25 @@ class ThreadSettings(_Settings):
         return ThreadSettings(explore=threads, score=max(1, threads // 2))
 
 
+class VlmJudgeSettings(_Settings):
+    """A vision-language model that rates images, behind an OpenAI-compatible server."""
+
+    url: str
+    """Of the server, as in http://127.0.0.1:8000; /v1/chat/completions is added."""
+    model: str
+    """What that server calls the model."""
+    rubric: str | None = None
+    """What is rated and how, in words; None: how well the image shows its prompt."""
+    api_key: str | None = None
+    """Sent as a bearer token."""
+    concurrency: Annotated[int, Field(ge=1)] = 16
+    """Requests under way at once."""
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Of one request."""
+    attempts: Annotated[int, Field(ge=1)] = 5
+    """How often a request is made before the batch fails."""
+
+
 class ModelSettings(_Settings):
     """What the Triton models read at load time, from the JSON file that their config names."""
 
@@ -63,6 +82,9 @@ class ModelSettings(_Settings):
     threads: ThreadSettings
     redis: str
     keep_versions: int
+    engine: Path | None = None
+    """A compiled engine's folder, relative to this file; None: the torch runtime."""
+    vlm_judge: VlmJudgeSettings | None = None
 
 
 class ServeSettings(_Settings):
@@ -76,6 +98,9 @@ class ServeSettings(_Settings):
     """Side of the images in pixels; None: the family's."""
     precision: Literal["nvfp4", "nvfp4-w4a16", "bf16"] = "nvfp4"
     """What the transformer's block linears run in."""
+    engine: Path | None = None
+    """What `heliostat engine build` wrote: explore with it. Family, checkpoint, precision, rank and
+    resolution are then the engine's. None: the torch runtime."""
     device: Literal["cpu", "gpu"] = "cpu"
     """Where the Triton models run."""
     max_rank: Annotated[int, Field(ge=1)] = 64
@@ -84,6 +109,8 @@ class ServeSettings(_Settings):
     """Adapters resident in the engine at once; the least recently used one leaves."""
     limits: LimitSettings = LimitSettings()
     """What one request may ask for."""
+    vlm_judge: VlmJudgeSettings | None = None
+    """Offers the reward `vlm_judge`; None: not offered."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads; None: as many as this process may use."""
     score_threads: Annotated[int, Field(ge=1)] | None = None

@@ -28,7 +28,17 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["serve", "train", "report", "info", "demo", "demo pretrain", "engine", "engine inspect"],
+    [
+        "serve",
+        "train",
+        "report",
+        "info",
+        "demo",
+        "demo pretrain",
+        "engine",
+        "engine inspect",
+        "engine build",
+    ],
 )
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(app, [*command.split(), "--help"])

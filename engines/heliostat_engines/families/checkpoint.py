@@ -27,12 +27,17 @@ def load_part(
     Raises:
         CheckpointError: it is missing, of another class, or out of reach; says what to do.
     """
-    _check(checkpoint, Path(part or "") / "config.json", model_class.__name__)
+    check_part(model_class.__name__, checkpoint, part)
     with hub_errors_explained(checkpoint):
         loaded: nn.Module = model_class.from_pretrained(
             checkpoint, subfolder=part, torch_dtype=dtype
         )
     return loaded.eval().requires_grad_(False)
+
+
+def check_part(class_name: str, checkpoint: str, part: str | None) -> None:
+    """Refuse a local folder that has no such part, or another class's. Raises CheckpointError."""
+    _check(checkpoint, Path(part or "") / "config.json", class_name)
 
 
 def check_pipeline(class_name: str, checkpoint: str) -> None:

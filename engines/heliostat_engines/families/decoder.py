@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
 from heliostat_engines.families.checkpoint import load_part
 
-if TYPE_CHECKING:
-    from torch import nn
+
+class DecoderModule(nn.Module):
+    """A diffusers autoencoder's decoder with the latents' scaling undone inside."""
+
+    def __init__(self, vae: nn.Module, scale: float, shift: float) -> None:
+        super().__init__()
+        self.vae: Any = vae
+        self._scale, self._shift = scale, shift
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """latents[B, C, h, w] -> images[B, 3, H, W], float32 in 0..1."""
+        unscaled = (latents.float() / self._scale + self._shift).to(self.vae.dtype)
+        images: torch.Tensor = self.vae.decode(unscaled, return_dict=False)[0]
+        return (images.float() / 2 + 0.5).clamp(0, 1)
 
 
 class VaeDecoder:
-    """A diffusers autoencoder's decoder."""
+    """A diffusers autoencoder as a family's decoder."""
 
     def __init__(
         self, vae: nn.Module, *, scale: float, shift: float = 0.0, at_once: int = 1
@@ -23,17 +36,13 @@ class VaeDecoder:
 
         `at_once` images are decoded together; one bounds the memory of megapixels.
         """
-        self._vae: Any = vae
-        self._scale, self._shift = scale, shift
+        self.module = DecoderModule(vae, scale, shift)
         self._at_once = at_once
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """latents[B, C, h, w] -> images[B, 3, H, W], float32 in 0..1."""
-        unscaled = (latents.float() / self._scale + self._shift).to(self._vae.dtype)
-        parts = torch.split(unscaled, self._at_once)
-        images = torch.cat([self._vae.decode(part, return_dict=False)[0] for part in parts])
-        return (images.float() / 2 + 0.5).clamp(0, 1)
+        return torch.cat([self.module(part) for part in torch.split(latents, self._at_once)])
 
 
 def load_kl_decoder(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +10,6 @@ from torch import nn
 from heliostat_engines import native_fp4, nvfp4
 from heliostat_engines.adapters import Adapter, Binding, LoraPair, check_binding
 from heliostat_engines.engine import EngineInfo
-from heliostat_engines.errors import AdapterError
 from heliostat_engines.lora import (
     LoraBranch,
     LoraSlot,
@@ -20,16 +18,19 @@ from heliostat_engines.lora import (
     SharedActivations,
 )
 from heliostat_engines.noise import initial_noise
-from heliostat_engines.precision import LinearPlan, Precision, plan_linears
+from heliostat_engines.precision import LinearPlan, Precision, lora_targets, plan_linears
+from heliostat_engines.runtimes.resident import (
+    PROBE_SEED,
+    PROBE_SIGMA,
+    ResidentAdapters,
+    check_effect,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Family
-
-PROBE_SEED = 0
-PROBE_SIGMA = 0.5
 
 
 class TorchEngine:
@@ -67,24 +68,19 @@ class TorchEngine:
         self._checkpoint = checkpoint or family.default_checkpoint
         self._precision = precision
         self._max_rank = max_rank
-        self._slots = slots
         self._slot = LoraSlot()
         self._device = torch.device(device)
         self._native = native_fp4.usable_on(self._device)
         self._emulated_activations = SharedActivations(nvfp4.fake_quantise)
         self._native_activations = SharedActivations(native_fp4.quantise)
-        self._resident: OrderedDict[str, Mapping[str, LoraPair]] = OrderedDict()
+        self._resident: ResidentAdapters[Mapping[str, LoraPair]] = ResidentAdapters(slots)
         self._transformer = family.load_transformer(self._checkpoint, torch.bfloat16)
         self._transformer.to(self._device)
         self.plan = plan_linears(self._transformer, family.precision_map, family.lora_targets)
         amax = family.activation_amax(self._checkpoint) or {}
         for linear in self.plan:
             self._rewrite(linear, amax.get(linear.name))
-        self._targets = {
-            linear.name: (linear.in_features, linear.out_features)
-            for linear in self.plan
-            if linear.carries_lora
-        }
+        self._targets = lora_targets(self.plan)
         self._base_probe: torch.Tensor | None = None
 
     def describe(self) -> EngineInfo:
@@ -99,8 +95,8 @@ class TorchEngine:
             linears=len(self.plan),
             lora_targets=self._targets,
             max_rank=self._max_rank,
-            slots=self._slots,
-            resident_bytes=sum(_bytes(pairs) for pairs in self._resident.values()),
+            slots=self._resident.slots,
+            resident_bytes=sum(_bytes(pairs) for pairs in self._resident),
         )
 
     def is_resident(self, sha256: str) -> bool:
@@ -118,14 +114,9 @@ class TorchEngine:
             )
             for name, pair in adapter.pairs.items()
         }
-        if not adapter.is_zero and torch.equal(self._probe(pairs), self._base_output()):
-            raise AdapterError(
-                f"the adapter {binding} and is not zero, yet the model's output stays the base "
-                "model's to the bit: its update is lost in BF16; train further or raise lora.alpha"
-            )
-        self._resident[adapter.sha256] = pairs
-        while len(self._resident) > self._slots:
-            self._resident.popitem(last=False)
+        if not adapter.is_zero:
+            check_effect(binding, self._probe(pairs), self._base_output())
+        self._resident.add(adapter.sha256, pairs)
         return binding
 
     @torch.inference_mode()
@@ -137,9 +128,7 @@ class TorchEngine:
         adapter: str | None = None,
     ) -> torch.Tensor:
         """velocity[B, ...] in BF16 at latents[B, ...], sigma[B], under a resident adapter."""
-        if adapter is not None:
-            self._resident.move_to_end(adapter)
-        pairs = None if adapter is None else self._resident[adapter]
+        pairs = None if adapter is None else self._resident.use(adapter)
         return self._evaluate(latents, sigma, conditioning, pairs)
 
     def _evaluate(

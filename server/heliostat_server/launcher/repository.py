@@ -27,13 +27,16 @@ def stage_repository(
 
     Args:
         target: the repository's folder; replaced.
-        settings_path: where the settings go; the models must be able to read it there.
+        settings_path: where the settings go; a relative one lies in the repository, which can
+            then be moved.
         settings: what the models are to do.
         latent_axes: axes of a batch of latents.
     """
-    settings_path.touch(mode=0o600)  # It may name a password: that of Redis.
-    settings_path.write_text(settings.model_dump_json(indent=2))
     shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    written = target / settings_path
+    written.touch(mode=0o600)  # It may name a password: that of Redis.
+    written.write_text(settings.model_dump_json(indent=2))
     words = {
         "kind": f"KIND_{settings.device.upper()}",
         "settings": str(settings_path),

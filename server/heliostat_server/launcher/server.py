@@ -117,6 +117,7 @@ class RolloutServer:
     def start(self) -> None:
         """Start all parts in turn. Raises ServerStartError, or what a wrong setting raises."""
         previous = self._clean_up_after(self._state.read_record())
+        self._fit_settings()
         family = self._find_family()
         if self._valkey is not None:
             self._valkey.start()
@@ -174,6 +175,13 @@ class RolloutServer:
         assert self._settings.redis is not None
         return self._settings.redis
 
+    def _fit_settings(self) -> None:
+        if self._settings.engine is not None:
+            # Here, because it imports torch.
+            from heliostat_server.compiled import fit_to_engine
+
+            self._settings = fit_to_engine(self._settings)
+
     def _find_family(self) -> Family:
         # Here, because it imports torch: a second server on the folder is told so at once.
         from heliostat_engines.families import get_family
@@ -207,6 +215,8 @@ class RolloutServer:
                 threads=settings.thread_settings(),
                 redis=self._redis_url,
                 keep_versions=settings.keep_versions,
+                engine=settings.engine,
+                vlm_judge=settings.vlm_judge,
             ),
             latent_axes=1 + len(family.latent_shape(resolution_px)),
         )

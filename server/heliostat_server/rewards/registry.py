@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from heliostat_server.errors import RequestError
 from heliostat_server.rewards import demo_judge
 from heliostat_server.rewards.colourfulness import Colourfulness
 from heliostat_server.rewards.jpeg_compressibility import JpegCompressibility
+from heliostat_server.rewards.vlm_judge import VlmJudge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from heliostat_server.rewards.reward import Reward
+    from heliostat_server.settings import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,13 @@ REWARDS: tuple[RewardEntry, ...] = (
         weights=demo_judge.HELDOUT,
     ),
 )
+
+
+def offered_rewards(settings: ModelSettings) -> tuple[RewardEntry, ...]:
+    """The rewards that need nothing, and those that the settings configure."""
+    if settings.vlm_judge is None:
+        return REWARDS
+    return (*REWARDS, RewardEntry("vlm_judge", partial(VlmJudge, settings.vlm_judge)))
 
 
 class RewardBook:

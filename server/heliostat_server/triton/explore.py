@@ -12,7 +12,7 @@ from heliostat_engines.families import get_family
 from heliostat_proto.rollout_pb2 import LoadReport, ScoreSpec
 from heliostat_server.adapters.store import AdapterStore
 from heliostat_server.description import ServerDescription
-from heliostat_server.rewards.registry import RewardBook
+from heliostat_server.rewards.registry import RewardBook, offered_rewards
 from heliostat_server.sampling.conditioning import PromptCache
 from heliostat_server.sampling.engine import load_engine
 from heliostat_server.sampling.explorer import Explorer
@@ -40,7 +40,7 @@ def start_explore(settings: ModelSettings) -> ExploreService:
     """Load the engine, say what it is, and start serving."""
     family = get_family(settings.family)
     engine = load_engine(family, settings)
-    rewards = RewardBook(settings.family).names
+    rewards = RewardBook(settings.family, offered_rewards(settings)).names
     explorer = Explorer(
         family,
         engine,

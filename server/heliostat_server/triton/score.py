@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from heliostat_engines.families import get_family
-from heliostat_server.rewards.registry import RewardBook
+from heliostat_server.rewards.registry import RewardBook, offered_rewards
 from heliostat_server.sampling.conditioning import PromptCache
+from heliostat_server.sampling.engine import load_decoder
 from heliostat_server.scoring.scorer import Scorer
 from heliostat_server.triton.answering import answer_each
 from heliostat_server.triton.tensors import (
@@ -32,8 +33,8 @@ class ScoreModel:
         family = get_family(settings.family)
         self._log = structlog.get_logger("score")
         self._scorer = Scorer(
-            family.load_decoder(settings.checkpoint),
-            RewardBook(settings.family),
+            load_decoder(family, settings),
+            RewardBook(settings.family, offered_rewards(settings)),
             PromptCache(encode_prompts),
             settings.limits,
             family.latent_shape(settings.resolution_px),

@@ -20,8 +20,18 @@ def start_model(arguments: Mapping[str, str]) -> ModelSettings:
     """Read the settings file that the model's config names; set logs and threads; end with the server."""
     die_with_parent()
     config = json.loads(arguments["model_config"])
-    path = Path(config["parameters"]["settings"]["string_value"])
-    settings = ModelSettings.model_validate_json(path.read_text())
+    settings = read_settings(
+        Path(arguments["model_repository"]).parent
+        / config["parameters"]["settings"]["string_value"]
+    )
     configure_logs(colours=False)
     torch.set_num_threads(getattr(settings.threads, arguments["model_name"]))
     return settings
+
+
+def read_settings(path: Path) -> ModelSettings:
+    """The settings file; a relative engine folder is taken from where the file is."""
+    settings = ModelSettings.model_validate_json(path.read_text())
+    if settings.engine is None:
+        return settings
+    return settings.model_copy(update={"engine": path.parent / settings.engine})

@@ -1,0 +1,180 @@
+"""`heliostat engine build`: compile with a progress bar, and write the Triton model repository."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import structlog
+from rich import filesize
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from heliostat_engines.build.builder import BuildRequest, build_engine
+from heliostat_engines.build.cache import EngineCache, default_cache_root
+from heliostat_engines.build.profiles import Point, Profile, parse_profile
+from heliostat_engines.build.target import Target
+from heliostat_engines.export.manifest import ExportOptions, LoraMode
+from heliostat_engines.families import get_family
+from heliostat_engines.families.family import DecoderName, MapName
+from heliostat_engines.precision import Precision
+from heliostat_server.compiled import write_repository
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from heliostat_engines.build.builder import BuiltEngine
+    from heliostat_engines.families.family import Family
+
+DEFAULT_BATCH = 24
+"""Images, as the server draws at once by default."""
+INTERRUPTED = 130
+"""Exit code."""
+PLAIN_WIDTH = 160
+"""Columns where the output is no terminal."""
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """The command's options. profiles: as written; none is the family's default."""
+
+    family: str
+    out: Path
+    checkpoint: str | None
+    precision: str
+    precision_map: str
+    lora: str
+    rank: int
+    profiles: tuple[str, ...]
+    target: str
+    decoder: str | None
+    cache: Path | None
+
+
+def run(settings: BuildSettings) -> None:
+    """Build, or find what has been built, and write the model repository.
+
+    Raises:
+        HeliostatError: it cannot be built; the message says what to change.
+    """
+    quieten()
+    request = _request(settings)
+    cache = EngineCache(settings.cache or default_cache_root())
+    console = Console(stderr=True)
+    try:
+        with BuildProgress(console) as progress:
+            built = build_engine(request, cache, progress)
+    except KeyboardInterrupt:
+        console.print("stopped; nothing half-built is left behind")
+        sys.exit(INTERRUPTED)
+    write_repository(built.folder, settings.out)
+    output = Console()
+    if not output.is_terminal:
+        output = Console(width=PLAIN_WIDTH)
+    output.print(_summary(built, settings.out))
+
+
+def quieten() -> None:
+    """Keep what torch's exporter says to itself from between the progress bars."""
+    warnings.filterwarnings("ignore")
+    for name in ("torch.onnx", "torch.export", "torch.utils._pytree", "torchao", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+
+
+class BuildProgress:
+    """One bar a stage that is under way. Called with (stage, done, total)."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._tasks: dict[str, int] = {}
+
+    def __call__(self, stage: str, done: int, total: int, /) -> None:
+        """Show it; a finished stage goes away."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total)
+        task = self._tasks[stage]
+        self._bars.update(task, completed=done, total=total)  # type: ignore[arg-type]
+        if done >= total:
+            self._bars.remove_task(task)  # type: ignore[arg-type]
+            del self._tasks[stage]
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bars.stop()
+
+
+def _request(settings: BuildSettings) -> BuildRequest:
+    family = get_family(settings.family)
+    return BuildRequest(
+        family=family,
+        checkpoint=settings.checkpoint or family.default_checkpoint,
+        options=ExportOptions(
+            precision=Precision(settings.precision),
+            precision_map=MapName(settings.precision_map),
+            lora=LoraMode(settings.lora),
+            max_rank=settings.rank,
+        ),
+        profiles=tuple(parse_profile(text) for text in settings.profiles)
+        or (_default_profile(family),),
+        target=Target(settings.target),
+        decoder=None if settings.decoder is None else DecoderName(settings.decoder),
+    )
+
+
+def _default_profile(family: Family) -> Profile:
+    one, many = (
+        Point(batch=batch, resolution_px=family.default_resolution_px)
+        for batch in (1, DEFAULT_BATCH)
+    )
+    return Profile(smallest=one, best=many, largest=many)
+
+
+def _summary(built: BuiltEngine, out: Path) -> Table:
+    manifest = built.manifest
+    recipe, options = manifest.recipe, manifest.recipe.options
+    took = f"built in {manifest.seconds:.0f} s" if built.is_new else "already built"
+    decoder = (
+        "none"
+        if manifest.decoder is None
+        else f"{recipe.decoder}, plan {filesize.decimal(manifest.decoder.plan_bytes)}"
+    )
+    rows = {
+        "engine": f"{recipe.family}, {options.precision}, {options.precision_map} map, for "
+        f"{recipe.sm} by {recipe.runtime} {recipe.runtime_version}",
+        "transformer": f"{len(manifest.graph.nvfp4_linears)} of {manifest.linears} linears in NVFP4; "
+        f"weights {filesize.decimal(manifest.graph.weight_bytes)}, plan "
+        f"{filesize.decimal(manifest.plan_bytes)}",
+        "LoRA": f"{len(manifest.lora_targets)} linears up to rank {options.max_rank}, by "
+        f"{options.lora}",
+        "shapes": "; ".join(str(profile) for profile in recipe.profiles),
+        "decoder": decoder,
+        "cache": f"{took}: {built.folder}",
+        "serve": f"[bold]heliostat serve --engine {out}[/bold]",
+    }
+    table = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table

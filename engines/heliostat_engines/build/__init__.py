@@ -1,0 +1,1 @@
+"""Compiles exported graphs: profiles, cache, manifest, progress."""

@@ -1,0 +1,217 @@
+"""From a checkpoint to an engine folder: export, compile, describe, publish in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from heliostat_engines.build.checkpoint import (
+    activation_magnitudes,
+    compiled_files,
+    local_checkpoint,
+)
+from heliostat_engines.build.decoder import GRAPH_FILE as DECODER_GRAPH
+from heliostat_engines.build.decoder import export_decoder
+from heliostat_engines.build.digests import FileDigests, source_digest
+from heliostat_engines.build.manifest import (
+    DECODER_PLAN,
+    TRANSFORMER_PLAN,
+    DecoderManifest,
+    EngineManifest,
+    Recipe,
+    read_manifest,
+)
+from heliostat_engines.build.plan import PlanRequest, compile_plan
+from heliostat_engines.build.profiles import check_resolutions, decoder_profile, input_shapes
+from heliostat_engines.build.target import Target, check_memory, check_options, choose_toolchain
+from heliostat_engines.export.graph import export_graph
+from heliostat_engines.export.manifest import GRAPH_FILE
+from heliostat_engines.export.merged_tensors import refittable_names
+from heliostat_engines.export.sources import CheckpointSource
+from heliostat_engines.hardware import find_gpu, free_memory_bytes
+from heliostat_engines.inspection import transformer_bytes
+from heliostat_engines.precision import Precision, lora_targets, plan_linears
+from heliostat_engines.runtimes.vendor import load_vendor
+
+if TYPE_CHECKING:
+    from heliostat_engines.build.cache import EngineCache
+    from heliostat_engines.build.profiles import Profile
+    from heliostat_engines.build.target import Toolchain
+    from heliostat_engines.export.graph import Progress
+    from heliostat_engines.export.manifest import ExportOptions, GraphManifest
+    from heliostat_engines.export.sources import TransformerSource
+    from heliostat_engines.families.family import DecoderName, Family
+    from heliostat_engines.precision import LinearPlan
+    from heliostat_engines.runtimes.vendor import Vendor
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build."""
+
+    family: Family
+    checkpoint: str
+    options: ExportOptions
+    profiles: tuple[Profile, ...]
+    target: Target = Target.AUTO
+    decoder: DecoderName | None = None
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine folder in the cache. is_new: it was built now, not found."""
+
+    folder: Path
+    manifest: EngineManifest
+    is_new: bool
+
+
+def build_engine(request: BuildRequest, cache: EngineCache, progress: Progress) -> BuiltEngine:
+    """Build an engine, or find it in the cache: the same recipe is built once.
+
+    Raises:
+        HeliostatError: of the kind that fits; the message says what to change.
+    """
+    gpu = find_gpu()
+    toolchain = choose_toolchain(request.target, gpu)
+    check_options(toolchain, gpu, request.options, request.profiles)
+    check_resolutions(request.family, request.profiles)
+    vendor = load_vendor(toolchain.runtime)
+    checkpoint = local_checkpoint(request.checkpoint)
+    recipe = _recipe(request, checkpoint, toolchain, vendor, cache)
+    found = cache.find(recipe.key)
+    if found is not None:
+        return BuiltEngine(found, read_manifest(found), is_new=False)
+    source = CheckpointSource(request.family, checkpoint)
+    plans = _plans(request, source)
+    weight_bytes = transformer_bytes(source.skeleton(), plans, request.options.precision)
+    check_memory(weight_bytes, toolchain, gpu, free_memory_bytes())
+    work = _Work(request, recipe, checkpoint, source, plans, vendor, cache, progress)
+    with cache.staging(recipe.key) as folder:
+        manifest = work.build(folder)
+    return BuiltEngine(cache.root / recipe.key, manifest, is_new=True)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One build under way."""
+
+    request: BuildRequest
+    recipe: Recipe
+    checkpoint: Path
+    source: TransformerSource
+    plans: tuple[LinearPlan, ...]
+    vendor: Vendor
+    cache: EngineCache
+    progress: Progress
+
+    def build(self, folder: Path) -> EngineManifest:
+        """Write plans and manifest; the graphs live in a scratch folder that goes away."""
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="heliostat-graph-", dir=self.cache.root) as scratch:
+            graph = self._export(Path(scratch))
+            plan = self._compile_transformer(graph, Path(scratch))
+        (folder / TRANSFORMER_PLAN).write_bytes(plan)
+        manifest = EngineManifest(
+            recipe=self.recipe,
+            checkpoint=str(self.checkpoint.absolute()),
+            graph=graph,
+            linears=len(self.plans),
+            lora_targets=lora_targets(self.plans),
+            plan_bytes=len(plan),
+            plan_sha256=hashlib.sha256(plan).hexdigest(),
+            decoder=self._build_decoder(folder),
+            seconds=round(time.monotonic() - started, 1),
+        )
+        manifest.write(folder)
+        return manifest
+
+    def _export(self, scratch: Path) -> GraphManifest:
+        amax = None
+        if self.request.options.precision is Precision.NVFP4:
+            self.progress("calibrate", 0, 1)
+            amax = activation_magnitudes(self.request.family, self.checkpoint)
+            self.progress("calibrate", 1, 1)
+        return export_graph(
+            self.request.family,
+            self.source,
+            self.request.options,
+            scratch,
+            activation_amax=amax,
+            progress=self.progress,
+        )
+
+    def _compile_transformer(self, graph: GraphManifest, scratch: Path) -> bytes:
+        family = self.request.family
+        ranges = [input_shapes(family, graph.inputs, profile) for profile in self.request.profiles]
+        request = PlanRequest(
+            scratch / GRAPH_FILE,
+            self.recipe.sm,
+            ranges,
+            refittable_names(graph, lora_targets(self.plans)),
+            self._timing_cache,
+        )
+        return compile_plan(self.vendor, request, self.progress)
+
+    def _build_decoder(self, folder: Path) -> DecoderManifest | None:
+        if self.request.decoder is None:
+            return None
+        family = self.request.family
+        decoder = family.load_decoder(str(self.checkpoint), self.request.decoder)
+        with tempfile.TemporaryDirectory(
+            prefix="heliostat-decoder-", dir=self.cache.root
+        ) as scratch:
+            spec = export_decoder(family, decoder, Path(scratch))
+            ranges = [
+                input_shapes(family, [spec], decoder_profile(profile))
+                for profile in self.request.profiles
+            ]
+            request = PlanRequest(
+                Path(scratch) / DECODER_GRAPH,
+                self.recipe.sm,
+                ranges,
+                timing_cache=self._timing_cache,
+            )
+            plan = compile_plan(self.vendor, request, self.progress)
+        (folder / DECODER_PLAN).write_bytes(plan)
+        return DecoderManifest(
+            latents=spec.shape,
+            plan_bytes=len(plan),
+            plan_sha256=hashlib.sha256(plan).hexdigest(),
+        )
+
+    @property
+    def _timing_cache(self) -> Path:
+        name = f"timing-{self.vendor.runtime}-{self.vendor.version}-{self.recipe.sm}.cache"
+        return self.cache.root / name
+
+
+def _recipe(
+    request: BuildRequest,
+    checkpoint: Path,
+    toolchain: Toolchain,
+    vendor: Vendor,
+    cache: EngineCache,
+) -> Recipe:
+    digests = FileDigests(cache.root / "digests.json")
+    return Recipe(
+        family=request.family.name,
+        checkpoint_sha256=digests.combined(checkpoint, compiled_files(checkpoint, request.decoder)),
+        options=request.options,
+        profiles=request.profiles,
+        decoder=request.decoder,
+        runtime=toolchain.runtime,
+        runtime_version=vendor.version,
+        sm=toolchain.sm,
+        source_sha256=source_digest(),
+    )
+
+
+def _plans(request: BuildRequest, source: TransformerSource) -> tuple[LinearPlan, ...]:
+    family = request.family
+    rules = family.rules(request.options.precision_map)
+    return plan_linears(source.skeleton(), rules, family.lora_targets)

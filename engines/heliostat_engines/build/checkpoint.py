@@ -1,0 +1,74 @@
+"""The checkpoint of a build: local files, their digest, and their activations' magnitudes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from heliostat_engines.calibration import calibrate
+from heliostat_engines.errors import CheckpointError
+from heliostat_engines.families.checkpoint import hub_errors_explained
+from heliostat_engines.families.family import DecoderName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from heliostat_engines.families.family import Family
+
+CALIBRATION_PROMPTS = (
+    "a red apple on a wooden table",
+    "a crowded street market at night in the rain, neon signs",
+    "portrait of an old sailor, black and white photograph",
+    'a shop window with the words "open late"',
+)
+CALIBRATION_STEPS = 8
+_DECODER_FOLDERS = {DecoderName.FULL: "vae", DecoderName.TINY: "vae_tiny"}
+
+
+def local_checkpoint(checkpoint: str) -> Path:
+    """The checkpoint's folder on this machine; a Hugging Face name is downloaded first.
+
+    Raises:
+        CheckpointError: there is no such folder, and the hub gives none.
+    """
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or len(folder.parts) != 2:
+        raise CheckpointError(
+            f"there is no folder {checkpoint}: give --checkpoint a folder in diffusers' layout or "
+            "a Hugging Face name"
+        )
+    from huggingface_hub import snapshot_download
+
+    with hub_errors_explained(checkpoint):
+        return Path(snapshot_download(checkpoint))
+
+
+def compiled_files(checkpoint: Path, decoder: DecoderName | None) -> Iterator[Path]:
+    """The files that end up in an engine: of the transformer, and of the decoder if compiled."""
+    folders = ["transformer"]
+    if decoder is not None:
+        folders.append(_DECODER_FOLDERS[decoder])
+    for folder in folders:
+        yield from (path for path in (checkpoint / folder).rglob("*") if path.is_file())
+
+
+def activation_magnitudes(family: Family, checkpoint: Path) -> Mapping[str, float]:
+    """Calibrated largest input magnitudes: the checkpoint's own, else measured on a few prompts.
+
+    Measuring loads the BF16 transformer, on the GPU if there is one.
+    """
+    known = family.activation_amax(str(checkpoint))
+    if known is not None:
+        return known
+    text_encoder = family.load_text_encoder(str(checkpoint))
+    conditioning = text_encoder.encode(CALIBRATION_PROMPTS)
+    del text_encoder
+    transformer = family.load_transformer(str(checkpoint), torch.bfloat16)
+    transformer.to("cuda" if torch.cuda.is_available() else "cpu")
+    return calibrate(
+        family, transformer, conditioning, range(len(CALIBRATION_PROMPTS)), CALIBRATION_STEPS
+    )

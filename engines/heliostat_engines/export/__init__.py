@@ -1,0 +1,1 @@
+"""Export of a family's transformer to ONNX, with NVFP4 linears and LoRA branches."""

@@ -1,0 +1,114 @@
+"""A compiled engine in the server: its folder as a Triton model repository, and as settings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from heliostat_engines.build.manifest import MANIFEST_FILE, read_manifest
+from heliostat_engines.families import get_family
+from heliostat_server.errors import ServerStartError
+from heliostat_server.launcher.repository import stage_repository
+from heliostat_server.settings import LimitSettings, ModelSettings, ThreadSettings
+
+if TYPE_CHECKING:
+    from heliostat_engines.build.manifest import EngineManifest
+    from heliostat_engines.build.profiles import Profile
+    from heliostat_server.settings import ServeSettings
+
+INSIDE = Path("explore", "1", "engine")
+"""Where a model repository keeps its engine."""
+SETTINGS_FILE = "settings.json"
+REDIS = "redis://127.0.0.1:6379"
+
+
+def write_repository(engine: Path, out: Path, redis: str = REDIS) -> None:
+    """Make a ready Triton model repository of an engine folder; `out` is replaced.
+
+    Its plans are links where the disk allows it. `settings.json` in it may be edited.
+    """
+    manifest = read_manifest(engine)
+    family = get_family(manifest.recipe.family)
+    profile = manifest.recipe.profiles[0]
+    stage_repository(
+        out,
+        Path(SETTINGS_FILE),
+        ModelSettings(
+            family=family.name,
+            checkpoint=manifest.checkpoint,
+            resolution_px=profile.best.resolution_px,
+            precision=manifest.graph.options.precision.value,
+            device="gpu",
+            max_rank=manifest.graph.options.max_rank,
+            slots=8,
+            limits=LimitSettings(batch=profile.best.batch),
+            threads=ThreadSettings.for_cores(len(os.sched_getaffinity(0))),
+            redis=redis,
+            keep_versions=3,
+            engine=INSIDE,
+        ),
+        latent_axes=1 + len(family.latent_shape(profile.best.resolution_px)),
+    )
+    shutil.copytree(engine, out / INSIDE, copy_function=_link_or_copy)
+
+
+def engine_folder(given: Path) -> Path:
+    """The engine itself, of its own folder or of a model repository. Raises EngineFolderError."""
+    inside = given / INSIDE
+    folder = inside if (inside / MANIFEST_FILE).exists() else given
+    read_manifest(folder)
+    return folder.absolute()
+
+
+def fit_to_engine(settings: ServeSettings) -> ServeSettings:
+    """Settings with what the engine decides filled in; unchanged without one.
+
+    Raises:
+        EngineFolderError: the folder is no engine.
+        ServerStartError: the engine was not compiled for the batch and resolution.
+    """
+    if settings.engine is None:
+        return settings
+    folder = engine_folder(settings.engine)
+    manifest = read_manifest(folder)
+    resolution_px = settings.resolution_px or manifest.recipe.profiles[0].best.resolution_px
+    _check_batch(manifest, settings.limits.batch, resolution_px)
+    return settings.model_copy(
+        update={
+            "engine": folder,
+            "family": manifest.recipe.family,
+            "checkpoint": settings.checkpoint or manifest.checkpoint,
+            "precision": manifest.graph.options.precision.value,
+            "max_rank": manifest.graph.options.max_rank,
+            "resolution_px": resolution_px,
+            "device": "gpu",
+        }
+    )
+
+
+def _check_batch(manifest: EngineManifest, batch: int, resolution_px: int) -> None:
+    if any(_holds(profile, batch, resolution_px) for profile in manifest.recipe.profiles):
+        return
+    profiles = " or ".join(str(profile) for profile in manifest.recipe.profiles)
+    raise ServerStartError(
+        f"the engine takes {profiles} (images x pixels; smallest, best, largest), the server asks "
+        f"for {batch}x{resolution_px}: set --batch to fit, or build the engine with that --profile"
+    )
+
+
+def _holds(profile: Profile, batch: int, resolution_px: int) -> bool:
+    low, high = profile.smallest, profile.largest
+    return (
+        low.batch <= batch <= high.batch
+        and low.resolution_px <= resolution_px <= high.resolution_px
+    )
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from heliostat.cli import app
+from heliostat_engines.build.manifest import read_manifest
+from heliostat_engines.errors import EngineFolderError
+from heliostat_server.compiled import INSIDE, engine_folder, fit_to_engine
+from heliostat_server.errors import ServerStartError
+from heliostat_server.launcher.repository import MODELS
+from heliostat_server.settings import LimitSettings, ServeSettings
+from heliostat_server.triton.settings import read_settings
+
+
+def build(folder: Path, *options: str) -> Result:
+    common = ["engine", "build", "demo", "--out", str(folder / "out")]
+    cache = ["--cache", str(folder / "cache")]
+    return CliRunner().invoke(app, [*common, *cache, *options])
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The model repository of an engine, and what building it printed."""
+    folder = tmp_path_factory.mktemp("build")
+    options = ("--target", "sm120", "--rank", "16", "--profile", "1x64,8x64,12x64")
+    result = build(folder, *options)
+    assert result.exit_code == 0, result.output
+    again = build(folder, *options)
+    assert "already built" in again.output
+    return folder / "out", result.output
+
+
+@pytest.mark.slow
+def test_it_prints_what_it_compiled(repository: tuple[Path, str]) -> None:
+    _, printed = repository
+    assert "45 of 60 linears in NVFP4" in printed
+    assert "31 linears up to rank 16, by inputs" in printed
+    assert "heliostat serve --engine" in printed
+
+
+@pytest.mark.slow
+def test_the_folder_is_a_whole_model_repository(
+    repository: tuple[Path, str], tmp_path: Path
+) -> None:
+    out, _ = repository
+    for model in MODELS:
+        assert (out / model / "1" / "model.py").exists()
+        assert 'string_value: "settings.json"' in (out / model / "config.pbtxt").read_text()
+    moved = tmp_path / "moved"
+    out.rename(moved)
+    try:
+        settings = read_settings(moved / "settings.json")
+        assert settings.engine == moved / INSIDE
+        assert read_manifest(settings.engine).lora_targets
+        assert (settings.max_rank, settings.limits.batch, settings.device) == (16, 8, "gpu")
+    finally:
+        moved.rename(out)
+
+
+@pytest.mark.slow
+def test_the_server_takes_its_settings_from_the_engine(repository: tuple[Path, str]) -> None:
+    out, _ = repository
+    asked = ServeSettings(engine=out, limits=LimitSettings(batch=12), max_rank=64)
+    settings = fit_to_engine(asked)
+    assert settings.engine == engine_folder(out) == engine_folder(out / INSIDE)
+    assert (settings.family, settings.resolution_px, settings.max_rank) == ("demo", 64, 16)
+    assert settings.device == "gpu"
+    with pytest.raises(ServerStartError, match=r"takes 1x64,8x64,12x64 .* asks for 24x64"):
+        fit_to_engine(ServeSettings(engine=out))
+    with pytest.raises(EngineFolderError):
+        fit_to_engine(ServeSettings(engine=out.parent))
+    assert fit_to_engine(ServeSettings()) == ServeSettings()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--target", "auto"], "--target sm120"),
+        (["--target", "sm120", "--lora", "refit"], "choose --lora inputs"),
+        (["--target", "sm89"], "--precision bf16"),
+        (["--target", "sm120", "--profile", "24"], "cannot read the profile '24'"),
+        (["--target", "sm120", "--profile", "1x512"], "set resolution_px = 64"),
+        (["--target", "sm120", "--checkpoint", "/nowhere"], "there is no folder /nowhere"),
+    ],
+)
+def test_what_cannot_be_built_says_what_to_do(
+    tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    result = build(tmp_path, *options)
+    assert sentence in str(result.exception)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from heliostat_engines.build.cache import EngineCache
+from heliostat_engines.build.digests import FileDigests, source_digest
+from heliostat_engines.build.manifest import MANIFEST_FILE
+
+KEY = "0123abcd"
+SLOW_BUILD = """
+import sys, time
+from pathlib import Path
+from heliostat_engines.build.cache import EngineCache
+with EngineCache(Path(sys.argv[1])).staging("0123abcd") as folder:
+    (folder / "transformer.plan").write_bytes(b"half")
+    print("building", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_build_appears_whole(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    assert cache.find(KEY) is None
+    with cache.staging(KEY) as folder:
+        (folder / MANIFEST_FILE).write_text("{}")
+        assert cache.find(KEY) is None
+    found = cache.find(KEY)
+    assert found is not None
+    assert (found / MANIFEST_FILE).read_text() == "{}"
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+
+    def fail() -> None:
+        with cache.staging(KEY) as folder:
+            (folder / MANIFEST_FILE).write_text("{}")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert cache.find(KEY) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_build_is_no_engine_and_is_cleared_away(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_BUILD, str(tmp_path)], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.kill()
+    process.wait()
+    cache = EngineCache(tmp_path)
+    assert cache.find(KEY) is None
+    assert len(list(tmp_path.iterdir())) == 1
+    with cache.staging(KEY) as folder:
+        (folder / MANIFEST_FILE).write_text("{}")
+    assert [path.name for path in tmp_path.iterdir()] == [KEY]
+
+
+def test_the_first_of_two_equal_builds_stays(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    with cache.staging(KEY) as slower:
+        (slower / MANIFEST_FILE).write_text("slower")
+        (tmp_path / KEY).mkdir()
+        (tmp_path / KEY / MANIFEST_FILE).write_text("faster")
+    assert (tmp_path / KEY / MANIFEST_FILE).read_text() == "faster"
+
+
+def test_files_are_read_again_only_when_they_changed(tmp_path: Path) -> None:
+    file, digests = tmp_path / "weights", FileDigests(tmp_path / "digests.json")
+    file.write_bytes(b"one")
+    stamp = file.stat().st_mtime_ns
+    first = digests.combined(tmp_path, [file])
+    file.write_bytes(b"two")
+    os.utime(file, ns=(stamp, stamp))
+    assert digests.combined(tmp_path, [file]) == first  # Same size and time: not read.
+    os.utime(file, ns=(stamp + 1, stamp + 1))
+    assert digests.combined(tmp_path, [file]) != first
+    (tmp_path / "digests.json").write_text("broken")
+    assert digests.combined(tmp_path, [file]) != first
+
+
+def test_names_count_as_much_as_contents(tmp_path: Path) -> None:
+    digests = FileDigests(tmp_path / "digests.json")
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"same")
+    first, second = (digests.combined(tmp_path, [tmp_path / name]) for name in ("a", "b"))
+    assert first != second
+
+
+def test_the_source_digest_is_stable() -> None:
+    assert source_digest() == source_digest()
+
+
+def test_ctrl_c_stops_a_native_call() -> None:
+    """The call is in another thread; Python's own signal reaches the main one, as from a terminal."""
+    program = (
+        "import time, threading, sys\n"
+        "from heliostat_engines.build.interrupts import run_interruptibly\n"
+        "stopping = threading.Event()\n"
+        "def work():\n"
+        "    print('working', flush=True)\n"
+        "    stopping.wait(60)\n"
+        "    print('stopped', stopping.is_set(), flush=True)\n"
+        "try:\n"
+        "    run_interruptibly(work, stopping)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[0].split() == ["stopped", "True", "interrupted"]
+    assert time.monotonic() - started < 30
