@@ -80,8 +80,8 @@ class RunSection(Section):
     steps: Count = 200
     """Training steps."""
     minutes: Positive | None = None
-    """Time budget: training stops after the step that passes it, whatever `steps` says. The last
-    evaluation comes on top."""
+    """Time budget: training stops after the step that passes it, whatever `steps` says. Evaluations
+    come on top."""
     threads: Count | None = None
     """CPU threads of the trainer; by default as many as there are cores."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from heliostat_trainer.checkpoint import RunState, improved
 from heliostat_trainer.clock import Phase, PhaseClock
@@ -112,10 +114,10 @@ class Trainer:
         prompts = step_prompts(self._prompts, self._config.prompts.per_step, run.seed, number)
         conditioning = self._encode(prompts)
         selections, samples = [], []
-        for group in self._explore(prompts, conditioning, number):
-            selection = self._select(group, number)
-            selections.append(selection)
-            samples.append(self._regenerate(selection, conditioning))
+        for groups in self._drawn_together(self._explore(prompts, conditioning, number)):
+            chosen = [self._select(group, number) for group in groups]
+            selections += chosen
+            samples += self._regenerate(chosen, conditioning)
         report = self._optimise(samples, conditioning, number)
         self._complete(_StepResult(number, selections, samples, report, self._adapter))
         self._publish()
@@ -165,40 +167,63 @@ class Trainer:
         self, requests: Sequence[GroupRequest], conditioning: Conditioning
     ) -> Iterator[Group]:
         """The groups of the recipes that draw them in BF16, without the server."""
-        for request in requests:
-            samples = self._draw(request, request.seeds, conditioning)
-            candidates = zip(samples.seeds, samples.rewards.tolist(), strict=True)
-            yield Group(request, tuple(Candidate(*pair) for pair in candidates), samples.latents)
+        size = self._groups_a_draw(self._recipe.pool)
+        for start in range(0, len(requests), size):
+            together = requests[start : start + size]
+            for request, samples in zip(together, self._draw(together, conditioning), strict=True):
+                candidates = zip(samples.seeds, samples.rewards.tolist(), strict=True)
+                yield Group(
+                    request, tuple(Candidate(*pair) for pair in candidates), samples.latents
+                )
+
+    def _groups_a_draw(self, seeds: int) -> int:
+        """How many prompts with so many seeds each fill the trainer's batch; at least one."""
+        return max(1, self._config.model.sample_batch // seeds)
+
+    def _drawn_together(self, groups: Iterator[Group]) -> Iterator[list[Group]]:
+        """Neighbouring prompts' groups, as soon as all of them are complete.
+
+        Which ones are drawn together depends on the prompts' order alone, never on timing.
+        """
+        size = self._groups_a_draw(self._recipe.kept)
+        per_step = self._config.prompts.per_step
+        waiting: defaultdict[int, list[Group]] = defaultdict(list)
+        for group in groups:
+            share = group.request.row // size
+            waiting[share].append(group)
+            if len(waiting[share]) == min(size, per_step - share * size):
+                yield sorted(waiting.pop(share), key=lambda group: group.request.row)
 
     def _select(self, group: Group, step: int) -> Selection:
         random = stream(self._config.run.seed, Purpose.SELECTION, step, group.request.row)
         return select(group, self._recipe.selection, self._recipe.kept, random)
 
-    def _regenerate(self, selection: Selection, conditioning: Conditioning) -> Samples:
+    def _regenerate(
+        self, selections: Sequence[Selection], conditioning: Conditioning
+    ) -> list[Samples]:
         """Draw the kept seeds again, unless the recipe trains on the candidates themselves."""
-        group = selection.group
-        if group.latents is None:
-            return self._draw(group.request, selection.seeds, conditioning)
-        return Samples(
-            row=group.request.row,
-            prompt=group.request.prompt,
-            seeds=selection.seeds,
-            latents=group.latents[list(selection.kept)],
-            rewards=group.rewards[list(selection.kept)],
-        )
+        if self._recipe.redraws:
+            requests = [chosen.redrawn_in(self._recipe.steps) for chosen in selections]
+            return self._draw(requests, conditioning)
+        return [chosen.as_samples() for chosen in selections]
 
-    def _draw(
-        self, request: GroupRequest, seeds: tuple[int, ...], conditioning: Conditioning
-    ) -> Samples:
+    def _draw(self, requests: Sequence[GroupRequest], conditioning: Conditioning) -> list[Samples]:
         """Samples of the old policy in BF16 with all steps, rewarded by the server."""
+        sizes = [len(request.seeds) for request in requests]
+        seeds = [seed for request in requests for seed in request.seeds]
+        prompts = [request.prompt for request in requests for _ in request.seeds]
+        rows = [request.row for request in requests for _ in request.seeds]
         with self._clock.phase(Phase.REGENERATE):
-            rows = conditioning.take([request.row]).repeat(len(seeds))
-            latents = self.parts.artist.draw(PolicyName.OLD, seeds, rows, self._recipe.steps)
-        with self._clock.phase(Phase.SCORE):
-            scores = self.parts.server.score(
-                latents, [request.prompt] * len(seeds), [request.reward]
+            latents = self.parts.artist.draw(
+                PolicyName.OLD, seeds, conditioning.take(rows), self._recipe.steps
             )
-        return Samples(request.row, request.prompt, seeds, latents, scores.rewards[:, 0])
+        with self._clock.phase(Phase.SCORE):
+            scores = self.parts.server.score(latents, prompts, [self._config.reward.name])
+        rewards = np.split(scores.rewards[:, 0], np.cumsum(sizes)[:-1])
+        return [
+            Samples(request.row, request.prompt, request.seeds, *drawn)
+            for request, *drawn in zip(requests, torch.split(latents, sizes), rewards, strict=True)
+        ]
 
     def _optimise(
         self, samples: Sequence[Samples], conditioning: Conditioning, step: int
@@ -240,12 +265,14 @@ class Trainer:
         due = step == 0 or self.finished or (settings.every > 0 and step % settings.every == 0)
         if not due or self.parts.evaluator.path(step).exists():
             return
+        began = time.monotonic()
         policy = PolicyName.EMA if step else PolicyName.BASE
         guidances = settings.guidances if self.finished or not step else settings.guidances[:1]
         with self._clock.phase(Phase.EVALUATE):
             evaluations = self.parts.evaluator.run(step, policy, guidances)
         for evaluation in evaluations:
             self.parts.progress.evaluated(evaluation)
+        self._began += time.monotonic() - began
         self._keep_if_best(evaluations[0])
 
     def _keep_if_best(self, evaluation: Evaluation) -> None:

@@ -12,7 +12,7 @@ StepMetrics    all of it in numbers: a line of metrics.jsonl.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -121,6 +121,19 @@ class Selection:
         """Standard deviation of the kept candidates' rewards."""
         return float(np.std([candidate.reward for candidate in self.candidates]))
 
+    def redrawn_in(self, steps: int) -> GroupRequest:
+        """The request that draws the kept seeds again, with other steps."""
+        return replace(self.group.request, seeds=self.seeds, steps=steps)
+
+    def as_samples(self) -> Samples:
+        """The kept candidates themselves, as they were explored; the group has its latents."""
+        request, latents = self.group.request, self.group.latents
+        assert latents is not None
+        kept = list(self.kept)
+        return Samples(
+            request.row, request.prompt, self.seeds, latents[kept], self.group.rewards[kept]
+        )
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -184,4 +197,4 @@ class StepMetrics:
     old_decay: float
     ema_decay: float
     elapsed_s: float
-    """Of the whole run so far, resumed parts included."""
+    """Of training so far, evaluations left out, resumed parts included."""

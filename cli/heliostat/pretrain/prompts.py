@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TRAIN_FILE, HELD_OUT_FILE = "demo_train.txt", "demo_heldout.txt"
 ANIMALS_TRAIN_FILE, ANIMALS_HELD_OUT_FILE = "animals_train.txt", "animals_heldout.txt"
+HARD_TRAIN_FILE, HARD_HELD_OUT_FILE = "hard_train.txt", "hard_heldout.txt"
 
 ANIMALS = [
     "cat",
@@ -53,7 +54,29 @@ ANIMALS = [
     "unicorn",
     "dinosaur",
 ]
-"""One subject for a run of minutes: few enough that every one of them comes up several times."""
+"""One subject for a run of an hour."""
+
+HARD = [
+    "octopus",
+    "teapot",
+    "magnet",
+    "house",
+    "butterfly",
+    "gift",
+    "bee",
+    "fish",
+    "moon",
+    "cookie",
+    "lollipop",
+    "spaceship",
+    "tiger",
+    "hourglass",
+    "fox",
+    "owl",
+]
+"""For a run of minutes: what the pretrained model often draws badly, and few enough that every one of
+them comes up several times."""
+HARD_HELD_OUT_BACKGROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -82,6 +105,21 @@ def animal_prompts(*, held_out: bool) -> list[str]:
     return [scene.caption for scene in scenes if scene.held_out == held_out]
 
 
+def hard_prompts(*, held_out: bool) -> list[str]:
+    """Each hard subject on two backgrounds that are held out from RL, or on all the others."""
+    rng = random.Random(0)
+    captions = []
+    for subject in HARD:
+        kept_back = rng.sample(list(BACKGROUNDS), HARD_HELD_OUT_BACKGROUNDS)
+        captions += [
+            Scene((subject,), background).caption
+            for background in BACKGROUNDS
+            if (background in kept_back) == held_out
+        ]
+    rng.shuffle(captions)
+    return captions
+
+
 def write_prompts(folder: Path, settings: PromptSettings) -> None:
     """Write the files, one prompt a line."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +127,8 @@ def write_prompts(folder: Path, settings: PromptSettings) -> None:
     (folder / HELD_OUT_FILE).write_text("\n".join(held_out_prompts(settings)) + "\n")
     (folder / ANIMALS_TRAIN_FILE).write_text("\n".join(animal_prompts(held_out=False)) + "\n")
     (folder / ANIMALS_HELD_OUT_FILE).write_text("\n".join(animal_prompts(held_out=True)) + "\n")
+    (folder / HARD_TRAIN_FILE).write_text("\n".join(hard_prompts(held_out=False)) + "\n")
+    (folder / HARD_HELD_OUT_FILE).write_text("\n".join(hard_prompts(held_out=True)) + "\n")
 
 
 def _distinct(
