@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from heliostat.engine import engine_app
+from heliostat.engine import PrecisionMapOption, engine_app
 from heliostat_engines.errors import HeliostatError
 
 app = typer.Typer(
@@ -66,11 +66,15 @@ def serve(
     precision: Annotated[
         PrecisionOption, typer.Option(help="What block linears run in while exploring.")
     ] = PrecisionOption.NVFP4,
+    precision_map: Annotated[
+        PrecisionMapOption,
+        typer.Option(help="Which linears that is: see `heliostat engine inspect`."),
+    ] = PrecisionMapOption.PUBLISHED,
     engine: Annotated[
         Path | None,
         typer.Option(
             help="A compiled engine, as `heliostat engine build` wrote it: explore with it. Needs a "
-            "GPU; family, checkpoint, precision and rank are the engine's."
+            "GPU; family, checkpoint, precision, map and rank are the engine's."
         ),
     ] = None,
     device: Annotated[DeviceOption, typer.Option(help="Where the models run.")] = DeviceOption.CPU,
@@ -147,6 +151,7 @@ def serve(
             family=family,
             checkpoint=checkpoint,
             precision=precision.value,
+            precision_map=precision_map.value,
             engine=engine,
             device=device.value,
             limits=LimitSettings.model_validate(
