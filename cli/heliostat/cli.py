@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from heliostat.engine import engine_app
+from heliostat.engine import PrecisionMapOption, engine_app
 from heliostat_engines.errors import HeliostatError
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ Reinforcement-learning post-training for text-to-image diffusion models: **FP4 e
 A shared server draws a large pool of cheap NVFP4 candidates; the trainer redraws only the most
 telling seeds in BF16, trains a LoRA on them and refits the server with it every step.
 
-**First time?**  `heliostat demo` starts a server, trains for eight minutes and writes a report.
+**First time?**  `heliostat doctor` says what this machine can do; `heliostat demo` starts a server, trains for eight minutes and writes a report.
 
 **Your own run:**  `heliostat serve` in one terminal, `heliostat train CONFIG.toml` in another.
 """,
@@ -66,11 +66,15 @@ def serve(
     precision: Annotated[
         PrecisionOption, typer.Option(help="What block linears run in while exploring.")
     ] = PrecisionOption.NVFP4,
+    precision_map: Annotated[
+        PrecisionMapOption,
+        typer.Option(help="Which linears that is: see `heliostat engine inspect`."),
+    ] = PrecisionMapOption.PUBLISHED,
     engine: Annotated[
         Path | None,
         typer.Option(
             help="A compiled engine, as `heliostat engine build` wrote it: explore with it. Needs a "
-            "GPU; family, checkpoint, precision and rank are the engine's."
+            "GPU; family, checkpoint, precision, map and rank are the engine's."
         ),
     ] = None,
     device: Annotated[DeviceOption, typer.Option(help="Where the models run.")] = DeviceOption.CPU,
@@ -147,6 +151,7 @@ def serve(
             family=family,
             checkpoint=checkpoint,
             precision=precision.value,
+            precision_map=precision_map.value,
             engine=engine,
             device=device.value,
             limits=LimitSettings.model_validate(
@@ -224,6 +229,35 @@ def info(
     from heliostat.information import show
 
     show(server)
+
+
+@app.command()
+def doctor(
+    families: Annotated[
+        list[str] | None,
+        typer.Argument(help="Families that have to fit on this machine; none need by default."),
+    ] = None,
+    trial: Annotated[
+        bool,
+        typer.Option(
+            "--trial/--no-trial",
+            help="Build a small engine; on a GPU, compare it with torch in each LoRA mode.",
+        ),
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="For a bug report.")] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of built engines; ~/.cache/heliostat by default.")
+    ] = None,
+) -> None:
+    """Show what this machine can do: GPU, FP4, TensorRT, Triton, room for each family.
+
+    Run it first. Exits with 1 if something is broken that is installed or was asked for; a GPU
+    that is not there is not.
+    """
+    from heliostat.doctor import run
+
+    if not run(families or (), cache, trial=trial, as_json=as_json):
+        raise typer.Exit(1)
 
 
 @demo_app.callback()

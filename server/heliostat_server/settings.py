@@ -75,6 +75,7 @@ class ModelSettings(_Settings):
     checkpoint: str
     resolution_px: int
     precision: Literal["nvfp4", "nvfp4-w4a16", "bf16"]
+    precision_map: Literal["published", "wide"]
     device: Literal["cpu", "gpu"]
     max_rank: int
     slots: int
@@ -98,6 +99,8 @@ class ServeSettings(_Settings):
     """Side of the images in pixels; None: the family's."""
     precision: Literal["nvfp4", "nvfp4-w4a16", "bf16"] = "nvfp4"
     """What the transformer's block linears run in."""
+    precision_map: Literal["published", "wide"] = "published"
+    """Which of the family's maps says what is quantised."""
     engine: Path | None = None
     """What `heliostat engine build` wrote: explore with it. Family, checkpoint, precision, rank and
     resolution are then the engine's. None: the torch runtime."""

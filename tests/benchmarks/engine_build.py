@@ -1,6 +1,6 @@
 """How long it takes to compile an engine, and how large its plan is against what FP4 should take.
 
-    python -m tests.benchmarks.engine_build [FAMILY ...] [--blocks 1] [--resolution-px N] [--out engine_build.json]
+    python -m tests.benchmarks.engine_build [FAMILY ...] [--blocks 1] [--out engine_build.json]
 
 Published widths with random weights, cut to a few blocks of each kind; TensorRT-RTX compiles them for
 SM120, which needs no GPU. NVFP4 (W4A4), FP4 weights alone, and BF16 of the same graph, in one run.
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from rich import filesize
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from heliostat_engines.build.plan import PlanRequest, compile_plan
@@ -58,9 +59,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("families", nargs="*", default=FAMILIES)
-    parser.add_argument("--blocks", type=int, default=1)
-    parser.add_argument("--resolution-px", type=int)
+    parser.add_argument("families", nargs="*", default=FAMILIES, help="all but the demo by default")
+    parser.add_argument("--blocks", type=int, default=1, help="of each kind, at most")
+    parser.add_argument("--resolution-px", type=int, help="the family's by default")
     parser.add_argument("--precisions", nargs="*", default=[p.value for p in Precision])
     parser.add_argument("--map", default="published", choices=[name.value for name in MapName])
     parser.add_argument("--out", type=Path, default=Path("engine_build.json"))
@@ -76,12 +77,15 @@ def main() -> None:
         )
         print(json.dumps(asdict(measured)))
         return
-    results = [
-        _in_own_process(family, precision, options)
-        for family in options.families
-        for precision in options.precisions
-    ]
-    options.out.write_text(json.dumps([asdict(result) for result in results], indent=2))
+    cases = [(family, name) for family in options.families for name in options.precisions]
+    results: list[Measurement] = []
+    with Progress() as progress:
+        task = progress.add_task("compiling", total=len(cases))
+        for family, precision in cases:
+            progress.update(task, description=f"{family}, {precision}")
+            results.append(_in_own_process(family, precision, options))
+            options.out.write_text(json.dumps([asdict(result) for result in results], indent=2))
+            progress.advance(task)
     _print(results)
 
 
@@ -139,7 +143,9 @@ def _in_own_process(family: str, precision: str, options: argparse.Namespace) ->
 
 
 def _print(results: list[Measurement]) -> None:
-    table = Table("family", "precision", "NVFP4 linears", "LoRA sites", "constants", "plan", "plan / constants", "export", "compile", "peak memory")  # fmt: skip
+    table = Table("family", "precision", "NVFP4 linears", "LoRA sites", "constants", "plan")
+    for heading in ("plan / constants", "export", "compile", "peak memory"):
+        table.add_column(heading)
     for result in results:
         table.add_row(
             f"{result.family} x {result.blocks}, {result.resolution_px} px",

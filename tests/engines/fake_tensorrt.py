@@ -175,6 +175,15 @@ class Builder:
         return json.dumps(header).encode() + _HEADER_END + network.model.SerializeToString()
 
 
+class IRuntimeConfig:
+    strategy = ExecutionContextAllocationStrategy.STATIC
+
+    def set_execution_context_allocation_strategy(
+        self, strategy: ExecutionContextAllocationStrategy
+    ) -> None:
+        self.strategy = strategy
+
+
 class ICudaEngine:
     device_memory_size_v2 = 4096
 
@@ -191,9 +200,11 @@ class ICudaEngine:
     def num_io_tensors(self) -> int:
         return len(self._tensors)
 
-    def create_execution_context(
-        self, strategy: ExecutionContextAllocationStrategy
-    ) -> IExecutionContext:
+    def create_runtime_config(self) -> IRuntimeConfig:
+        return IRuntimeConfig()
+
+    def create_execution_context(self, runtime_config: IRuntimeConfig) -> IExecutionContext:
+        assert runtime_config.strategy is ExecutionContextAllocationStrategy.USER_MANAGED
         return IExecutionContext(self)
 
     def get_tensor_name(self, index: int) -> str:

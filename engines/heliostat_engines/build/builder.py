@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heliostat_engines.build.checkpoint import (
-    activation_magnitudes,
     compiled_files,
+    known_magnitudes,
     local_checkpoint,
+    measured_magnitudes,
 )
 from heliostat_engines.build.decoder import GRAPH_FILE as DECODER_GRAPH
 from heliostat_engines.build.decoder import export_decoder
@@ -27,17 +28,25 @@ from heliostat_engines.build.manifest import (
 )
 from heliostat_engines.build.plan import PlanRequest, compile_plan
 from heliostat_engines.build.profiles import check_resolutions, decoder_profile, input_shapes
-from heliostat_engines.build.target import Target, check_memory, check_options, choose_toolchain
+from heliostat_engines.build.target import (
+    BuildNeeds,
+    Target,
+    check_options,
+    check_space,
+    choose_toolchain,
+)
 from heliostat_engines.export.graph import export_graph
 from heliostat_engines.export.manifest import GRAPH_FILE
 from heliostat_engines.export.merged_tensors import refittable_names
 from heliostat_engines.export.sources import CheckpointSource
-from heliostat_engines.hardware import find_gpu, free_memory_bytes
+from heliostat_engines.hardware import find_gpu, free_disk_bytes, free_memory_bytes
 from heliostat_engines.inspection import transformer_bytes
 from heliostat_engines.precision import Precision, lora_targets, plan_linears
 from heliostat_engines.runtimes.vendor import load_vendor
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from heliostat_engines.build.cache import EngineCache
     from heliostat_engines.build.profiles import Profile
     from heliostat_engines.build.target import Toolchain
@@ -88,9 +97,10 @@ def build_engine(request: BuildRequest, cache: EngineCache, progress: Progress) 
         return BuiltEngine(found, read_manifest(found), is_new=False)
     source = CheckpointSource(request.family, checkpoint)
     plans = _plans(request, source)
-    weight_bytes = transformer_bytes(source.skeleton(), plans, request.options.precision)
-    check_memory(weight_bytes, toolchain, gpu, free_memory_bytes())
-    work = _Work(request, recipe, checkpoint, source, plans, vendor, cache, progress)
+    amax = known_magnitudes(request.family, checkpoint, _with_fp4_inputs(request, plans))
+    needs = _needs(request, source, plans, is_measuring=amax is None)
+    check_space(needs, toolchain, gpu, free_memory_bytes(), free_disk_bytes(cache.root))
+    work = _Work(request, recipe, checkpoint, source, plans, amax, vendor, cache, progress)
     with cache.staging(recipe.key) as folder:
         manifest = work.build(folder)
     return BuiltEngine(cache.root / recipe.key, manifest, is_new=True)
@@ -105,6 +115,8 @@ class _Work:
     checkpoint: Path
     source: TransformerSource
     plans: tuple[LinearPlan, ...]
+    amax: Mapping[str, float] | None
+    """Known magnitudes of the inputs to quantise; None: to be measured."""
     vendor: Vendor
     cache: EngineCache
     progress: Progress
@@ -131,10 +143,10 @@ class _Work:
         return manifest
 
     def _export(self, scratch: Path) -> GraphManifest:
-        amax = None
-        if self.request.options.precision is Precision.NVFP4:
+        amax = self.amax
+        if amax is None:
             self.progress("calibrate", 0, 1)
-            amax = activation_magnitudes(self.request.family, self.checkpoint)
+            amax = measured_magnitudes(self.request.family, self.checkpoint)
             self.progress("calibrate", 1, 1)
         return export_graph(
             self.request.family,
@@ -215,3 +227,23 @@ def _plans(request: BuildRequest, source: TransformerSource) -> tuple[LinearPlan
     family = request.family
     rules = family.rules(request.options.precision_map)
     return plan_linears(source.skeleton(), rules, family.lora_targets)
+
+
+def _with_fp4_inputs(request: BuildRequest, plans: tuple[LinearPlan, ...]) -> list[str]:
+    """The linears whose input is quantised."""
+    if request.options.precision is not Precision.NVFP4:
+        return []
+    return [plan.name for plan in plans if plan.precision is Precision.NVFP4]
+
+
+def _needs(
+    request: BuildRequest,
+    source: TransformerSource,
+    plans: tuple[LinearPlan, ...],
+    *,
+    is_measuring: bool,
+) -> BuildNeeds:
+    skeleton = source.skeleton()
+    weight_bytes = transformer_bytes(skeleton, plans, request.options.precision)
+    loaded_bytes = transformer_bytes(skeleton, plans, Precision.BF16) if is_measuring else 0
+    return BuildNeeds.of(weight_bytes, loaded_bytes)

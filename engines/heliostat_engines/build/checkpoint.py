@@ -11,9 +11,10 @@ from heliostat_engines.calibration import calibrate
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.checkpoint import hub_errors_explained
 from heliostat_engines.families.family import DecoderName
+from heliostat_engines.hardware import find_gpu
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from heliostat_engines.families.family import Family
 
@@ -24,6 +25,8 @@ CALIBRATION_PROMPTS = (
     'a shop window with the words "open late"',
 )
 CALIBRATION_STEPS = 8
+WITH_ACTIVATIONS = 1.25
+"""Device memory that running a transformer takes, over that of its weights."""
 _DECODER_FOLDERS = {DecoderName.FULL: "vae", DecoderName.TINY: "vae_tiny"}
 
 
@@ -56,19 +59,34 @@ def compiled_files(checkpoint: Path, decoder: DecoderName | None) -> Iterator[Pa
         yield from (path for path in (checkpoint / folder).rglob("*") if path.is_file())
 
 
-def activation_magnitudes(family: Family, checkpoint: Path) -> Mapping[str, float]:
-    """Calibrated largest input magnitudes: the checkpoint's own, else measured on a few prompts.
+def known_magnitudes(
+    family: Family, checkpoint: Path, linears: Sequence[str]
+) -> Mapping[str, float] | None:
+    """The calibrated largest input magnitudes beside a checkpoint; None if one of `linears` lacks."""
+    known = family.activation_amax(str(checkpoint)) or {}
+    return known if known.keys() >= set(linears) else None
 
-    Measuring loads the BF16 transformer, on the GPU if there is one.
+
+def measured_magnitudes(family: Family, checkpoint: Path) -> Mapping[str, float]:
+    """The largest input magnitudes, calibrated on a few prompts.
+
+    Loads the BF16 transformer, on the GPU if it fits there; leaves nothing on it.
     """
-    known = family.activation_amax(str(checkpoint))
-    if known is not None:
-        return known
     text_encoder = family.load_text_encoder(str(checkpoint))
     conditioning = text_encoder.encode(CALIBRATION_PROMPTS)
     del text_encoder
     transformer = family.load_transformer(str(checkpoint), torch.bfloat16)
-    transformer.to("cuda" if torch.cuda.is_available() else "cpu")
-    return calibrate(
+    transformer.to(_device_for(transformer))
+    amax = calibrate(
         family, transformer, conditioning, range(len(CALIBRATION_PROMPTS)), CALIBRATION_STEPS
     )
+    del transformer
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # The compiler does not share torch's pool.
+    return amax
+
+
+def _device_for(transformer: torch.nn.Module) -> str:
+    gpu = find_gpu()
+    weights = sum(parameter.nbytes for parameter in transformer.parameters())
+    return "cuda" if gpu is not None and WITH_ACTIVATIONS * weights < gpu.free_bytes else "cpu"

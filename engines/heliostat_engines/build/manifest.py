@@ -100,3 +100,17 @@ def read_manifest(folder: Path) -> EngineManifest:
         raise EngineFolderError(
             f"{folder / MANIFEST_FILE} is of another version of heliostat: build the engine again"
         ) from error
+
+
+def read_plan(path: Path, sha256: str) -> bytes:
+    """Read a plan. Raises EngineFolderError: it is not the one that its manifest describes."""
+    try:
+        plan = path.read_bytes()
+    except OSError as error:
+        raise EngineFolderError(f"{path} cannot be read: build the engine again") from error
+    if hashlib.sha256(plan).hexdigest() != sha256:
+        raise EngineFolderError(
+            f"{path} is not the plan that its {MANIFEST_FILE} describes: copy the folder again, or "
+            "build the engine again"
+        )
+    return plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING
@@ -61,7 +62,9 @@ def compile_plan(vendor: Vendor, request: PlanRequest, progress: Progress) -> by
             "its log above says why; try --precision bf16 to tell the graph from its precision"
         )
     if cache is not None and request.timing_cache is not None:
-        request.timing_cache.write_bytes(bytes(cache.serialize()))
+        aside = request.timing_cache.with_suffix(f".{os.getpid()}")
+        aside.write_bytes(bytes(cache.serialize()))
+        aside.replace(request.timing_cache)
     return bytes(plan)
 
 

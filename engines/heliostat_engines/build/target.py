@@ -28,6 +28,8 @@ RTX_BLACKWELL = 12
 """Major compute capability of RTX 50 and RTX PRO Blackwell."""
 DEVICE_FACTOR = 1.5
 """Device memory that a compilation takes at least, over the bytes of its weights."""
+DISK_FACTOR = 2.0
+"""The graph and the plan, over the bytes of the weights."""
 
 
 class Target(StrEnum):
@@ -84,10 +86,11 @@ def check_options(
         raise BuildError("an engine needs a profile: give --profile, such as 1x1024,8x1024,16x1024")
     if options.lora is LoraMode.INPUTS:
         return
-    if gpu is None:
+    if gpu is None or gpu.sm != toolchain.sm:
+        here = "none" if gpu is None else gpu.sm
         raise HardwareError(
             f"--lora {options.lora} compiles on the GPU that will serve, and this machine has "
-            "none: choose --lora inputs, or build on that machine with --target auto"
+            f"{here}: choose --lora inputs, or build on that machine with --target auto"
         )
     if len(profiles) > 1:
         raise BuildError(
@@ -96,23 +99,49 @@ def check_options(
         )
 
 
-def check_memory(
-    weight_bytes: int, toolchain: Toolchain, gpu: Gpu | None, free_host_bytes: int
+@dataclass(frozen=True)
+class BuildNeeds:
+    """What a build takes, in bytes: of host memory, GPU memory and disk."""
+
+    host: float
+    device: float
+    disk: float
+
+    @classmethod
+    def of(cls, weight_bytes: int, loaded_bytes: int = 0) -> BuildNeeds:
+        """Of an engine whose weights take so much; `loaded_bytes`: of a transformer that is run
+        before, to measure its activations.
+        """
+        compiling = HOST_BASE_BYTES + HOST_FACTOR * weight_bytes
+        measuring = HOST_BASE_BYTES + loaded_bytes
+        return cls(
+            max(compiling, measuring), DEVICE_FACTOR * weight_bytes, DISK_FACTOR * weight_bytes
+        )
+
+
+def check_space(
+    needs: BuildNeeds,
+    toolchain: Toolchain,
+    gpu: Gpu | None,
+    free_host_bytes: int,
+    free_disk_bytes: int,
 ) -> None:
     """Refuse to start what would not fit. Raises HardwareError, naming both numbers."""
-    host_bytes = HOST_BASE_BYTES + HOST_FACTOR * weight_bytes
-    if host_bytes > free_host_bytes:
+    if needs.host > free_host_bytes:
         raise HardwareError(
-            f"compiling takes about {_gigabytes(host_bytes)} of memory and "
+            f"compiling takes about {_gigabytes(needs.host)} of memory and "
             f"{_gigabytes(free_host_bytes)} are free: free some, choose --precision nvfp4 for "
             "smaller weights, or build on a larger machine"
         )
-    if gpu is None or toolchain.sm != gpu.sm:
-        return
-    device_bytes = DEVICE_FACTOR * weight_bytes
-    if device_bytes > gpu.free_bytes:
+    if needs.disk > free_disk_bytes:
         raise HardwareError(
-            f"compiling takes about {_gigabytes(device_bytes)} of GPU memory and "
+            f"compiling takes about {_gigabytes(needs.disk)} of disk and "
+            f"{_gigabytes(free_disk_bytes)} are free where the cache is: free some, or put it "
+            "elsewhere with --cache"
+        )
+    if gpu is not None and toolchain.sm == gpu.sm and needs.device > gpu.free_bytes:
+        raise HardwareError(
+            f"compiling takes about {_gigabytes(needs.device)} of GPU memory and "
             f"{_gigabytes(gpu.free_bytes)} are free on the {gpu.name}: stop what uses it, or "
             "choose --precision nvfp4 for smaller weights"
         )

@@ -53,6 +53,8 @@ class CompiledModel:
                 "above says why): build the engine again here, with this version"
             )
         self.engine: trt.ICudaEngine = engine
+        self._contexts: trt.IRuntimeConfig = self.engine.create_runtime_config()
+        vendor.prepare_contexts(self._contexts)
         self._workspace = torch.empty(
             self.engine.device_memory_size_v2, dtype=torch.uint8, device=device.torch_device
         )
@@ -87,7 +89,7 @@ class CompiledModel:
         return output
 
     def capture_again(self) -> None:
-        """Let the next run of each shape capture afresh: after the weights have changed."""
+        """Let each shape capture afresh: after the weights have changed."""
         for run in self._runs.values():
             run.forget_graph()
 
@@ -109,10 +111,7 @@ class CompiledModel:
         )
 
     def _context(self, profile: int) -> trt.IExecutionContext:
-        trt = self._vendor.trt
-        context = self.engine.create_execution_context(
-            trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        )
+        context = self.engine.create_execution_context(runtime_config=self._contexts)
         accept(
             context.set_optimization_profile_async(profile, self._device.stream_handle),
             f"profile {profile}",
@@ -161,17 +160,18 @@ class _Run:
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         for name, buffer in self._buffers.items():
             buffer.copy_(inputs[name])
-        if not self._is_warm:
-            # Once as it is: what the library makes on first use cannot be made while capturing.
+        if self._is_warm:
+            self._replay = self._replay or self._device.capture(self._enqueue)
+            self._replay()
+        else:
+            # As it is: what the library makes on first use cannot be made while capturing.
             self._enqueue()
             self._is_warm = True
-        if self._replay is None:
-            self._replay = self._device.capture(self._enqueue)
-        self._replay()
         return self._output.clone()
 
     def forget_graph(self) -> None:
-        """Capture again on the next call."""
+        """Start over: the next call is not captured, the one after it is."""
+        self._is_warm = False
         self._replay = None
 
     def _enqueue(self) -> None:

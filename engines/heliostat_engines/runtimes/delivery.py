@@ -141,8 +141,9 @@ class RefittedConstants:
     def activate(self, slot: DeviceSlot) -> Mapping[str, torch.Tensor]:
         """Refit, unless it is active already; binds nothing."""
         if slot is not self._active or not self._refitter.is_whole:
-            self._active = slot
+            self._active = None
             self._refitter.refit(slot.tensors)
+            self._active = slot
         return {}
 
     def release(self, slot: DeviceSlot) -> None:

@@ -11,6 +11,7 @@ from heliostat_engines.build.manifest import (
     DECODER_PLAN,
     TRANSFORMER_PLAN,
     read_manifest,
+    read_plan,
 )
 from heliostat_engines.build.profiles import DECODER_BATCH, decoder_profile, input_shapes
 from heliostat_engines.engine import EngineInfo
@@ -73,7 +74,7 @@ class TensorRTEngine:
         inputs = [spec for spec in manifest.graph.inputs if not _is_lora(manifest, spec)]
         self._inputs = {spec.name: spec for spec in inputs}
         ranges = [input_shapes(self._family, inputs, p) for p in manifest.recipe.profiles]
-        plan = (folder / TRANSFORMER_PLAN).read_bytes()
+        plan = read_plan(folder / TRANSFORMER_PLAN, manifest.plan_sha256)
         self._model = CompiledModel(vendor, self._device, plan, ranges)
         self._delivery = choose_delivery(manifest, self._model, vendor, self._device)
         self._resident: ResidentAdapters[DeviceSlot] = ResidentAdapters(slots)
@@ -151,10 +152,10 @@ class TensorRTEngine:
     def _run(self, slot: DeviceSlot, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         try:
             bound = self._delivery.activate(slot)
-        except EngineFaultError:
-            for leaving in self._resident.clear():
-                self._delivery.release(leaving)
-            raise
+        finally:
+            if not self._delivery.is_in_service:
+                for leaving in self._resident.clear():
+                    self._delivery.release(leaving)
         taken = {name: tensor for name, tensor in inputs.items() if name in self._inputs}
         return self._model.run(taken, bound, id(slot) if bound else None)
 
@@ -191,7 +192,7 @@ class TensorRTDecoder:
         ranges = [
             input_shapes(family, [spec], decoder_profile(p)) for p in manifest.recipe.profiles
         ]
-        plan = (folder / DECODER_PLAN).read_bytes()
+        plan = read_plan(folder / DECODER_PLAN, manifest.decoder.plan_sha256)
         self._model = CompiledModel(vendor, device or CudaDevice(), plan, ranges)
 
     @torch.inference_mode()

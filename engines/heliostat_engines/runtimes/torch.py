@@ -10,6 +10,7 @@ from torch import nn
 from heliostat_engines import native_fp4, nvfp4
 from heliostat_engines.adapters import Adapter, Binding, LoraPair, check_binding
 from heliostat_engines.engine import EngineInfo
+from heliostat_engines.families.family import MapName
 from heliostat_engines.lora import (
     LoraBranch,
     LoraSlot,
@@ -46,6 +47,7 @@ class TorchEngine:
         checkpoint: str | None = None,
         *,
         precision: Precision = Precision.NVFP4,
+        precision_map: MapName = MapName.PUBLISHED,
         max_rank: int = 64,
         slots: int = 8,
         device: str = "cpu",
@@ -55,7 +57,8 @@ class TorchEngine:
         Args:
             family: the model family.
             checkpoint: where its weights are; the family's default if None.
-            precision: NVFP4 and NVFP4_W4A16 follow the family's map; BF16 keeps every linear.
+            precision: NVFP4 and NVFP4_W4A16 follow the map; BF16 keeps every linear.
+            precision_map: which of the family's maps.
             max_rank: the largest LoRA rank accepted.
             slots: adapters resident at once; the least recently used one leaves.
             device: where the transformer and the adapters are; NVFP4 products run on its FP4
@@ -76,7 +79,8 @@ class TorchEngine:
         self._resident: ResidentAdapters[Mapping[str, LoraPair]] = ResidentAdapters(slots)
         self._transformer = family.load_transformer(self._checkpoint, torch.bfloat16)
         self._transformer.to(self._device)
-        self.plan = plan_linears(self._transformer, family.precision_map, family.lora_targets)
+        rules = family.rules(precision_map)
+        self.plan = plan_linears(self._transformer, rules, family.lora_targets)
         amax = family.activation_amax(self._checkpoint) or {}
         for linear in self.plan:
             self._rewrite(linear, amax.get(linear.name))

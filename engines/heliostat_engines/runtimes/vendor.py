@@ -76,6 +76,23 @@ class Vendor:
         config.num_compute_capabilities = 1
         config.set_compute_capability(capability, 0)
 
+    def prepare_contexts(self, config: trt.IRuntimeConfig) -> None:
+        """Contexts take memory that we give, and the same input always meets the same kernels.
+
+        TensorRT-RTX by itself starts with general kernels and turns to a shape's own once they are
+        compiled, in the middle of a rollout: results would depend on when. Its contexts share what
+        they have compiled.
+        """
+        trt = self.trt
+        config.set_execution_context_allocation_strategy(
+            trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
+        if self.compiles_ahead_of_time:
+            config.dynamic_shapes_kernel_specialization_strategy = (
+                trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            )
+            config.set_runtime_cache(config.create_runtime_cache())
+
 
 def load_vendor(runtime: Runtime) -> Vendor:
     """Import the library. Raises RuntimeMissingError with the line that installs it."""

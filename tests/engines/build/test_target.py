@@ -7,9 +7,10 @@ import pytest
 
 from heliostat_engines.build.profiles import parse_profile
 from heliostat_engines.build.target import (
+    BuildNeeds,
     Target,
-    check_memory,
     check_options,
+    check_space,
     choose_toolchain,
 )
 from heliostat_engines.errors import BuildError, HardwareError, HeliostatError, RuntimeMissingError
@@ -62,6 +63,7 @@ def test_each_refusal_names_the_way_out() -> None:
     assert "--precision bf16" in refusal(Target.SM89, None)
     assert "--lora inputs" in refusal(Target.SM120, None, lora=LoraMode.REFIT)
     assert "--lora inputs" in refusal(Target.SM120, None, lora=LoraMode.MERGE)
+    assert "has sm90: choose" in refusal(Target.SM120, gpu(9), lora=LoraMode.REFIT)
 
 
 def test_older_cards_take_fp4_weights_and_hopper_is_only_warned() -> None:
@@ -83,12 +85,21 @@ def test_a_refittable_engine_has_one_profile() -> None:
 
 def test_too_little_memory_is_said_before_any_work() -> None:
     toolchain = choose_toolchain(Target.AUTO, gpu(10))
-    check_memory(10 * GB, toolchain, gpu(10), 100 * GB)
+    small, large = BuildNeeds.of(10 * GB), BuildNeeds.of(60 * GB)
+    check_space(small, toolchain, gpu(10), 100 * GB, 100 * GB)
     with pytest.raises(HardwareError, match=r"takes about 26.5 GB of memory and 8.0 GB are free"):
-        check_memory(10 * GB, toolchain, gpu(10), 8 * GB)
+        check_space(small, toolchain, gpu(10), 8 * GB, 100 * GB)
+    with pytest.raises(HardwareError, match=r"20.0 GB of disk and 8.0 GB are free .* --cache"):
+        check_space(small, toolchain, gpu(10), 100 * GB, 8 * GB)
     with pytest.raises(HardwareError, match=r"90.0 GB of GPU memory and 80.0 GB are free"):
-        check_memory(60 * GB, toolchain, gpu(10), 1000 * GB)
-    check_memory(60 * GB, choose_toolchain(Target.SM120, gpu(10)), gpu(10), 1000 * GB)
+        check_space(large, toolchain, gpu(10), 1000 * GB, 1000 * GB)
+    elsewhere = choose_toolchain(Target.SM120, gpu(10))
+    check_space(large, elsewhere, gpu(10), 1000 * GB, 1000 * GB)
+
+
+def test_measuring_activations_takes_the_unquantised_transformer() -> None:
+    assert BuildNeeds.of(6 * GB, 24 * GB).host == pytest.approx(25.5 * GB)
+    assert BuildNeeds.of(6 * GB).host == pytest.approx(16.5 * GB)
 
 
 @pytest.mark.parametrize("version", ["10.14.1.48", "11.3.0.99"])

@@ -14,8 +14,16 @@ from tests.engines.contract.checker import Use, check, sources
 
 PACKAGE = Path(heliostat_engines.__file__).parent
 FILES = {str(path.relative_to(PACKAGE)): path.read_text() for path in sources(PACKAGE)}
-ONLY_RTX = ("ComputeCapability", "num_compute_capabilities", "set_compute_capability")
-"""Compiling ahead of time: the one thing that TensorRT does not do. Used in vendor.py alone."""
+ONLY_RTX = (
+    "ComputeCapability",
+    "num_compute_capabilities",
+    "set_compute_capability",
+    "DynamicShapesKernelSpecializationStrategy",
+    "dynamic_shapes_kernel_specialization_strategy",
+    "create_runtime_cache",
+    "set_runtime_cache",
+)
+"""Compiling ahead of time, and finishing on the GPU: what TensorRT does not do. In vendor.py alone."""
 
 
 @pytest.fixture(scope="module", params=["tensorrt_bindings", "tensorrt_rtx"])

@@ -143,6 +143,7 @@ def test_the_repository_is_filled_in(tmp_path: Path) -> None:
         checkpoint="weights",
         resolution_px=64,
         precision="nvfp4",
+        precision_map="published",
         device="gpu",
         max_rank=8,
         slots=2,

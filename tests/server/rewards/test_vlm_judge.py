@@ -250,6 +250,7 @@ def test_the_reward_is_offered_once_it_is_configured() -> None:
         checkpoint="weights",
         resolution_px=64,
         precision="nvfp4",
+        precision_map="published",
         device="cpu",
         max_rank=8,
         slots=2,

@@ -1,0 +1,128 @@
+"""The machine's parts: system, GPU, torch, FP4, compilers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from typing import TYPE_CHECKING
+
+import pynvml  # type: ignore[import-untyped]
+import torch
+from rich import filesize
+
+from heliostat_engines import native_fp4, nvfp4_cpu
+from heliostat_engines.doctor.findings import Finding, Level
+from heliostat_engines.errors import RuntimeMissingError
+from heliostat_engines.hardware import (
+    BLACKWELL,
+    HOPPER,
+    free_disk_bytes,
+    free_memory_bytes,
+    total_memory_bytes,
+)
+from heliostat_engines.runtimes.vendor import Runtime, load_vendor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from heliostat_engines.hardware import Gpu
+
+
+def examine_machine(gpu: Gpu | None, cache: Path) -> list[Finding]:
+    """Every part; `cache` is where engines are kept."""
+    return [
+        _system(),
+        _memory(),
+        _disk(cache),
+        _gpu(gpu),
+        Finding(part="torch", level=Level.GOOD, text=torch.__version__),
+        _fp4(gpu),
+        _c_compiler(),
+        *(_vendor(runtime) for runtime in Runtime),
+    ]
+
+
+def _system() -> Finding:
+    cores = len(os.sched_getaffinity(0))
+    text = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {cores} CPU cores"
+    return Finding(part="system", level=Level.GOOD, text=text)
+
+
+def _memory() -> Finding:
+    free, total = filesize.decimal(free_memory_bytes()), filesize.decimal(total_memory_bytes())
+    return Finding(part="memory", level=Level.GOOD, text=f"{free} of {total} free")
+
+
+def _disk(cache: Path) -> Finding:
+    free = filesize.decimal(free_disk_bytes(cache))
+    return Finding(part="disk", level=Level.GOOD, text=f"{free} free at {cache}")
+
+
+def _gpu(gpu: Gpu | None) -> Finding:
+    driver = _driver_version()
+    if gpu is not None:
+        free, total = filesize.decimal(gpu.free_bytes), filesize.decimal(gpu.total_bytes)
+        text = f"{gpu.name}, {gpu.sm}, {free} of {total} free, driver {driver}"
+        return Finding(part="GPU", level=Level.GOOD, text=text)
+    if driver is None:
+        text = "none: engines can be compiled here (--target sm120), but run elsewhere"
+        return Finding(part="GPU", level=Level.NOTE, text=text)
+    text = (
+        f"there is an NVIDIA driver ({driver}), but torch {torch.__version__} cannot use it: "
+        "install torch for CUDA (https://pytorch.org), or update the driver"
+    )
+    return Finding(part="GPU", level=Level.PROBLEM, text=text)
+
+
+def _driver_version() -> str | None:
+    try:
+        pynvml.nvmlInit()
+        version = str(pynvml.nvmlSystemGetDriverVersion())
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+    return version
+
+
+def _fp4(gpu: Gpu | None) -> Finding:
+    if gpu is not None and native_fp4.usable_on(torch.device("cuda")):
+        text = "native: the torch runtime multiplies on FP4 tensor cores through comfy-kitchen"
+        return Finding(part="FP4", level=Level.GOOD, text=text)
+    return Finding(part="FP4", level=Level.NOTE, text=f"emulated exactly, {_why_emulated(gpu)}")
+
+
+def _why_emulated(gpu: Gpu | None) -> str:
+    if gpu is None:
+        return "since there is no GPU: results are those of FP4, speed is not"
+    if gpu.capability >= BLACKWELL:
+        return "though this GPU has FP4 tensor cores: pip install 'heliostat[fp4]'"
+    if gpu.capability >= HOPPER:
+        return f"since {gpu.sm} has no FP4 tensor cores: NVFP4 engines save memory, not time"
+    return f"since {gpu.sm} has no FP4 tensor cores: build engines with --precision nvfp4-w4a16"
+
+
+def _c_compiler() -> Finding:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        text = "no cc: NVFP4 on the CPU takes a dozen passes instead of one; install gcc"
+        return Finding(part="C compiler", level=Level.NOTE, text=text)
+    if nvfp4_cpu.compiled() is None:
+        text = (
+            f"{compiler} cannot compile nvfp4_cpu.c (its reason is in the log), so NVFP4 on the "
+            "CPU is slower: install a newer gcc"
+        )
+        return Finding(part="C compiler", level=Level.PROBLEM, text=text)
+    text = f"{compiler}: NVFP4 on the CPU in one pass"
+    return Finding(part="C compiler", level=Level.GOOD, text=text)
+
+
+def _vendor(runtime: Runtime) -> Finding:
+    installed = importlib.util.find_spec(runtime) is not None
+    try:
+        vendor = load_vendor(runtime)
+    except RuntimeMissingError as error:
+        level = Level.PROBLEM if installed else Level.NOTE
+        return Finding(part=runtime, level=level, text=str(error))
+    return Finding(part=runtime, level=Level.GOOD, text=vendor.version)

@@ -1,0 +1,134 @@
+"""Whether a family's published transformer fits on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from rich import filesize
+
+from heliostat_engines import native_fp4
+from heliostat_engines.build.target import BuildNeeds
+from heliostat_engines.doctor.findings import Finding, Level
+from heliostat_engines.families.family import Size
+from heliostat_engines.hardware import find_gpu, free_disk_bytes, free_memory_bytes
+from heliostat_engines.inspection import nvfp4_bytes, transformer_bytes
+from heliostat_engines.precision import Precision, plan_linears
+
+if TYPE_CHECKING:
+    from heliostat_engines.families.family import Family
+
+
+@dataclass(frozen=True)
+class Space:
+    """Free bytes. gpu_bytes is None without a GPU; is_native: its FP4 tensor cores are used."""
+
+    host_bytes: int
+    disk_bytes: int
+    gpu_bytes: int | None
+    is_native: bool
+
+
+class Need(BaseModel):
+    """What a use takes of one resource, and what is free of it, in bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    what: str
+    takes: int
+    free: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is enough."""
+        return self.takes <= self.free
+
+
+class FamilyRoom(BaseModel):
+    """A family's published transformer under its published map; text encoders and decoder come on top."""
+
+    model_config = ConfigDict(frozen=True)
+
+    family: str
+    bf16_bytes: int
+    nvfp4_bytes: int
+    torch: Need
+    """To explore with the torch runtime, where it runs."""
+    build: tuple[Need, ...]
+    """To build an NVFP4 engine: memory, GPU memory if there is a GPU, disk."""
+
+    @property
+    def can_build(self) -> bool:
+        """Whether an engine can be built here."""
+        return all(need.fits for need in self.build)
+
+
+def measure_space(cache: Path) -> Space:
+    """Of this machine; `cache` is where engines are kept."""
+    gpu = find_gpu()
+    return Space(
+        host_bytes=free_memory_bytes(),
+        disk_bytes=free_disk_bytes(cache),
+        gpu_bytes=None if gpu is None else gpu.free_bytes,
+        is_native=gpu is not None and native_fp4.usable_on(torch.device("cuda")),
+    )
+
+
+def family_room(family: Family, space: Space) -> FamilyRoom:
+    """Compare a family's needs with the space there is. Takes no memory for weights."""
+    transformer = family.build_transformer(Size.PUBLISHED)
+    plans = plan_linears(transformer, family.precision_map, family.lora_targets)
+    bf16 = transformer_bytes(transformer, plans, Precision.BF16)
+    nvfp4 = transformer_bytes(transformer, plans, Precision.NVFP4)
+    codes = sum(
+        nvfp4_bytes(plan.in_features * plan.out_features)
+        for plan in plans
+        if plan.precision is Precision.NVFP4
+    )
+    is_local = Path(family.default_checkpoint).is_dir()
+    is_measured = is_local and family.activation_amax(family.default_checkpoint) is not None
+    needs = BuildNeeds.of(nvfp4, 0 if is_measured else bf16)
+    disk = needs.disk + (0 if is_local else bf16)
+    build = [Need(what="memory", takes=int(needs.host), free=space.host_bytes)]
+    if space.gpu_bytes is not None:
+        build.append(Need(what="GPU memory", takes=int(needs.device), free=space.gpu_bytes))
+    build.append(Need(what="disk", takes=int(disk), free=space.disk_bytes))
+    return FamilyRoom(
+        family=family.name,
+        bf16_bytes=bf16,
+        nvfp4_bytes=nvfp4,
+        torch=_torch_need(bf16, codes, space),
+        build=tuple(build),
+    )
+
+
+def room_findings(room: FamilyRoom) -> list[Finding]:
+    """What somebody who asked for this family has to know."""
+    lacking = [f"explore with it: {_lack(room.torch)}"] if not room.torch.fits else []
+    lacking += [f"build an engine of it: {_lack(need)}" for need in room.build if not need.fits]
+    if not lacking:
+        text = "fits, to explore with torch and to build an engine"
+        return [Finding(part=room.family, level=Level.GOOD, text=text)]
+    return [
+        Finding(
+            part=room.family,
+            level=Level.PROBLEM,
+            text=f"there is too little to {what}; free some, or use a larger machine",
+        )
+        for what in lacking
+    ]
+
+
+def _torch_need(bf16: int, codes: int, space: Space) -> Need:
+    """All of it in BF16 while it loads; emulation keeps that, and the codes beside it."""
+    takes = bf16 if space.is_native else bf16 + codes
+    if space.gpu_bytes is None:
+        return Need(what="memory", takes=takes, free=space.host_bytes)
+    return Need(what="GPU memory", takes=takes, free=space.gpu_bytes)
+
+
+def _lack(need: Need) -> str:
+    return f"{filesize.decimal(need.takes)} of {need.what}, {filesize.decimal(need.free)} are free"

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from heliostat_engines import nvfp4_cpu
+from heliostat_engines.doctor import machine
+from heliostat_engines.doctor.findings import Finding, Level
+from heliostat_engines.doctor.machine import examine_machine
+from heliostat_engines.hardware import Gpu
+
+
+def gpu(major: int, minor: int = 0) -> Gpu:
+    return Gpu("a card", (major, minor), 80 * 10**9, 60 * 10**9)
+
+
+def examined(card: Gpu | None, part: str, tmp_path: Path) -> Finding:
+    return next(found for found in examine_machine(card, tmp_path) if found.part == part)
+
+
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        (None, "speed is not"),
+        (gpu(8, 9), "sm89 has no FP4 tensor cores: build engines with --precision nvfp4-w4a16"),
+        (gpu(9), "sm90 has no FP4 tensor cores: NVFP4 engines save memory, not time"),
+        (gpu(12), "pip install 'heliostat\\[fp4\\]'"),
+    ],
+)
+def test_emulation_has_its_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, card: Gpu | None, words: str
+) -> None:
+    monkeypatch.setattr(machine.native_fp4, "usable_on", lambda _: False)
+    found = examined(card, "FP4", tmp_path)
+    assert found.level is Level.NOTE
+    assert words.replace("\\", "") in found.text
+
+
+def test_native_fp4_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine.native_fp4, "usable_on", lambda _: True)
+    assert examined(gpu(10), "FP4", tmp_path).level is Level.GOOD
+
+
+def test_a_missing_gpu_is_no_problem_but_one_that_torch_cannot_use_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine.native_fp4, "usable_on", lambda _: False)
+    monkeypatch.setattr(machine, "_driver_version", lambda: None)
+    assert examined(None, "GPU", tmp_path).level is Level.NOTE
+    monkeypatch.setattr(machine, "_driver_version", lambda: "580.95")
+    unusable = examined(None, "GPU", tmp_path)
+    assert unusable.level is Level.PROBLEM
+    assert "install torch for CUDA" in unusable.text
+    found = examined(gpu(12), "GPU", tmp_path)
+    assert found.level is Level.GOOD
+    assert found.text == "a card, sm120, 60.0 GB of 80.0 GB free, driver 580.95"
+
+
+def test_an_old_library_is_a_problem_and_a_missing_one_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "empty")])
+    missing = examined(None, "tensorrt", tmp_path)
+    assert missing.level is Level.NOTE
+    assert "pip install 'tensorrt-cu13>=11.4'" in missing.text
+    (tmp_path / "empty" / "tensorrt.py").write_text("__version__ = '10.9.0.34'\n")
+    old = examined(None, "tensorrt", tmp_path)
+    assert old.level is Level.PROBLEM
+    assert "10.9.0.34 is too old" in old.text
+    sys.modules.pop("tensorrt", None)
+
+
+def test_the_library_that_is_here_is_named_with_its_version(tmp_path: Path) -> None:
+    found = examined(None, "tensorrt_rtx", tmp_path)
+    rtx: ModuleType = sys.modules["tensorrt_rtx"]
+    assert (found.level, found.text) == (Level.GOOD, rtx.__version__)
+
+
+def test_a_compiler_that_is_absent_or_fails_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert examined(None, "C compiler", tmp_path).level is Level.GOOD
+    monkeypatch.setattr(nvfp4_cpu, "compiled", lambda: None)
+    assert examined(None, "C compiler", tmp_path).level is Level.PROBLEM
+    monkeypatch.setenv("PATH", str(tmp_path))
+    absent = examined(None, "C compiler", tmp_path)
+    assert absent.level is Level.NOTE
+    assert "install gcc" in absent.text

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from heliostat_engines.doctor.findings import Level
+from heliostat_engines.doctor.room import Space, family_room, room_findings
+from heliostat_engines.families import get_family
+from heliostat_engines.families.family import MapName
+from heliostat_engines.inspection import inspect
+
+GB = 10**9
+LARGE = Space(host_bytes=1000 * GB, disk_bytes=1000 * GB, gpu_bytes=None, is_native=False)
+
+
+@pytest.mark.parametrize("name", ["demo", "sana"])
+def test_the_bytes_are_those_of_the_inspection(name: str) -> None:
+    room = family_room(get_family(name), LARGE)
+    inspection = inspect(get_family(name), MapName.PUBLISHED)
+    assert (room.bf16_bytes, room.nvfp4_bytes) == (inspection.bf16_bytes, inspection.bytes)
+
+
+def test_all_fits_a_large_machine() -> None:
+    room = family_room(get_family("flux"), LARGE)
+    assert room.torch.fits
+    assert room.can_build
+    (found,) = room_findings(room)
+    assert found.level is Level.GOOD
+
+
+def test_what_does_not_fit_names_both_numbers() -> None:
+    small = replace(LARGE, host_bytes=25 * GB, disk_bytes=20 * GB)
+    room = family_room(get_family("flux"), small)
+    torch, memory, disk = room_findings(room)
+    assert {found.level for found in (torch, memory, disk)} == {Level.PROBLEM}
+    assert "explore with it: 30.5 GB of memory, 25.0 GB are free" in torch.text
+    assert "build an engine of it: 25.3 GB of memory" in memory.text
+    assert "37.4 GB of disk, 20.0 GB are free" in disk.text
+
+
+def test_on_a_gpu_its_memory_counts_and_fp4_tensor_cores_save_it() -> None:
+    emulated = family_room(get_family("flux"), replace(LARGE, gpu_bytes=28 * GB))
+    native = family_room(get_family("flux"), replace(LARGE, gpu_bytes=28 * GB, is_native=True))
+    assert (emulated.torch.what, emulated.torch.fits) == ("GPU memory", False)
+    assert native.torch.fits
+    assert [need.what for need in native.build] == ["memory", "GPU memory", "disk"]
+    assert native.can_build
+
+
+def test_a_shipped_checkpoint_needs_no_download_and_no_calibration() -> None:
+    room = family_room(get_family("demo"), LARGE)
+    assert [need.takes for need in room.build if need.what == "disk"] == [2 * room.nvfp4_bytes]
