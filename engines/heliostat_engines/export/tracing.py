@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 import torch
+from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -92,7 +93,7 @@ def trace(family: Family, skeleton: nn.Module) -> TracedGraph:
     assert program is not None
     model = program.model
     weights = _take_weights_out(model.graph)
-    optimizer.optimize_ir(model)
+    _simplify(model)
     _name_ends(model.graph, exported.graph_signature.user_inputs)
     return TracedGraph(model, {name.removeprefix(_PREFIX): weights[name] for name in weights})
 
@@ -145,6 +146,25 @@ def _dynamic_shapes(
         for axis, side in ((2, "height"), (3, "width")):
             shapes["latents"][axis] = step * Dim(side, min=2, max=largest // step)
     return shapes
+
+
+def _simplify(model: ir.Model) -> None:
+    """Fold constants and drop what is double or unused.
+
+    Without onnxscript's rewrite rules: they take a constant below 1e-8 for zero, which SANA's
+    linear attention adds to a denominator that may be zero.
+    """
+    passes.InlinePass()(model)
+    optimizer.fold_constants_ir(model, onnx_shape_inference=True)
+    ir.passes.Sequential(
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    )(model)
 
 
 def _take_weights_out(graph: ir.Graph) -> dict[str, ir.Value]:
