@@ -1,5 +1,6 @@
 """How fast is a tensor quantised to NVFP4 and packed, here and in other libraries, on the CPU?
 
+    pip install -e '.[dev,peers]'
     python -m tests.benchmarks.nvfp4_throughput [--threads 2] [--rounds 15] [--out nvfp4.json]
 
 Every implementation starts from the same tensor and finds the global scale itself. Rounds are
