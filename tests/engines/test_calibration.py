@@ -14,7 +14,7 @@ from heliostat_engines.runtimes.torch import TorchEngine
 FAMILY = get_family("demo")
 
 
-def test_calibration_covers_what_is_quantised_and_the_family_reads_it(
+def test_calibration_covers_what_any_map_quantises_and_the_family_reads_it(
     random_checkpoint: Path, tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / "checkpoint"
@@ -22,7 +22,7 @@ def test_calibration_covers_what_is_quantised_and_the_family_reads_it(
     transformer = FAMILY.load_transformer(str(checkpoint), torch.bfloat16)
     conditioning = Conditioning(torch.randn(2, 16, 384), torch.randn(2, 384))
     amax = calibrate(FAMILY, transformer, conditioning, seeds=[1, 2], steps=2)
-    plan = plan_linears(transformer, FAMILY.precision_map, FAMILY.lora_targets)
+    plan = plan_linears(transformer, FAMILY.wide_precision_map, FAMILY.lora_targets)
     assert set(amax) == {p.name for p in plan if p.precision is Precision.NVFP4}
     assert all(value > 0 for value in amax.values())
 
