@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from heliostat.bench import bench_app
 from heliostat.engine import PrecisionMapOption, engine_app
 from heliostat_engines.errors import HeliostatError
 
@@ -37,6 +38,7 @@ demo_app = typer.Typer(
 )
 app.add_typer(demo_app, name="demo")
 app.add_typer(engine_app, name="engine")
+app.add_typer(bench_app, name="bench")
 
 
 class PrecisionOption(StrEnum):

@@ -87,6 +87,11 @@ class ModelSettings(_Settings):
     """A compiled engine's folder, relative to this file; None: the torch runtime."""
     vlm_judge: VlmJudgeSettings | None = None
 
+    @property
+    def torch_device(self) -> str:
+        """What torch calls the device."""
+        return "cuda" if self.device == "gpu" else "cpu"
+
 
 class ServeSettings(_Settings):
     """Settings of `serve`."""

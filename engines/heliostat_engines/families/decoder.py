@@ -38,11 +38,19 @@ class VaeDecoder:
         """
         self.module = DecoderModule(vae, scale, shift)
         self._at_once = at_once
+        self._device = torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> VaeDecoder:
+        """Decode there from now on."""
+        self._device = torch.device(device)
+        self.module.to(self._device)
+        return self
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """latents[B, C, h, w] -> images[B, 3, H, W], float32 in 0..1."""
-        return torch.cat([self.module(part) for part in torch.split(latents, self._at_once)])
+        """latents[B, C, h, w] -> images[B, 3, H, W], float32 in 0..1, where the latents are."""
+        parts = torch.split(latents.to(self._device), self._at_once)
+        return torch.cat([self.module(part).to(latents.device) for part in parts])
 
 
 def load_kl_decoder(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from heliostat_engines.conditioning import Conditioning
+    from heliostat_engines.families.decoder import VaeDecoder
     from heliostat_engines.precision import PrecisionMap
 
 
@@ -54,15 +55,18 @@ class DecoderName(StrEnum):
 class TextEncoder(Protocol):
     """Turns prompts into conditioning; the same prompt gives the same bits in any batch."""
 
+    def to(self, device: torch.device | str) -> TextEncoder:
+        """Encode there from now on."""
+
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """One row a prompt; the empty prompt is the unconditional row of guidance."""
+        """One row a prompt, on the host; the empty one is the unconditional row of guidance."""
 
 
 class Decoder(Protocol):
     """Turns clean latents into images."""
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """latents[B, ...] -> images[B, 3, H, W], float32 in 0..1."""
+        """latents[B, ...] -> images[B, 3, H, W], float32 in 0..1, where the latents are."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class Family(ABC):
         """The family's text encoder(s). Raises CheckpointError."""
 
     @abstractmethod
-    def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> Decoder:
+    def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> VaeDecoder:
         """A decoder, with the latents' scaling undone inside.
 
         Raises:

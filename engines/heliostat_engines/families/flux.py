@@ -11,7 +11,6 @@ from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families import tiny
 from heliostat_engines.families.decoder import load_kl_decoder, load_tiny_decoder
 from heliostat_engines.families.family import (
-    Decoder,
     DecoderName,
     Family,
     Resolutions,
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
+
+    from heliostat_engines.families.decoder import VaeDecoder
 
 PATCH = 2
 """The transformer sees latents packed: one token a patch of 2x2."""
@@ -158,10 +159,10 @@ class FluxFamily(Family):
             tokens, pooled, _ = pipeline.encode_prompt(prompt, max_sequence_length=T5_TOKENS)
             return Conditioning(tokens, pooled)
 
-        return PipelineTextEncoder(encode_one)
+        return PipelineTextEncoder(pipeline, encode_one)
 
     @override
-    def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> Decoder:
+    def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> VaeDecoder:
         if decoder is DecoderName.TINY:
             return load_tiny_decoder(checkpoint, TINY_DECODER)
         return load_kl_decoder(checkpoint)

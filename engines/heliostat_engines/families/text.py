@@ -22,16 +22,26 @@ class PipelineTextEncoder:
     A prompt's embedding so has the same bits whatever else is in the batch.
     """
 
-    def __init__(self, encode_one: Callable[[str], Conditioning]) -> None:
-        """`encode_one` makes one row of a prompt."""
+    def __init__(self, pipeline: Any, encode_one: Callable[[str], Conditioning]) -> None:
+        """`encode_one` makes one row of a prompt with the pipeline."""
+        self._pipeline = pipeline
         self._encode_one = encode_one
+
+    def to(self, device: torch.device | str) -> PipelineTextEncoder:
+        """Encode there from now on."""
+        self._pipeline.to(device)
+        return self
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Conditioning[B] of prompts[B], in the text encoder's dtype."""
+        """Conditioning[B] of prompts[B], in the text encoder's dtype, on the host."""
         if not prompts:
-            return self._encode_one("").take([])
-        return Conditioning.concat([self._encode_one(prompt) for prompt in prompts])
+            return self._on_host("").take([])
+        return Conditioning.concat([self._on_host(prompt) for prompt in prompts])
+
+    def _on_host(self, prompt: str) -> Conditioning:
+        row = self._encode_one(prompt)
+        return row.to(row.tokens.dtype, "cpu")
 
 
 def load_text_pipeline(pipeline_class: type[Any], checkpoint: str) -> Any:

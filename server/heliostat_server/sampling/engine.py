@@ -27,7 +27,7 @@ def load_engine(family: Family, settings: ModelSettings) -> Engine:
         precision_map=MapName(settings.precision_map),
         max_rank=settings.max_rank,
         slots=settings.slots,
-        device="cuda" if settings.device == "gpu" else "cpu",
+        device=settings.torch_device,
     )
 
 
@@ -35,4 +35,4 @@ def load_decoder(family: Family, settings: ModelSettings) -> Decoder:
     """The engine's compiled decoder if it has one, else the family's."""
     if settings.engine is not None and read_manifest(settings.engine).decoder is not None:
         return TensorRTDecoder(settings.engine)
-    return family.load_decoder(settings.checkpoint)
+    return family.load_decoder(settings.checkpoint).to(settings.torch_device)

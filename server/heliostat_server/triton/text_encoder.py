@@ -24,7 +24,8 @@ class TextEncoderModel:
     def __init__(self, settings: ModelSettings) -> None:
         self._limits = settings.limits
         self._log = structlog.get_logger("text_encoder")
-        self._encoder = get_family(settings.family).load_text_encoder(settings.checkpoint)
+        family = get_family(settings.family)
+        self._encoder = family.load_text_encoder(settings.checkpoint).to(settings.torch_device)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """TOKENS, POOLED, and MASK where there is one, or an error, for each request."""

@@ -13,7 +13,6 @@ from heliostat_engines import calibration
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.decoder import load_kl_decoder
 from heliostat_engines.families.family import (
-    Decoder,
     DecoderName,
     Resolutions,
     Size,
@@ -25,6 +24,8 @@ from heliostat_engines.precision import PrecisionMap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from heliostat_engines.families.decoder import VaeDecoder
 
 WEIGHTS = Path(__file__).parent / "weights"
 BATCH = 256
@@ -59,7 +60,7 @@ class DemoFamily(Sd3Family):
         return DemoTextEncoder()
 
     @override
-    def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> Decoder:
+    def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> VaeDecoder:
         """AutoencoderKL's decoder in float32 (1 M parameters: BF16 gains nothing here)."""
         if decoder is DecoderName.TINY:
             raise CheckpointError("the demo's decoder is tiny already: set decoder = full")

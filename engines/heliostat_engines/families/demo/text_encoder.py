@@ -47,6 +47,12 @@ class DemoTextEncoder:
         self._model.load_state_dict(weights)
         self._cached = lru_cache(maxsize=cache_size)(self._encode_one)
 
+    def to(self, device: torch.device | str) -> DemoTextEncoder:
+        """Encode there from now on."""
+        self._model.to(device)
+        self._cached.cache_clear()
+        return self
+
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts[B] to tokens[B, 16, 384] and pooled[B, 384], float32.
 
@@ -62,7 +68,7 @@ class DemoTextEncoder:
     def _encode_one(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode one prompt to tokens[16, 384] and pooled[384]."""
         inputs = self._tokenizer(prompt, truncation=True, max_length=TOKENS, return_tensors="pt")
-        states = self._model(**inputs).last_hidden_state[0].float()
+        states = self._model(**inputs.to(self._model.device)).last_hidden_state[0].float().cpu()
         tokens = F.pad(states, (0, 0, 0, TOKENS - len(states))) * TOKEN_SCALE
         pooled = F.normalize(states.mean(dim=0), dim=0) * POOLED_SCALE
         return tokens, pooled

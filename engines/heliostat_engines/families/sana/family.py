@@ -14,7 +14,6 @@ from heliostat_engines.families import tiny
 from heliostat_engines.families.checkpoint import load_part
 from heliostat_engines.families.decoder import VaeDecoder
 from heliostat_engines.families.family import (
-    Decoder,
     DecoderName,
     Family,
     Resolutions,
@@ -179,10 +178,10 @@ class SanaFamily(Family):
             )
             return Conditioning(tokens, tokens.new_zeros(1, 0), mask)
 
-        return PipelineTextEncoder(encode_one)
+        return PipelineTextEncoder(pipeline, encode_one)
 
     @override
-    def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> Decoder:
+    def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> VaeDecoder:
         """AutoencoderDC; no AutoencoderTiny of its latents is published."""
         from diffusers import AutoencoderDC
 

@@ -10,7 +10,6 @@ from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families import tiny
 from heliostat_engines.families.decoder import load_kl_decoder, load_tiny_decoder
 from heliostat_engines.families.family import (
-    Decoder,
     DecoderName,
     Resolutions,
     Size,
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+
+    from heliostat_engines.families.decoder import VaeDecoder
 
 TINY_DECODER = "madebyollin/taesd3"
 CLIP_TOKENS = 77
@@ -111,10 +112,10 @@ class Sd35Family(Sd3Family):
             )
             return Conditioning(tokens, pooled)
 
-        return PipelineTextEncoder(encode_one)
+        return PipelineTextEncoder(pipeline, encode_one)
 
     @override
-    def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> Decoder:
+    def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> VaeDecoder:
         if decoder is DecoderName.TINY:
             return load_tiny_decoder(checkpoint, TINY_DECODER)
         return load_kl_decoder(checkpoint)
