@@ -17,6 +17,10 @@ class Code(StrEnum):
     """The request itself is wrong: sending it again changes nothing."""
     NOT_FOUND = "NOT_FOUND"
     """It names something that does not exist, or no longer."""
+    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+    """It would go beyond the experiment's limits; if it says retry-after, not for long."""
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    """It was not done within the time that the one who asked gave it."""
     UNAVAILABLE = "UNAVAILABLE"
     """The server is starting, stopping or recovering: worth another try in seconds."""
     INTERNAL = "INTERNAL"
@@ -29,6 +33,18 @@ class RequestError(HeliostatError, ValueError):
 
 class NotFoundError(HeliostatError, LookupError):
     """An adapter or a version that the store does not hold."""
+
+
+class QueueFullError(HeliostatError, RuntimeError):
+    """Too much of an experiment's work is waiting already."""
+
+    def __init__(self, sentence: str, retry_after_s: int) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(HeliostatError, TimeoutError):
+    """The time that a request gave itself is over."""
 
 
 class UnavailableError(HeliostatError, RuntimeError):
@@ -56,6 +72,10 @@ def code_of(error: BaseException) -> Code:
     match error:
         case NotFoundError():
             return Code.NOT_FOUND
+        case QueueFullError():
+            return Code.RESOURCE_EXHAUSTED
+        case DeadlineError():
+            return Code.DEADLINE_EXCEEDED
         case UnavailableError():
             return Code.UNAVAILABLE
         case NonFiniteError() | ModelError():
@@ -78,12 +98,19 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error} (a fault of the server; its log has the traceback)"
 
 
-_STREAMED = re.compile(r"\[(?P<code>[A-Z_]+)\] ")
+_STREAMED = re.compile(r"\[(?P<code>[A-Z_]+)(?: [a-z-]+=[^\] ]*)*\] ")
 
 
-def streamed(error: BaseException) -> str:
-    """An error within a stream, as `[CODE] sentence`: Triton passes on only its text."""
-    return f"[{code_of(error)}] {describe(error)}"
+def streamed(error: BaseException, request_id: str = "") -> str:
+    """An error within a stream: Triton passes on only its text.
+
+    `[CODE] sentence`; of a full queue `[CODE retry-after=SECONDS request=ID] sentence`, so that the
+    client knows which of the stream's requests to send again, and when.
+    """
+    details = ""
+    if isinstance(error, QueueFullError):
+        details = f" retry-after={error.retry_after_s} request={request_id}"
+    return f"[{code_of(error)}{details}] {describe(error)}"
 
 
 def read_streamed(text: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ class _Settings(BaseModel):
 
 
 class LimitSettings(_Settings):
-    """What one request may ask for."""
+    """What requests may ask for."""
 
     batch: Annotated[int, Field(ge=1, le=1024)] = 24
     """Candidates denoised together. Always this many, so that a candidate's reward never depends
@@ -27,6 +27,8 @@ class LimitSettings(_Settings):
     """Denoising steps of a rollout."""
     max_seeds: Annotated[int, Field(ge=1)] = 4096
     """Candidates of one rollout request."""
+    max_queued_images: Annotated[int, Field(ge=1)] = 65_536
+    """Candidates of all experiments together that may wait to be drawn."""
     max_prompt_chars: Annotated[int, Field(ge=1)] = 1000
     """Characters of a prompt."""
     max_adapter_bytes: Annotated[int, Field(ge=1)] = 2**30

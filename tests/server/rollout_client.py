@@ -54,14 +54,23 @@ class RolloutClient:
         parts = publish_parts(files, experiment, **header)
         return self._control.Publish(iter(parts), timeout=60)
 
-    def start_explore(self, seeds: Sequence[int], timeout_s: float = 60, **spec: object) -> Any:
+    def start_explore(
+        self,
+        seeds: Sequence[int],
+        timeout_s: float = 60,
+        request_id: str = "",
+        request_timeout_us: int = 0,
+        **spec: object,
+    ) -> Any:
         rollout = {
             "experiment": "e",
             "prompt": "a red cat",
             "steps": 2,
             "rewards": ["colourfulness"],
         }
-        request = service_pb2.ModelInferRequest(model_name="explore")
+        request = service_pb2.ModelInferRequest(model_name="explore", id=request_id)
+        if request_timeout_us:
+            request.parameters["timeout"].int64_param = request_timeout_us
         _add_bytes(request, "SPEC", [json.dumps({"rollout": rollout | spec}).encode()])
         _add(request, "SEEDS", np.array(seeds, np.int64))
         self.wire_bytes += request.ByteSize()

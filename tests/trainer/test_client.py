@@ -130,6 +130,26 @@ def test_only_unanswered_batches_are_asked_again(
     assert "server.patience_s" in said[0]
 
 
+def test_a_full_queue_postpones_that_group_alone(
+    client: RolloutServer, wire: WireServer, said: list[str]
+) -> None:
+    asked = requests(3, seeds=2)
+
+    def full(_) -> str:
+        return "[RESOURCE_EXHAUSTED retry-after=1 request=0] 96 images wait, ask again in 1 s"
+
+    wire.faults.streams = [full]
+    started = time.monotonic()
+    groups = list(client.explore(asked))
+    check(groups, asked)
+    assert time.monotonic() - started > 1
+    assert [group.request.row for group in groups] == [1, 2, 0]
+    assert [prompt for prompt, *_ in wire.asked] == ["p0", "p1", "p2", "p0"]
+    assert said == [
+        "waiting for room in the rollout server's queue: 96 images wait, ask again in 1 s"
+    ]
+
+
 def test_a_server_that_moved_to_another_port_is_found(
     client: RolloutServer, wire: WireServer
 ) -> None:

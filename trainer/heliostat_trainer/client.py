@@ -66,6 +66,7 @@ class RolloutServer:
         self._experiment = experiment
         self._groups_in_flight = groups_in_flight
         self._silence_s = max(patience_s, SHORTEST_SILENCE_S)
+        self._say = say
         self._patience = Patience(patience_s, url, say)
         self._channel: grpc.Channel | None = None
         self._triton: InferenceServerClient | None = None
@@ -107,6 +108,7 @@ class RolloutServer:
             self._probe,
             groups_in_flight=self._groups_in_flight,
             silence_s=self._silence_s,
+            say=self._say,
         )
         answers = -1
 

@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_trainer.errors import ServerRefusedError
-from heliostat_trainer.patience import ServerAwayError
+from heliostat_trainer.patience import ServerAwayError, ServerBusyError
 from heliostat_trainer.types import Candidate, Group, GroupRequest
 from heliostat_trainer.wire import array_input, output, spec_input, triton_client, triton_error
 
@@ -88,6 +88,7 @@ class RolloutStream:
 
         Raises:
             ServerAwayError: the stream broke.
+            ServerBusyError: one request has to be asked again later; the others are drawn.
             ServerRefusedError: the server refuses a request, in its words.
         """
         try:
@@ -115,6 +116,7 @@ class Exploration:
         *,
         groups_in_flight: int,
         silence_s: float,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`probe` raises ServerAwayError if the stream's server is gone without a word."""
         self._waiting = [_PendingGroup(request) for request in reversed(requests)]
@@ -123,7 +125,10 @@ class Exploration:
         self._probe = probe
         self._groups_in_flight = groups_in_flight
         self._silence_s = silence_s
+        self._say = say
         self._stream: RolloutStream | None = None
+        self._postponed: dict[int, float] = {}
+        self._heard = time.monotonic()
         self._started = time.monotonic()
         self.answers = 0
 
@@ -159,6 +164,8 @@ class Exploration:
     def _connected(self) -> RolloutStream:
         if self._stream is None:
             self._stream = self._open_stream()
+            self._heard = time.monotonic()
+            self._postponed.clear()
             for pending in self._asked.values():
                 self._stream.ask(pending.request, pending.missing())
         return self._stream
@@ -170,17 +177,37 @@ class Exploration:
             stream.ask(pending.request, pending.missing())
 
     def _next_answer(self, stream: RolloutStream) -> Answer:
-        silent_since = probed = time.monotonic()
+        self._heard = probed = time.monotonic()
         while True:
-            answer = stream.next(POLL_S)
+            self._ask_postponed(stream)
+            try:
+                answer = stream.next(POLL_S)
+            except ServerBusyError as busy:
+                self._postpone(busy)
+                continue
             if answer is not None:
                 return answer
             now = time.monotonic()
-            if now - silent_since > self._silence_s:
+            if now - self._heard > self._silence_s:
                 raise ServerAwayError(f"no answer for {self._silence_s:g} s")
             if now - probed > PROBE_EVERY_S:
                 self._probe(stream)
                 probed = now
+
+    def _postpone(self, busy: ServerBusyError) -> None:
+        """Keep a group that the server's queue had no room for; what it took is still drawn."""
+        row = int(busy.request_id)
+        if not self._postponed:
+            self._say(f"waiting for room in the rollout server's queue: {busy}")
+        self._heard = time.monotonic()
+        self._postponed[row] = self._heard + busy.retry_after_s
+
+    def _ask_postponed(self, stream: RolloutStream) -> None:
+        now = time.monotonic()
+        for row in [row for row, due in self._postponed.items() if due <= now]:
+            del self._postponed[row]
+            self._heard = now
+            stream.ask(self._asked[row].request, self._asked[row].missing())
 
     def _take(self, stream: RolloutStream, answer: Answer) -> Group | None:
         pending = self._asked.get(answer.row)

@@ -23,6 +23,15 @@ class ServerAwayError(HeliostatError, ConnectionError):
     """The transport failed or a model is not up: the same request may succeed in a while."""
 
 
+class ServerBusyError(ServerAwayError):
+    """The server has too much of ours waiting: it takes that one request again later."""
+
+    def __init__(self, sentence: str, retry_after_s: float, request_id: str) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
+        self.request_id = request_id
+
+
 class Patience:
     """Retries an action while the server is away, and counts how long that has been.
 

@@ -11,7 +11,7 @@ from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import InferenceServerClient, InferInput, KeepAliveOptions
 
 from heliostat_trainer.errors import ServerRefusedError
-from heliostat_trainer.patience import ServerAwayError
+from heliostat_trainer.patience import ServerAwayError, ServerBusyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,9 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", -1),
 ]
 
-_STREAMED = re.compile(r"\[(?P<code>[A-Z_]+)\] ")
+_STREAMED = re.compile(
+    r"\[(?P<code>[A-Z_]+)(?: retry-after=(?P<retry_after>\d+) request=(?P<request>[^\] ]*))?\] "
+)
 _AWAY_CODES = ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "ABORTED")
 _AWAY_WORDS = (
     "stub process",
@@ -116,10 +118,15 @@ def control_error(error: grpc.RpcError, url: str) -> HeliostatError:
 
 
 def _error(message: str, status: str) -> HeliostatError:
-    """A streamed error of the server has its code before the sentence, `[CODE] sentence`."""
+    """A streamed error of the server has its code before the sentence, `[CODE] sentence`.
+
+    A full queue's is `[CODE retry-after=SECONDS request=ID] sentence`.
+    """
     coded = _STREAMED.match(message)
     if coded is not None:
         status, message = coded["code"], message[coded.end() :]
+        if coded["retry_after"] is not None:
+            return ServerBusyError(message, float(coded["retry_after"]), coded["request"])
     sentence = message.strip() or status
     away = any(code in status for code in _AWAY_CODES)
     away = away or (coded is None and any(word in message.lower() for word in _AWAY_WORDS))

@@ -144,6 +144,8 @@ def _info(
             resolution_px=description.resolution_px,
         ),
         rewards=description.rewards,
-        limits=control_pb2.Limits(**limits.model_dump()),
+        limits=control_pb2.Limits(
+            **limits.model_dump(include=set(control_pb2.Limits.DESCRIPTOR.fields_by_name))
+        ),
         latest_version=latest,
     )

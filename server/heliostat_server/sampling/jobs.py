@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
+from heliostat_server.errors import DeadlineError
 from heliostat_server.sampling.requests import Rollout
 
 if TYPE_CHECKING:
@@ -55,10 +57,16 @@ class ExploreJob:
     Two threads hold it at once, one denoising and one scoring: its end is decided once.
     """
 
-    def __init__(self, request: Rollout | Load, reply: Reply, batch: int) -> None:
+    def __init__(
+        self, request: Rollout | Load, reply: Reply, batch: int, timeout_s: float | None = None
+    ) -> None:
+        """timeout_s: from now, after which nobody wants the answer; None: always."""
         self.request = request
         self.reply = reply
         self.drawing: Drawing | None = None
+        self._timeout_s = timeout_s
+        self._started = time.monotonic()
+        self._batch = batch
         seeds = request.seeds if isinstance(request, Rollout) else ()
         self._left = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
         self._unanswered = max(1, len(self._left))
@@ -81,6 +89,22 @@ class ExploreJob:
         return not self._ended and (bool(self._left) or self.is_urgent)
 
     @property
+    def images_left(self) -> int:
+        """Seeds not drawn yet."""
+        return 0 if self._ended else len(self._left) * self._batch
+
+    @property
+    def batch_cost(self) -> int:
+        """Evaluations of the transformer that a batch takes, counted for each image."""
+        nfes = self.request.nfes if isinstance(self.request, Rollout) else 0
+        return self._batch * nfes
+
+    @property
+    def cost_left(self) -> int:
+        """The cost of all batches left."""
+        return 0 if self._ended else len(self._left) * self.batch_cost
+
+    @property
     def has_ended(self) -> bool:
         """Whether its last answer is sent."""
         return self._ended
@@ -89,12 +113,22 @@ class ExploreJob:
         """The next batch's seeds."""
         return self._left.pop(0)
 
-    def stop_if_cancelled(self) -> None:
-        """Raise CancelledError if the client is gone, or the job has ended otherwise."""
+    def stop_if_over(self) -> None:
+        """Raise if nobody waits for the job any longer.
+
+        Raises:
+            CancelledError: the client is gone, or the job has ended otherwise.
+            DeadlineError: its time is over.
+        """
         # Under the lock: a reply must not be touched once its end is sent.
         with self._lock:
             if self._ended or self.reply.is_cancelled():
                 raise CancelledError
+        if self._timeout_s is not None and self._age_s() > self._timeout_s:
+            raise DeadlineError(
+                f"the rollout's {self._timeout_s:g} s are over with {self._unanswered * self._batch} "
+                "images to go: ask for fewer or give it longer"
+            )
 
     def answer(self, answer: FinishedBatch | Binding) -> None:
         """Send an answer, and end after the last one."""
@@ -120,3 +154,6 @@ class ExploreJob:
                 self.reply.finish()
             else:
                 self.reply.fail(error)
+
+    def _age_s(self) -> float:
+        return time.monotonic() - self._started

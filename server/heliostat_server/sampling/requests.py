@@ -33,6 +33,11 @@ class Rollout:
     return_latents: bool
     seeds: tuple[int, ...]
 
+    @property
+    def nfes(self) -> int:
+        """Evaluations of the transformer an image: one a step, two with guidance."""
+        return self.steps * (1 if self.guidance == 1.0 else 2)
+
 
 @dataclass(frozen=True)
 class Load:

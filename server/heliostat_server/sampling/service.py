@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Queue
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import structlog
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 SCORE_BACKLOG = 2
 """Batches that may wait for their rewards before denoising pauses."""
+
+REVIEW_INTERVAL_S = 0.5
+"""How soon a request that waits is given up once its client is gone or its time over."""
 
 CLOSE_TIMEOUT_S = 10
 """A thread may wait for another model that never answers."""
@@ -59,25 +62,30 @@ class ExploreService:
         self._rewards = rewards
         self._denoised: Queue[_Denoised | None] = Queue(SCORE_BACKLOG)
         self._log = structlog.get_logger("explore")
+        self._closing = Event()
         self._threads = (
             Thread(target=self._denoise_all, name="denoise", daemon=True),
             Thread(target=self._score_all, name="score", daemon=True),
+            Thread(target=self._review_all, name="review", daemon=True),
         )
         for thread in self._threads:
             thread.start()
 
-    def submit(self, spec: bytes, seeds: Sequence[int], reply: Reply) -> None:
+    def submit(
+        self, spec: bytes, seeds: Sequence[int], reply: Reply, timeout_s: float | None = None
+    ) -> None:
         """Check a request and queue it. Answers through `reply`; never raises."""
         try:
             request = parse_explore(spec, seeds, self._limits, self._rewards)
+            job = ExploreJob(request, reply, self._limits.batch, timeout_s)
+            self._scheduler.submit(job)
         except Exception as error:
             self._report(error)
             reply.fail(error)
-            return
-        self._scheduler.submit(ExploreJob(request, reply, self._limits.batch))
 
     def close(self) -> None:
         """Stop after the batch in flight; requests left are told so."""
+        self._closing.set()
         for job in self._scheduler.close():
             job.fail(UnavailableError("the rollout server is shutting down"))
         for thread in self._threads:
@@ -86,7 +94,7 @@ class ExploreService:
     def _denoise_all(self) -> None:
         while (job := self._scheduler.next()) is not None:
             with self._failing(job):
-                job.stop_if_cancelled()
+                job.stop_if_over()
                 if isinstance(job.request, Rollout):
                     self._denoise(job, job.request)
                 else:
@@ -97,7 +105,7 @@ class ExploreService:
         if job.drawing is None:
             job.drawing = self._explorer.prepare(rollout)
         seeds = job.take_batch()
-        latents = self._explorer.denoise(job.drawing, seeds, job.stop_if_cancelled)
+        latents = self._explorer.denoise(job.drawing, seeds, job.stop_if_over)
         self._denoised.put(_Denoised(job, rollout, seeds, latents))
 
     def _score_all(self) -> None:
@@ -105,7 +113,7 @@ class ExploreService:
             if batch.job.has_ended:
                 continue
             with self._failing(batch.job):
-                batch.job.stop_if_cancelled()
+                batch.job.stop_if_over()
                 self._score(batch)
 
     def _score(self, batch: _Denoised) -> None:
@@ -113,6 +121,13 @@ class ExploreService:
         rewards = self._explorer.reward(rollout, batch.seeds, batch.latents)
         latents = batch.latents if rollout.return_latents else None
         batch.job.answer(FinishedBatch(batch.seeds, rewards, rollout.version, latents))
+
+    def _review_all(self) -> None:
+        """End what waits in vain, so that it fills no queue and its client hears of it."""
+        while not self._closing.wait(REVIEW_INTERVAL_S):
+            for job in self._scheduler.waiting():
+                with self._failing(job):
+                    job.stop_if_over()
 
     @contextmanager
     def _failing(self, job: ExploreJob) -> Iterator[None]:

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 
 class Job(Protocol):
-    """One request, drawn batch by batch."""
+    """One request, drawn batch by batch. A batch is drawn under one adapter."""
 
     @property
     def experiment(self) -> str:
@@ -20,6 +20,18 @@ class Job(Protocol):
     def has_work(self) -> bool:
         """Whether a batch is left to draw; false once it failed or was cancelled."""
 
+    @property
+    def images_left(self) -> int:
+        """Images not drawn yet; 0 without work."""
+
+    @property
+    def batch_cost(self) -> int:
+        """What the next batch costs: images x evaluations of the transformer for each."""
+
+    @property
+    def cost_left(self) -> int:
+        """What all its batches left cost."""
+
 
 JobT = TypeVar("JobT", bound=Job)
 
@@ -28,13 +40,21 @@ class Scheduler(Protocol[JobT]):
     """Holds the jobs and hands out the next one to draw a batch of."""
 
     def submit(self, job: JobT) -> None:
-        """Take a job in."""
+        """Take a job in.
+
+        Raises:
+            RequestError: it is larger than any queue.
+            QueueFullError: it has to come again later.
+        """
 
     def next(self) -> JobT | None:
         """The job whose next batch is due; waits for one. None once closed.
 
         A job comes back in a later turn for as long as it has work.
         """
+
+    def waiting(self) -> list[JobT]:
+        """The jobs that have work."""
 
     def close(self) -> list[JobT]:
         """Let `next` answer None from now on; answers the jobs that still had work."""

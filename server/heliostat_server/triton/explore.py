@@ -17,7 +17,7 @@ from heliostat_server.sampling.conditioning import PromptCache
 from heliostat_server.sampling.engine import load_engine
 from heliostat_server.sampling.explorer import Explorer
 from heliostat_server.sampling.service import ExploreService
-from heliostat_server.scheduling.round_robin import RoundRobin
+from heliostat_server.scheduling.deficit_round_robin import QUANTUM_NFES, DeficitRoundRobin
 from heliostat_server.triton.tensors import (
     call,
     encode_prompts,
@@ -56,15 +56,24 @@ def start_explore(settings: ModelSettings) -> ExploreService:
         rewards=rewards,
         limits=settings.limits,
     ).write(settings.redis)
-    scheduler: RoundRobin[ExploreJob] = RoundRobin()
+    scheduler: DeficitRoundRobin[ExploreJob] = DeficitRoundRobin(
+        quantum=settings.limits.batch * QUANTUM_NFES,
+        max_queued_images=settings.limits.max_queued_images,
+    )
     return ExploreService(explorer, scheduler, settings.limits, rewards)
+
+
+def request_timeout_s(request: Any) -> float | None:
+    """KServe's request parameter `timeout`, which is in microseconds; 0 is none."""
+    return request.timeout() / 1e6 or None
 
 
 class TritonReply:
     """Answers one decoupled Triton request."""
 
-    def __init__(self, sender: Any) -> None:
-        self._sender = sender
+    def __init__(self, request: Any) -> None:
+        self._id = request.request_id()
+        self._sender = request.get_response_sender()
 
     def batch(self, batch: FinishedBatch) -> None:
         """Send SEEDS, REWARDS, VERSION, and LATENTS if asked for."""
@@ -86,7 +95,7 @@ class TritonReply:
     def fail(self, error: BaseException) -> None:
         """Send an error and end."""
         self._sender.send(
-            stream_error_response(error), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+            stream_error_response(error, self._id), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         )
 
     def finish(self) -> None:

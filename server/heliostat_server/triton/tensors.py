@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
     from heliostat_engines.errors import HeliostatError
 
-# By name: Triton completes its module only after it has imported the model's.
+# By name: Triton completes its module only after it has imported the model's. It has fewer codes
+# than we.
 _CODE_NAMES = {
     Code.INVALID_ARGUMENT: "INVALID_ARG",
     Code.NOT_FOUND: "NOT_FOUND",
     Code.UNAVAILABLE: "UNAVAILABLE",
+    Code.RESOURCE_EXHAUSTED: "UNAVAILABLE",
+    Code.DEADLINE_EXCEEDED: "UNAVAILABLE",
     Code.INTERNAL: "INTERNAL",
 }
 _ERRORS: dict[Code, type[HeliostatError]] = {
@@ -72,10 +75,10 @@ def error_response(error: BaseException) -> Any:
     return pb.InferenceResponse(error=pb.TritonError(describe(error), code))
 
 
-def stream_error_response(error: BaseException) -> Any:
+def stream_error_response(error: BaseException, request_id: str) -> Any:
     """An answer within a stream that is an error: its text has to carry the code."""
     code = getattr(pb.TritonError, _CODE_NAMES[code_of(error)])
-    return pb.InferenceResponse(error=pb.TritonError(streamed(error), code))
+    return pb.InferenceResponse(error=pb.TritonError(streamed(error, request_id), code))
 
 
 def call(
@@ -97,9 +100,9 @@ def _error_of(model: str, error: Any) -> HeliostatError:
         return UnavailableError(
             f"the server's model {model} is being restarted: try again in a few seconds"
         )
-    for code, name in _CODE_NAMES.items():
-        if error.code() == getattr(pb.TritonError, name):
-            return _ERRORS[code](error.message())
+    for code, kind in _ERRORS.items():
+        if error.code() == getattr(pb.TritonError, _CODE_NAMES[code]):
+            return kind(error.message())
     return ModelError(error.message())
 
 

@@ -1,21 +1,32 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from heliostat_engines.adapters import AdapterFiles, Binding
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families.demo.family import DemoFamily
-from heliostat_server.errors import NonFiniteError, NotFoundError, RequestError, UnavailableError
+from heliostat_server.errors import (
+    DeadlineError,
+    NonFiniteError,
+    NotFoundError,
+    QueueFullError,
+    RequestError,
+    UnavailableError,
+)
 from heliostat_server.sampling.conditioning import PromptCache
 from heliostat_server.sampling.explorer import Explorer
+from heliostat_server.sampling.jobs import ExploreJob
 from heliostat_server.sampling.service import ExploreService
-from heliostat_server.scheduling.round_robin import RoundRobin
+from heliostat_server.scheduling.deficit_round_robin import DeficitRoundRobin
 from heliostat_server.settings import LimitSettings
 from tests.server.checkpoints import random_adapter
 
@@ -26,6 +37,7 @@ if TYPE_CHECKING:
     from heliostat_server.sampling.jobs import FinishedBatch
 
 BATCH = 4
+LIMITS = LimitSettings(batch=BATCH, max_queued_images=80)
 ADAPTER = random_adapter({"block": (4, 4)})
 ROLLOUT = {"experiment": "e", "prompt": "a cat", "steps": 2, "rewards": ["mean"]}
 
@@ -137,7 +149,10 @@ def harness() -> Iterator[Harness]:
         batch=BATCH,
         resolution_px=64,
     )
-    service = ExploreService(explorer, RoundRobin(), LimitSettings(batch=BATCH), ("mean",))
+    scheduler: DeficitRoundRobin[ExploreJob] = DeficitRoundRobin(
+        quantum=BATCH * 4, max_queued_images=LIMITS.max_queued_images
+    )
+    service = ExploreService(explorer, scheduler, LIMITS, ("mean",))
     yield Harness(engine, explorer, service)
     service.close()
 
@@ -245,3 +260,86 @@ def test_requests_left_at_the_end_are_told(harness: Harness) -> None:
     assert isinstance(replies[1].error, UnavailableError)
     assert replies[0].error is None
     assert len(replies[0].batches) == 1
+
+
+@pytest.fixture
+def held(harness: Harness) -> Iterator[Event]:
+    """The engine does not draw until it is set."""
+    leave = Event()
+    entered = Event()
+
+    def hold() -> None:
+        entered.set()
+        leave.wait(10)
+
+    harness.engine.before_velocity = hold
+    first = FakeReply()
+    harness.service.submit(json.dumps({"rollout": ROLLOUT}).encode(), [0, 1, 2, 3], first)
+    assert entered.wait(10)
+    yield leave
+    leave.set()
+    assert first.ended.wait(10)
+
+
+def submit(
+    harness: Harness, count: int = 4, timeout_s: float | None = None, **changes: object
+) -> FakeReply:
+    reply = FakeReply()
+    spec = json.dumps({"rollout": ROLLOUT | changes}).encode()
+    harness.service.submit(spec, range(count), reply, timeout_s)
+    return reply
+
+
+def test_a_deadline_ends_a_request_that_waits(harness: Harness, held: Event) -> None:
+    late, patient = submit(harness, timeout_s=0.1), submit(harness, timeout_s=60)
+    assert late.ended.wait(5)
+    assert isinstance(late.error, DeadlineError)
+    assert "0.1 s are over with 4 images to go" in str(late.error)
+    held.set()
+    assert patient.ended.wait(10)
+    assert patient.error is None
+
+
+def test_a_deadline_ends_a_request_that_is_drawn(harness: Harness) -> None:
+    harness.engine.before_velocity = lambda: time.sleep(0.05)
+    reply = submit(harness, timeout_s=0.2, steps=100)
+    assert reply.ended.wait(4)
+    assert isinstance(reply.error, DeadlineError)
+
+
+def test_a_cancelled_request_leaves_the_queue_while_it_waits(harness: Harness, held: Event) -> None:
+    gone = submit(harness, 76)
+    refused = submit(harness, 8)
+    assert isinstance(refused.error, QueueFullError)
+    gone.cancelled = True
+    assert gone.ended.wait(5)
+    taken = submit(harness, 8)
+    held.set()
+    assert taken.ended.wait(10)
+    assert taken.error is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.integers(0, 1), st.integers(1, 3), st.integers(1, 3)),
+        min_size=1,
+        max_size=6,
+    )
+)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_results_are_the_same_to_the_bit_whatever_they_are_drawn_between(
+    harness: Harness, asked: list[tuple[str, int, int, int]]
+) -> None:
+    def ask(experiment: str, version: int, steps: int, batches: int) -> FakeReply:
+        return submit(harness, batches * BATCH, experiment=experiment, version=version, steps=steps)
+
+    together = [ask(*one) for one in asked]
+    assert all(reply.ended.wait(10) for reply in together)
+    for one, reply in zip(asked, together, strict=True):
+        alone = ask(*one)
+        assert alone.ended.wait(10)
+        assert reply.error is None
+        left, right = ([batch.rewards for batch in each.batches] for each in (reply, alone))
+        assert torch.equal(torch.cat(left), torch.cat(right))

@@ -1,6 +1,6 @@
 """Triton's entry to heliostat_server.triton.explore."""
 
-from heliostat_server.triton.explore import TritonReply, start_explore
+from heliostat_server.triton.explore import TritonReply, request_timeout_s, start_explore
 from heliostat_server.triton.settings import start_model
 from heliostat_server.triton.tensors import read_seeds, read_spec
 
@@ -15,8 +15,12 @@ class TritonPythonModel:
     def execute(self, requests: list) -> None:
         """Called with requests; answers come later."""
         for request in requests:
-            reply = TritonReply(request.get_response_sender())
-            self._service.submit(read_spec(request), read_seeds(request) or [], reply)
+            self._service.submit(
+                read_spec(request),
+                read_seeds(request) or [],
+                TritonReply(request),
+                request_timeout_s(request),
+            )
 
     def finalize(self) -> None:
         """Called once, at unload."""

@@ -1,0 +1,244 @@
+"""Weighted deficit round robin between experiments, first come first served within one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict, deque
+from threading import Condition
+from typing import TYPE_CHECKING, Generic
+
+from heliostat_server.errors import QueueFullError, RequestError
+from heliostat_server.scheduling.scheduler import JobT
+from heliostat_server.scheduling.shares import EqualShares, Share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from heliostat_server.scheduling.shares import ExperimentShares
+
+QUANTUM_NFES = 24
+"""Evaluations an image that a turn pays for at weight 1: four batches of six steps, so that a
+change of adapters is shared by several batches."""
+STRICT_BATCHES = 15
+"""Batches drawn in a row while lower priorities wait; then one goes to them."""
+LONGEST_RETRY_S = 60
+
+
+class DeficitRoundRobin(Generic[JobT]):
+    """Shares the engine by cost (images x evaluations), as each experiment's weight says.
+
+    Experiments take turns. A turn adds quantum x weight to what an experiment may spend, and it
+    draws batch after batch, its oldest request first, until the next one would cost more than is
+    left; what is left is kept for its next turn, and is forgotten when it has no work.
+
+    Priorities are strict but for one batch in sixteen: that one goes to whichever experiment of a
+    lower priority has waited longest, so that none waits for ever. Urgent jobs go before all.
+
+    Source: Shreedhar and Varghese, Efficient Fair Queueing using Deficit Round Robin, 1995.
+    """
+
+    def __init__(
+        self,
+        shares: ExperimentShares | None = None,
+        *,
+        quantum: int,
+        max_queued_images: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            shares: terms of each experiment; None: equal ones.
+            quantum: cost that a turn pays for at weight 1.
+            max_queued_images: of all experiments together.
+            clock: seconds.
+        """
+        self._shares = shares or EqualShares()
+        self._quantum = quantum
+        self._max_queued_images = max_queued_images
+        self._changed = Condition()
+        self._urgent: deque[JobT] = deque()
+        self._queues: OrderedDict[str, _Queue[JobT]] = OrderedDict()
+        self._drawn = 0
+        self._strict = 0
+        self._pace = _Pace(clock)
+        self._closed = False
+
+    def submit(self, job: JobT) -> None:
+        """Queue a job behind those of its experiment. Raises RequestError, QueueFullError."""
+        if job.is_urgent:
+            with self._changed:
+                self._urgent.append(job)
+                self._changed.notify()
+            return
+        share = self._shares.get(job.experiment)
+        with self._changed:
+            self._drop_finished()
+            self._check_room(job, share)
+            queue = self._queues.setdefault(job.experiment, _Queue(share, self._drawn))
+            queue.share = share
+            queue.jobs.append(job)
+            self._changed.notify()
+
+    def next(self) -> JobT | None:
+        """The job whose next batch is due; waits for one. None once closed."""
+        with self._changed:
+            self._pace.stop()
+            while not self._closed:
+                job = self._pick()
+                if job is not None:
+                    return job
+                self._changed.wait()
+        return None
+
+    def waiting(self) -> list[JobT]:
+        """The jobs that have work."""
+        with self._changed:
+            queued = [
+                *self._urgent,
+                *(job for queue in self._queues.values() for job in queue.jobs),
+            ]
+        return [job for job in queued if job.has_work]
+
+    def close(self) -> list[JobT]:
+        """Let `next` answer None; answers the jobs that still had work."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        return self.waiting()
+
+    def _pick(self) -> JobT | None:
+        while self._urgent:
+            job = self._urgent.popleft()
+            if job.has_work:
+                return job
+        self._drop_finished()
+        if not self._queues:
+            return None
+        queue = self._overdue() or self._due()
+        job = queue.jobs[0]
+        self._drawn += 1
+        queue.drawn_at = self._drawn
+        self._pace.start(job.batch_cost)
+        return job
+
+    def _drop_finished(self) -> None:
+        for experiment in list(self._queues):
+            queue = self._queues[experiment]
+            queue.jobs = deque(job for job in queue.jobs if job.has_work)
+            if not queue.jobs:
+                del self._queues[experiment]
+
+    def _overdue(self) -> _Queue[JobT] | None:
+        """The queue of a lower priority that gets a batch all the same, now and then."""
+        top = self._top_priority()
+        lower = [queue for queue in self._queues.values() if queue.share.priority < top]
+        if not lower:
+            self._strict = 0
+            return None
+        self._strict += 1
+        if self._strict <= STRICT_BATCHES:
+            return None
+        self._strict = 0
+        return min(lower, key=lambda queue: queue.drawn_at)
+
+    def _due(self) -> _Queue[JobT]:
+        """The queue whose turn it is, its batch paid for."""
+        top = self._top_priority()
+        names = deque(name for name, queue in self._queues.items() if queue.share.priority == top)
+        self._skip_rounds([self._queues[name] for name in names])
+        while True:
+            queue = self._queues[names[0]]
+            if not queue.has_turn:
+                queue.has_turn = True
+                queue.deficit += self._income(queue)
+            cost = queue.jobs[0].batch_cost
+            if cost <= queue.deficit:
+                queue.deficit -= cost
+                return queue
+            queue.has_turn = False
+            self._queues.move_to_end(names[0])
+            names.rotate(-1)
+
+    def _skip_rounds(self, queues: list[_Queue[JobT]]) -> None:
+        """Hand out at once the rounds in which nobody can afford a batch: small weights need many."""
+        rounds = min(
+            math.ceil((queue.jobs[0].batch_cost - queue.deficit) / self._income(queue))
+            for queue in queues
+        )
+        for queue in queues:
+            queue.deficit += max(0, rounds - 1) * self._income(queue)
+
+    def _income(self, queue: _Queue[JobT]) -> float:
+        return self._quantum * queue.share.weight
+
+    def _top_priority(self) -> int:
+        return max(queue.share.priority for queue in self._queues.values())
+
+    def _check_room(self, job: JobT, share: Share) -> None:
+        limit = min(share.max_queued_images, self._max_queued_images)
+        asked = job.images_left
+        if asked > limit:
+            raise RequestError(
+                f"{asked} images in one rollout, experiment {job.experiment!r} may have {limit} "
+                "waiting: split it, or raise max_queued_images"
+            )
+        queue = self._queues.get(job.experiment)
+        if queue is None:
+            return
+        own, everybodys = queue.images, sum(each.images for each in self._queues.values())
+        if everybodys + asked > self._max_queued_images:
+            # Whoever has less than an equal part may still come: nobody fills it for the others.
+            limit = min(limit, self._max_queued_images // len(self._queues))
+        if own + asked > limit:
+            wait_s = self._wait_s(queue, (own + asked - limit) / max(own, 1))
+            raise QueueFullError(
+                f"experiment {job.experiment!r} has {own} images waiting and may have {limit}: ask "
+                f"for these {asked} again in {wait_s} s",
+                wait_s,
+            )
+
+    def _wait_s(self, queue: _Queue[JobT], part: float) -> int:
+        """Whole seconds until about that part of a queue is drawn, at the pace so far."""
+        weights = sum(each.share.weight for each in self._queues.values())
+        cost = part * sum(job.cost_left for job in queue.jobs)
+        seconds = cost * self._pace.seconds_per_cost * weights / queue.share.weight
+        return min(LONGEST_RETRY_S, max(1, math.ceil(seconds)))
+
+
+class _Queue(Generic[JobT]):
+    """One experiment's jobs, and what it may spend."""
+
+    def __init__(self, share: Share, drawn_at: int) -> None:
+        self.share = share
+        self.jobs: deque[JobT] = deque()
+        self.deficit = 0.0
+        self.has_turn = False
+        self.drawn_at = drawn_at
+
+    @property
+    def images(self) -> int:
+        return sum(job.images_left for job in self.jobs)
+
+
+class _Pace:
+    """Seconds that drawing takes, per cost, averaged over the last batches."""
+
+    WEIGHT = 0.1
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._started: tuple[float, int] | None = None
+        self.seconds_per_cost = 0.0
+
+    def start(self, cost: int) -> None:
+        self._started = (self._clock(), cost)
+
+    def stop(self) -> None:
+        if self._started is None:
+            return
+        started, cost = self._started
+        measured = (self._clock() - started) / cost
+        weight = self.WEIGHT if self.seconds_per_cost else 1.0
+        self.seconds_per_cost += weight * (measured - self.seconds_per_cost)
+        self._started = None
