@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,8 @@ def test_a_full_queue_refuses_until_a_client_goes_away(client: RolloutClient) ->
     time.sleep(1)
     refused = client.start_explore(MOST, request_id="17", experiment="full", **LONG)
     message = wait_for_error(refused)
-    assert message.startswith(
-        "[RESOURCE_EXHAUSTED retry-after=60 request=17] experiment 'full' has"
+    assert re.match(
+        r"\[RESOURCE_EXHAUSTED retry-after=\d+ request=17\] experiment 'full' has", message
     )
     assert "images waiting and may have 16384" in message
     assert len(client.explore(range(4), experiment="other")) == 1
@@ -40,7 +41,7 @@ def test_a_full_queue_refuses_until_a_client_goes_away(client: RolloutClient) ->
 
 def test_a_request_that_names_a_timeout_ends_with_it(client: RolloutClient) -> None:
     started = time.monotonic()
-    with pytest.raises(StreamError, match="0.5 s are over") as caught:
+    with pytest.raises(StreamError, match=r"0\.5 s are over") as caught:
         client.explore(range(400), request_timeout_us=500_000, **LONG)
     assert caught.value.code == "DEADLINE_EXCEEDED"
     assert time.monotonic() - started < 10
