@@ -13,6 +13,7 @@ from heliostat_engines.errors import HeliostatError
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.sampling import guided, sample_euler
 from heliostat_server.finite import check_latents, check_reward
+from heliostat_server.sampling.metrics import ExploreMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,6 +76,7 @@ class Explorer:
         *,
         batch: int,
         resolution_px: int,
+        metrics: ExploreMetrics | None = None,
     ) -> None:
         self._family = family
         self._engine = engine
@@ -83,11 +85,15 @@ class Explorer:
         self._score = score
         self._batch = batch
         self._resolution_px = resolution_px
+        self._metrics = metrics or ExploreMetrics()
+        self._last_adapter: str | None = None
         self._latent_shape = family.latent_shape(resolution_px)
 
     def load(self, sha256: str) -> Binding:
         """Fetch an adapter and make it resident. Raises AdapterError, NotFoundError."""
-        return self._engine.refit(parse_adapter(self._adapters.fetch(sha256)))
+        adapter = parse_adapter(self._adapters.fetch(sha256))
+        with self._metrics.refit_seconds.time():
+            return self._engine.refit(adapter)
 
     def prepare(self, rollout: Rollout) -> Drawing:
         """Resolve the version and encode the prompt. Raises NotFoundError."""
@@ -110,6 +116,9 @@ class Explorer:
         adapter = drawing.adapter
         if adapter is not None and not self._engine.is_resident(adapter):
             self.load(adapter)
+        if adapter != self._last_adapter:
+            self._metrics.adapter_switches.inc()
+            self._last_adapter = adapter
         noise = initial_noise(seeds, self._latent_shape)
         latents = sample_euler(self._velocity(drawing), noise, drawing.sigmas, on_step).cpu()
         with _named(drawing.rollout):

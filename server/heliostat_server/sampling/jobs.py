@@ -109,6 +109,11 @@ class ExploreJob:
         """Whether its last answer is sent."""
         return self._ended
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since it arrived."""
+        return time.monotonic() - self._started
+
     def take_batch(self) -> tuple[int, ...]:
         """The next batch's seeds."""
         return self._left.pop(0)
@@ -124,7 +129,7 @@ class ExploreJob:
         with self._lock:
             if self._ended or self.reply.is_cancelled():
                 raise CancelledError
-        if self._timeout_s is not None and self._age_s() > self._timeout_s:
+        if self._timeout_s is not None and self.age_s > self._timeout_s:
             raise DeadlineError(
                 f"the rollout's {self._timeout_s:g} s are over with {self._unanswered * self._batch} "
                 "images to go: ask for fewer or give it longer"
@@ -154,6 +159,3 @@ class ExploreJob:
                 self.reply.finish()
             else:
                 self.reply.fail(error)
-
-    def _age_s(self) -> float:
-        return time.monotonic() - self._started

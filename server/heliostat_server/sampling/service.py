@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Queue
@@ -11,8 +13,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from heliostat_engines.errors import HeliostatError
-from heliostat_server.errors import UnavailableError
+from heliostat_server.errors import UnavailableError, code_of
 from heliostat_server.sampling.jobs import CancelledError, ExploreJob, FinishedBatch
+from heliostat_server.sampling.metrics import ExploreMetrics
 from heliostat_server.sampling.requests import Rollout, parse_explore
 
 if TYPE_CHECKING:
@@ -55,11 +58,14 @@ class ExploreService:
         scheduler: Scheduler[ExploreJob],
         limits: LimitSettings,
         rewards: Sequence[str],
+        metrics: ExploreMetrics | None = None,
     ) -> None:
         self._explorer = explorer
         self._scheduler = scheduler
         self._limits = limits
         self._rewards = rewards
+        self._metrics = metrics or ExploreMetrics()
+        self._metrics.batch_size.set(limits.batch)
         self._denoised: Queue[_Denoised | None] = Queue(SCORE_BACKLOG)
         self._log = structlog.get_logger("explore")
         self._closing = Event()
@@ -80,6 +86,7 @@ class ExploreService:
             job = ExploreJob(request, reply, self._limits.batch, timeout_s)
             self._scheduler.submit(job)
         except Exception as error:
+            self._metrics.rejected(code_of(error))
             self._report(error)
             reply.fail(error)
 
@@ -103,9 +110,13 @@ class ExploreService:
 
     def _denoise(self, job: ExploreJob, rollout: Rollout) -> None:
         if job.drawing is None:
+            self._metrics.started(job.experiment, job.age_s)
             job.drawing = self._explorer.prepare(rollout)
         seeds = job.take_batch()
+        started = time.monotonic()
         latents = self._explorer.denoise(job.drawing, seeds, job.stop_if_over)
+        seconds = time.monotonic() - started
+        self._metrics.drawn(job.experiment, len(seeds), job.batch_cost, seconds)
         self._denoised.put(_Denoised(job, rollout, seeds, latents))
 
     def _score_all(self) -> None:
@@ -125,9 +136,13 @@ class ExploreService:
     def _review_all(self) -> None:
         """End what waits in vain, so that it fills no queue and its client hears of it."""
         while not self._closing.wait(REVIEW_INTERVAL_S):
+            queued: Counter[str] = Counter()
             for job in self._scheduler.waiting():
                 with self._failing(job):
                     job.stop_if_over()
+                if not job.is_urgent:
+                    queued[job.experiment] += job.images_left
+            self._metrics.queued(queued)
 
     @contextmanager
     def _failing(self, job: ExploreJob) -> Iterator[None]:

@@ -13,6 +13,7 @@ from heliostat_server.errors import RequestError
 from heliostat_server.finite import check_latents, check_reward
 from heliostat_server.rewards.images import to_uint8
 from heliostat_server.rewards.registry import check_rewards
+from heliostat_server.scoring.metrics import ScoreMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,12 +43,14 @@ class Scorer:
         prompts: PromptCache,
         limits: LimitSettings,
         latent_shape: tuple[int, ...],
+        metrics: ScoreMetrics | None = None,
     ) -> None:
         self._decoder = decoder
         self._rewards = rewards
         self._prompts = prompts
         self._limits = limits
         self._latent_shape = latent_shape
+        self._metrics = metrics or ScoreMetrics()
 
     @torch.inference_mode()
     def score(self, spec: bytes, latents: torch.Tensor, seeds: Sequence[int] | None) -> Scored:
@@ -64,7 +67,8 @@ class Scorer:
         prompts = list(asked.prompts)
         if len(prompts) == 1:
             prompts *= len(latents)
-        images = self._decoder.decode(latents)
+        with self._metrics.decode_seconds.time():
+            images = self._decoder.decode(latents)
         conditioning = self._prompts.encode(prompts) if asked.rewards else None
         rewards = self._reward(asked.rewards, images, prompts, conditioning, seeds)
         return Scored(rewards, to_uint8(images) if asked.return_images else None)
@@ -80,7 +84,9 @@ class Scorer:
         columns = []
         for name in names:
             assert conditioning is not None
-            column = self._rewards.get(name).score(images, prompts, conditioning).float().cpu()
+            reward = self._rewards.get(name)
+            with self._metrics.reward_seconds.labels(name).time():
+                column = reward.score(images, prompts, conditioning).float().cpu()
             check_reward(name, column, seeds)
             columns.append(column)
         return torch.stack(columns, 1) if columns else torch.zeros(len(images), 0)

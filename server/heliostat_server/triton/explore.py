@@ -16,12 +16,16 @@ from heliostat_server.rewards.registry import RewardBook, offered_rewards
 from heliostat_server.sampling.conditioning import PromptCache
 from heliostat_server.sampling.engine import load_engine
 from heliostat_server.sampling.explorer import Explorer
+from heliostat_server.sampling.metrics import ExploreMetrics
 from heliostat_server.sampling.service import ExploreService
 from heliostat_server.scheduling.deficit_round_robin import QUANTUM_NFES, DeficitRoundRobin
+from heliostat_server.triton.metrics import TritonExporter
 from heliostat_server.triton.tensors import (
     call,
     encode_prompts,
     output,
+    read_seeds,
+    read_spec,
     response,
     stream_error_response,
 )
@@ -36,7 +40,31 @@ if TYPE_CHECKING:
     from heliostat_server.settings import ModelSettings
 
 
-def start_explore(settings: ModelSettings) -> ExploreService:
+class ExploreModel:
+    """An explore service and what runs beside it."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        metrics = ExploreMetrics()
+        self._service = start_explore(settings, metrics)
+        self._exporter = TritonExporter(metrics.registry)
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Queue requests; answers come later."""
+        for request in requests:
+            self._service.submit(
+                read_spec(request),
+                read_seeds(request) or [],
+                TritonReply(request),
+                _timeout_s(request),
+            )
+
+    def close(self) -> None:
+        """End requests and threads."""
+        self._service.close()
+        self._exporter.close()
+
+
+def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreService:
     """Load the engine, say what it is, and start serving."""
     family = get_family(settings.family)
     engine = load_engine(family, settings)
@@ -49,6 +77,7 @@ def start_explore(settings: ModelSettings) -> ExploreService:
         _score,
         batch=settings.limits.batch,
         resolution_px=settings.resolution_px,
+        metrics=metrics,
     )
     ServerDescription(
         engine=engine.describe(),
@@ -60,12 +89,7 @@ def start_explore(settings: ModelSettings) -> ExploreService:
         quantum=settings.limits.batch * QUANTUM_NFES,
         max_queued_images=settings.limits.max_queued_images,
     )
-    return ExploreService(explorer, scheduler, settings.limits, rewards)
-
-
-def request_timeout_s(request: Any) -> float | None:
-    """KServe's request parameter `timeout`, which is in microseconds; 0 is none."""
-    return request.timeout() / 1e6 or None
+    return ExploreService(explorer, scheduler, settings.limits, rewards, metrics)
 
 
 class TritonReply:
@@ -105,6 +129,11 @@ class TritonReply:
     def is_cancelled(self) -> bool:
         """Whether the client is gone."""
         return bool(self._sender.is_cancelled())
+
+
+def _timeout_s(request: Any) -> float | None:
+    """KServe's request parameter `timeout`, which is in microseconds; 0 is none."""
+    return request.timeout() / 1e6 or None
 
 
 def _score(

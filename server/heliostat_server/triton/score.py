@@ -10,8 +10,10 @@ from heliostat_engines.families import get_family
 from heliostat_server.rewards.registry import RewardBook, offered_rewards
 from heliostat_server.sampling.conditioning import PromptCache
 from heliostat_server.sampling.engine import load_decoder
+from heliostat_server.scoring.metrics import ScoreMetrics
 from heliostat_server.scoring.scorer import Scorer
 from heliostat_server.triton.answering import answer_each
+from heliostat_server.triton.metrics import TritonExporter
 from heliostat_server.triton.tensors import (
     encode_prompts,
     read_seeds,
@@ -32,17 +34,24 @@ class ScoreModel:
     def __init__(self, settings: ModelSettings) -> None:
         family = get_family(settings.family)
         self._log = structlog.get_logger("score")
+        metrics = ScoreMetrics()
+        self._exporter = TritonExporter(metrics.registry)
         self._scorer = Scorer(
             load_decoder(family, settings),
             RewardBook(settings.family, offered_rewards(settings)),
             PromptCache(encode_prompts),
             settings.limits,
             family.latent_shape(settings.resolution_px),
+            metrics,
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """REWARDS, and IMAGES if asked for, or an error, for each request."""
         return answer_each(requests, self._answer, self._log)
+
+    def close(self) -> None:
+        """Stop what runs beside the requests."""
+        self._exporter.close()
 
     def _answer(self, request: Any) -> Any:
         latents = read_tensor(request, "LATENTS")

@@ -14,3 +14,7 @@ class TritonPythonModel:
     def execute(self, requests: list) -> list:
         """Called with requests."""
         return self._model.execute(requests)
+
+    def finalize(self) -> None:
+        """Called once, at unload."""
+        self._model.close()
