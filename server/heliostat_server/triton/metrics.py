@@ -9,11 +9,14 @@ import structlog
 import triton_python_backend_utils as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from prometheus_client import CollectorRegistry
-    from prometheus_client.samples import Sample
 
 PUBLISH_INTERVAL_S = 1.0
 CLOSE_TIMEOUT_S = 5.0
+
+Labels = tuple[tuple[str, str], ...]
 
 
 class TritonExporter:
@@ -25,8 +28,7 @@ class TritonExporter:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._families: dict[str, Any] = {}
-        self._series: dict[tuple[str, tuple[tuple[str, str], ...]], _Series] = {}
+        self._families: dict[str, _Family] = {}
         self._closing = Event()
         self._log = structlog.get_logger("metrics")
         self._thread = Thread(target=self._publish_all, name="metrics", daemon=True)
@@ -45,42 +47,58 @@ class TritonExporter:
                 self._log.exception("metrics could not be published", exc_info=error)
 
     def _publish(self) -> None:
-        gone = set(self._series)
+        values: dict[str, dict[Labels, float]] = {name: {} for name in self._families}
         for metric in self._registry.collect():
             for sample in metric.samples:
                 if sample.name.endswith("_created"):
                     continue
-                key = (sample.name, tuple(sample.labels.items()))
-                if key not in self._series:
-                    self._series[key] = self._open(sample, metric.type, metric.documentation)
-                self._series[key].set(sample.value)
-                gone.discard(key)
-        for key in gone:
-            del self._series[key]
-
-    def _open(self, sample: Sample, kind: str, documentation: str) -> _Series:
-        is_gauge = kind == "gauge"
-        if sample.name not in self._families:
-            self._families[sample.name] = pb.MetricFamily(
-                name=sample.name,
-                description=documentation,
-                kind=pb.MetricFamily.GAUGE if is_gauge else pb.MetricFamily.COUNTER,
-            )
-        series = self._families[sample.name].Metric(labels=dict(sample.labels))
-        return _Series(series, is_gauge=is_gauge)
+                if sample.name not in self._families:
+                    is_gauge = metric.type == "gauge"
+                    self._families[sample.name] = _Family(
+                        sample.name, metric.documentation, is_gauge=is_gauge
+                    )
+                series = values.setdefault(sample.name, {})
+                series[tuple(sample.labels.items())] = sample.value
+        for name, family in self._families.items():
+            family.publish(values[name])
 
 
-class _Series:
-    """One line of Triton's page."""
+class _Family:
+    """The lines of one name on Triton's page."""
 
-    def __init__(self, metric: Any, *, is_gauge: bool) -> None:
-        self._metric = metric
+    def __init__(self, name: str, description: str, *, is_gauge: bool) -> None:
+        self._name = name
+        self._description = description
         self._is_gauge = is_gauge
-        self._value = 0.0
+        self._family: Any = None
+        self._series: dict[Labels, Any] = {}
+        self._values: dict[Labels, float] = {}
 
-    def set(self, value: float) -> None:
+    def publish(self, values: Mapping[Labels, float]) -> None:
+        """Show these values and no others."""
+        if self._series.keys() - values.keys():
+            self._clear()
+        if values and self._family is None:
+            kind = pb.MetricFamily.GAUGE if self._is_gauge else pb.MetricFamily.COUNTER
+            self._family = pb.MetricFamily(
+                name=self._name, description=self._description, kind=kind
+            )
+        for labels, value in values.items():
+            self._set(labels, value)
+
+    def _set(self, labels: Labels, value: float) -> None:
+        if labels not in self._series:
+            self._series[labels] = self._family.Metric(labels=dict(labels))
+        elif value == self._values[labels]:
+            return
         if self._is_gauge:
-            self._metric.set(value)
-        elif value != self._value:
-            self._metric.increment(value - self._value)
-        self._value = value
+            self._series[labels].set(value)
+        else:
+            self._series[labels].increment(value - self._values.get(labels, 0.0))
+        self._values[labels] = value
+
+    def _clear(self) -> None:
+        """Take all lines off the page: Triton forgets a line only with its whole family."""
+        self._series.clear()
+        self._values.clear()
+        self._family = None
