@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 import pytest
+import redis
 from prometheus_client.parser import text_string_to_metric_families
 
+from heliostat_server.launcher.state import StateFolder
 from tests.server.checkpoints import random_adapter
 from tests.server.rollout_client import StreamError
 
@@ -74,6 +76,14 @@ def test_what_was_drawn_is_counted(server: ServerHarness, client: RolloutClient)
     assert metrics[series("heliostat_refit_seconds_count")] >= 1
     assert metrics[series("heliostat_decode_seconds_bucket", le="+Inf")] >= 2
     assert metrics[series("nv_inference_request_success", model="explore", version="1")] >= 1
+
+
+def test_usage_is_kept_in_redis(server: ServerHarness, client: RolloutClient) -> None:
+    draw(client, "billed")
+    socket = StateFolder(server.settings.state).path / "redis.sock"
+    with redis.Redis.from_url(f"unix://{socket}") as store:
+        eventually(lambda: store.hget("heliostat:experiment:billed:usage", "images") == b"8")
+        assert store.hget("heliostat:experiment:billed:usage", "nfes") == b"48"
 
 
 def test_every_query_of_the_dashboard_names_a_metric_that_is_there(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from heliostat_server.sampling.explorer import Explorer
     from heliostat_server.sampling.jobs import Reply
+    from heliostat_server.sampling.usage import UsageWriter
     from heliostat_server.scheduling.scheduler import Scheduler
     from heliostat_server.settings import LimitSettings
 
@@ -59,12 +60,14 @@ class ExploreService:
         limits: LimitSettings,
         rewards: Sequence[str],
         metrics: ExploreMetrics | None = None,
+        usage: UsageWriter | None = None,
     ) -> None:
         self._explorer = explorer
         self._scheduler = scheduler
         self._limits = limits
         self._rewards = rewards
         self._metrics = metrics or ExploreMetrics()
+        self._usage = usage
         self._metrics.batch_size.set(limits.batch)
         self._denoised: Queue[_Denoised | None] = Queue(SCORE_BACKLOG)
         self._log = structlog.get_logger("explore")
@@ -97,6 +100,8 @@ class ExploreService:
             job.fail(UnavailableError("the rollout server is shutting down"))
         for thread in self._threads:
             thread.join(CLOSE_TIMEOUT_S)
+        if self._usage is not None:
+            self._usage.close()
 
     def _denoise_all(self) -> None:
         while (job := self._scheduler.next()) is not None:
@@ -117,6 +122,8 @@ class ExploreService:
         latents = self._explorer.denoise(job.drawing, seeds, job.stop_if_over)
         seconds = time.monotonic() - started
         self._metrics.drawn(job.experiment, len(seeds), job.batch_cost, seconds)
+        if self._usage is not None:
+            self._usage.drawn(job.experiment, len(seeds), job.batch_cost, seconds)
         self._denoised.put(_Denoised(job, rollout, seeds, latents))
 
     def _score_all(self) -> None:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import math
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
+
+import redis
+import structlog
+from pydantic import Field, TypeAdapter, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+REREAD_AFTER_S = 3.0
+MAX_KNOWN = 1000
+SOCKET_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
 class Share:
     """One experiment's terms."""
 
-    weight: float = 1.0
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Its part of the engine, relative to the others of its priority."""
     priority: int = 0
     """Higher ones go first, whatever the weights."""
-    max_queued_images: int = 16_384
+    max_queued_images: Annotated[int, Field(ge=1)] = 16_384
     """Images that may wait; more are refused until some are drawn."""
 
 
@@ -34,3 +49,53 @@ class EqualShares:
     def get(self, experiment: str) -> Share:  # noqa: ARG002
         """The terms, whoever asks."""
         return self._share
+
+
+class StoredShares:
+    """The terms in Redis, read again after some seconds. For the threads of one scheduler.
+
+    They are fields of the hash `heliostat:experiment:<name>`; what is not there is as usual. While
+    Redis is away, the last known terms go on.
+    """
+
+    def __init__(self, client: redis.Redis, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._redis = client
+        self._clock = clock
+        self._known: OrderedDict[str, tuple[float, Share]] = OrderedDict()
+        self._log = structlog.get_logger("shares")
+
+    @classmethod
+    def connect(cls, url: str) -> Self:
+        """Those at a redis:// or unix:// URL."""
+        return cls(redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S))
+
+    def get(self, experiment: str) -> Share:
+        """The terms, as of some seconds ago."""
+        read_at, share = self._known.get(experiment, (-math.inf, Share()))
+        if self._clock() - read_at >= REREAD_AFTER_S:
+            share = self._read(experiment, share)
+            self._known[experiment] = (self._clock(), share)
+        self._known.move_to_end(experiment)
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
+        return share
+
+    def _read(self, experiment: str, known: Share) -> Share:
+        names = [field.name for field in fields(Share)]
+        try:
+            values = cast(
+                "list[bytes | None]", self._redis.hmget(f"heliostat:experiment:{experiment}", names)
+            )
+            return _SHARE.validate_python(
+                {
+                    name: value.decode()
+                    for name, value in zip(names, values, strict=True)
+                    if value is not None
+                }
+            )
+        except (redis.RedisError, ValidationError) as error:
+            self._log.warning("terms kept", experiment=experiment, reason=str(error))
+            return known
+
+
+_SHARE = TypeAdapter(Share)

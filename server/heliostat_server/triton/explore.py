@@ -18,7 +18,9 @@ from heliostat_server.sampling.engine import load_engine
 from heliostat_server.sampling.explorer import Explorer
 from heliostat_server.sampling.metrics import ExploreMetrics
 from heliostat_server.sampling.service import ExploreService
+from heliostat_server.sampling.usage import RedisUsage, UsageWriter
 from heliostat_server.scheduling.deficit_round_robin import QUANTUM_NFES, DeficitRoundRobin
+from heliostat_server.scheduling.shares import StoredShares
 from heliostat_server.triton.metrics import TritonExporter
 from heliostat_server.triton.tensors import (
     call,
@@ -86,10 +88,12 @@ def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreSe
         limits=settings.limits,
     ).write(settings.redis)
     scheduler: DeficitRoundRobin[ExploreJob] = DeficitRoundRobin(
+        StoredShares.connect(settings.redis),
         quantum=settings.limits.batch * QUANTUM_NFES,
         max_queued_images=settings.limits.max_queued_images,
     )
-    return ExploreService(explorer, scheduler, settings.limits, rewards, metrics)
+    usage = UsageWriter(RedisUsage.connect(settings.redis))
+    return ExploreService(explorer, scheduler, settings.limits, rewards, metrics, usage)
 
 
 class TritonReply:
