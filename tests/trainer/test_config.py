@@ -16,6 +16,7 @@ from heliostat_trainer.config import (
     server_address,
 )
 from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.objectives.settings import OBJECTIVES, DiffusionNftSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,14 +28,37 @@ def test_reading_settings_imports_no_torch() -> None:
 
 
 def test_every_setting_says_what_it_means() -> None:
+    sections = [
+        field.annotation
+        for field in TrainConfig.model_fields.values()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    ]
     undocumented = [
-        f"{name}.{key}"
-        for name, section in TrainConfig.model_fields.items()
-        if isinstance(section.annotation, type) and issubclass(section.annotation, Section)
-        for key, field in section.annotation.model_fields.items()
+        f"{section.__name__}.{key}"
+        for section in (*sections, *OBJECTIVES.values())
+        for key, field in section.model_fields.items()
         if not field.description
     ]
+    assert len(sections) > 8
     assert not undocumented
+
+
+def test_the_objective_is_the_one_named_and_diffusion_nft_without_a_name(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    assert configure().objective == DiffusionNftSettings()
+    assert configure("--objective.beta", "0.1").objective == DiffusionNftSettings(beta=0.1)
+    for name, kind in OBJECTIVES.items():
+        config = configure("--objective.name", name)
+        assert config.objective == kind()
+        assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_every_objective_can_be_trained_on_redrawn_samples(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    needs = frozenset().union(*(kind.needs for kind in OBJECTIVES.values()))
+    assert needs <= configure().recipe.gives
 
 
 def test_defaults_are_the_published_recipe(configure: Callable[..., TrainConfig]) -> None:
@@ -76,6 +100,11 @@ def test_overrides_are_toml_or_text() -> None:
         (["--prompts.per_step", "7"], "prompts.per_step = 7, but"),
         (["--evaluation.prompts", "4"], "evaluation.prompts = 4, but"),
         (["--evaluation.guidances", "[]"], "at least one guidance scale"),
+        (["--objective.name", "amw"], "objective.name = 'amw': choose from diffusion_nft, awm,"),
+        (["--objective.power", "1"], "objective.power is a setting of awm, not of diffusion_nft: leave it out"),
+        (["--objective.name", "awm", "--objective.pwer", "1"], "did you mean objective.power?"),
+        (["--objective.temperature", "1"], "objective.temperature of diffusion_nft: it has name, beta,"),
+        (["--objective.beta", "-1"], "objective.beta = -1: input should be greater than 0"),
         (["steps=3"], "'steps=3' is no setting: write --section.key value"),
         (["--run.steps"], "--run.steps needs a value"),
     ],

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from heliostat_trainer.advantages import advantages, has_contrast
-from heliostat_trainer.config import ObjectiveSection
-from heliostat_trainer.objectives import build_objective
+from heliostat_trainer.objectives.build import build_objective
 from heliostat_trainer.objectives.diffusion_nft import optimality
-from heliostat_trainer.objectives.objective import Rows, Velocities
+from heliostat_trainer.objectives.objective import NoisedRows, Velocities
+from heliostat_trainer.objectives.settings import DiffusionNftSettings
 
 
 def reference_loss(clean, noise, t, advantage, theta, old, ref, beta, a_max, kl_weight):
@@ -38,15 +38,16 @@ def test_equals_the_equations(beta: float, kl_weight: float) -> None:
     theta = old + 0.1 * theta
     sigma = np.array([1.0, 0.9, 0.5, 0.3, 0.2, 0.1])
     advantage = np.array([-7.0, -5.0, -1.0, 0.0, 2.5, 9.0])
-    rows = Rows(
-        *(torch.from_numpy(value).float() for value in (clean, noise)),
-        noised=torch.from_numpy(
+    rows = NoisedRows(
+        clean=torch.from_numpy(clean).float(),
+        noise=torch.from_numpy(noise).float(),
+        latents=torch.from_numpy(
             (1 - sigma[:, None, None, None]) * clean + sigma[:, None, None, None] * noise
         ).float(),
         sigma=torch.from_numpy(sigma).float(),
         advantages=torch.from_numpy(advantage).float(),
     )
-    objective = build_objective(ObjectiveSection(beta=beta, kl_weight=kl_weight))
+    objective = build_objective(DiffusionNftSettings(beta=beta, kl_weight=kl_weight))
     assert objective.needs_reference == (kl_weight > 0)
     trained = torch.from_numpy(theta).float().requires_grad_()
     result = objective.loss(
@@ -70,10 +71,10 @@ def test_equals_the_equations(beta: float, kl_weight: float) -> None:
 
 def test_the_gradient_treats_the_weight_as_a_constant() -> None:
     clean = torch.zeros(1, 1, 1, 2)
-    rows = Rows(clean, clean, clean, torch.ones(1), torch.tensor([5.0]))
+    rows = NoisedRows(clean, torch.ones(1), torch.tensor([5.0]), clean, clean)
     old = torch.zeros_like(clean)
     trained = torch.tensor([[[[0.5, -0.5]]]], requires_grad=True)
-    objective = build_objective(ObjectiveSection(kl_weight=0.0))
+    objective = build_objective(DiffusionNftSettings(kl_weight=0.0))
     objective.loss(rows, Velocities(trained, old, None)).loss.sum().backward()
     # L = 5 mean(v^2) / w with w = 0.5 held fixed: dL/dv = 5 * 2 v / 2 / 0.5.
     assert torch.allclose(trained.grad, 10 * trained.detach())
@@ -83,10 +84,10 @@ def test_the_gradient_treats_the_weight_as_a_constant() -> None:
 def test_good_samples_attract_and_bad_ones_repel(advantage: float, direction: float) -> None:
     random = torch.Generator().manual_seed(0)
     clean, noise, old = torch.randn(3, 1, 4, 4, 4, generator=random)
-    rows = Rows(clean[None], noise[None], (clean + noise)[None] / 2, torch.tensor([0.5]),
-                torch.tensor([advantage]))  # fmt: skip
+    rows = NoisedRows((clean + noise)[None] / 2, torch.tensor([0.5]), torch.tensor([advantage]),
+                      clean[None], noise[None])  # fmt: skip
     trained = old[None].clone().requires_grad_()
-    objective = build_objective(ObjectiveSection(kl_weight=0.0))
+    objective = build_objective(DiffusionNftSettings(kl_weight=0.0))
     objective.loss(rows, Velocities(trained, old[None], None)).loss.sum().backward()
     towards_target = ((noise - clean - old) * -trained.grad[0]).sum().sign().item()
     if direction:

@@ -12,21 +12,22 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.objectives.settings import (
+    OBJECTIVES,
+    DiffusionNftSettings,
+    Need,
+    ObjectiveSection,
+)
 from heliostat_trainer.prompts import read_prompts
+from heliostat_trainer.section import Count, Decay, NotNegative, Positive, Section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pydantic_core import ErrorDetails
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
 
 DEFAULT_PORT = 8600
 
@@ -53,19 +54,6 @@ class SelectionName(StrEnum):
     """As many at random."""
     MEAN_DEVIATION = "mean_deviation"
     """As many with the rewards farthest from the group's mean."""
-
-
-class ObjectiveName(StrEnum):
-    """What the LoRA is trained to minimise."""
-
-    DIFFUSION_NFT = "diffusion_nft"
-    """Negative-aware fine-tuning on the forward process (DiffusionNFT)."""
-
-
-class Section(BaseModel):
-    """Base of the sections: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class RunSection(Section):
@@ -163,6 +151,13 @@ class RecipeSection(Section):
         """Whether the kept candidates are drawn again, in BF16."""
         return self.name is RecipeName.SOL_RL
 
+    @property
+    def gives(self) -> frozenset[Need]:
+        """What the samples that are trained on come with."""
+        if self.name is RecipeName.NAIVE_QUANT:
+            return frozenset({Need.CLEAN_LATENTS, Need.PAIRS})
+        return frozenset(Need)
+
 
 class RewardSection(Section):
     """[reward]: names of the server's rewards."""
@@ -185,21 +180,6 @@ class LoraSection(Section):
     """Rank of every module's update; at most the server's --max-rank."""
     alpha: Positive = 64.0
     """The update is scaled by alpha / rank."""
-
-
-class ObjectiveSection(Section):
-    """[objective]: the loss."""
-
-    name: ObjectiveName = ObjectiveName.DIFFUSION_NFT
-    """diffusion_nft."""
-    beta: Positive = 1.0
-    """How far the implicit positive and negative policies reach beyond the old one."""
-    kl_weight: NotNegative = 1e-4
-    """Weight of the squared velocity difference to the base model; 0 saves its evaluation."""
-    advantage_clip: Positive = 5.0
-    """Advantages are clipped to this magnitude."""
-    timestep_fraction: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """Share of the rollout's noise levels that each sample is trained at."""
 
 
 class OptimiserSection(Section):
@@ -313,7 +293,7 @@ class TrainConfig(Section):
     """What is rewarded."""
     lora: LoraSection = LoraSection()
     """The trained update."""
-    objective: ObjectiveSection = ObjectiveSection()
+    objective: ObjectiveSection = DiffusionNftSettings()
     """The loss."""
     optimiser: OptimiserSection = OptimiserSection()
     """AdamW."""
@@ -327,6 +307,22 @@ class TrainConfig(Section):
     """Checkpoints."""
     server: ServerSection = ServerSection()
     """The rollout server."""
+
+    @model_validator(mode="after")
+    def _recipe_gives_what_the_objective_needs(self) -> TrainConfig:
+        lacking = sorted(self.objective.needs - self.recipe.gives)
+        if lacking:
+            able = [
+                name
+                for name in RecipeName
+                if RecipeSection(name=name).gives >= self.objective.needs
+            ]
+            raise ValueError(
+                f"objective.name = {self.objective.name!r} needs {' and '.join(lacking)}, which "
+                f"recipe.name = {self.recipe.name.value!r} cannot give, since the server draws its "
+                f"samples: set recipe.name to {', '.join(able)}"
+            )
+        return self
 
     def check_files(self) -> tuple[str, ...]:
         """Read the prompt files; returns warnings, one sentence each.
@@ -464,10 +460,13 @@ def _at_least(prompts: Sequence[str], wanted: int, setting: str, path: Path) -> 
 
 def _sentence(error: ErrorDetails) -> str:
     """One validation error in words, with the key and, if it is unknown, the nearest one."""
+    if error["type"] == "union_tag_invalid":
+        return f"objective.name = {error['ctx']['tag']!r}: choose from {', '.join(OBJECTIVES)}"
     location = [str(part) for part in error["loc"]]
+    objective = location.pop(1) if location[0] == "objective" and len(location) > 2 else None
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
-        return _unknown_key(location)
+        return _unknown_key(location) if objective is None else _not_of(objective, location[-1])
     if error["type"] == "missing":
         meaning = _known_fields(location[:-1])[location[-1]]
         return f"{key} is missing: {meaning}"
@@ -475,6 +474,20 @@ def _sentence(error: ErrorDetails) -> str:
     if error["type"] == "value_error":
         return message
     return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _not_of(objective: str, key: str) -> str:
+    """A sentence on a key of [objective] that the named objective does not have."""
+    own = OBJECTIVES[objective].model_fields
+    close = difflib.get_close_matches(key, own, n=1, cutoff=0.75)
+    others = [name for name, kind in OBJECTIVES.items() if key in kind.model_fields]
+    if others and not close:
+        return (
+            f"objective.{key} is a setting of {' and '.join(others)}, not of {objective}: leave it "
+            "out, or set objective.name"
+        )
+    hint = f"did you mean objective.{close[0]}?" if close else f"it has {', '.join(own)}"
+    return f"unknown setting objective.{key} of {objective}: {hint}"
 
 
 def _unknown_key(location: Sequence[str]) -> str:
@@ -496,14 +509,20 @@ def _unknown_key(location: Sequence[str]) -> str:
 
 def _known_fields(parents: Sequence[str]) -> Mapping[str, str]:
     """Field name -> description, of the section that `parents` name (none: the sections)."""
-    model: type[BaseModel] = TrainConfig
+    kinds: tuple[type[BaseModel], ...] = (TrainConfig,)
     for parent in parents:
-        annotation = model.model_fields[parent].annotation
-        candidates = [annotation, *get_args(annotation)]
-        model = next(kind for kind in candidates if isinstance(kind, type))
-    if not issubclass(model, BaseModel):
-        return {}
+        kinds = _sections(kinds[0], parent)
     return {
         name: " ".join((field.description or "").split())
-        for name, field in model.model_fields.items()
+        for kind in kinds
+        for name, field in kind.model_fields.items()
     }
+
+
+def _sections(model: type[BaseModel], field: str) -> tuple[type[BaseModel], ...]:
+    """The sections that a field may hold; more than one for [objective], none for a plain value."""
+    if model is TrainConfig and field == "objective":
+        return tuple(OBJECTIVES.values())
+    annotation = model.model_fields[field].annotation
+    kinds = (annotation, *get_args(annotation))
+    return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))

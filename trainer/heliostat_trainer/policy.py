@@ -167,8 +167,10 @@ class Policy:
 
         return velocity
 
-    def collect_gradient(self) -> None:
-        """Move the gradient of the BF16 copies onto the float32 weights, adding to theirs."""
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of a loss in TRAINED's velocities to the float32 weights' gradients."""
+        with self._active(PolicyName.TRAINED):  # checkpointed blocks are evaluated again
+            loss.backward()  # type: ignore[no-untyped-call]
         for key, parameter in self._copies(PolicyName.TRAINED).items():
             if parameter.grad is None:
                 continue

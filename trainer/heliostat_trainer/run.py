@@ -22,7 +22,7 @@ from heliostat_trainer.interrupts import Interrupts, StopRequestedError
 from heliostat_trainer.learner import Learner
 from heliostat_trainer.loop import Parts, Trainer
 from heliostat_trainer.metrics import MetricsLog
-from heliostat_trainer.objectives import build_objective
+from heliostat_trainer.objectives.build import build_objective
 from heliostat_trainer.policy import Policy, PolicyName
 from heliostat_trainer.progress import Outlook, Progress, open_progress
 from heliostat_trainer.prompts import read_prompts

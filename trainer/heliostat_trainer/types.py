@@ -157,8 +157,9 @@ class UpdateReport:
     loss: float
     kl: float | None
     """Mean squared velocity difference to the base model; None where the KL weight is 0."""
-    drift: float
-    """Mean squared velocity difference between the trained and the old policy."""
+    drift: float | None
+    """Mean squared velocity difference between the trained and the old policy; None where the
+    objective does not ask the old one."""
     grad_norm: float
     """Before clipping."""
     zero_contrast_groups: int
@@ -192,7 +193,7 @@ class StepMetrics:
     zero_contrast_groups: int
     loss: float
     kl: float | None
-    policy_drift: float
+    policy_drift: float | None
     grad_norm: float
     old_decay: float
     ema_decay: float

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heliostat_trainer.objectives.objective import Loss
+from heliostat_trainer.objectives.objective import Loss, as_column, mean_of_each
 
 if TYPE_CHECKING:
     import torch
 
-    from heliostat_trainer.config import ObjectiveSection
-    from heliostat_trainer.objectives.objective import Rows, Velocities
+    from heliostat_trainer.objectives.objective import NoisedRows, Velocities
+    from heliostat_trainer.objectives.settings import DiffusionNftSettings
 
 WEIGHT_FLOOR = 1e-5
 
@@ -34,19 +34,25 @@ WEIGHT_FLOOR = 1e-5
 class DiffusionNFT:
     """The loss above, with beta, A_max and lambda from [objective]."""
 
-    def __init__(self, settings: ObjectiveSection) -> None:
+    def __init__(self, settings: DiffusionNftSettings) -> None:
         self._beta = settings.beta
         self._clip = settings.advantage_clip
         self._kl_weight = settings.kl_weight
+
+    @property
+    def needs_old(self) -> bool:
+        """Both implicit policies reach out from it."""
+        return True
 
     @property
     def needs_reference(self) -> bool:
         """Only for the KL term."""
         return self._kl_weight > 0
 
-    def loss(self, rows: Rows, velocities: Velocities) -> Loss:
+    def loss(self, rows: NoisedRows, velocities: Velocities) -> Loss:
         """loss[B]; all products in float32, the weights' means in float64."""
         beta, trained, old = self._beta, velocities.trained, velocities.old
+        assert old is not None
         positive = beta * trained + (1 - beta) * old
         negative = (1 + beta) * old - beta * trained
         share = optimality(rows.advantages, self._clip)
@@ -56,7 +62,7 @@ class DiffusionNFT:
         loss = self._clip * fit / beta
         if velocities.reference is None:
             return Loss(loss, None)
-        kl = _mean((trained - velocities.reference).square())
+        kl = mean_of_each((trained - velocities.reference).square())
         return Loss(loss + self._kl_weight * kl, kl.detach())
 
 
@@ -65,16 +71,8 @@ def optimality(advantages: torch.Tensor, clip: float) -> torch.Tensor:
     return (advantages / (2 * clip) + 0.5).clamp(0, 1)
 
 
-def _weighted_error(rows: Rows, velocity: torch.Tensor) -> torch.Tensor:
+def _weighted_error(rows: NoisedRows, velocity: torch.Tensor) -> torch.Tensor:
     """L[B] of the clean samples that a velocity[B, ...] predicts."""
-    error = rows.noised - _as_column(rows.sigma, velocity) * velocity - rows.clean
-    weight = _mean(error.detach().double().abs()).clamp(min=WEIGHT_FLOOR).to(error.dtype)
-    return _mean(error.square()) / weight
-
-
-def _mean(values: torch.Tensor) -> torch.Tensor:
-    return values.flatten(1).mean(dim=1)
-
-
-def _as_column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return values.view(-1, *[1] * (like.ndim - 1))
+    error = rows.latents - as_column(rows.sigma, velocity) * velocity - rows.clean
+    weight = mean_of_each(error.detach().double().abs()).clamp(min=WEIGHT_FLOOR).to(error.dtype)
+    return mean_of_each(error.square()) / weight

@@ -1,9 +1,9 @@
-"""What an objective is: rows of noised samples and three velocities in, a loss a row out."""
+"""What an objective is: rows of samples and up to three velocities in, a loss a row out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -11,26 +11,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """B clean samples[B, ...] with advantages[B], noised to x_t = (1 - t) x0 + t e.
+    """B places at which velocities are asked for: latents[B, ...] at noise levels sigma[B].
 
-    clean, noise and noised are float32; sigma[B] is t in (0, 1].
+    latents are float32; sigma is t in (0, 1]; advantages[B] are of the samples they belong to.
     """
 
-    clean: torch.Tensor
-    noise: torch.Tensor
-    noised: torch.Tensor
+    latents: torch.Tensor
     sigma: torch.Tensor
     advantages: torch.Tensor
 
 
 @dataclass(frozen=True)
+class NoisedRows(Rows):
+    """Clean samples[B, ...], noised to latents = (1 - t) clean + t noise, all float32."""
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Velocities:
-    """velocity[B, ...] in float32 at the noised rows, under each policy."""
+    """velocity[B, ...] in float32 at the rows' latents, under each policy."""
 
     trained: torch.Tensor
     """With a gradient."""
-    old: torch.Tensor
-    """The behaviour policy."""
+    old: torch.Tensor | None
+    """The behaviour policy; None unless the objective needs it."""
     reference: torch.Tensor | None
     """The base model; None unless the objective needs it."""
 
@@ -43,12 +49,29 @@ class Loss:
     kl: torch.Tensor | None
 
 
-class Objective(Protocol):
-    """A loss on clean samples and their advantages."""
+RowsT = TypeVar("RowsT", bound=Rows, contravariant=True)
+
+
+class Objective(Protocol[RowsT]):
+    """A loss on samples of the old policy and how good they are."""
+
+    @property
+    def needs_old(self) -> bool:
+        """Whether the old policy's velocity is used; it costs an evaluation."""
 
     @property
     def needs_reference(self) -> bool:
         """Whether the base model's velocity is used; it costs an evaluation."""
 
-    def loss(self, rows: Rows, velocities: Velocities) -> Loss:
+    def loss(self, rows: RowsT, velocities: Velocities) -> Loss:
         """The loss of each row; the step's loss is their mean."""
+
+
+def mean_of_each(values: torch.Tensor) -> torch.Tensor:
+    """mean[B] over the elements of each row[B, ...]."""
+    return values.flatten(1).mean(dim=1)
+
+
+def as_column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """values[B] with trailing axes of one, to go with like[B, ...]."""
+    return values.view(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,185 @@
+"""What a step trains at: its samples laid out in rows, each at a noise level.
+
+Which rows there are depends on what the objective needs: every sample by itself (`each_sample`), or
+the best with the worst (`pairs`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from heliostat_trainer.advantages import advantages
+from heliostat_trainer.objectives.objective import NoisedRows, as_column
+from heliostat_trainer.objectives.settings import DiffusionDpoSettings
+from heliostat_trainer.randomness import Purpose, stream, torch_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from heliostat_trainer.objectives.objective import Rows
+    from heliostat_trainer.objectives.settings import (
+        AnyObjective,
+        AwmSettings,
+        DiffusionNftSettings,
+    )
+    from heliostat_trainer.types import Samples
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Where in the run a step is, and the noise levels[T + 1] that its samples were drawn at."""
+
+    run_seed: int
+    step: int
+    levels: NDArray[np.float32]
+
+    def shuffled_levels(self, fraction: float, count: int) -> NDArray[np.float32]:
+        """levels[count, L]: for each of so many, the share of the levels above 0, in any order."""
+        above = self.levels[:-1]
+        kept = max(1, int(fraction * len(above) + 1e-9))
+        random = stream(self.run_seed, Purpose.TIMESTEPS, self.step)
+        return np.stack([random.permutation(above)[:kept] for _ in range(count)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(ABC):
+    """All R rows of a step, which belong to its groups' S samples, counted through the groups."""
+
+    schedule: Schedule
+    groups: Sequence[Samples]
+    samples: NDArray[np.int64]
+    """samples[R]: which sample a row belongs to."""
+    sigmas: NDArray[np.float32]
+    """sigmas[R]."""
+    advantages: torch.Tensor
+    """advantages[R]."""
+    together: int = 1
+    """So many neighbouring rows make one term of the loss."""
+
+    @abstractmethod
+    def take(self, rows: NDArray[np.int64]) -> Rows:
+        """The given rows, on the device."""
+
+    def terms(self) -> NDArray[np.int64]:
+        """rows[R / together, together] of each term of the loss."""
+        return np.arange(len(self.samples)).reshape(-1, self.together)
+
+    def prompts(self, rows: NDArray[np.int64]) -> list[int]:
+        """Which of the step's prompts the rows are of."""
+        of_sample = np.repeat([group.row for group in self.groups], [len(g) for g in self.groups])
+        indices: list[int] = of_sample[self.samples[rows]].tolist()
+        return indices
+
+    def describe(self, row: int) -> str:
+        """A row in words: seed, prompt and noise level."""
+        sample = int(self.samples[row])
+        for group in self.groups:
+            if sample < len(group):
+                where = f"seed {group.seeds[sample]} of {group.prompt!r}"
+                return f"{where} at noise level {self.sigmas[row]:.2f}"
+            sample -= len(group)
+        raise IndexError(row)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NoisedBatch(Batch):
+    """Clean samples[S, ...] on the device, noised anew; rows of one term share their noise."""
+
+    clean: torch.Tensor
+
+    def take(self, rows: NDArray[np.int64]) -> NoisedRows:
+        clean = self.clean[torch.from_numpy(self.samples[rows])]
+        noise = torch.stack([self._noise(row, clean.shape[1:]) for row in rows.tolist()])
+        noise = noise.to(clean.device)
+        sigma = torch.from_numpy(self.sigmas[rows]).to(clean.device)
+        column = as_column(sigma, clean)
+        return NoisedRows(
+            latents=(1 - column) * clean + column * noise,
+            sigma=sigma,
+            advantages=self.advantages[torch.from_numpy(rows)].to(clean.device),
+            clean=clean,
+            noise=noise,
+        )
+
+    def _noise(self, row: int, shape: torch.Size) -> torch.Tensor:
+        position = (self.schedule.step, row // self.together)
+        generator = torch_stream(self.schedule.run_seed, Purpose.TRAINING_NOISE, *position)
+        return torch.randn(shape, generator=generator)
+
+
+def lay_out(
+    settings: AnyObjective, schedule: Schedule, groups: Sequence[Samples], device: torch.device
+) -> Batch:
+    """The rows that the objective trains at, of a step's samples, a group a prompt."""
+    if isinstance(settings, DiffusionDpoSettings):
+        return pairs(settings, schedule, groups, device)
+    return each_sample(settings, schedule, groups, device)
+
+
+def each_sample(
+    settings: DiffusionNftSettings | AwmSettings,
+    schedule: Schedule,
+    groups: Sequence[Samples],
+    device: torch.device,
+) -> Batch:
+    """A row for each sample at each of its levels, with noise of its own."""
+    rewards = [group.rewards for group in groups]
+    values = np.concatenate(advantages(rewards, settings.advantage_clip))
+    levels = schedule.shuffled_levels(settings.timestep_fraction, len(values))
+    samples = np.repeat(np.arange(len(values)), levels.shape[1])
+    return _NoisedBatch(
+        schedule=schedule,
+        groups=groups,
+        samples=samples,
+        sigmas=levels.reshape(-1),
+        advantages=torch.from_numpy(values[samples]).float(),
+        clean=_clean(groups, device),
+    )
+
+
+def pairs(
+    settings: DiffusionDpoSettings,
+    schedule: Schedule,
+    groups: Sequence[Samples],
+    device: torch.device,
+) -> Batch:
+    """Two rows, better and worse, for each pair at each of its levels, with the same noise.
+
+    The best of a group goes with its worst, the second best with the second worst, and so on.
+    Advantages are +1 and -1; 0 where the rewards are equal.
+    """
+    ordered = np.concatenate(list(_pairs_of_each(groups)))
+    levels = schedule.shuffled_levels(settings.timestep_fraction, len(ordered))
+    samples = np.repeat(ordered, levels.shape[1], axis=0)
+    rewards = np.concatenate([group.rewards for group in groups])[samples]
+    differ = np.sign(rewards[:, 0] - rewards[:, 1])
+    return _NoisedBatch(
+        schedule=schedule,
+        groups=groups,
+        samples=samples.reshape(-1),
+        sigmas=levels.reshape(-1).repeat(2),
+        advantages=torch.from_numpy(np.stack([differ, -differ], axis=1).reshape(-1)).float(),
+        together=2,
+        clean=_clean(groups, device),
+    )
+
+
+def _pairs_of_each(groups: Sequence[Samples]) -> Iterator[NDArray[np.int64]]:
+    """samples[K / 2, 2] of each group: the i-th best and the i-th worst."""
+    first = 0
+    for group in groups:
+        order = first + np.argsort(group.rewards, kind="stable")
+        count = len(order) // 2
+        yield np.stack([order[::-1][:count], order[:count]], axis=1)
+        first += len(group)
+
+
+def _clean(groups: Sequence[Samples], device: torch.device) -> torch.Tensor:
+    return torch.cat([group.latents for group in groups]).to(device)
