@@ -14,6 +14,7 @@ from heliostat_trainer.config import TrainConfig
 from heliostat_trainer.interrupts import Interrupts
 from heliostat_trainer.learner import Learner
 from heliostat_trainer.objectives.build import build_objective
+from heliostat_trainer.objectives.grpo import stochastic_sampler
 from heliostat_trainer.policy import ADAPTERS, LoraWeights, PolicyName
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.types import Samples, UpdateReport
@@ -83,10 +84,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         self.sigmas = unshifted_sigmas(STEPS)
-        self.learner = Learner(
-            self.config, self.policy, build_objective(self.config.objective), self.sigmas,
-            Interrupts(),
-        )  # fmt: skip
+        self.sampler = stochastic_sampler(self.config.objective, self.sigmas)
+        objective = build_objective(self.config.objective, self.sampler)
+        self.learner = Learner(self.config, self.policy, objective, self.sigmas, Interrupts())
 
     def draw(self, step: int) -> list[Samples]:
         return [self._group(step, row) for row in range(PROMPTS)]
@@ -100,5 +100,10 @@ class Experiment:
     def _group(self, step: int, row: int) -> Samples:
         seeds = candidate_seeds(0, Purpose.CANDIDATES, SAMPLES, step, row)
         velocity = self.policy.bind(PolicyName.OLD, CONDITIONING)
-        latents = sample_euler(velocity, initial_noise(seeds, (2,)), self.sigmas)
-        return Samples(row, "a prompt", seeds, latents, nearness(latents).double().numpy())
+        noise, trajectory = initial_noise(seeds, (2,)), None
+        if self.sampler is None:
+            latents = sample_euler(velocity, noise, self.sigmas)
+        else:
+            latents, trajectory = self.sampler.sample(velocity, noise, seeds)
+        rewards = nearness(latents).double().numpy()
+        return Samples(row, "a prompt", seeds, latents, rewards, trajectory)

@@ -49,9 +49,17 @@ def test_the_objective_is_the_one_named_and_diffusion_nft_without_a_name(
     assert configure().objective == DiffusionNftSettings()
     assert configure("--objective.beta", "0.1").objective == DiffusionNftSettings(beta=0.1)
     for name, kind in OBJECTIVES.items():
-        config = configure("--objective.name", name)
+        config = configure("--objective.name", name, "--recipe.keep_pairs", "4")
         assert config.objective == kind()
         assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_grpo_is_on_policy_unless_told_otherwise(configure: Callable[..., TrainConfig]) -> None:
+    assert configure().old_policy.decay_max == 0.5
+    grpo = ("--objective.name", "flow_grpo")
+    assert configure(*grpo).old_policy.decay_max == 0.0
+    assert configure(*grpo, "--old_policy.decay_slope", "0.1").old_policy.decay(9) == 0.0
+    assert configure(*grpo, "--old_policy.decay_max", "0.3").old_policy.decay_max == 0.3
 
 
 def test_every_objective_can_be_trained_on_redrawn_samples(
@@ -105,6 +113,15 @@ def test_overrides_are_toml_or_text() -> None:
         (["--objective.name", "awm", "--objective.pwer", "1"], "did you mean objective.power?"),
         (["--objective.temperature", "1"], "objective.temperature of diffusion_nft: it has name, beta,"),
         (["--objective.beta", "-1"], "objective.beta = -1: input should be greater than 0"),
+        (["--objective.name", "flow_grpo", "--recipe.name", "naive_quant"],
+         "objective.name = 'flow_grpo' needs log-probabilities and trajectories, which recipe.name = 'naive_quant' "
+         "cannot give, since the server draws its samples: set recipe.name to sol_rl, diffusionnft, naive_scaling"),
+        (["--objective.name", "flow_grpo_fast", "--recipe.steps", "3"], "recipe.steps = 3, but objective.name = "
+         "'flow_grpo_fast' needs 3 stochastic and a last one: raise recipe.steps or lower objective.window"),
+        (["--objective.name", "flow_grpo", "--recipe.steps", "1"], "needs 1 stochastic and a last one: raise"),
+        (["--objective.name", "flow_grpo_fast", "--objective.noise_level", "1.5"], "cps adds at most all of"),
+        (["--objective.name", "dance_grpo"], "objective.subset_pairs = 4, but recipe.keep_pairs = 2: lower"),
+        (["--objective.name", "dance_grpo", "--objective.noise", "cps"], "objective.noise is a setting of flow_grpo"),
         (["steps=3"], "'steps=3' is no setting: write --section.key value"),
         (["--run.steps"], "--run.steps needs a value"),
     ],

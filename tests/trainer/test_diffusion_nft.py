@@ -47,7 +47,7 @@ def test_equals_the_equations(beta: float, kl_weight: float) -> None:
         sigma=torch.from_numpy(sigma).float(),
         advantages=torch.from_numpy(advantage).float(),
     )
-    objective = build_objective(DiffusionNftSettings(beta=beta, kl_weight=kl_weight))
+    objective = build_objective(DiffusionNftSettings(beta=beta, kl_weight=kl_weight), None)
     assert objective.needs_reference == (kl_weight > 0)
     trained = torch.from_numpy(theta).float().requires_grad_()
     result = objective.loss(
@@ -74,7 +74,7 @@ def test_the_gradient_treats_the_weight_as_a_constant() -> None:
     rows = NoisedRows(clean, torch.ones(1), torch.tensor([5.0]), clean, clean)
     old = torch.zeros_like(clean)
     trained = torch.tensor([[[[0.5, -0.5]]]], requires_grad=True)
-    objective = build_objective(DiffusionNftSettings(kl_weight=0.0))
+    objective = build_objective(DiffusionNftSettings(kl_weight=0.0), None)
     objective.loss(rows, Velocities(trained, old, None)).loss.sum().backward()
     # L = 5 mean(v^2) / w with w = 0.5 held fixed: dL/dv = 5 * 2 v / 2 / 0.5.
     assert torch.allclose(trained.grad, 10 * trained.detach())
@@ -87,7 +87,7 @@ def test_good_samples_attract_and_bad_ones_repel(advantage: float, direction: fl
     rows = NoisedRows((clean + noise)[None] / 2, torch.tensor([0.5]), torch.tensor([advantage]),
                       clean[None], noise[None])  # fmt: skip
     trained = old[None].clone().requires_grad_()
-    objective = build_objective(DiffusionNftSettings(kl_weight=0.0))
+    objective = build_objective(DiffusionNftSettings(kl_weight=0.0), None)
     objective.loss(rows, Velocities(trained, old[None], None)).loss.sum().backward()
     towards_target = ((noise - clean - old) * -trained.grad[0]).sum().sign().item()
     if direction:

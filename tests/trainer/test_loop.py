@@ -79,6 +79,39 @@ def test_training_raises_the_reward(configure: Configure, server: FakeServer) ->
     assert trained.means["warmth"].mean > base.means["warmth"].mean + 0.005
 
 
+@pytest.mark.parametrize(
+    "name", ["awm", "diffusion_dpo", "flow_grpo", "flow_grpo_fast", "dance_grpo"]
+)
+def test_every_objective_runs_and_resumes_to_the_bit(
+    configure: Configure, server: FakeServer, checkpoint: Path, name: str
+) -> None:
+    settings = ["--objective.name", name]
+    settings += ["--objective.window", "2"] if name == "flow_grpo_fast" else []
+    settings += ["--objective.subset_pairs", "1"] if name == "dance_grpo" else []
+    config = configure("--run.steps", "2", *settings)
+    whole = run(config, server)
+    assert any(value.any() for key, value in whole.items() if "lora_B" in key)
+    halves = configure("--run.name", "halves", "--run.steps", "1", *settings)
+    run(halves, FakeServer(checkpoint))
+    halves = configure("--run.name", "halves", "--run.steps", "2", *settings)
+    assert same(whole, run(halves, FakeServer(checkpoint, reverse=True), resume=True))
+    lines = list(read_metrics(config.run.path / "metrics.jsonl"))
+    for line in lines:  # on-policy: what is left is BF16 in batches of another size
+        assert ("grpo" in name) == (line["ratio_error"] is not None)
+        assert line["ratio_error"] is None or line["ratio_error"] < 1e-5
+
+
+@pytest.mark.parametrize("recipe", ["diffusionnft", "naive_scaling"])
+def test_trajectories_come_with_every_recipe_that_draws_in_bf16(
+    configure: Configure, server: FakeServer, recipe: str
+) -> None:
+    config = configure("--recipe.name", recipe, "--run.steps", "1", "--objective.name", "flow_grpo")
+    run(config, server)
+    (line,) = read_metrics(config.run.path / "metrics.jsonl")
+    assert line["ratio_error"] < 1e-5
+    assert line["policy_drift"] is None
+
+
 def test_the_order_in_which_groups_finish_changes_nothing(
     configure: Configure, server: FakeServer, checkpoint: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,14 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heliostat_engines.stochastic import Trajectory
 from heliostat_trainer.batch import Schedule, lay_out
 from heliostat_trainer.objectives.build import build_objective
-from heliostat_trainer.objectives.objective import NoisedRows, Velocities
+from heliostat_trainer.objectives.grpo import stochastic_sampler
+from heliostat_trainer.objectives.objective import NoisedRows, TransitionRows, Velocities
 from heliostat_trainer.objectives.settings import (
     OBJECTIVES,
     AwmSettings,
+    DanceGrpoSettings,
     DiffusionDpoSettings,
     DiffusionNftSettings,
+    FlowGrpoFastSettings,
+    FlowGrpoSettings,
 )
 from heliostat_trainer.types import Samples
 from tests.trainer.gaussian import Experiment
@@ -77,7 +83,7 @@ def mean_square(values: np.ndarray) -> np.ndarray:
 @settings(max_examples=50, deadline=None)
 def test_awm_equals_the_equations(seed: int, power: float, kl: float, old: float) -> None:
     point = Point(seed)
-    objective = build_objective(AwmSettings(power=power, kl_weight=kl, old_weight=old))
+    objective = build_objective(AwmSettings(power=power, kl_weight=kl, old_weight=old), None)
     assert (objective.needs_old, objective.needs_reference) == (old > 0, kl > 0)
     result = objective.loss(point.rows(), point.velocities(objective))
     result.loss.sum().backward()
@@ -100,7 +106,7 @@ def test_awm_equals_the_equations(seed: int, power: float, kl: float, old: float
 def test_dpo_equals_the_equations(seed: int, beta: float) -> None:
     point = Point(seed)
     point.advantages = np.array([1.0, -1.0, 1.0, -1.0, 0.0, 0.0])  # the last pair is a tie
-    objective = build_objective(DiffusionDpoSettings(beta=beta))
+    objective = build_objective(DiffusionDpoSettings(beta=beta), None)
     result = objective.loss(point.rows(), point.velocities(objective))
     target = point.noise - point.clean
     gain = mean_square(point.theta - target) - mean_square(point.ref - target)
@@ -119,7 +125,7 @@ def test_dpo_equals_the_equations(seed: int, beta: float) -> None:
 @settings(max_examples=15, deadline=None)
 def test_losses_and_gradients_are_finite(kind, seed: int, scale: float) -> None:
     point = Point(seed, scale=scale)
-    objective = build_objective(kind())
+    objective = build_objective(kind(), None)
     result = objective.loss(point.rows(), point.velocities(objective))
     result.loss.mean().backward()
     assert torch.isfinite(result.loss).all()
@@ -129,7 +135,7 @@ def test_losses_and_gradients_are_finite(kind, seed: int, scale: float) -> None:
 def test_a_perfect_fit_has_a_finite_awm_gradient() -> None:
     point = Point(0)
     point.trained = (point._torch(point.noise) - point._torch(point.clean)).requires_grad_()
-    objective = build_objective(AwmSettings())
+    objective = build_objective(AwmSettings(), None)
     objective.loss(point.rows(), point.velocities(objective)).loss.sum().backward()
     assert torch.isfinite(point.trained.grad).all()
 
@@ -157,10 +163,172 @@ def test_pairs_are_best_with_worst_at_one_level_and_noise() -> None:
     assert batch.describe(8) == f"seed 1 of 'prompt 1' at noise level {batch.sigmas[8]:.2f}"
 
 
+class Steps:
+    """Random steps of one sampler, and the loss's own arithmetic in float64."""
+
+    def __init__(self, seed: int, rule: str, scale: float = 1e-2) -> None:
+        random = np.random.default_rng(seed)
+        self.before, self.velocity, shock, change, off = random.normal(size=(5, 6, *SHAPE))
+        index = random.integers(0, 9, size=6)
+        self.sigma, self.to = (LEVELS[index + by].astype(float) for by in (0, 1))
+        self.rule = rule
+        mean, deviation = self.step(self.velocity)
+        self.after = mean + deviation[:, None, None, None] * shock
+        self.log_probs = self.log_prob(self.velocity)
+        self.theta = self.velocity + scale * change
+        self.ref = self.velocity + scale * off
+        self.advantages = random.uniform(-5, 5, size=6)
+
+    def step(self, velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        s, to = (value[:, None, None, None] for value in (self.sigma, self.to))
+        x, dt = self.before, to - s
+        if self.rule == "cps":
+            deviation = to * np.sin(0.8 * np.pi / 2)
+            mean = (1 - to) * (x - s * velocity)
+            mean = mean + np.sqrt(to**2 - deviation**2) * (x + (1 - s) * velocity)
+            return mean, deviation.ravel()
+        if self.rule == "dance":
+            eta = 0.3
+            score = -(x - (1 - s) * (x - s * velocity)) / s**2
+            mean = x + velocity * dt - 0.5 * eta**2 * score * dt
+            return mean, np.broadcast_to(eta * np.sqrt(-dt), s.shape).ravel()
+        rate = 0.7 * np.sqrt(s / (1 - np.where(s == 1, float(LEVELS[1]), s)))
+        mean = x * (1 + rate**2 / (2 * s) * dt) + velocity * (1 + rate**2 * (1 - s) / (2 * s)) * dt
+        return mean, (rate * np.sqrt(-dt)).ravel()
+
+    def log_prob(self, velocity: np.ndarray) -> np.ndarray:
+        mean, deviation = self.step(velocity)
+        wide = deviation[:, None, None, None]
+        density = -((self.after - mean) ** 2)
+        if self.rule != "cps":
+            density = density / (2 * wide**2) - np.log(wide) - 0.5 * np.log(2 * np.pi)
+        return density.reshape(6, -1).mean(axis=1)
+
+    def loss(self, theta: np.ndarray, clip: float, weight: float) -> np.ndarray:
+        ratio = np.exp(self.log_prob(theta) - self.log_probs)
+        rise = -self.advantages * ratio
+        loss = np.maximum(rise, -self.advantages * np.clip(ratio, 1 - clip, 1 + clip))
+        (mean, deviation), (ref, _) = self.step(theta), self.step(self.ref)
+        return loss + weight * mean_square(mean - ref) / (2 * deviation**2)
+
+    def rows(self) -> TransitionRows:
+        to_torch = Point._torch
+        return TransitionRows(
+            latents=to_torch(self.before), sigma=to_torch(self.sigma),
+            advantages=to_torch(self.advantages), following=to_torch(self.after),
+            following_sigma=to_torch(self.to), log_probs=torch.from_numpy(self.log_probs),
+        )  # fmt: skip
+
+
+GRPO = {
+    "sde": FlowGrpoSettings(noise_level=0.7),
+    "cps": FlowGrpoFastSettings(noise_level=0.8),
+    "dance": DanceGrpoSettings(noise_level=0.3),
+}
+
+
+def grpo(rule: str, **settings: float):
+    settings = GRPO[rule].model_copy(update=settings)
+    return build_objective(settings, stochastic_sampler(settings, torch.from_numpy(LEVELS)))
+
+
+@given(
+    seeds,
+    st.sampled_from(sorted(GRPO)),
+    st.sampled_from([1e-5, 1e-3, 0.2]),
+    st.sampled_from([0.0, 0.04]),
+)
+@settings(max_examples=60, deadline=None)
+def test_grpo_equals_the_equations(seed: int, rule: str, clip: float, weight: float) -> None:
+    steps = Steps(seed, rule)
+    objective = grpo(rule, clip=clip, kl_weight=weight)
+    assert (objective.needs_old, objective.needs_reference) == (False, weight > 0)
+    trained = Point._torch(steps.theta).requires_grad_()
+    reference = Point._torch(steps.ref) if weight else None
+    result = objective.loss(steps.rows(), Velocities(trained, None, reference))
+    result.loss.sum().backward()
+    expected = steps.loss(steps.theta, clip, weight)
+    np.testing.assert_allclose(result.loss.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+    away = np.abs(np.exp(steps.log_prob(steps.theta) - steps.log_probs) - 1)
+    assert (result.clipped.numpy() == (away > clip))[np.abs(away - clip) > 1e-6].all()
+    np.testing.assert_allclose(result.ratio.numpy(), steps_ratio(steps), rtol=1e-5)
+    way = np.random.default_rng(seed + 1).normal(size=steps.theta.shape)
+    way *= (np.abs(away - clip) > 1e-4)[:, None, None, None]  # not where the slope jumps
+    up, down = (steps.loss(steps.theta + h * way, clip, weight) for h in (1e-6, -1e-6))
+    slope = ((up - down) / 2e-6).sum()
+    found = float((trained.grad.double().numpy() * way).sum())
+    assert found == pytest.approx(slope, rel=2e-3, abs=2e-4)
+
+
+def steps_ratio(steps: Steps) -> np.ndarray:
+    return np.exp(steps.log_prob(steps.theta) - steps.log_probs)
+
+
+@pytest.mark.parametrize("rule", GRPO)
+def test_the_ratio_is_exactly_one_where_the_policies_are_equal(rule: str) -> None:
+    steps = Steps(3, rule)
+    velocity, objective = Point._torch(steps.velocity), grpo(rule)
+    sampler = stochastic_sampler(GRPO[rule], torch.from_numpy(LEVELS))
+    rows = steps.rows()
+    step = sampler.step(rows.latents, velocity, rows.sigma, rows.following_sigma)
+    rows = replace(rows, log_probs=sampler.log_prob(step, rows.following))
+    result = objective.loss(rows, Velocities(velocity.requires_grad_(), None, velocity.detach()))
+    assert (result.ratio == 1).all()
+    assert not result.clipped.any()
+    assert (result.kl == 0).all()
+    torch.testing.assert_close(result.loss.detach(), -rows.advantages)
+    result.loss.sum().backward()
+    assert torch.isfinite(velocity.grad).all()
+    assert velocity.grad.any()
+
+
+def drawn(row: int, rewards: list[float], seed: int) -> Samples:
+    """A group of one-number latents: 100 row + sample + step / 10."""
+    count = len(rewards)
+    steps = torch.arange(4) / 10 + torch.arange(float(count))[:, None] + 100 * row
+    trajectory = Trajectory(
+        steps.view(count, 4, 1, 1, 1),
+        torch.tensor([1] * count),
+        torch.arange(3 * count, dtype=torch.float64).view(count, 3),
+    )
+    return replace(group(row, rewards), trajectory=trajectory)
+
+
+def test_transitions_are_the_stochastic_steps_of_each_sample() -> None:
+    groups = [drawn(0, [0.5, 0.9], 0), drawn(1, [3.0, 1.0], 0)]
+    batch = lay_out(FlowGrpoSettings(), Schedule(42, 1, LEVELS), groups, torch.device("cpu"))
+    rows = batch.take(np.arange(12))
+    values = rows.latents.flatten().tolist()
+    assert sorted(values) == pytest.approx(
+        [100 * g + s + k / 10 for g in (0, 1) for s in (0, 1) for k in range(3)]
+    )
+    torch.testing.assert_close(rows.following, rows.latents + 0.1)
+    step = (rows.latents.flatten() % 1 * 10).round().long()
+    levels = torch.from_numpy(LEVELS)
+    assert torch.equal(rows.sigma, levels[1 + step])
+    assert torch.equal(rows.following_sigma, levels[2 + step])
+    sample = batch.samples
+    assert rows.log_probs.tolist() == (3 * (sample % 2) + step.numpy()).tolist()
+    assert (rows.advantages[sample == 1] > 0).all()
+    assert batch.prompts(np.arange(12)) == [0] * 6 + [1] * 6
+
+
+def test_dance_grpo_trains_on_the_extremes_with_advantages_among_all() -> None:
+    rewards = [0.0, 5.0, 1.0, 2.0, 10.0, 3.0]
+    kind = DanceGrpoSettings(subset_pairs=1, timestep_fraction=0.4)
+    batch = lay_out(kind, Schedule(42, 1, LEVELS), [drawn(0, rewards, 0)] * 1, torch.device("cpu"))
+    assert batch.samples.tolist() == [0, 4]
+    expected = (np.array(rewards) - 3.5) / (np.std(rewards) + 1e-4)
+    assert batch.advantages.tolist() == pytest.approx([expected[0], expected[4]])
+
+
 SMALL_PROBLEM = {
     "diffusion_nft": ("--objective.kl_weight", "0"),
     "awm": ("--objective.kl_weight", "0"),
     "diffusion_dpo": ("--objective.beta", "0.1"),
+    "flow_grpo": ("--objective.kl_weight", "0"),
+    "flow_grpo_fast": (),
+    "dance_grpo": (),
 }
 
 
@@ -172,7 +340,7 @@ def learn(configure, name: str, *overrides: str) -> list[float]:
     """Distances from the optimum over eighty steps."""
     config: TrainConfig = configure(
         "--objective.name", name, "--optimiser.lr", "0.05", "--optimiser.micro_batch", "1000",
-        *overrides,
+        "--recipe.steps", "10", "--recipe.candidates", "24", "--recipe.keep_pairs", "12", *overrides,
     )  # fmt: skip
     experiment = Experiment(config)
     assert experiment.distance() > 1.8

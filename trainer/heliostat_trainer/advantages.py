@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from heliostat_trainer.objectives.settings import Deviation
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -14,16 +16,23 @@ if TYPE_CHECKING:
 STD_FLOOR = 1e-4
 
 
-def advantages(groups: Sequence[NDArray[np.float64]], clip: float) -> list[NDArray[np.float64]]:
-    """A = (r - mean of its group) / (std over all groups + 1e-4), clipped to +-clip.
+def advantages(
+    groups: Sequence[NDArray[np.float64]], clip: float, deviation: Deviation = Deviation.STEP
+) -> list[NDArray[np.float64]]:
+    """A = (r - mean of its group) / (std + 1e-4), clipped to +-clip.
 
-    `groups` holds rewards[K] of each prompt's samples, as does the result. The deviation is
-    shared by the whole step, so that a group with little contrast pulls little.
+    `groups` holds rewards[K] of each prompt's samples, as does the result. The std is over all
+    groups, so that a group with little contrast pulls little, or over each group by itself.
 
-    Source: DiffusionNFT (arXiv 2509.16117), its public code with a global deviation.
+    Source: DiffusionNFT (arXiv 2509.16117), its public code with a global deviation; DanceGRPO
+    (arXiv 2505.07818) with the group's.
     """
-    scale = float(np.std(np.concatenate(groups))) + STD_FLOOR
-    return [np.clip((rewards - rewards.mean()) / scale, -clip, clip) for rewards in groups]
+    everything = np.concatenate(groups)
+    return [
+        np.clip((rewards - rewards.mean()) / (float(np.std(over)) + STD_FLOOR), -clip, clip)
+        for rewards in groups
+        for over in [everything if deviation is Deviation.STEP else rewards]
+    ]
 
 
 def has_contrast(rewards: NDArray[np.float64]) -> bool:

@@ -1,7 +1,7 @@
 """What a step trains at: its samples laid out in rows, each at a noise level.
 
-Which rows there are depends on what the objective needs: every sample by itself (`each_sample`), or
-the best with the worst (`pairs`).
+Which rows there are depends on what the objective needs: every sample by itself (`each_sample`),
+the best with the worst (`pairs`), or the steps that a sample came about by (`transitions`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from heliostat_engines.stochastic import Trajectory
 from heliostat_trainer.advantages import advantages
-from heliostat_trainer.objectives.objective import NoisedRows, as_column
-from heliostat_trainer.objectives.settings import DiffusionDpoSettings
+from heliostat_trainer.objectives.objective import NoisedRows, TransitionRows, as_column
+from heliostat_trainer.objectives.settings import (
+    DanceGrpoSettings,
+    DiffusionDpoSettings,
+    GrpoSettings,
+)
 from heliostat_trainer.randomness import Purpose, stream, torch_stream
 
 if TYPE_CHECKING:
@@ -114,12 +119,38 @@ class _NoisedBatch(Batch):
         return torch.randn(shape, generator=generator)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _TransitionBatch(Batch):
+    """Steps of the samples' trajectories, which stay on the CPU."""
+
+    trajectory: Trajectory
+    steps: NDArray[np.int64]
+    """steps[R]: which of its sample's stochastic steps a row is."""
+    device: torch.device
+
+    def take(self, rows: NDArray[np.int64]) -> TransitionRows:
+        path, log_probs = self.trajectory.latents, self.trajectory.log_probs
+        place = torch.from_numpy(self.samples[rows]), torch.from_numpy(self.steps[rows])
+        levels = torch.from_numpy(self.schedule.levels)
+        after = self.trajectory.first[place[0]] + place[1] + 1
+        return TransitionRows(
+            latents=path[place].to(self.device),
+            sigma=torch.from_numpy(self.sigmas[rows]).to(self.device),
+            advantages=self.advantages[torch.from_numpy(rows)].to(self.device),
+            following=path[place[0], place[1] + 1].to(self.device),
+            following_sigma=levels[after].to(self.device),
+            log_probs=log_probs[place].to(self.device),
+        )
+
+
 def lay_out(
     settings: AnyObjective, schedule: Schedule, groups: Sequence[Samples], device: torch.device
 ) -> Batch:
     """The rows that the objective trains at, of a step's samples, a group a prompt."""
     if isinstance(settings, DiffusionDpoSettings):
         return pairs(settings, schedule, groups, device)
+    if isinstance(settings, GrpoSettings):
+        return transitions(settings, schedule, groups, device)
     return each_sample(settings, schedule, groups, device)
 
 
@@ -169,6 +200,48 @@ def pairs(
         together=2,
         clean=_clean(groups, device),
     )
+
+
+def transitions(
+    settings: GrpoSettings,
+    schedule: Schedule,
+    groups: Sequence[Samples],
+    device: torch.device,
+) -> Batch:
+    """A row for each of a share of the stochastic steps of each sample, in any order.
+
+    Of DanceGRPO's only the best and the worst samples of each group; advantages are among all.
+    """
+    rewards = [group.rewards for group in groups]
+    values = np.concatenate(advantages(rewards, settings.advantage_clip, settings.deviation))
+    pairs = settings.subset_pairs if isinstance(settings, DanceGrpoSettings) else None
+    chosen = np.concatenate(list(_extremes_of_each(groups, pairs)))
+    trajectories = [group.trajectory for group in groups if group.trajectory is not None]
+    assert len(trajectories) == len(groups), "the recipe gives no trajectories"
+    trajectory = Trajectory.concat(trajectories)
+    kept = max(1, int(settings.timestep_fraction * trajectory.steps + 1e-9))
+    random = stream(schedule.run_seed, Purpose.TIMESTEPS, schedule.step)
+    steps = np.stack([random.permutation(trajectory.steps)[:kept] for _ in chosen]).reshape(-1)
+    samples = np.repeat(chosen, kept)
+    return _TransitionBatch(
+        schedule=schedule,
+        groups=groups,
+        samples=samples,
+        sigmas=schedule.levels[trajectory.first.numpy()[samples] + steps],
+        advantages=torch.from_numpy(values[samples]).float(),
+        trajectory=trajectory,
+        steps=steps,
+        device=device,
+    )
+
+
+def _extremes_of_each(groups: Sequence[Samples], pairs: int | None) -> Iterator[NDArray[np.int64]]:
+    """samples[2 pairs] of each group: its best and worst; None: all."""
+    first = 0
+    for group in groups:
+        order = first + np.argsort(group.rewards, kind="stable")
+        yield np.sort(order if pairs is None else np.concatenate([order[:pairs], order[-pairs:]]))
+        first += len(group)
 
 
 def _pairs_of_each(groups: Sequence[Samples]) -> Iterator[NDArray[np.int64]]:

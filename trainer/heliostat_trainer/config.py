@@ -17,7 +17,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.objectives.settings import (
     OBJECTIVES,
+    DanceGrpoSettings,
     DiffusionNftSettings,
+    GrpoSettings,
     Need,
     ObjectiveSection,
 )
@@ -207,7 +209,8 @@ class OldPolicySection(Section):
     decay_slope: NotNegative = 0.001
     """By how much the decay grows each step."""
     decay_max: Decay = 0.5
-    """The largest decay."""
+    """The largest decay; by default 0 under the GRPO objectives, whose narrow clip expects samples
+    of the very policy that is trained."""
 
     def decay(self, step: int) -> float:
         """The decay after training step `step`, which counts from 1."""
@@ -308,6 +311,18 @@ class TrainConfig(Section):
     server: ServerSection = ServerSection()
     """The rollout server."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _grpo_is_on_policy(cls, settings: Any) -> Any:
+        """Fill in old_policy.decay_max where the objective has a default of its own."""
+        objective, old = (settings.get(key, {}) for key in ("objective", "old_policy"))
+        if not isinstance(objective, dict) or not isinstance(old, dict):
+            return settings
+        kind = OBJECTIVES.get(str(objective.get("name")))
+        if kind is None or not issubclass(kind, GrpoSettings):
+            return settings
+        return settings | {"old_policy": {"decay_max": 0.0} | old}
+
     @model_validator(mode="after")
     def _recipe_gives_what_the_objective_needs(self) -> TrainConfig:
         lacking = sorted(self.objective.needs - self.recipe.gives)
@@ -321,6 +336,25 @@ class TrainConfig(Section):
                 f"objective.name = {self.objective.name!r} needs {' and '.join(lacking)}, which "
                 f"recipe.name = {self.recipe.name.value!r} cannot give, since the server draws its "
                 f"samples: set recipe.name to {', '.join(able)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trajectories_fit(self) -> TrainConfig:
+        objective, recipe = self.objective, self.recipe
+        if not isinstance(objective, GrpoSettings):
+            return self
+        window = objective.window or 1
+        if window >= recipe.steps:
+            raise ValueError(
+                f"recipe.steps = {recipe.steps}, but objective.name = {objective.name!r} needs "
+                f"{window} stochastic and a last one: raise recipe.steps"
+                + (" or lower objective.window" if window > 1 else "")
+            )
+        if isinstance(objective, DanceGrpoSettings) and objective.subset_pairs > recipe.keep_pairs:
+            raise ValueError(
+                f"objective.subset_pairs = {objective.subset_pairs}, but recipe.keep_pairs = "
+                f"{recipe.keep_pairs}: lower the one or raise the other"
             )
         return self
 
@@ -463,7 +497,7 @@ def _sentence(error: ErrorDetails) -> str:
     if error["type"] == "union_tag_invalid":
         return f"objective.name = {error['ctx']['tag']!r}: choose from {', '.join(OBJECTIVES)}"
     location = [str(part) for part in error["loc"]]
-    objective = location.pop(1) if location[0] == "objective" and len(location) > 2 else None
+    objective = location.pop(1) if location[:1] == ["objective"] and location[2:] else None
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         return _unknown_key(location) if objective is None else _not_of(objective, location[-1])

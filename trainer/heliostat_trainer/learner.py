@@ -154,25 +154,32 @@ class _Sums:
 
     def __init__(self) -> None:
         self._rows = 0
-        self._loss = 0.0
-        self._kl: float | None = None
-        self._drift: float | None = None
+        self._sums: dict[str, float] = {}
         self.grad_norm = 0.0
 
     def add(self, result: Loss, velocities: Velocities) -> None:
         self._rows += len(result.loss)
-        self._loss += result.loss.detach().sum().item()
+        self._add("loss", result.loss.detach())
         if result.kl is not None:
-            self._kl = (self._kl or 0.0) + result.kl.sum().item()
+            self._add("kl", result.kl)
         if velocities.old is not None:
-            drift = mean_of_each((velocities.trained.detach() - velocities.old).square())
-            self._drift = (self._drift or 0.0) + drift.sum().item()
+            difference = velocities.trained.detach() - velocities.old
+            self._add("drift", mean_of_each(difference.square()))
+        if result.ratio is not None and result.clipped is not None:
+            self._add("ratio_error", (result.ratio - 1).abs())
+            self._add("clip_fraction", result.clipped.float())
 
     def report(self, zero_contrast_groups: int) -> UpdateReport:
+        means = {name: total / self._rows for name, total in self._sums.items()}
         return UpdateReport(
-            loss=self._loss / self._rows,
-            kl=None if self._kl is None else self._kl / self._rows,
-            drift=None if self._drift is None else self._drift / self._rows,
+            loss=means["loss"],
+            kl=means.get("kl"),
+            drift=means.get("drift"),
+            ratio_error=means.get("ratio_error"),
+            clip_fraction=means.get("clip_fraction"),
             grad_norm=self.grad_norm,
             zero_contrast_groups=zero_contrast_groups,
         )
+
+    def _add(self, name: str, values: torch.Tensor) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + values.sum().item()

@@ -173,7 +173,10 @@ class Trainer:
             for request, samples in zip(together, self._draw(together, conditioning), strict=True):
                 candidates = zip(samples.seeds, samples.rewards.tolist(), strict=True)
                 yield Group(
-                    request, tuple(Candidate(*pair) for pair in candidates), samples.latents
+                    request,
+                    tuple(Candidate(*pair) for pair in candidates),
+                    samples.latents,
+                    trajectory=samples.trajectory,
                 )
 
     def _groups_a_draw(self, seeds: int) -> int:
@@ -214,15 +217,20 @@ class Trainer:
         prompts = [request.prompt for request in requests for _ in request.seeds]
         rows = [request.row for request in requests for _ in request.seeds]
         with self._clock.phase(Phase.REGENERATE):
-            latents = self.parts.artist.draw(
-                PolicyName.OLD, seeds, conditioning.take(rows), self._recipe.steps
+            latents, trajectory = self.parts.artist.rollout(
+                seeds, conditioning.take(rows), self._recipe.steps
             )
         with self._clock.phase(Phase.SCORE):
             scores = self.parts.server.score(latents, prompts, [self._config.reward.name])
-        rewards = np.split(scores.rewards[:, 0], np.cumsum(sizes)[:-1])
+        each = zip(
+            requests,
+            torch.split(latents, sizes),
+            np.split(scores.rewards[:, 0], np.cumsum(sizes)[:-1]),
+            [None] * len(sizes) if trajectory is None else trajectory.split(sizes),
+            strict=True,
+        )
         return [
-            Samples(request.row, request.prompt, request.seeds, *drawn)
-            for request, *drawn in zip(requests, torch.split(latents, sizes), rewards, strict=True)
+            Samples(request.row, request.prompt, request.seeds, *drawn) for request, *drawn in each
         ]
 
     def _optimise(
@@ -320,6 +328,8 @@ class _StepResult:
             loss=self.report.loss,
             kl=self.report.kl,
             policy_drift=self.report.drift,
+            ratio_error=self.report.ratio_error,
+            clip_fraction=self.report.clip_fraction,
             grad_norm=self.report.grad_norm,
             old_decay=config.old_policy.decay(self.step),
             ema_decay=config.ema.decay_at(self.step),

@@ -23,6 +23,7 @@ from heliostat_trainer.learner import Learner
 from heliostat_trainer.loop import Parts, Trainer
 from heliostat_trainer.metrics import MetricsLog
 from heliostat_trainer.objectives.build import build_objective
+from heliostat_trainer.objectives.grpo import stochastic_sampler
 from heliostat_trainer.policy import Policy, PolicyName
 from heliostat_trainer.progress import Outlook, Progress, open_progress
 from heliostat_trainer.prompts import read_prompts
@@ -139,12 +140,14 @@ def build_trainer(
         device=choose_device(config.run.device),
     )
     sigmas = family.sigmas(config.recipe.steps, resolution_px)
-    learner = Learner(config, policy, build_objective(config.objective), sigmas, interrupts)
+    sampler = stochastic_sampler(config.objective, sigmas)
+    objective = build_objective(config.objective, sampler)
+    learner = Learner(config, policy, objective, sigmas, interrupts)
     state = checkpoints.load(policy, learner.optimiser) if resume else RunState()
     learner.step = state.step
     path = config.run.path
     write_run_file(config, info)
-    artist = Artist(policy, family, resolution_px, config.model.sample_batch)
+    artist = Artist(policy, family, resolution_px, config.model.sample_batch, sampler)
     evaluator = Evaluator(config, heldout_prompts, server, artist, path / "evaluation")
     evaluator.forget_after(state.step if resume else -1)
     parts = Parts(

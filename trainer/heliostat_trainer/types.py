@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from heliostat_engines.stochastic import Trajectory
+
 
 @dataclass(frozen=True)
 class ServerInfo:
@@ -92,6 +94,8 @@ class Group:
     """latents[N, ...] in float32 where the candidates themselves are to be trained on."""
     elapsed_s: float = 0.0
     """From the step's first request to this group's last answer."""
+    trajectory: Trajectory | None = None
+    """How they came about, where the objective needs it."""
 
     @property
     def rewards(self) -> NDArray[np.float64]:
@@ -129,9 +133,14 @@ class Selection:
         """The kept candidates themselves, as they were explored; the group has its latents."""
         request, latents = self.group.request, self.group.latents
         assert latents is not None
-        kept = list(self.kept)
+        kept, trajectory = list(self.kept), self.group.trajectory
         return Samples(
-            request.row, request.prompt, self.seeds, latents[kept], self.group.rewards[kept]
+            request.row,
+            request.prompt,
+            self.seeds,
+            latents[kept],
+            self.group.rewards[kept],
+            None if trajectory is None else trajectory.take(kept),
         )
 
 
@@ -145,6 +154,8 @@ class Samples:
     seeds: tuple[int, ...]
     latents: torch.Tensor
     rewards: NDArray[np.float64]
+    trajectory: Trajectory | None = None
+    """How the latents came about, where the objective needs it."""
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -160,6 +171,10 @@ class UpdateReport:
     drift: float | None
     """Mean squared velocity difference between the trained and the old policy; None where the
     objective does not ask the old one."""
+    ratio_error: float | None
+    """Mean |rho - 1| of the objectives that have a probability ratio."""
+    clip_fraction: float | None
+    """Share of rows whose ratio left its bounds."""
     grad_norm: float
     """Before clipping."""
     zero_contrast_groups: int
@@ -199,3 +214,5 @@ class StepMetrics:
     ema_decay: float
     elapsed_s: float
     """Of training so far, evaluations left out, resumed parts included."""
+    ratio_error: float | None = None
+    clip_fraction: float | None = None

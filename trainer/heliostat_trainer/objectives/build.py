@@ -7,19 +7,29 @@ from typing import TYPE_CHECKING, Any, assert_never
 from heliostat_trainer.objectives.awm import AdvantageWeightedMatching
 from heliostat_trainer.objectives.diffusion_dpo import DiffusionDPO
 from heliostat_trainer.objectives.diffusion_nft import DiffusionNFT
+from heliostat_trainer.objectives.grpo import Grpo
 from heliostat_trainer.objectives.settings import (
     AwmSettings,
+    DanceGrpoSettings,
     DiffusionDpoSettings,
     DiffusionNftSettings,
+    FlowGrpoFastSettings,
+    FlowGrpoSettings,
 )
 
 if TYPE_CHECKING:
+    from heliostat_engines.stochastic import StochasticSampler
     from heliostat_trainer.objectives.objective import Objective
     from heliostat_trainer.objectives.settings import AnyObjective
 
 
-def build_objective(settings: AnyObjective) -> Objective[Any]:
-    """The objective that the settings are of."""
+def build_objective(settings: AnyObjective, sampler: StochasticSampler | None) -> Objective[Any]:
+    """The objective that the settings are of.
+
+    Args:
+        settings: those in [objective].
+        sampler: what the samples are drawn with, from `stochastic_sampler` of the same settings.
+    """
     match settings:
         case DiffusionNftSettings():
             return DiffusionNFT(settings)
@@ -27,5 +37,8 @@ def build_objective(settings: AnyObjective) -> Objective[Any]:
             return AdvantageWeightedMatching(settings)
         case DiffusionDpoSettings():
             return DiffusionDPO(settings)
+        case FlowGrpoSettings() | FlowGrpoFastSettings() | DanceGrpoSettings():
+            assert sampler is not None
+            return Grpo(settings, sampler)
         case _:
             assert_never(settings)

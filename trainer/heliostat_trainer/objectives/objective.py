@@ -30,6 +30,17 @@ class NoisedRows(Rows):
 
 
 @dataclass(frozen=True)
+class TransitionRows(Rows):
+    """Steps of trajectories: from latents[B, ...] at sigma[B] to following[B, ...]."""
+
+    following: torch.Tensor
+    following_sigma: torch.Tensor
+    """following_sigma[B], above 0."""
+    log_probs: torch.Tensor
+    """log_probs[B] in float64, under the policy that drew the step."""
+
+
+@dataclass(frozen=True)
 class Velocities:
     """velocity[B, ...] in float32 at the rows' latents, under each policy."""
 
@@ -43,10 +54,15 @@ class Velocities:
 
 @dataclass(frozen=True)
 class Loss:
-    """loss[B] with a gradient, and kl[B] (unweighted, no gradient) if there is a reference."""
+    """loss[B] with a gradient; what is reported besides has none."""
 
     loss: torch.Tensor
     kl: torch.Tensor | None
+    """kl[B], unweighted, if there is a reference."""
+    ratio: torch.Tensor | None = None
+    """ratio[B] of the trained and the old policy's probabilities, where the objective has one."""
+    clipped: torch.Tensor | None = None
+    """clipped[B]: whether the ratio left its bounds."""
 
 
 RowsT = TypeVar("RowsT", bound=Rows, contravariant=True)

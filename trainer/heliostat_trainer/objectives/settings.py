@@ -6,11 +6,11 @@ Reads no torch: the configuration is checked with it. The losses are in the modu
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Tag, model_validator
 
-from heliostat_trainer.section import NotNegative, Positive, Section, Share
+from heliostat_trainer.section import Count, NotNegative, Positive, Section, Share
 
 
 class Need(StrEnum):
@@ -84,11 +84,106 @@ class DiffusionDpoSettings(Section):
     """Share of the rollout's noise levels that each pair is trained at."""
 
 
-AnyObjective = DiffusionNftSettings | AwmSettings | DiffusionDpoSettings
+class GrpoSettings(Section):
+    """What the policy-gradient objectives on stochastic trajectories share."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset(
+        {Need.CLEAN_LATENTS, Need.TRAJECTORIES, Need.LOG_PROBABILITIES}
+    )
+    deviation: ClassVar[Deviation]
+
+    name: str
+    """Of the objective."""
+    noise_level: Positive
+    """How much noise a stochastic step adds."""
+    window: Count | None = None
+    """How many neighbouring steps of each sample are stochastic and trained at, in the first half
+    of its steps; by default all but the last."""
+    clip: Positive = 1e-4
+    """The probability ratio is clipped to 1 -+ this."""
+    kl_weight: NotNegative = 0.0
+    """Weight of a step's divergence from the base model; 0 saves its evaluation."""
+    advantage_clip: Positive = 5.0
+    """Advantages are clipped to this magnitude."""
+    timestep_fraction: Share = 1.0
+    """Share of its stochastic steps that each sample is trained at."""
+
+
+class FlowSettings(GrpoSettings):
+    """What Flow-GRPO and its fast variant share."""
+
+    deviation: ClassVar[Deviation] = Deviation.STEP
+
+    noise: Literal["sde", "cps"]
+    """sde or cps: the stochastic sampler."""
+
+    @model_validator(mode="after")
+    def _cps_adds_at_most_all(self) -> FlowSettings:
+        if self.noise == "cps" and self.noise_level > 1:
+            raise ValueError(
+                f"objective.noise_level = {self.noise_level}, but cps adds at most all of the next "
+                "level's noise: set it to 1 or less, or objective.noise to sde"
+            )
+        return self
+
+
+class FlowGrpoSettings(FlowSettings):
+    """PPO's clipped objective on the steps of a stochastic sampler (Flow-GRPO)."""
+
+    name: Literal["flow_grpo"] = "flow_grpo"
+    """flow_grpo."""
+    noise: Literal["sde", "cps"] = "sde"
+    """sde or cps: the stochastic sampler."""
+    noise_level: Positive = 0.7
+    """How much noise a stochastic step adds (a): 0.7 for SD3.5, 0.9 for FLUX.1; at most 1 for
+    cps."""
+    kl_weight: NotNegative = 0.01
+    """Weight of a step's divergence from the base model; 0 saves its evaluation."""
+
+
+class FlowGrpoFastSettings(FlowSettings):
+    """Flow-GRPO-Fast: a window of stochastic steps, coefficients-preserving noise, no KL."""
+
+    name: Literal["flow_grpo_fast"] = "flow_grpo_fast"
+    """flow_grpo_fast."""
+    noise: Literal["sde", "cps"] = "cps"
+    """sde or cps: the stochastic sampler."""
+    noise_level: Positive = 0.8
+    """How much noise a stochastic step adds (a); at most 1 for cps."""
+    window: Count | None = 3
+    """How many neighbouring steps of each sample are stochastic and trained at, in the first half
+    of its steps."""
+    clip: Positive = 1e-5
+    """The probability ratio is clipped to 1 -+ this."""
+
+
+class DanceGrpoSettings(GrpoSettings):
+    """DanceGRPO: noise of one strength, advantages within the group, the best and worst trained."""
+
+    deviation: ClassVar[Deviation] = Deviation.GROUP
+
+    name: Literal["dance_grpo"] = "dance_grpo"
+    """dance_grpo."""
+    noise_level: Positive = 0.3
+    """How much noise a stochastic step adds, the same at every level (eta)."""
+    timestep_fraction: Share = 0.6
+    """Share of its stochastic steps that each sample is trained at."""
+    subset_pairs: Count = 4
+    """So many best and so many worst of a prompt's kept samples are trained on; their advantages
+    are among all kept ones."""
+
+
+AnyObjective = (
+    DiffusionNftSettings
+    | AwmSettings
+    | DiffusionDpoSettings
+    | FlowGrpoSettings
+    | FlowGrpoFastSettings
+    | DanceGrpoSettings
+)
 
 OBJECTIVES: dict[str, type[AnyObjective]] = {
-    kind.model_fields["name"].default: kind
-    for kind in (DiffusionNftSettings, AwmSettings, DiffusionDpoSettings)
+    kind.model_fields["name"].default: kind for kind in get_args(AnyObjective)
 }
 """Settings by [objective] name."""
 DEFAULT = "diffusion_nft"
@@ -103,7 +198,10 @@ def _name(value: Any) -> Any:
 ObjectiveSection = Annotated[
     Annotated[DiffusionNftSettings, Tag("diffusion_nft")]
     | Annotated[AwmSettings, Tag("awm")]
-    | Annotated[DiffusionDpoSettings, Tag("diffusion_dpo")],
+    | Annotated[DiffusionDpoSettings, Tag("diffusion_dpo")]
+    | Annotated[FlowGrpoSettings, Tag("flow_grpo")]
+    | Annotated[FlowGrpoFastSettings, Tag("flow_grpo_fast")]
+    | Annotated[DanceGrpoSettings, Tag("dance_grpo")],
     Discriminator(_name),
 ]
 """The settings of the objective that `name` names; without a name, DiffusionNFT's."""
