@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 BATCH = 4
+KEPT = 3
 SHAPE = (16, 8, 8)
 
 
@@ -48,10 +50,12 @@ class FakeServer:
     def __init__(self, checkpoint: Path, *, reverse: bool = False) -> None:
         self.family = get_family("demo")
         self.engine = TorchEngine(self.family, str(checkpoint), max_rank=16)
+        self._one_thread = threading.Lock()
         self.checkpoint = str(checkpoint)
         self.reverse = reverse
         self.version = 0
-        self.adapter: str | None = None
+        self.adapters: dict[int, str] = {}
+        self.drawn_with: list[str] = []
         self.explored: list[GroupRequest] = []
         self.scored = 0
         self.poison: float | None = None
@@ -78,17 +82,23 @@ class FakeServer:
         )
 
     def publish(self, files: AdapterFiles) -> PublishedAdapter:
-        binding = self.engine.refit(parse_adapter(files))
-        self.adapter = files.sha256
+        with self._one_thread:
+            binding = self.engine.refit(parse_adapter(files))
         self.version += 1
+        self.adapters[self.version] = files.sha256
+        self.adapters.pop(self.version - KEPT, None)
         return PublishedAdapter("tiny", self.version, files.sha256, binding.bound, binding.targets)
 
-    def explore(self, requests: Sequence[GroupRequest]) -> Iterator[Group]:
+    def explore(
+        self, requests: Sequence[GroupRequest], adapter: PublishedAdapter
+    ) -> Iterator[Group]:
         for request in reversed(requests) if self.reverse else requests:
+            assert self.adapters[adapter.version] == adapter.sha256
             self.explored.append(request)
+            self.drawn_with.append(adapter.sha256)
             seeds = request.seeds
             parts = [
-                self._draw(request, seeds[start : start + BATCH])
+                self._draw(request, seeds[start : start + BATCH], adapter.sha256)
                 for start in range(0, len(seeds), BATCH)
             ]
             latents = torch.cat(parts)
@@ -124,14 +134,15 @@ class FakeServer:
         tokens, pooled = zip(*[embed(prompt) for prompt in prompts], strict=True)
         return Conditioning(torch.stack(tokens), torch.stack(pooled))
 
-    def _draw(self, request: GroupRequest, seeds: Sequence[int]) -> torch.Tensor:
+    def _draw(self, request: GroupRequest, seeds: Sequence[int], adapter: str) -> torch.Tensor:
         conditioning = self.encode([request.prompt]).repeat(len(seeds))
 
         def velocity(latents: torch.Tensor, sigma: torch.Tensor, /) -> torch.Tensor:
-            return self.engine.velocity(latents, sigma, conditioning, self.adapter)
+            return self.engine.velocity(latents, sigma, conditioning, adapter)
 
         sigmas = self.family.sigmas(request.steps, 64)
-        return sample_euler(velocity, initial_noise(seeds, SHAPE), sigmas)
+        with self._one_thread:
+            return sample_euler(velocity, initial_noise(seeds, SHAPE), sigmas)
 
 
 def with_rewards(group: Group, rewards: Sequence[float]) -> Group:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import grpc
@@ -72,7 +73,7 @@ def test_groups_arrive_whole_and_at_once(client: RolloutServer, wire: WireServer
     published = client.publish(adapter())
     assert (published.version, published.sha256) == (1, adapter().sha256)
     asked = requests()
-    check(list(client.explore(asked)), asked)
+    check(list(client.explore(asked, published)), asked)
     assert {version for _, _, version in wire.asked} == {1}
 
 
@@ -165,9 +166,8 @@ def test_a_whole_restart_is_waited_for(wire: WireServer, said: list[str]) -> Non
     with RolloutServer(
         wire.url, "mine", patience_s=20, groups_in_flight=1, say=said.append
     ) as client:
-        client.publish(adapter())
         asked = requests()
-        groups = client.explore(asked)
+        groups = client.explore(asked, client.publish(adapter()))
         got = [next(groups)]
         wire.stop()
         revived: list[WireServer] = []
@@ -191,13 +191,41 @@ def test_a_whole_restart_is_waited_for(wire: WireServer, said: list[str]) -> Non
 def test_a_server_that_lost_its_state_gets_the_adapter_again(
     client: RolloutServer, wire: WireServer
 ) -> None:
-    client.publish(adapter(fill=0.5))
-    client.publish(adapter())
+    older, newer = client.publish(adapter(fill=0.5)), client.publish(adapter())
     wire.forget()
     asked = requests(2)
-    check(list(client.explore(asked)), asked)
+    check(list(client.explore(asked, newer)), asked)
     assert wire.published == [adapter()]
     assert wire.asked[-1][2] == 1
+    check(list(client.explore(asked, older)), asked)
+    assert wire.published == [adapter(), adapter(fill=0.5)]
+    assert wire.asked[-1][2] == 2
+
+
+def test_a_lost_version_is_never_mistaken_for_a_new_one_of_its_number(
+    client: RolloutServer, wire: WireServer
+) -> None:
+    older = client.publish(adapter(fill=0.5))
+    wire.forget()
+    newer = client.publish(adapter())
+    assert older.version == newer.version == 1
+    list(client.explore(requests(1), older))
+    assert wire.published == [adapter(), adapter(fill=0.5)]
+    assert wire.asked[-1][2] == 2
+
+
+def test_exploring_goes_on_in_a_thread_while_others_are_asked(
+    client: RolloutServer, wire: WireServer
+) -> None:
+    asked, published = requests(8), client.publish(adapter())
+    with ThreadPoolExecutor(1) as pool:
+        wire.faults.streams = [lambda _: time.sleep(0.05)] * 24
+        exploring = pool.submit(lambda: list(client.explore(asked, published)))
+        while not exploring.done():
+            assert client.score(torch.ones(1, 1), ["x"], ["judge"]).rewards[0, 0] == 1
+        client.publish(adapter(fill=0.5))
+        check(exploring.result(), asked)
+    assert {version for _, _, version in wire.asked} == {1}
 
 
 def test_scoring_is_retried_while_the_model_restarts(
@@ -240,10 +268,10 @@ def test_refusals_are_raised_at_once_in_the_servers_words(
 
 
 def test_answers_of_another_version_are_an_error(client: RolloutServer, wire: WireServer) -> None:
-    client.publish(adapter())
+    published = client.publish(adapter())
     wire.faults.version_shift = 1
     with pytest.raises(ServerRefusedError, match=r"asked for adapter version 1, .* drew with 2"):
-        list(client.explore(requests(1)))
+        list(client.explore(requests(1), published))
 
 
 def test_a_nan_reward_is_an_error(client: RolloutServer, wire: WireServer) -> None:

@@ -46,6 +46,14 @@ def run(
     return load_file(config.run.path / "lora" / "adapter_model.safetensors")
 
 
+def _before(first, then):
+    def both(*arguments):
+        first(*arguments)
+        return then(*arguments)
+
+    return both
+
+
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
@@ -58,7 +66,7 @@ def test_a_run_leaves_metrics_evaluations_checkpoints_and_a_lora(
     assert any(value.any() for key, value in lora.items() if "lora_B" in key)
     lines = list(read_metrics(config.run.path / "metrics.jsonl"))
     assert [line["step"] for line in lines] == [1, 2, 3]
-    assert [line["adapter_version"] for line in lines] == [1, 2, 3]
+    assert [line["adapter_version"] for line in lines] == [1, 1, 2]
     assert all(line["bound_modules"] == 15 for line in lines)
     assert all(line["explored"] == 16 for line in lines)
     assert lines[0]["policy_drift"] == 0.0
@@ -135,6 +143,82 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     ]
 
 
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_step_is_explored_by_the_policy_of_so_many_steps_ago(
+    configure: Configure, server: FakeServer, depth: int
+) -> None:
+    config = configure("--recipe.explore_ahead", str(depth), "--run.steps", "5")
+    published = []
+    publish = server.publish
+
+    def note(files):
+        published.append(files.sha256)
+        return publish(files)
+
+    server.publish = note
+    run(config, server)
+    assert len(set(published)) == 6
+    explorers = [max(0, step - 1 - depth) for step in range(1, 6)]
+    last = published[5]  # draws the showcase
+    assert server.drawn_with == [published[at] for at in explorers for _ in range(2)] + [last]
+    lines = list(read_metrics(config.run.path / "metrics.jsonl"))
+    assert [line["adapter_version"] for line in lines] == [at + 1 for at in explorers]
+    assert [line["version_lag"] for line in lines] == [min(depth, step) for step in range(5)]
+    assert all(0 < line["server_busy"] <= 1 and 0 <= line["trainer_busy"] < 1 for line in lines)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_run_killed_while_the_server_explores_ahead_resumes_identically(
+    configure: Configure,
+    server: FakeServer,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    depth: int,
+) -> None:
+    ahead = ("--recipe.explore_ahead", str(depth), "--run.steps", "5", "--optimiser.lr", "0.3")
+    whole = run(configure(*ahead), server)
+    in_turn = configure(*ahead, "--run.name", "in-turn", "--recipe.explore_ahead", "0")
+    assert not same(whole, run(in_turn, FakeServer(checkpoint)))
+    config = configure("--run.name", "killed", *ahead)
+    trainer = make_trainer(config, FakeServer(checkpoint))
+
+    def dies(*_):
+        if trainer.state.step == 3:
+            raise KeyboardInterrupt  # nothing is saved on the way out
+
+    monkeypatch.setattr(trainer, "_optimise", _before(dies, trainer._optimise))
+    with pytest.raises(KeyboardInterrupt):
+        run_trainer(config, trainer)
+    assert open_run(config, resume=True).latest() == 3
+    fresh = FakeServer(checkpoint)
+    assert same(whole, run(config, fresh, resume=True))
+    assert fresh.version == depth + 1 + 2  # the older explorers and the latest, then a step each
+
+
+def test_what_goes_wrong_while_exploring_ahead_is_raised_in_its_own_step(
+    configure: Configure, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure("--recipe.explore_ahead", "2")
+    explore = server.explore
+
+    def fails_at_step_two(requests, adapter):
+        if len(server.explored) == 2:
+            raise ServerUnreachableError("gone")
+        return explore(requests, adapter)
+
+    monkeypatch.setattr(server, "explore", fails_at_step_two)
+    with pytest.raises(ServerUnreachableError):
+        run(config, server)
+    assert open_run(config, resume=True).latest() == 1
+
+
+def test_training_on_what_was_explored_never_explores_ahead(configure: Configure) -> None:
+    config = configure("--recipe.name", "naive_quant", "--recipe.explore_ahead", "2")
+    assert config.recipe.depth == 0
+    with pytest.raises(HeliostatError, match=r"recipe.explore_ahead = 3: .*less than or equal"):
+        configure("--recipe.explore_ahead", "3")
+
+
 @pytest.mark.parametrize(
     ("recipe", "explored", "scored"),
     [
@@ -197,13 +281,13 @@ def test_a_nan_loss_stops_with_the_sample_and_keeps_the_last_step(
 def test_an_unreachable_server_leaves_the_last_complete_step(
     configure: Configure, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configure("--checkpoint.every", "100")
+    config = configure("--checkpoint.every", "100", "--recipe.explore_ahead", "0")
     explore = server.explore
 
-    def leaves_in_the_third_step(requests):
+    def leaves_in_the_third_step(requests, adapter):
         if server.version == 3:
             raise ServerUnreachableError("gone")
-        return explore(requests)
+        return explore(requests, adapter)
 
     monkeypatch.setattr(server, "explore", leaves_in_the_third_step)
     with pytest.raises(ServerUnreachableError):

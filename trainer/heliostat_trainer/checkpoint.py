@@ -1,20 +1,22 @@
 """What a run resumes from: safetensors and JSON, written whole or not at all.
 
 A checkpoint is a folder `step-000012` with `state.json` (step, settings, where the metrics end)
-and `tensors.safetensors` (the policies' LoRA and Adam's moments). Random numbers need no state:
-they follow from the seed and the step.
+and `tensors.safetensors` (the policies' LoRA and Adam's moments), and with explore-ahead `explorer-000011.*`, the adapters
+that the next steps are explored with. Random numbers need no state: they follow from the seed and
+the step.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from heliostat_engines.adapters import AdapterFiles
 from heliostat_trainer.config import flatten
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.files import atomic_folder
@@ -41,6 +43,7 @@ FREE_TO_CHANGE = (
     "server.",
 )
 """Settings, or sections, that a resumed run may change."""
+EXPLORER = "explorer-"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -57,6 +60,8 @@ class RunState:
     best_step: int | None = None
     """The best evaluated step, by the training reward on held-out prompts."""
     best_reward: float | None = None
+    explorers: Mapping[int, AdapterFiles] = field(default_factory=dict)
+    """The old policies, by step, that the next steps are explored with, besides the latest."""
 
 
 class Checkpoints:
@@ -76,11 +81,14 @@ class Checkpoints:
         Raises:
             RunFolderError: it cannot be written; the earlier ones are intact.
         """
-        content = {"state": asdict(state), "settings": flatten(self._config)}
+        content = {"state": _plain(state), "settings": flatten(self._config)}
         with atomic_folder(self._path(state.step)) as draft:
             # As bytes: safetensors' own writer maps the file and dies of SIGBUS on a full disk.
             (draft / "tensors.safetensors").write_bytes(save(_tensors(policy, optimiser)))
             (draft / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+            for step, files in state.explorers.items():
+                (draft / f"{EXPLORER}{step:06d}.json").write_bytes(files.config)
+                (draft / f"{EXPLORER}{step:06d}.safetensors").write_bytes(files.tensors)
         kept = {*sorted(self._steps())[-self._config.checkpoint.keep :], state.best_step}
         for step in self._steps():
             if step not in kept:
@@ -99,7 +107,7 @@ class Checkpoints:
         path = self._path(step)
         try:
             content = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            state = RunState(**content["state"])
+            state = RunState(**content["state"], explorers=_explorers(path))
             self._require_same(content["settings"])
             _restore(load_file(path / "tensors.safetensors"), policy, optimiser)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -135,6 +143,24 @@ def improved(state: RunState, reward: float) -> RunState:
     if state.best_reward is not None and reward <= state.best_reward:
         return state
     return replace(state, best_step=state.step, best_reward=reward)
+
+
+def _plain(state: RunState) -> dict[str, object]:
+    """What JSON can hold of it."""
+    return {
+        field.name: getattr(state, field.name)
+        for field in fields(state)
+        if field.name != "explorers"
+    }
+
+
+def _explorers(path: Path) -> dict[int, AdapterFiles]:
+    return {
+        int(config.stem.removeprefix(EXPLORER)): AdapterFiles(
+            config.read_bytes(), config.with_suffix(".safetensors").read_bytes()
+        )
+        for config in sorted(path.glob(f"{EXPLORER}*.json"))
+    }
 
 
 def _tensors(policy: Policy, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

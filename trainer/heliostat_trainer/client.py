@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
@@ -16,6 +17,7 @@ from heliostat_trainer.config import server_address
 from heliostat_trainer.errors import ServerRefusedError
 from heliostat_trainer.exploration import MODEL, Behaviour, Exploration, RolloutStream
 from heliostat_trainer.patience import Patience, ServerAwayError
+from heliostat_trainer.published import PublishedAdapters
 from heliostat_trainer.service import Scores
 from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
 from heliostat_trainer.wire import (
@@ -49,7 +51,7 @@ class RolloutServer:
 
     Transport failures are retried for `patience_s`; what was answered before one is kept, and the
     rollout address is read anew after it. What the server refuses is raised at once, in its words.
-    If it comes back without our adapter (its state was lost), the adapter is published again.
+    If it comes back without our adapters (its state was lost), they are published again.
     """
 
     def __init__(
@@ -71,8 +73,7 @@ class RolloutServer:
         self._channel: grpc.Channel | None = None
         self._triton: InferenceServerClient | None = None
         self._info: ServerInfo | None = None
-        self._files: AdapterFiles | None = None
-        self._adapter: PublishedAdapter | None = None
+        self._published = PublishedAdapters()
 
     def __enter__(self) -> Self:
         return self
@@ -93,18 +94,34 @@ class RolloutServer:
         return self._patiently(self._read_info)
 
     def publish(self, files: AdapterFiles) -> PublishedAdapter:
-        """Make an adapter the experiment's next version, and the one that `explore` draws with."""
-        self._files = files
-        return self._patiently(self._publish)
+        """Make an adapter the experiment's next version, and one that `explore` can draw with."""
+        self._published.keep(files)
+        return self._patiently(lambda: self._publish(files))
 
-    def explore(self, requests: Sequence[GroupRequest]) -> Iterator[Group]:
-        """Draw and reward groups under the adapter last published (none: the base model).
+    def explore(
+        self, requests: Sequence[GroupRequest], adapter: PublishedAdapter | None = None
+    ) -> Iterator[Group]:
+        """Draw and reward groups under one of the three adapters last published (None: base model).
 
-        Several groups are in flight; each is yielded when all its candidates are there.
+        Several groups are in flight; each is yielded when all its candidates are there. May run
+        beside the other methods in another thread: it has connections of its own.
         """
+        with self._twin() as twin:
+            yield from twin._explore(requests, adapter)
+
+    def _twin(self) -> RolloutServer:
+        """The same server over other connections, and with the same adapters."""
+        twin = copy.copy(self)
+        twin._channel = twin._triton = twin._info = None
+        twin._patience = self._patience.anew()
+        return twin
+
+    def _explore(
+        self, requests: Sequence[GroupRequest], adapter: PublishedAdapter | None
+    ) -> Iterator[Group]:
         exploration = Exploration(
             requests,
-            self._open_stream,
+            lambda: self._open_stream(adapter),
             self._probe,
             groups_in_flight=self._groups_in_flight,
             silence_s=self._silence_s,
@@ -121,7 +138,7 @@ class RolloutServer:
 
         try:
             while not exploration.done:
-                yield self._patiently(lambda: self._unless_forgotten(next_group))
+                yield self._patiently(lambda: self._unless_forgotten(adapter, next_group))
         finally:
             exploration.close()
 
@@ -204,21 +221,21 @@ class RolloutServer:
 
         return self._patience.call(attempt)
 
-    def _unless_forgotten(self, action: Callable[[], T]) -> T:
+    def _unless_forgotten(self, adapter: PublishedAdapter | None, action: Callable[[], T]) -> T:
         """Turn the refusal of a version that the server has lost into one worth asking again."""
         try:
             return action()
         except ServerRefusedError as refusal:
-            if self._has_our_adapter(self._read_info()):
+            if adapter is None or self._version(adapter, self._read_info()) is not None:
                 raise
             raise ServerAwayError(f"its state was lost: {refusal}") from refusal
 
-    def _open_stream(self) -> RolloutStream:
+    def _open_stream(self, adapter: PublishedAdapter | None) -> RolloutStream:
         info = self._read_info()
-        if not self._has_our_adapter(info):
-            self._publish()
+        version = 0
+        if adapter is not None:
+            version = self._version(adapter, info) or self._publish_again(adapter).version
         self._require_ready(info.rollout_address)
-        version = 0 if self._adapter is None else self._adapter.version
         return RolloutStream(info.rollout_address, Behaviour(self._experiment, version))
 
     def _probe(self, stream: RolloutStream) -> None:
@@ -238,8 +255,13 @@ class RolloutServer:
         if not ready:
             raise ServerAwayError(f"the model {MODEL!r} is not ready")
 
-    def _has_our_adapter(self, info: ServerInfo) -> bool:
-        return self._adapter is None or info.latest_version >= self._adapter.version
+    def _version(self, adapter: PublishedAdapter, info: ServerInfo) -> int | None:
+        """The version under which the server has an adapter; None if it has lost it."""
+        self._published.seen(info.latest_version)
+        return self._published.version(adapter.sha256)
+
+    def _publish_again(self, adapter: PublishedAdapter) -> PublishedAdapter:
+        return self._publish(self._published.files(adapter.sha256))
 
     def _read_info(self) -> ServerInfo:
         request = control_pb2.InfoRequest(experiment=self._experiment)
@@ -250,9 +272,7 @@ class RolloutServer:
         self._info = _server_info(answer)
         return self._info
 
-    def _publish(self) -> PublishedAdapter:
-        files = self._files
-        assert files is not None
+    def _publish(self, files: AdapterFiles) -> PublishedAdapter:
         parts = _publish_requests(self._experiment, files)
         try:
             answer = self._control().Publish(parts, timeout=PUBLISH_TIMEOUT_S)
@@ -262,14 +282,15 @@ class RolloutServer:
             raise ServerRefusedError(
                 f"published adapter {files.sha256[:12]}, the server holds {answer.sha256[:12]}"
             )
-        self._adapter = PublishedAdapter(
+        adapter = PublishedAdapter(
             self._experiment,
             answer.version,
             answer.sha256,
             answer.bound_modules,
             answer.target_modules,
         )
-        return self._adapter
+        self._published.published(adapter)
+        return adapter
 
     def _control(self) -> control_pb2_grpc.ControlStub:
         if self._channel is None:

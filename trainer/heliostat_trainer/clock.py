@@ -1,7 +1,8 @@
-"""Where a step's wall time goes."""
+"""Where a step's wall time goes, and how much of it the server is at work."""
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import contextmanager
 from enum import StrEnum
@@ -64,3 +65,37 @@ class PhaseClock:
             phase = self._running[-1]
             self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._charged_at
         self._charged_at = now
+
+
+class Meter:
+    """Time during which at least one piece of work is running; threads share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._since = 0.0
+        self._seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the block."""
+        self._change(1)
+        try:
+            yield
+        finally:
+            self._change(-1)
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        self._change(0)
+        with self._lock:
+            seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def _change(self, by: int) -> None:
+        with self._lock:
+            now = time.perf_counter()
+            if self._running:
+                self._seconds += now - self._since
+            self._since = now
+            self._running += by

@@ -123,6 +123,9 @@ class RecipeSection(Section):
     """Denoising steps of the samples that are trained on."""
     selection: SelectionName = SelectionName.BEST_WORST
     """best_worst, random or mean_deviation."""
+    explore_ahead: Annotated[int, Field(ge=0, le=2)] = 1
+    """How many steps the server explores ahead while the trainer trains (sol_rl): each of them
+    makes the ranking one policy update older, never the samples. 0: they take turns."""
 
     @model_validator(mode="after")
     def _pool_is_large_enough(self) -> RecipeSection:
@@ -159,6 +162,11 @@ class RecipeSection(Section):
         if self.name is RecipeName.NAIVE_QUANT:
             return frozenset({Need.CLEAN_LATENTS, Need.PAIRS})
         return frozenset(Need)
+
+    @property
+    def depth(self) -> int:
+        """Steps explored ahead: none where the trainer trains on what was explored."""
+        return self.explore_ahead if self.redraws else 0
 
 
 class RewardSection(Section):

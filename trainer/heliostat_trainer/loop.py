@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from heliostat_trainer.ahead import ExploreAhead
 from heliostat_trainer.checkpoint import RunState, improved
-from heliostat_trainer.clock import Phase, PhaseClock
+from heliostat_trainer.clock import Meter, Phase, PhaseClock
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.progress import Outlook
 from heliostat_trainer.prompts import step_prompts
@@ -27,8 +29,9 @@ from heliostat_trainer.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.conditioning import Conditioning
     from heliostat_trainer.checkpoint import Checkpoints
     from heliostat_trainer.config import TrainConfig
@@ -58,6 +61,14 @@ class Parts:
     interrupts: Interrupts
 
 
+@dataclass(frozen=True)
+class Explorer:
+    """An old policy as the server has it."""
+
+    files: AdapterFiles
+    adapter: PublishedAdapter
+
+
 class Trainer:
     """Runs training steps from a state on; what it is at is `state`, at a step's boundary."""
 
@@ -69,7 +80,10 @@ class Trainer:
         self._prompts = tuple(prompts)
         self.parts = parts
         self._clock = PhaseClock(parts.progress.phase)
-        self._adapter: PublishedAdapter | None = None
+        self._server_at_work = Meter()
+        self._ahead = ExploreAhead(parts.server, self._server_at_work)
+        self._begun = state.step
+        self._explorers: dict[int, Explorer] = {}
         self._began = time.monotonic() - state.elapsed_s
         self.state = state
 
@@ -79,15 +93,19 @@ class Trainer:
         Raises:
             HeliostatError: in one sentence; `save` then keeps the last complete step.
         """
-        self._publish()
-        while True:
-            self._evaluate_if_due()
-            if self.finished:
-                self.save()
-                return
-            if self.state.step % self._config.checkpoint.every == 0:
-                self.save()
-            self.step()
+        try:
+            self._publish_restored()
+            self._publish()
+            while True:
+                self._evaluate_if_due()
+                if self.finished:
+                    self.save()
+                    return
+                if self.state.step % self._config.checkpoint.every == 0:
+                    self.save()
+                self.step()
+        finally:
+            self._ahead.close()
 
     @property
     def saved_step(self) -> int:
@@ -110,16 +128,17 @@ class Trainer:
     def step(self) -> None:
         """One training step."""
         number = self.state.step + 1
-        run = self._config.run
-        prompts = step_prompts(self._prompts, self._config.prompts.per_step, run.seed, number)
-        conditioning = self._encode(prompts)
+        started = time.perf_counter()
+        self._server_at_work.lap()
+        self._explore_ahead(number)
+        conditioning = self._encode(self._step_prompts(number))
         selections, samples = [], []
-        for groups in self._drawn_together(self._explore(prompts, conditioning, number)):
+        for groups in self._drawn_together(self._explore(conditioning, number)):
             chosen = [self._select(group, number) for group in groups]
             selections += chosen
             samples += self._regenerate(chosen, conditioning)
         report = self._optimise(samples, conditioning, number)
-        self._complete(_StepResult(number, selections, samples, report, self._adapter))
+        self._complete(_StepResult(number, selections, samples, report), started)
         self._publish()
 
     def save(self) -> None:
@@ -129,14 +148,39 @@ class Trainer:
         if parts.learner.step != step or parts.checkpoints.latest() == step:
             return
         with self._clock.phase(Phase.CHECKPOINT), parts.interrupts.shielded():
-            parts.checkpoints.save(self.state, parts.policy, parts.learner.optimiser)
+            state = replace(self.state, explorers=self._needed_explorers())
+            parts.checkpoints.save(state, parts.policy, parts.learner.optimiser)
 
-    def _explore(
-        self, prompts: Sequence[str], conditioning: Conditioning, step: int
-    ) -> Iterator[Group]:
-        """Each prompt's group of candidates as it becomes complete, in any order."""
+    @property
+    def explorer(self) -> PublishedAdapter:
+        """The policy last published."""
+        return self._explorers[max(self._explorers)].adapter
+
+    def _step_prompts(self, step: int) -> tuple[str, ...]:
+        config = self._config
+        return step_prompts(self._prompts, config.prompts.per_step, config.run.seed, step)
+
+    def _explore_ahead(self, step: int) -> None:
+        """Have the server explore this step and the `depth` next ones, unless it does already."""
+        if not self._recipe.explores:
+            return
+        last = min(step + self._recipe.depth, self._config.run.steps)
+        while self._begun < last:
+            self._begun += 1
+            explorer = self._explorers[self._explorer_of(self._begun)]
+            self._ahead.begin(self._begun, self._requests(self._begun), explorer.adapter)
+
+    def _explorer_of(self, step: int) -> int:
+        """The step after which the policy was published that explores `step`.
+
+        The newest when exploring begins, `depth` steps ahead: it follows from the step alone.
+        """
+        return max(0, step - 1 - self._recipe.depth)
+
+    def _requests(self, step: int) -> list[GroupRequest]:
+        """A request for each prompt's group of candidates."""
         recipe = self._recipe
-        requests = [
+        return [
             GroupRequest(
                 row=row,
                 prompt=prompt,
@@ -147,16 +191,19 @@ class Trainer:
                 reward=self._config.reward.name,
                 return_latents=not recipe.redraws,
             )
-            for row, prompt in enumerate(prompts)
+            for row, prompt in enumerate(self._step_prompts(step))
         ]
-        if recipe.explores:
-            groups = self.parts.server.explore(requests)
+
+    def _explore(self, conditioning: Conditioning, step: int) -> Iterator[Group]:
+        """Each prompt's group of candidates as it becomes complete, in any order."""
+        if self._recipe.explores:
+            groups = self._ahead.groups(step)
         else:
-            groups = self._draw_pools(requests, conditioning)
-        done = 0
+            groups = self._draw_pools(self._requests(step), conditioning)
+        done, total = 0, self._recipe.pool * self._config.prompts.per_step
         while (group := self._next(groups)) is not None:
             done += len(group.candidates)
-            self.parts.progress.explored(done, recipe.pool * len(requests))
+            self.parts.progress.explored(done, total)
             yield group
 
     def _next(self, groups: Iterator[Group]) -> Group | None:
@@ -220,7 +267,7 @@ class Trainer:
             latents, trajectory = self.parts.artist.rollout(
                 seeds, conditioning.take(rows), self._recipe.steps
             )
-        with self._clock.phase(Phase.SCORE):
+        with self._waiting(Phase.SCORE):
             scores = self.parts.server.score(latents, prompts, [self._config.reward.name])
         each = zip(
             requests,
@@ -243,19 +290,57 @@ class Trainer:
         """Give the server the old policy, where it is the server that explores."""
         if not self._recipe.explores:
             return
+        policy = self.parts.policy
+        self._hand_over(self.state.step, policy.weights[PolicyName.OLD].pack(policy.alpha))
+
+    def _publish_restored(self) -> None:
+        """Give the server back the older policies that a resumed run's next steps explore with."""
+        for step, files in sorted(self.state.explorers.items()):
+            self._hand_over(step, files)
+
+    def _hand_over(self, step: int, files: AdapterFiles) -> None:
         with self._clock.phase(Phase.PUBLISH):
-            policy = self.parts.policy
-            files = policy.weights[PolicyName.OLD].pack(policy.alpha)
-            self._adapter = self.parts.server.publish(files)
+            self._explorers[step] = Explorer(files, self.parts.server.publish(files))
+        for old in [old for old in self._explorers if old < self._explorer_of(step + 1)]:
+            del self._explorers[old]
+
+    def _needed_explorers(self) -> dict[int, AdapterFiles]:
+        """What the steps after this one are explored with, besides the policy of this one."""
+        step = self.state.step
+        oldest = self._explorer_of(step + 1)
+        return {at: self._explorers[at].files for at in self._explorers if oldest <= at < step}
 
     def _encode(self, prompts: Sequence[str]) -> Conditioning:
-        with self._clock.phase(Phase.EXPLORE):
+        with self._waiting(Phase.EXPLORE):
             return self.parts.artist.prepare(self.parts.server.encode(prompts))
 
-    def _complete(self, result: _StepResult) -> None:
+    @contextmanager
+    def _waiting(self, phase: Phase) -> Iterator[None]:
+        """Charge the block to `phase`, in which the server works for the trainer."""
+        with self._clock.phase(phase), self._server_at_work.running():
+            yield
+
+    def _busy(self, seconds: Mapping[str, float], started: float) -> _Busy:
+        """How busy both sides were since a step began."""
+        wall = time.perf_counter() - started
+        waited = seconds[Phase.EXPLORE] + seconds[Phase.SCORE]
+        return _Busy(
+            server=min(1.0, self._server_at_work.lap() / wall), trainer=max(0.0, 1 - waited / wall)
+        )
+
+    def _complete(self, result: _StepResult, started: float) -> None:
         """Record the step: from here on it is the state that a checkpoint would hold."""
         elapsed = time.monotonic() - self._began
-        metrics = result.metrics(self._config, self._clock.lap(), elapsed)
+        seconds = self._clock.lap()
+        explorer = self._explorer_of(result.step)
+        lag = result.step - 1 - explorer
+        adapter = self._explorers[explorer].adapter if self._recipe.explores else None
+        metrics = result.metrics(
+            self._config,
+            _Explored(adapter, lag if adapter else 0, self._busy(seconds, started)),
+            seconds,
+            elapsed,
+        )
         parts = self.parts
         with parts.interrupts.shielded():
             parts.metrics.append(metrics)
@@ -291,18 +376,37 @@ class Trainer:
 
 
 @dataclass(frozen=True)
+class _Busy:
+    """Shares of a step's wall time."""
+
+    server: float
+    trainer: float
+
+
+@dataclass(frozen=True)
+class _Explored:
+    """With what, and how well beside the training, a step was explored."""
+
+    adapter: PublishedAdapter | None
+    lag: int
+    busy: _Busy
+
+
+@dataclass(frozen=True)
 class _StepResult:
-    """All that a step's metrics are made of."""
+    """What a step did, for its metrics."""
 
     step: int
     selections: Sequence[Selection]
     samples: Sequence[Samples]
     report: UpdateReport
-    adapter: PublishedAdapter | None
-    """What the server explored with."""
 
     def metrics(
-        self, config: TrainConfig, seconds: dict[str, float], elapsed_s: float
+        self,
+        config: TrainConfig,
+        explored: _Explored,
+        seconds: Mapping[str, float],
+        elapsed_s: float,
     ) -> StepMetrics:
         # In prompt order: sums depend on the order in their last bits.
         selections = sorted(self.selections, key=lambda chosen: chosen.group.request.row)
@@ -310,14 +414,17 @@ class _StepResult:
         proxy = np.concatenate([chosen.group.rewards for chosen in selections])
         rewards = np.concatenate([group.rewards for group in samples])
         explore_s = max(selection.group.elapsed_s for selection in selections)
-        adapter = self.adapter
+        adapter = explored.adapter
         return StepMetrics(
             step=self.step,
             seconds=seconds,
             adapter_version=adapter.version if adapter else 0,
+            version_lag=explored.lag,
             bound_modules=adapter.bound_modules if adapter else 0,
             explored=len(proxy),
             explore_images_per_s=len(proxy) / explore_s if explore_s else None,
+            server_busy=explored.busy.server,
+            trainer_busy=explored.busy.trainer,
             proxy_reward_mean=float(proxy.mean()),
             proxy_reward_std=float(proxy.std()),
             kept_proxy_spread=float(np.mean([chosen.spread for chosen in selections])),

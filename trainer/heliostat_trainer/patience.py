@@ -45,6 +45,10 @@ class Patience:
         self._say = say
         self._away_since: float | None = None
 
+    def anew(self) -> Patience:
+        """As patient, for another thread's requests."""
+        return Patience(self._seconds, self._url, self._say)
+
     def answered(self) -> None:
         """The server is there: the next failure starts the clock anew."""
         self._away_since = None

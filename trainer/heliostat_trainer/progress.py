@@ -109,8 +109,8 @@ class LineProgress(Progress):
         """Show the step."""
         self.say(
             f"step {metrics.step}/{outlook.steps}: {_rewards(metrics)}, "
-            f"explored {metrics.explored} {_speed(metrics)}, adapter {metrics.adapter_version}, "
-            f"{sum(metrics.seconds.values()):.1f} s, {_duration(outlook.remaining_s)} left"
+            f"explored {metrics.explored} {_speed(metrics)}, {_adapter(metrics)}, "
+            f"{_busy(metrics)}, {sum(metrics.seconds.values()):.1f} s, {_duration(outlook.remaining_s)} left"
         )
 
 
@@ -171,8 +171,8 @@ class LiveProgress(Progress):
             lines += [
                 Text(_rewards(metrics)),
                 Text(
-                    f"explored {_speed(metrics)}, adapter version {metrics.adapter_version}, "
-                    f"{sum(metrics.seconds.values()):.1f} s a step",
+                    f"explored {_speed(metrics)}, {_adapter(metrics)}, "
+                    f"{_busy(metrics)}, {sum(metrics.seconds.values()):.1f} s a step",
                     style="dim",
                 ),
             ]
@@ -189,6 +189,15 @@ def _rewards(metrics: StepMetrics) -> str:
 def _speed(metrics: StepMetrics) -> str:
     speed = metrics.explore_images_per_s
     return "by the trainer" if speed is None else f"at {speed:.0f} images/s"
+
+
+def _adapter(metrics: StepMetrics) -> str:
+    lag = f", {metrics.version_lag} behind" if metrics.version_lag else ""
+    return f"adapter {metrics.adapter_version}{lag}"
+
+
+def _busy(metrics: StepMetrics) -> str:
+    return f"busy: server {metrics.server_busy:.0%}, trainer {metrics.trainer_busy:.0%}"
 
 
 def _duration(seconds: float | None) -> str:

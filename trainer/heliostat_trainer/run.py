@@ -175,7 +175,7 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
         trainer.train()
         policy = trainer.parts.policy
         if config.recipe.redraws:
-            _keep_showcase(config, trainer.parts)
+            _keep_showcase(config, trainer)
         export_lora(policy.weights[PolicyName.EMA], policy.alpha, path / "lora")
     except StopRequestedError as stop:
         trainer.save()
@@ -189,7 +189,7 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
         raise
 
 
-def _keep_showcase(config: TrainConfig, parts: Parts) -> None:
+def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
     """Explore and redraw one held-out group with the final policy, for people to look at."""
     recipe = config.recipe
     prompt = read_prompts(config.prompts.heldout, "prompts.heldout")[0]
@@ -201,7 +201,8 @@ def _keep_showcase(config: TrainConfig, parts: Parts) -> None:
         reward=config.reward.name,
         return_latents=True,
     )
-    keep_showcase(parts.server, parts.artist, request, recipe.steps, config.run.path / "showcase")
+    parts, folder = trainer.parts, config.run.path / "showcase"
+    keep_showcase(parts.server, trainer.explorer, parts.artist, request, recipe.steps, folder)
 
 
 def write_run_file(config: TrainConfig, info: ServerInfo) -> None:

@@ -32,10 +32,16 @@ class RolloutService(Protocol):
         """Model, limits and rewards."""
 
     def publish(self, files: AdapterFiles) -> PublishedAdapter:
-        """Make an adapter the one that `explore` draws with."""
+        """Make an adapter one that `explore` can draw with."""
 
-    def explore(self, requests: Sequence[GroupRequest]) -> Iterator[Group]:
-        """Each group as soon as all its candidates are there, in whatever order they finish."""
+    def explore(
+        self, requests: Sequence[GroupRequest], adapter: PublishedAdapter
+    ) -> Iterator[Group]:
+        """Each group as soon as all its candidates are there, in whatever order they finish.
+
+        May run in another thread than the other methods. The three adapters last published can
+        be explored with.
+        """
 
     def score(
         self,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from heliostat_trainer.regenerate import Artist
     from heliostat_trainer.service import RolloutService, Scores
-    from heliostat_trainer.types import Group, GroupRequest
+    from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Showcase:
 
 def keep_showcase(
     server: RolloutService,
+    adapter: PublishedAdapter,
     artist: Artist,
     request: GroupRequest,
     steps: int,
@@ -61,7 +62,7 @@ def keep_showcase(
     Raises:
         RunFolderError: the folder cannot be written.
     """
-    (group,) = server.explore([request])
+    (group,) = server.explore([request], adapter)
     assert group.latents is not None
     conditioning = artist.prepare(server.encode([request.prompt])).repeat(len(request.seeds))
     redrawn = artist.draw(PolicyName.OLD, request.seeds, conditioning, steps)

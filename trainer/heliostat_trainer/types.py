@@ -190,11 +190,17 @@ class StepMetrics:
     """Wall time of each phase that the trainer spent in it."""
     adapter_version: int
     """What the candidates were explored with; 0 where the server explored nothing."""
+    version_lag: int
+    """By how many steps the policy explored with was older than the one trained on."""
     bound_modules: int
     explored: int
     """Candidates."""
     explore_images_per_s: float | None
     """From the first request to the last answer; None where the trainer drew them."""
+    server_busy: float
+    """Share of the step's wall time in which the server explored or scored for this run."""
+    trainer_busy: float
+    """Share of the step's wall time in which the trainer did not wait for the server."""
     proxy_reward_mean: float
     """Of all candidates."""
     proxy_reward_std: float
