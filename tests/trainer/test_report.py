@@ -52,7 +52,7 @@ def run(tmp_path: Path) -> Path:
     folder.mkdir()
     config = {
         "model": {"family": "demo"},
-        "recipe": {"name": "sol_rl"},
+        "recipe": {"name": "sol_rl", "explore_ahead": 1},
         "reward": {"name": "judge", "heldout": ["heldout"]},
     }
     (folder / "run.json").write_text(json.dumps({"config": config}))
@@ -61,6 +61,9 @@ def run(tmp_path: Path) -> Path:
             "step": step,
             "seconds": {"explore": 2.0, "optimise": 1.0},
             "proxy_reward_mean": 0.1 * step,
+            "server_busy": 0.9,
+            "trainer_busy": 0.8,
+            "version_lag": step - 1,
             "reward_mean": 0.2 * step,
             "elapsed_s": 60.0 * step,
         }
@@ -84,6 +87,8 @@ def test_the_page_states_results_samplers_and_gains(run: Path) -> None:
     assert text.count("0.4750") == text.count("0.6250") == 2
     assert "+0.2500" in text
     assert "2 training steps in 2.0 minutes" in text
+    assert "the rollout server was busy for 90 %, the trainer for 80 %" in text
+    assert "0.5 updates older" in text
 
 
 def test_the_page_carries_all_it_shows_and_escapes_prompts(run: Path) -> None:

@@ -38,6 +38,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Busy:
+    """Means over steps: shares of the wall time, and how many policy updates old rankings were."""
+
+    server: float
+    trainer: float
+    lag: float
+
+
+@dataclass(frozen=True)
 class Gallery:
     """A grid of pictures under a caption."""
 
@@ -67,6 +76,7 @@ def _content(record: RunRecord) -> dict[str, object]:
         "spread": _spread(record.base[0], record.reward),
         "reward_curves": _reward_curves(record),
         "evaluation_curves": [_evaluation_curve(record, name) for name in record.rewards],
+        "busy": _busy(record.steps),
         "phases": shares_svg(_phase_seconds(record.steps)) if record.steps else None,
         "galleries": _galleries(record),
         "statistics": _statistics(record),
@@ -164,6 +174,15 @@ def _phase_seconds(steps: Sequence[Mapping[str, object]]) -> dict[str, float]:
         for phase, value in seconds.items():
             totals[phase] = totals.get(phase, 0.0) + value
     return {phase: total / len(steps) for phase, total in totals.items()}
+
+
+def _busy(steps: Sequence[Mapping[str, object]]) -> Busy | None:
+    """None for runs of before it was recorded."""
+    lines = [line for line in steps if "server_busy" in line]
+    if not lines:
+        return None
+    keys = ("server_busy", "trainer_busy", "version_lag")
+    return Busy(*(float(np.mean(_column(lines, key))) for key in keys))
 
 
 def _column(steps: Sequence[Mapping[str, object]], key: str) -> list[float]:
