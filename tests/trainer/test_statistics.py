@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from heliostat_trainer.clock import Phase, PhaseClock
+from heliostat_trainer.clock import Meter, Phase, PhaseClock
 from heliostat_trainer.evaluate import prompt_interval
 from heliostat_trainer.progress import LineProgress, LiveProgress, Outlook, open_progress
 from heliostat_trainer.prompts import step_prompts
@@ -91,8 +91,20 @@ def test_the_clock_charges_the_innermost_phase(monkeypatch: pytest.MonkeyPatch) 
     assert (seconds["explore"], seconds["score"]) == (2.0 + 4.0, 3.0)
 
 
+def test_a_meter_counts_time_in_which_anything_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1.0, 4.0, 6.0, 7.0, 9.0, 10.0, 11.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    meter = Meter()
+    with meter.running(), meter.running():
+        pass
+    assert meter.lap() == 6.0
+    with meter.running():
+        assert meter.lap() == 1.0
+
+
 METRICS = StepMetrics(
-    step=3, seconds={"explore": 1.0, "optimise": 2.5}, adapter_version=3, bound_modules=15,
+    step=3, seconds={"explore": 1.0, "optimise": 2.5}, adapter_version=3, version_lag=1,
+    bound_modules=15, server_busy=0.93, trainer_busy=0.7,
     explored=16, explore_images_per_s=120.0, proxy_reward_mean=0.5, proxy_reward_std=0.1,
     kept_proxy_spread=0.2, reward_mean=0.6, reward_std=0.1, kept_spread=0.15,
     zero_contrast_groups=0, loss=1.0, kl=None, policy_drift=0.0, grad_norm=0.1, old_decay=0.003,
@@ -109,7 +121,7 @@ def test_elsewhere_than_on_a_terminal_a_step_is_a_line() -> None:
         progress.step(METRICS, Outlook(3, 10, 30.0, None))
     assert console.file.getvalue() == (  # type: ignore[attr-defined]
         "step 3/10: reward 0.6000 (kept spread 0.1500), explored 0.5000, explored 16 at 120 "
-        "images/s, adapter 3, 3.5 s, 1:10 left\n"
+        "images/s, adapter 3, 1 behind, busy: server 93%, trainer 70%, 3.5 s, 1:10 left\n"
     )
 
 
