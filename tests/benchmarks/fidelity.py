@@ -49,13 +49,15 @@ class Arm:
     batch: int = 48
 
 
-TRUTH = Arm("bf16, 10 steps", Precision.BF16, 10)
-ARMS = (
-    Arm("nvfp4, 6 steps (explore)", Precision.NVFP4, 6),
-    Arm("nvfp4, 10 steps (precision alone)", Precision.NVFP4, 10),
-    Arm("bf16, 6 steps (steps alone)", Precision.BF16, 6),
-    Arm("bf16, 10 steps, other batches (noise floor)", Precision.BF16, 10, batch=32),
-)
+def arms(explore_steps: int, steps: int) -> tuple[Arm, ...]:
+    """The truth first."""
+    return (
+        Arm(f"bf16, {steps} steps", Precision.BF16, steps),
+        Arm(f"nvfp4, {explore_steps} steps (explore)", Precision.NVFP4, explore_steps),
+        Arm(f"nvfp4, {steps} steps (precision alone)", Precision.NVFP4, steps),
+        Arm(f"bf16, {explore_steps} steps (steps alone)", Precision.BF16, explore_steps),
+        Arm(f"bf16, {steps} steps, other batches (noise floor)", Precision.BF16, steps, batch=32),
+    )
 
 
 def main() -> None:
@@ -65,20 +67,23 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--candidates", type=int, default=96)
     parser.add_argument("--keep-pairs", type=int, default=12)
+    parser.add_argument("--explore-steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--reward", default="demo_judge")
     parser.add_argument("--out", type=Path, default=Path("fidelity.json"))
     options = parser.parse_args()
     prompts = read_prompts(example("prompts/demo_heldout.txt"), "prompts")[: options.prompts]
+    truth, *others = arms(options.explore_steps, options.steps)
     rewards = {}
     with Progress() as progress:
-        for arm in (TRUTH, *ARMS):
+        for arm in (truth, *others):
             task = progress.add_task(arm.name, total=len(prompts))
             rewards[arm.name] = _rewards_of(
                 arm, prompts, options.candidates, options.reward, partial(progress.advance, task)
             )
     results = {
-        arm.name: rank_fidelity(rewards[arm.name], rewards["bf16, 10 steps"], options.keep_pairs)
-        for arm in ARMS
+        arm.name: rank_fidelity(rewards[arm.name], rewards[truth.name], options.keep_pairs)
+        for arm in others
     }
     _print(results)
     options.out.write_text(
@@ -117,7 +122,7 @@ def _rewards_of(
 
 def _print(results: dict[str, Fidelity]) -> None:
     table = Table(
-        "against bf16 at 10 steps",
+        "against bf16 at full steps",
         "rho",
         "tau-b",
         "overlap@K",
