@@ -49,6 +49,22 @@ class PrecisionOption(StrEnum):
     BF16 = "bf16"
 
 
+class FormatOption(StrEnum):
+    """What an export is written as."""
+
+    DIFFUSERS = "diffusers"
+    COMFYUI = "comfyui"
+    FUSED = "fused"
+
+
+class DtypeOption(StrEnum):
+    """What exported weights are stored in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
 class DeviceOption(StrEnum):
     """Where the server's models run."""
 
@@ -219,6 +235,40 @@ def report(
     from heliostat_trainer.report import write_report
 
     typer.echo(f"Report: {write_report(run, out)}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo.")],
+    kind: Annotated[
+        FormatOption,
+        typer.Option(
+            "--format",
+            help="diffusers: a LoRA folder that PEFT and diffusers load. comfyui: one file for "
+            "ComfyUI, kohya's sd-scripts and Forge. fused: the whole checkpoint with the LoRA in it.",
+        ),
+    ] = FormatOption.DIFFUSERS,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder it goes to; RUN/export/FORMAT by default.")
+    ] = None,
+    step: Annotated[
+        str, typer.Option(help="latest, best, or a step that a checkpoint is kept of.")
+    ] = "latest",
+    dtype: Annotated[
+        DtypeOption | None,
+        typer.Option(
+            help="Of the LoRA, float32 by default; with fused, of the weights that the LoRA "
+            "changes, the base model's by default."
+        ),
+    ] = None,
+) -> None:
+    """Write what a run trained in a format that others load, with a model card.
+
+    The weights are the moving average that evaluations are of. Works while the run goes on.
+    """
+    from heliostat.exporting import export as write
+
+    write(run, kind.value, out, step, None if dtype is None else dtype.value)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from heliostat_engines.families import get_family
 from heliostat_engines.precision import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.export import DIFFUSERS_FILE, export_lora
+from heliostat_trainer.export import DIFFUSERS_FILE, write_lora_folder
 from heliostat_trainer.policy import ADAPTERS, Policy, PolicyName
 from heliostat_trainer.regenerate import Artist
 
@@ -130,7 +130,7 @@ def test_the_export_loads_in_plain_diffusers(
     policy: Policy, checkpoint: Path, tmp_path: Path
 ) -> None:
     stir(policy, PolicyName.EMA)
-    export_lora(policy.weights[PolicyName.EMA], ALPHA, tmp_path / "lora")
+    write_lora_folder(policy.weights[PolicyName.EMA], ALPHA, tmp_path / "lora")
     family = get_family("demo")
     plain = family.load_transformer(str(checkpoint), torch.bfloat16)
     plain.load_lora_adapter(tmp_path / "lora", weight_name=DIFFUSERS_FILE, prefix="transformer")
@@ -144,7 +144,7 @@ def test_the_export_loads_in_peft(policy: Policy, checkpoint: Path, tmp_path: Pa
     from peft import PeftModel
 
     stir(policy, PolicyName.EMA)
-    export_lora(policy.weights[PolicyName.EMA], ALPHA, tmp_path / "lora")
+    write_lora_folder(policy.weights[PolicyName.EMA], ALPHA, tmp_path / "lora")
     family = get_family("demo")
     model = PeftModel.from_pretrained(
         family.load_transformer(str(checkpoint), torch.bfloat16), str(tmp_path / "lora")

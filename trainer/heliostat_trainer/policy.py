@@ -85,14 +85,17 @@ class LoraWeights:
         for name, value in self.tensors.items():
             value.mul_(decay).add_(other.tensors[name], alpha=1 - decay)
 
-    def pack(self, alpha: float) -> AdapterFiles:
-        """The PEFT adapter, in float32."""
+    def pairs(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """By module, its (A[r, in], B[out, r])."""
         modules = {name.rpartition(".")[0] for name in self.tensors}
-        pairs = {
+        return {
             module: (self.tensors[f"{module}.lora_A"], self.tensors[f"{module}.lora_B"])
             for module in sorted(modules)
         }
-        return pack_adapter(pairs, alpha)
+
+    def pack(self, alpha: float) -> AdapterFiles:
+        """The PEFT adapter, in float32."""
+        return pack_adapter(self.pairs(), alpha)
 
 
 class Policy:

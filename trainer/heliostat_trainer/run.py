@@ -15,7 +15,7 @@ from heliostat_trainer.checkpoint import Checkpoints, RunState
 from heliostat_trainer.client import RolloutServer
 from heliostat_trainer.errors import ConfigError, InterruptedRunError, RunFolderError
 from heliostat_trainer.evaluate import Evaluator
-from heliostat_trainer.export import export_lora
+from heliostat_trainer.export import export_run
 from heliostat_trainer.files import atomic_text
 from heliostat_trainer.handshake import check_against_server, checkpoint_warnings
 from heliostat_trainer.interrupts import Interrupts, StopRequestedError
@@ -24,7 +24,7 @@ from heliostat_trainer.loop import Parts, Trainer
 from heliostat_trainer.metrics import MetricsLog
 from heliostat_trainer.objectives.build import build_objective
 from heliostat_trainer.objectives.grpo import stochastic_sampler
-from heliostat_trainer.policy import Policy, PolicyName
+from heliostat_trainer.policy import Policy
 from heliostat_trainer.progress import Outlook, Progress, open_progress
 from heliostat_trainer.prompts import read_prompts
 from heliostat_trainer.randomness import Purpose, candidate_seeds
@@ -173,10 +173,9 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
     path = config.run.path
     try:
         trainer.train()
-        policy = trainer.parts.policy
         if config.recipe.redraws:
             _keep_showcase(config, trainer)
-        export_lora(policy.weights[PolicyName.EMA], policy.alpha, path / "lora")
+        export_run(path, out=path / "lora")
     except StopRequestedError as stop:
         trainer.save()
         raise InterruptedRunError(

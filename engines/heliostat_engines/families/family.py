@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.decoder import VaeDecoder
+    from heliostat_engines.families.original_layout import OriginalLinear
     from heliostat_engines.precision import PrecisionMap
 
 
@@ -112,6 +113,10 @@ class Family(ABC):
     wide_precision_map: ClassVar[PrecisionMap]
     lora_targets: ClassVar[tuple[str, ...]]
     """Suffixes of the linears that carry LoRA, as PEFT's target_modules."""
+    original_linears: ClassVar[tuple[OriginalLinear, ...]]
+    """Where each of those linears is in the layout of the model's own code."""
+    pipeline: ClassVar[str | None]
+    """The diffusers pipeline that draws with this family; None if there is none."""
     transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]]
     """Constructor arguments of the diffusers transformer, as its config.json has them."""
     block_counts: ClassVar[Mapping[str, str]] = {"transformer_blocks": "num_layers"}

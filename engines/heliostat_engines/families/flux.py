@@ -17,6 +17,7 @@ from heliostat_engines.families.family import (
     Size,
     TextEncoder,
 )
+from heliostat_engines.families.original_layout import OriginalLinear
 from heliostat_engines.families.text import PipelineTextEncoder, load_text_pipeline
 from heliostat_engines.precision import Keep, PrecisionMap
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 PATCH = 2
 """The transformer sees latents packed: one token a patch of 2x2."""
+MLP_RATIO = 4
+"""Of a single block, whose feed-forward shares one linear with q, k and v in FLUX's own code."""
 T5_TOKENS = 512
 GUIDANCE = 1.0
 """The distilled guidance that rollouts and training embed."""
@@ -97,6 +100,27 @@ class FluxFamily(Family):
     wide_precision_map: ClassVar[PrecisionMap] = PRECISION_MAP
     """The published map leaves no block linear in BF16 already."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    original_linears: ClassVar[tuple[OriginalLinear, ...]] = (
+        OriginalLinear(
+            "double_blocks.{}.img_attn.qkv",
+            (
+                "transformer_blocks.{}.attn.to_q",
+                "transformer_blocks.{}.attn.to_k",
+                "transformer_blocks.{}.attn.to_v",
+            ),
+        ),
+        OriginalLinear("double_blocks.{}.img_attn.proj", ("transformer_blocks.{}.attn.to_out.0",)),
+        OriginalLinear(
+            "single_blocks.{}.linear1",
+            (
+                "single_transformer_blocks.{}.attn.to_q",
+                "single_transformer_blocks.{}.attn.to_k",
+                "single_transformer_blocks.{}.attn.to_v",
+            ),
+            rows_below=MLP_RATIO,
+        ),
+    )
+    pipeline = "FluxPipeline"
 
     @override
     def transformer_class(self) -> type[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
+from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluate import paired_difference, prompt_interval
 from heliostat_trainer.files import atomic_text
 from heliostat_trainer.report.figures import Curve, curves_svg, shares_svg
@@ -61,6 +62,8 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         RunFolderError: the folder holds nothing to report, or the page cannot be written.
     """
     record = read_run(run)
+    if not record.base:
+        raise RunFolderError(f"{run} has no evaluation yet: nothing to report")
     template = files("heliostat_trainer.report").joinpath("template.html").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     path = out or run / "report.html"

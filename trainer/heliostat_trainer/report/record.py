@@ -81,12 +81,12 @@ def read_run(folder: Path) -> RunRecord:
     """Read a run folder.
 
     Raises:
-        RunFolderError: it is none, or holds nothing to report yet.
+        RunFolderError: it is none, or cannot be read.
     """
     run = folder / "run.json"
     if not run.exists():
         raise RunFolderError(f"{folder} is no run folder: it has no run.json")
-    record = RunRecord(
+    return RunRecord(
         name=folder.resolve().name,
         settings=_settings(json.loads(run.read_text(encoding="utf-8"))["config"]),
         steps=tuple(read_metrics(folder / "metrics.jsonl")),
@@ -94,9 +94,6 @@ def read_run(folder: Path) -> RunRecord:
         folder=folder,
         showcase=read_showcase(folder / "showcase"),
     )
-    if not record.base:
-        raise RunFolderError(f"{folder} has no evaluation yet: nothing to report")
-    return record
 
 
 def _settings(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

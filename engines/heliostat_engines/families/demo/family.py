@@ -47,6 +47,7 @@ class DemoFamily(Sd3Family):
     default_resolution_px = 64
     resolutions = Resolutions(smallest_px=64, largest_px=64, multiple_px=64)
     text_tokens = 16
+    pipeline = None
     precision_map: ClassVar[PrecisionMap] = PrecisionMap(keep=EMBEDDERS + MODULATION + OUTPUTS)
     transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]] = {
         Size.TINY: TINY,

@@ -20,6 +20,7 @@ from heliostat_engines.families.family import (
     Size,
     TextEncoder,
 )
+from heliostat_engines.families.original_layout import OriginalLinear
 from heliostat_engines.families.sana.mix_ffn import linearise
 from heliostat_engines.families.text import PipelineTextEncoder, load_text_pipeline
 from heliostat_engines.precision import Keep, PrecisionMap
@@ -118,6 +119,24 @@ class SanaFamily(Family):
         "attn2.to_v",
         "attn2.to_out.0",
     )
+    original_linears: ClassVar[tuple[OriginalLinear, ...]] = (
+        OriginalLinear(
+            "blocks.{}.attn.qkv",
+            (
+                "transformer_blocks.{}.attn1.to_q",
+                "transformer_blocks.{}.attn1.to_k",
+                "transformer_blocks.{}.attn1.to_v",
+            ),
+        ),
+        OriginalLinear("blocks.{}.attn.proj", ("transformer_blocks.{}.attn1.to_out.0",)),
+        OriginalLinear("blocks.{}.cross_attn.q_linear", ("transformer_blocks.{}.attn2.to_q",)),
+        OriginalLinear(
+            "blocks.{}.cross_attn.kv_linear",
+            ("transformer_blocks.{}.attn2.to_k", "transformer_blocks.{}.attn2.to_v"),
+        ),
+        OriginalLinear("blocks.{}.cross_attn.proj", ("transformer_blocks.{}.attn2.to_out.0",)),
+    )
+    pipeline = "SanaPipeline"
 
     @override
     def transformer_class(self) -> type[Any]:

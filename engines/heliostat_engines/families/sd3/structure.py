@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families.family import Family
+from heliostat_engines.families.original_layout import OriginalLinear
 from heliostat_engines.precision import Keep, PrecisionMap
 
 if TYPE_CHECKING:
@@ -47,6 +48,31 @@ class Sd3Family(Family):
         "attn.add_v_proj",
         "attn.to_add_out",
     )
+    original_linears: ClassVar[tuple[OriginalLinear, ...]] = (
+        OriginalLinear(
+            "joint_blocks.{}.x_block.attn.qkv",
+            (
+                "transformer_blocks.{}.attn.to_q",
+                "transformer_blocks.{}.attn.to_k",
+                "transformer_blocks.{}.attn.to_v",
+            ),
+        ),
+        OriginalLinear(
+            "joint_blocks.{}.x_block.attn.proj", ("transformer_blocks.{}.attn.to_out.0",)
+        ),
+        OriginalLinear(
+            "joint_blocks.{}.context_block.attn.qkv",
+            (
+                "transformer_blocks.{}.attn.add_q_proj",
+                "transformer_blocks.{}.attn.add_k_proj",
+                "transformer_blocks.{}.attn.add_v_proj",
+            ),
+        ),
+        OriginalLinear(
+            "joint_blocks.{}.context_block.attn.proj", ("transformer_blocks.{}.attn.to_add_out",)
+        ),
+    )
+    pipeline: ClassVar[str | None] = "StableDiffusion3Pipeline"
     wide_precision_map: ClassVar[PrecisionMap] = PrecisionMap(keep=EMBEDDERS + OUTPUTS)
 
     @override

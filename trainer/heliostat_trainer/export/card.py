@@ -1,0 +1,148 @@
+"""The model card: what was trained, how, how well it does, and how to draw with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, StrictUndefined
+
+from heliostat_trainer.evaluate import paired_difference
+from heliostat_trainer.export.formats import Format
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from heliostat_engines.families.family import Family
+    from heliostat_trainer.evaluate import Evaluation
+    from heliostat_trainer.export.source import TrainedLora
+    from heliostat_trainer.report.record import RunRecord
+
+RECIPE = {
+    "Recipe": "recipe.name",
+    "Candidates a prompt": "recipe.candidates",
+    "Denoising steps of exploration": "recipe.explore_steps",
+    "Trained on, of each prompt": "recipe.keep_pairs",
+    "Denoising steps of the samples": "recipe.steps",
+    "Prompts a step": "prompts.per_step",
+    "Objective": "objective.name",
+    "KL weight": "objective.kl_weight",
+    "LoRA rank": "lora.rank",
+    "LoRA alpha": "lora.alpha",
+    "Learning rate": "optimiser.lr",
+    "Seed": "run.seed",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One reward on held-out prompts, before and after."""
+
+    reward: str
+    trained_on: bool
+    before: str
+    after: str
+    gain: str
+
+
+def model_card(record: RunRecord, family: Family, lora: TrainedLora, kind: Format) -> str:
+    """README.md with YAML front matter, as the Hugging Face hub reads it."""
+    base = record.settings["model.checkpoint"] or family.default_checkpoint
+    after = _evaluation_at(record, lora.step)
+    template = files("heliostat_trainer.export").joinpath("card.md").read_text("utf-8")
+    environment = Environment(  # noqa: S701  # Markdown, not HTML
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    return environment.from_string(template).render(
+        front_matter=_front_matter(record, base, kind, after),
+        name=record.name,
+        kind=kind,
+        family=family,
+        base=base if _on_hub(base) else None,
+        step=lora.step,
+        reward=record.reward,
+        heldout=record.rewards[1:],
+        recipe=_recipe(record.settings),
+        rows=_rows(record, after),
+        after=after,
+        resolution_px=record.settings["model.resolution_px"] or family.default_resolution_px,
+        steps=record.settings["evaluation.steps"],
+        transformer=family.transformer_class().__name__,
+    )
+
+
+def _front_matter(
+    record: RunRecord,
+    base: str,
+    kind: Format,
+    after: Evaluation | None,
+) -> str:
+    fused = kind is Format.FUSED
+    results = [
+        EvalResult(
+            task_type="text-to-image",
+            dataset_type="prompts",
+            dataset_name="held-out prompts",
+            metric_type=name,
+            metric_value=round(after.means[name].mean, 5),
+        )
+        for name in (record.rewards if after else ())
+        if after
+    ]
+    return ModelCardData(
+        base_model=base if _on_hub(base) else None,
+        base_model_relation=("finetune" if fused else "adapter") if _on_hub(base) else None,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=[
+            "text-to-image",
+            "diffusers",
+            *([] if fused else ["lora"]),
+            *(["comfyui"] if kind is Format.COMFYUI else []),
+            "reinforcement-learning",
+            "heliostat",
+        ],
+        model_name=record.name,
+        eval_results=results or None,
+    ).to_yaml()
+
+
+def _recipe(settings: Mapping[str, object]) -> Sequence[tuple[str, object]]:
+    rows = [(label, settings[key]) for label, key in RECIPE.items()]
+    return [
+        (label, f"{value} best and {value} worst" if label.startswith("Trained on") else value)
+        for label, value in rows
+    ]
+
+
+def _evaluation_at(record: RunRecord, step: int) -> Evaluation | None:
+    """The unguided evaluation of that step, or the last one before it; None if there is none."""
+    done = [e for e in record.progress if 0 < e.step <= step]
+    return done[-1] if done else None
+
+
+def _rows(record: RunRecord, after: Evaluation | None) -> list[Row]:
+    if after is None or not record.base:
+        return []
+    before = record.base[0]
+    rows = []
+    for name in record.rewards:
+        gain = paired_difference(after, before, name)
+        rows.append(
+            Row(
+                reward=name,
+                trained_on=name == record.reward,
+                before=f"{before.means[name].mean:.4f}",
+                after=f"{after.means[name].mean:.4f}",
+                gain=f"{gain.mean:+.4f} ± {gain.high - gain.mean:.4f}",
+            )
+        )
+    return rows
+
+
+def _on_hub(checkpoint: str) -> bool:
+    path = Path(checkpoint)
+    return not path.exists() and not path.is_absolute() and len(path.parts) == 2

@@ -1,0 +1,196 @@
+"""The base model's checkpoint with the LoRA added to its weights, one tensor in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import torch
+from safetensors import safe_open
+
+from heliostat_engines.errors import CheckpointError
+from heliostat_engines.families.checkpoint import hub_errors_explained
+from heliostat_trainer.export.lora_folder import CARD
+from heliostat_trainer.files import atomic_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from heliostat_engines.adapters import LoraPair
+
+SINGLE = "diffusion_pytorch_model.safetensors"
+INDEX = f"{SINGLE}.index.json"
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+ALIGNMENT = 8
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How far the stored weights are from base + update, added up over all of them."""
+
+    error: float = 0.0
+    """Squared norm of what rounding changed."""
+    update: float = 0.0
+    """Squared norm of the update."""
+
+    def __add__(self, other: Rounding) -> Rounding:
+        return Rounding(self.error + other.error, self.update + other.update)
+
+    @property
+    def share(self) -> float:
+        """Norm of what rounding changed over the update's norm."""
+        return (self.error / self.update) ** 0.5 if self.update else 0.0
+
+
+def write_fused_checkpoint(
+    checkpoint: str,
+    pairs: Mapping[str, LoraPair],
+    folder: Path,
+    *,
+    card: str,
+    dtype: torch.dtype | None = None,
+) -> Rounding:
+    """Write the whole pipeline in diffusers' layout, its transformer's weights updated.
+
+    Args:
+        checkpoint: the base model, a folder or a Hugging Face name.
+        pairs: the update of each of the transformer's modules, its scale folded in.
+        folder: where it goes.
+        card: its README.md.
+        dtype: of the updated weights; the base model's own by default.
+
+    Raises:
+        CheckpointError: the base model cannot be read or has no such modules.
+        RunFolderError: it cannot be written.
+    """
+    base = local_checkpoint(checkpoint)
+    updates = {f"{module}.weight": pair for module, pair in pairs.items()}
+    shards = _shards(base / "transformer")
+    _require_all(base, shards, updates)
+    with atomic_folder(folder) as draft:
+        _copy_other_parts(base, draft)
+        target = draft / "transformer"
+        target.mkdir()
+        shutil.copyfile(base / "transformer" / "config.json", target / "config.json")
+        rounding = Rounding()
+        for shard in shards:
+            rounding += _rewrite(base / "transformer" / shard, target / shard, updates, dtype)
+        _write_index(base / "transformer", target)
+        (draft / CARD).write_text(card, encoding="utf-8")
+    return rounding
+
+
+def local_checkpoint(checkpoint: str) -> Path:
+    """The folder that holds a checkpoint; one on the hub is fetched. Raises CheckpointError."""
+    if Path(checkpoint).is_dir():
+        return Path(checkpoint)
+    from diffusers import DiffusionPipeline
+
+    with hub_errors_explained(checkpoint):
+        return Path(DiffusionPipeline.download(checkpoint))
+
+
+def _copy_other_parts(base: Path, draft: Path) -> None:
+    """Everything of the pipeline but its transformer."""
+    index = base / "model_index.json"
+    names = [path.parent.name for path in base.glob("*/config.json")]
+    if index.is_file():
+        shutil.copyfile(index, draft / index.name)
+        names = [name for name in json.loads(index.read_text("utf-8")) if name[0] != "_"]
+    for name in names:
+        if name != "transformer" and (base / name).is_dir():
+            shutil.copytree(base / name, draft / name)
+
+
+def _shards(transformer: Path) -> list[str]:
+    index = transformer / INDEX
+    if index.is_file():
+        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    if not (transformer / SINGLE).is_file():
+        raise CheckpointError(
+            f"{transformer} holds no {SINGLE}: point model.checkpoint at a folder in diffusers' "
+            "layout with safetensors"
+        )
+    return [SINGLE]
+
+
+def _require_all(base: Path, shards: list[str], updates: Mapping[str, LoraPair]) -> None:
+    missing = set(updates)
+    for shard in shards:
+        with safe_open(base / "transformer" / shard, framework="pt") as tensors:
+            missing -= set(tensors.keys())
+    if missing:
+        raise CheckpointError(
+            f"{base} lacks {len(missing)} of the LoRA's {len(updates)} modules (the first: "
+            f"{min(missing)}): export with the checkpoint that the run was trained on"
+        )
+
+
+def _rewrite(
+    source: Path, target: Path, updates: Mapping[str, LoraPair], dtype: torch.dtype | None
+) -> Rounding:
+    """Copy a safetensors file tensor by tensor, adding the updates on the way."""
+    header = _read_header(source)
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    names = sorted(tensors, key=lambda name: tensors[name]["data_offsets"][0])
+    end = 0
+    for name in names:
+        entry = tensors[name]
+        size = entry["data_offsets"][1] - entry["data_offsets"][0]
+        if name in updates and dtype is not None:
+            size = size // DTYPES[entry["dtype"]].itemsize * dtype.itemsize
+            entry["dtype"] = next(code for code, known in DTYPES.items() if known is dtype)
+        entry["data_offsets"] = [end, end + size]
+        end += size
+    rounding = Rounding()
+    with safe_open(source, framework="pt") as read, target.open("wb") as out:
+        _write_header(out, header)
+        for name in names:
+            tensor = read.get_tensor(name)
+            if name in updates:
+                tensor, lost = _updated(tensor, updates[name], DTYPES[tensors[name]["dtype"]])
+                rounding += lost
+            out.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return rounding
+
+
+def _updated(
+    weight: torch.Tensor, pair: LoraPair, dtype: torch.dtype
+) -> tuple[torch.Tensor, Rounding]:
+    update = pair.up @ pair.down
+    exact = weight.float() + update
+    stored = exact.to(dtype)
+    error = (stored.float() - exact).square().sum().item()
+    return stored, Rounding(error, update.square().sum().item())
+
+
+def _read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Layout: eight bytes of length, little endian, then JSON: name -> dtype, shape, offsets."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header: dict[str, dict[str, Any]] = json.loads(file.read(length))
+    return header
+
+
+def _write_header(out: BinaryIO, header: Mapping[str, object]) -> None:
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    out.write(len(text).to_bytes(8, "little") + text)
+
+
+def _write_index(base: Path, target: Path) -> None:
+    """The shards' index, with the size that they now have."""
+    if not (base / INDEX).is_file():
+        return
+    index = json.loads((base / INDEX).read_text("utf-8"))
+    headers = [_read_header(target / shard) for shard in _shards(base)]
+    index["metadata"]["total_size"] = sum(
+        entry["data_offsets"][1] - entry["data_offsets"][0]
+        for header in headers
+        for name, entry in header.items()
+        if name != "__metadata__"
+    )
+    (target / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")

@@ -1,0 +1,106 @@
+"""`heliostat export`: a run folder in, one of the formats out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from heliostat_engines.adapters import LoraPair
+from heliostat_engines.families import get_family
+from heliostat_trainer.export.card import model_card
+from heliostat_trainer.export.comfyui import write_comfyui_file
+from heliostat_trainer.export.formats import Format
+from heliostat_trainer.export.fused import Rounding, write_fused_checkpoint
+from heliostat_trainer.export.lora_folder import write_lora_folder
+from heliostat_trainer.export.source import LATEST, TrainedLora, read_lora
+from heliostat_trainer.report.record import read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from heliostat_engines.families.family import Family
+    from heliostat_trainer.report.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What came of it."""
+
+    path: Path
+    """The folder, or the file of `comfyui`."""
+    step: int
+    rounding: Rounding | None = None
+    """Of a fused checkpoint."""
+
+
+def export_run(
+    run: Path,
+    kind: Format = Format.DIFFUSERS,
+    out: Path | None = None,
+    *,
+    step: str = LATEST,
+    dtype: torch.dtype | None = None,
+) -> Exported:
+    """Write what a run trained, with a model card.
+
+    Args:
+        run: the run folder.
+        kind: what is written.
+        out: the folder it goes to; RUN/export/FORMAT by default.
+        step: `latest`, `best`, or the number of a step that a checkpoint is kept of.
+        dtype: of the LoRA (by default float32), or of the updated weights of a fused checkpoint
+            (by default the base model's).
+
+    Raises:
+        HeliostatError: one sentence that says what is missing or cannot be written.
+    """
+    record = read_run(run)
+    lora = read_lora(run, step, float(record.settings["lora.alpha"]))
+    family = get_family(record.settings["model.family"])
+    folder = out or run / "export" / str(kind)
+    card = model_card(record, family, lora, kind)
+    if kind is Format.COMFYUI:
+        path = folder / f"{record.name}.safetensors"
+        write_comfyui_file(
+            family,
+            lora.weights,
+            lora.alpha,
+            path,
+            card=card,
+            metadata=_comfyui_metadata(record, family, lora),
+            dtype=dtype or torch.float32,
+        )
+        return Exported(path, lora.step)
+    if kind is Format.FUSED:
+        checkpoint = record.settings["model.checkpoint"] or family.default_checkpoint
+        pairs = _scaled(lora)
+        rounding = write_fused_checkpoint(checkpoint, pairs, folder, card=card, dtype=dtype)
+        return Exported(folder, lora.step, rounding)
+    write_lora_folder(lora.weights, lora.alpha, folder, card=card, dtype=dtype or torch.float32)
+    return Exported(folder, lora.step)
+
+
+def _scaled(lora: TrainedLora) -> Mapping[str, LoraPair]:
+    return {
+        module: LoraPair(down, up * (lora.alpha / down.shape[0]))
+        for module, (down, up) in lora.weights.pairs().items()
+    }
+
+
+def _comfyui_metadata(record: RunRecord, family: Family, lora: TrainedLora) -> dict[str, str]:
+    """What model managers show: sd-scripts' own keys and the ModelSpec ones."""
+    return {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{family.name}/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": record.name,
+        "modelspec.description": (
+            f"Trained {lora.step} steps on {record.reward} with heliostat; needs no trigger word."
+        ),
+        "ss_network_dim": str(record.settings["lora.rank"]),
+        "ss_network_alpha": str(record.settings["lora.alpha"]),
+    }

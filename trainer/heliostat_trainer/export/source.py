@@ -1,0 +1,89 @@
+"""The LoRA of a run folder: the moving average that a checkpoint holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+
+from heliostat_trainer.errors import RunFolderError
+from heliostat_trainer.policy import LoraWeights, PolicyName
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LATEST, BEST = "latest", "best"
+
+
+@dataclass(frozen=True)
+class TrainedLora:
+    """The weights to export, and the training step they are of."""
+
+    weights: LoraWeights
+    alpha: float
+    """The update is scaled by alpha / rank."""
+    step: int
+
+
+def read_lora(run: Path, which: str, alpha: float) -> TrainedLora:
+    """Read a checkpoint's moving average.
+
+    Args:
+        run: the run folder.
+        which: `latest`, `best` (by the training reward on held-out prompts), or a step.
+        alpha: the run's lora.alpha.
+
+    Raises:
+        RunFolderError: there is no such checkpoint, or it cannot be read.
+    """
+    folder = run / "checkpoints"
+    steps = sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+    if not steps:
+        raise RunFolderError(f"{run} has no checkpoint yet: nothing to export")
+    step = _chosen(run, which, steps)
+    return TrainedLora(_moving_average(_path(folder, step)), alpha, step)
+
+
+def _chosen(run: Path, which: str, steps: list[int]) -> int:
+    step = steps[-1] if which == LATEST else _best(run, steps) if which == BEST else _number(which)
+    if step not in steps:
+        raise RunFolderError(
+            f"{run} keeps no checkpoint of step {step}: choose {LATEST}, {BEST}, or one of "
+            f"{', '.join(map(str, steps))}"
+        )
+    return step
+
+
+def _best(run: Path, steps: list[int]) -> int:
+    state = json.loads((_path(run / "checkpoints", steps[-1]) / "state.json").read_text("utf-8"))
+    best: int | None = state["state"]["best_step"]
+    if best is None:
+        raise RunFolderError(f"{run} has no evaluation that says which step is best: use {LATEST}")
+    return best
+
+
+def _number(which: str) -> int:
+    if not which.isdecimal():
+        raise RunFolderError(f"step {which!r} is none: choose {LATEST}, {BEST} or a number")
+    return int(which)
+
+
+def _moving_average(checkpoint: Path) -> LoraWeights:
+    prefix = f"{PolicyName.EMA}/"
+    try:
+        with safe_open(checkpoint / "tensors.safetensors", framework="pt") as tensors:
+            return LoraWeights(
+                {
+                    key.removeprefix(prefix): tensors.get_tensor(key)
+                    for key in tensors.keys()  # noqa: SIM118
+                    if key.startswith(prefix)
+                }
+            )
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(f"cannot read checkpoint {checkpoint}: {error}") from error
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
