@@ -32,6 +32,7 @@ def test_help_imports_nothing_heavy() -> None:
         "serve",
         "train",
         "report",
+        "export",
         "info",
         "demo",
         "demo pretrain",
