@@ -33,9 +33,10 @@ def test_a_finished_runs_card_states_recipe_rewards_and_evaluation(run: Path) ->
     _, trained = read_evaluations(run / "evaluation")
     results = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert results["warmth"] == pytest.approx(trained.means["warmth"].mean, abs=1e-5)
-    assert f"| warmth (trained on) | {'':s}" in card.text
+    assert "| warmth (trained on) | " in card.text
     assert f"{trained.means['contrast'].mean:.4f}" in card.text
     assert "| Recipe | sol_rl |" in card.text
+    assert "| `objective.advantage_clip` | 5.0 |" in card.text
     assert "2 best and 2 worst" in card.text
     assert "no trigger" in card.text
     assert str(run.parent) not in card.content

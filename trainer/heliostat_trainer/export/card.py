@@ -29,7 +29,6 @@ RECIPE = {
     "Denoising steps of the samples": "recipe.steps",
     "Prompts a step": "prompts.per_step",
     "Objective": "objective.name",
-    "KL weight": "objective.kl_weight",
     "LoRA rank": "lora.rank",
     "LoRA alpha": "lora.alpha",
     "Learning rate": "optimiser.lr",
@@ -112,6 +111,11 @@ def _front_matter(
 
 def _recipe(settings: Mapping[str, object]) -> Sequence[tuple[str, object]]:
     rows = [(label, settings[key]) for label, key in RECIPE.items()]
+    rows += [
+        (f"`{key}`", value)
+        for key, value in settings.items()
+        if key.startswith("objective.") and key != "objective.name"
+    ]
     return [
         (label, f"{value} best and {value} worst" if label.startswith("Trained on") else value)
         for label, value in rows
