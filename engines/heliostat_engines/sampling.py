@@ -41,6 +41,11 @@ def sample_euler(
     return latents
 
 
+def as_column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """values[B] with trailing axes of one, to go with like[B, ...]."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
 def guided(conditional: Velocity, unconditional: Velocity, guidance: float) -> Velocity:
     """Classifier-free guidance, v_null + g (v - v_null); g = 1 costs no second evaluation.
 

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from heliostat_engines.noise import step_noise, window_start
+from heliostat_engines.sampling import as_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,7 +150,7 @@ class StochasticSampler:
         following: torch.Tensor,
     ) -> Step:
         """The stochastic step from latents[B, ...] at sigma[B] down to following[B], above 0."""
-        s, to = _column(sigma, latents), _column(following, latents)
+        s, to = as_column(sigma, latents), as_column(following, latents)
         if self.rule is NoiseRule.CPS:
             deviation = math.sin(self.strength * math.pi / 2) * to
             clean, noise = latents - s * velocity, latents + (1 - s) * velocity
@@ -185,8 +186,8 @@ class StochasticSampler:
             return straight, torch.zeros(len(seeds), dtype=torch.float64)
         step = self.step(latents, predicted, level, to)
         shocks = step_noise(seeds, index, tuple(latents.shape[1:])).to(latents.device)
-        drawn = step.mean + _column(step.deviation, shocks) * shocks
-        arrived = torch.where(_column(inside.to(latents.device), drawn), drawn, straight)
+        drawn = step.mean + as_column(step.deviation, shocks) * shocks
+        arrived = torch.where(as_column(inside.to(latents.device), drawn), drawn, straight)
         return arrived, self.log_prob(step, arrived).cpu()
 
     def _rate(self, sigma: torch.Tensor) -> torch.Tensor:
@@ -194,7 +195,3 @@ class StochasticSampler:
             return torch.full_like(sigma, self.strength)
         left = 1 - torch.where(sigma < 1, sigma, self.sigmas[1].item())
         return self.strength * (sigma / left).sqrt()
-
-
-def _column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return values.view(-1, *[1] * (like.ndim - 1))

@@ -1,4 +1,4 @@
-"""Names of experiments."""
+"""Names of experiments, and where Redis keeps what is known of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import re
 from heliostat_server.errors import RequestError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def experiment_key(name: str) -> str:
+    """Key of an experiment's hash in Redis; what belongs to it begins with it."""
+    return f"heliostat:experiment:{name}"
 
 
 def check_experiment(name: str) -> None:

@@ -1,9 +1,9 @@
 """What a run resumes from: safetensors and JSON, written whole or not at all.
 
 A checkpoint is a folder `step-000012` with `state.json` (step, settings, where the metrics end)
-and `tensors.safetensors` (the policies' LoRA and Adam's moments), and with explore-ahead `explorer-000011.*`, the adapters
-that the next steps are explored with. Random numbers need no state: they follow from the seed and
-the step.
+and `tensors.safetensors` (the policies' LoRA and Adam's moments), and with explore-ahead
+`explorer-000011.*`, the adapters that the next steps are explored with. Random numbers need no
+state: they follow from the seed and the step.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The newest checkpoint's step."""
-        return max(self._steps(), default=None)
+        return max(kept_steps(self._folder), default=None)
 
     def save(self, state: RunState, policy: Policy, optimiser: torch.optim.Optimizer) -> None:
         """Write a checkpoint, then delete those no longer kept.
@@ -82,17 +82,18 @@ class Checkpoints:
             RunFolderError: it cannot be written; the earlier ones are intact.
         """
         content = {"state": _plain(state), "settings": flatten(self._config)}
-        with atomic_folder(self._path(state.step)) as draft:
+        with atomic_folder(step_folder(self._folder, state.step)) as draft:
             # As bytes: safetensors' own writer maps the file and dies of SIGBUS on a full disk.
             (draft / "tensors.safetensors").write_bytes(save(_tensors(policy, optimiser)))
             (draft / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
             for step, files in state.explorers.items():
                 (draft / f"{EXPLORER}{step:06d}.json").write_bytes(files.config)
                 (draft / f"{EXPLORER}{step:06d}.safetensors").write_bytes(files.tensors)
-        kept = {*sorted(self._steps())[-self._config.checkpoint.keep :], state.best_step}
-        for step in self._steps():
+        steps = kept_steps(self._folder)
+        kept = {*steps[-self._config.checkpoint.keep :], state.best_step}
+        for step in steps:
             if step not in kept:
-                shutil.rmtree(self._path(step), ignore_errors=True)
+                shutil.rmtree(step_folder(self._folder, step), ignore_errors=True)
 
     def load(self, policy: Policy, optimiser: torch.optim.Optimizer) -> RunState:
         """Restore the newest checkpoint into the policy and the optimiser.
@@ -104,7 +105,7 @@ class Checkpoints:
         step = self.latest()
         if step is None:
             raise RunFolderError(f"{self._folder} has no checkpoint: start without --resume")
-        path = self._path(step)
+        path = step_folder(self._folder, step)
         try:
             content = json.loads((path / "state.json").read_text(encoding="utf-8"))
             state = RunState(**content["state"], explorers=_explorers(path))
@@ -129,13 +130,15 @@ class Checkpoints:
                 f"{json.dumps(current.get(key))}: set it back to resume, or start another run.name"
             )
 
-    def _path(self, step: int) -> Path:
-        return self._folder / f"step-{step:06d}"
 
-    def _steps(self) -> list[int]:
-        if not self._folder.is_dir():
-            return []
-        return [int(path.name.removeprefix("step-")) for path in self._folder.glob("step-*")]
+def step_folder(folder: Path, step: int) -> Path:
+    """A step's checkpoint, in the folder of checkpoints."""
+    return folder / f"step-{step:06d}"
+
+
+def kept_steps(folder: Path) -> list[int]:
+    """Steps that the folder has a checkpoint of, in order."""
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
 
 
 def improved(state: RunState, reward: float) -> RunState:

@@ -14,6 +14,7 @@ import redis
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_server.errors import NotFoundError, UnavailableError
+from heliostat_server.experiments import experiment_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +69,6 @@ return version
 """
 
 _ADAPTER = "heliostat:adapter:"
-_EXPERIMENT = "heliostat:experiment:"
 
 
 class AdapterStore:
@@ -110,7 +110,7 @@ class AdapterStore:
         """
         arguments: list[str | int] = [sha256, experiment, self._keep, DROPPED_TTL_S, _ADAPTER]
         version = int(
-            self._ask(lambda: self._commit(keys=[_EXPERIMENT + experiment], args=arguments))
+            self._ask(lambda: self._commit(keys=[experiment_key(experiment)], args=arguments))
         )
         if version < 0:
             raise NotFoundError(f"no adapter {sha256} is staged: publish it again")
@@ -118,7 +118,7 @@ class AdapterStore:
 
     def latest(self, experiment: str) -> int:
         """The experiment's latest version; 0 if it has published nothing."""
-        value = self._ask(lambda: self._redis.hget(_EXPERIMENT + experiment, "latest"))
+        value = self._ask(lambda: self._redis.hget(experiment_key(experiment), "latest"))
         return int(value or 0)
 
     def resolve(self, experiment: str, version: int) -> str:
@@ -128,7 +128,7 @@ class AdapterStore:
             NotFoundError: it was never published, or is no longer kept.
         """
         fields: dict[bytes, bytes] = self._ask(
-            lambda: self._redis.hgetall(_EXPERIMENT + experiment)
+            lambda: self._redis.hgetall(experiment_key(experiment))
         )
         sha256 = fields.get(b"v%d" % version)
         if sha256 is not None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 import redis
 import structlog
 
+from heliostat_server.experiments import experiment_key
+
 if TYPE_CHECKING:
     from typing import Self
 
@@ -54,7 +56,7 @@ class RedisUsage:
 
     def count(self, name: str, *, images: int, nfes: int, seconds: float) -> None:
         """Add to what an experiment has used. Raises redis.RedisError."""
-        self._script(keys=[f"heliostat:experiment:{name}"], args=[images, nfes, repr(seconds)])
+        self._script(keys=[experiment_key(name)], args=[images, nfes, repr(seconds)])
 
 
 @dataclass

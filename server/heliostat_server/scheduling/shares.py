@@ -12,6 +12,8 @@ import redis
 import structlog
 from pydantic import Field, TypeAdapter, ValidationError
 
+from heliostat_server.experiments import experiment_key
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
@@ -84,7 +86,7 @@ class StoredShares:
         names = [field.name for field in fields(Share)]
         try:
             values = cast(
-                "list[bytes | None]", self._redis.hmget(f"heliostat:experiment:{experiment}", names)
+                "list[bytes | None]", self._redis.hmget(experiment_key(experiment), names)
             )
             return _SHARE.validate_python(
                 {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
+from heliostat_trainer.checkpoint import kept_steps, step_folder
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.policy import LoraWeights, PolicyName
 
@@ -39,11 +40,11 @@ def read_lora(run: Path, which: str, alpha: float) -> TrainedLora:
         RunFolderError: there is no such checkpoint, or it cannot be read.
     """
     folder = run / "checkpoints"
-    steps = sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+    steps = kept_steps(folder)
     if not steps:
         raise RunFolderError(f"{run} has no checkpoint yet: nothing to export")
     step = _chosen(run, which, steps)
-    return TrainedLora(_moving_average(_path(folder, step)), alpha, step)
+    return TrainedLora(_moving_average(step_folder(folder, step)), alpha, step)
 
 
 def _chosen(run: Path, which: str, steps: list[int]) -> int:
@@ -57,7 +58,9 @@ def _chosen(run: Path, which: str, steps: list[int]) -> int:
 
 
 def _best(run: Path, steps: list[int]) -> int:
-    state = json.loads((_path(run / "checkpoints", steps[-1]) / "state.json").read_text("utf-8"))
+    state = json.loads(
+        (step_folder(run / "checkpoints", steps[-1]) / "state.json").read_text("utf-8")
+    )
     best: int | None = state["state"]["best_step"]
     if best is None:
         raise RunFolderError(f"{run} has no evaluation that says which step is best: use {LATEST}")
@@ -83,7 +86,3 @@ def _moving_average(checkpoint: Path) -> LoraWeights:
             )
     except (OSError, SafetensorError) as error:
         raise RunFolderError(f"cannot read checkpoint {checkpoint}: {error}") from error
-
-
-def _path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:06d}"

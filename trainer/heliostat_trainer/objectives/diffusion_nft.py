@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heliostat_trainer.objectives.objective import Loss, as_column, mean_of_each
+from heliostat_engines.sampling import as_column
+from heliostat_trainer.objectives.objective import Loss, mean_of_each
 
 if TYPE_CHECKING:
     import torch

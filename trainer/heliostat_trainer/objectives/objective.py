@@ -86,8 +86,3 @@ class Objective(Protocol[RowsT]):
 def mean_of_each(values: torch.Tensor) -> torch.Tensor:
     """mean[B] over the elements of each row[B, ...]."""
     return values.flatten(1).mean(dim=1)
-
-
-def as_column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """values[B] with trailing axes of one, to go with like[B, ...]."""
-    return values.view(-1, *[1] * (like.ndim - 1))
