@@ -43,6 +43,16 @@ def test_every_setting_says_what_it_means() -> None:
     assert not undocumented
 
 
+def test_the_learning_rate_stays_or_falls_to_zero_as_half_a_cosine(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    constant = configure("--optimiser.lr", "0.5").optimiser
+    assert {constant.lr_at(step, 4) for step in (1, 2, 3, 4)} == {0.5}
+    cosine = configure("--optimiser.lr", "0.5", "--optimiser.lr_schedule", "cosine").optimiser
+    rates = [cosine.lr_at(step, 4) for step in (1, 2, 3, 4)]
+    assert rates == pytest.approx([0.5, 0.5 * 0.8535534, 0.25, 0.5 * 0.1464466])
+
+
 def test_the_objective_is_the_one_named_and_diffusion_nft_without_a_name(
     configure: Callable[..., TrainConfig],
 ) -> None:

@@ -87,6 +87,15 @@ def test_training_raises_the_reward(configure: Configure, server: FakeServer) ->
     assert trained.means["warmth"].mean > base.means["warmth"].mean + 0.005
 
 
+def test_the_optimiser_follows_the_schedule(configure: Configure, server: FakeServer) -> None:
+    config = configure("--run.steps", "3", "--optimiser.lr_schedule", "cosine")
+    trainer = make_trainer(config, server)
+    run_trainer(config, trainer)
+    rates = [line["lr"] for line in read_metrics(config.run.path / "metrics.jsonl")]
+    assert rates == pytest.approx([config.optimiser.lr * share for share in (1, 0.75, 0.25)])
+    assert trainer.parts.learner.optimiser.param_groups[0]["lr"] == rates[-1]
+
+
 @pytest.mark.parametrize(
     "name", ["awm", "diffusion_dpo", "flow_grpo", "flow_grpo_fast", "dance_grpo"]
 )

@@ -107,8 +107,8 @@ METRICS = StepMetrics(
     bound_modules=15, server_busy=0.93, trainer_busy=0.7,
     explored=16, explore_images_per_s=120.0, proxy_reward_mean=0.5, proxy_reward_std=0.1,
     kept_proxy_spread=0.2, reward_mean=0.6, reward_std=0.1, kept_spread=0.15,
-    zero_contrast_groups=0, loss=1.0, kl=None, policy_drift=0.0, grad_norm=0.1, old_decay=0.003,
-    ema_decay=0.3, elapsed_s=30.0,
+    zero_contrast_groups=0, loss=1.0, kl=None, policy_drift=0.0, grad_norm=0.1, lr=1e-3,
+    old_decay=0.003, ema_decay=0.3, elapsed_s=30.0,
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ Importing this reads no torch, so that a command line can check a file at once.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from enum import StrEnum
@@ -56,6 +57,15 @@ class SelectionName(StrEnum):
     """As many at random."""
     MEAN_DEVIATION = "mean_deviation"
     """As many with the rewards farthest from the group's mean."""
+
+
+class LrSchedule(StrEnum):
+    """How the learning rate changes over `run.steps`."""
+
+    CONSTANT = "constant"
+    """Not at all: the run can be continued with more steps."""
+    COSINE = "cosine"
+    """Falls to 0 as half a cosine, which averages the noise of the last updates away."""
 
 
 class RunSection(Section):
@@ -196,7 +206,9 @@ class OptimiserSection(Section):
     """[optimiser]: AdamW on the LoRA."""
 
     lr: Positive = 3e-4
-    """Learning rate."""
+    """Learning rate, of the first step."""
+    lr_schedule: LrSchedule = LrSchedule.CONSTANT
+    """constant, or cosine: falls to 0 at run.steps. A run that run.minutes ends is not there yet."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of the two moments."""
     weight_decay: NotNegative = 1e-4
@@ -209,6 +221,12 @@ class OptimiserSection(Section):
     """Optimiser steps in one training step; more than 1 splits the samples at random."""
     micro_batch: Count = 48
     """Sample-timestep rows evaluated at once (memory and speed only)."""
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """The learning rate of training step `step`, which counts from 1, of `steps`."""
+        if self.lr_schedule is LrSchedule.CONSTANT:
+            return self.lr
+        return self.lr * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
 
 
 class OldPolicySection(Section):

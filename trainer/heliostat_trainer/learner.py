@@ -124,6 +124,8 @@ class Learner:
                 "lower optimiser.lr and resume from it"
             )
         self.step = None
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._config.optimiser.lr_at(step, self._config.run.steps)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self._policy.refresh(PolicyName.TRAINED)

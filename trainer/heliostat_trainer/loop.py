@@ -438,6 +438,7 @@ class _StepResult:
             ratio_error=self.report.ratio_error,
             clip_fraction=self.report.clip_fraction,
             grad_norm=self.report.grad_norm,
+            lr=config.optimiser.lr_at(self.step, config.run.steps),
             old_decay=config.old_policy.decay(self.step),
             ema_decay=config.ema.decay_at(self.step),
             elapsed_s=elapsed_s,

@@ -216,6 +216,7 @@ class StepMetrics:
     kl: float | None
     policy_drift: float | None
     grad_norm: float
+    lr: float
     old_decay: float
     ema_decay: float
     elapsed_s: float
