@@ -71,12 +71,16 @@ JUDGE, HELDOUT_JUDGE = "judge", "judge_heldout"
 
 
 def _judges() -> dict[str, JudgeSettings]:
-    """The rewarding judge and the one that only evaluates: apart in all but the fluent set."""
+    """The rewarding judge and the one that only evaluates: apart in widths, seed and drawings.
+
+    The first knows every style that the denoiser can draw: training moves away from one that its
+    reward does not know.
+    """
     return {
         JUDGE: JudgeSettings(
-            sets=("noto", "fluent"),
+            sets=tuple(PACKAGES),
             training=TrainSettings(
-                steps=800, batch=96, learning_rate=2e-3, seed=5, decay_steps=400
+                steps=1200, batch=96, learning_rate=2e-3, seed=5, decay_steps=600
             ),
         ),
         HELDOUT_JUDGE: JudgeSettings(
