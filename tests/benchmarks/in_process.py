@@ -1,0 +1,164 @@
+"""A rollout service without a server: engine, decoder and judges in this process, on any device.
+
+What the serving layer costs is measured elsewhere (`serving.py`); here it would only be in the
+way of many runs side by side on one card.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from heliostat_engines.adapters import parse_adapter
+from heliostat_engines.families import get_family
+from heliostat_engines.noise import initial_noise
+from heliostat_engines.runtimes.torch import TorchEngine
+from heliostat_engines.sampling import sample_euler
+from heliostat_server.rewards import demo_judge
+from heliostat_server.rewards.judge import Judge
+from heliostat_server.rewards.registry import RewardBook
+from heliostat_server.sampling.conditioning import PromptCache
+from heliostat_trainer.service import Scores
+from heliostat_trainer.types import Candidate, Group, PublishedAdapter, ServerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from heliostat_engines.adapters import AdapterFiles
+    from heliostat_engines.conditioning import Conditioning
+    from heliostat_trainer.types import GroupRequest
+
+JUDGES = {"demo_judge": demo_judge.TRAINING, "demo_judge_heldout": demo_judge.HELDOUT}
+SCORED_TOGETHER = 256
+
+
+class InProcessService:
+    """The demo model in NVFP4, and its rewards."""
+
+    def __init__(
+        self,
+        device: str,
+        encode: Callable[[Sequence[str]], Conditioning],
+        *,
+        batch: int = 48,
+        resolution_px: int = 64,
+    ) -> None:
+        """`encode` is the family's text encoder; `batch` candidates are denoised together."""
+        self._family = get_family("demo")
+        self._device = device
+        self._batch = batch
+        self._resolution_px = resolution_px
+        self._engine = TorchEngine(self._family, device=device)
+        self._decoder = self._family.load_decoder(self._family.default_checkpoint).to(device)
+        self._prompts = PromptCache(encode, size=4096)
+        self._book = RewardBook(self._family.name)
+        self._judges = {name: Judge.load(path) for name, path in JUDGES.items()}
+        for judge in self._judges.values():
+            judge.network.to(device)
+        self._published = 0
+
+    def info(self) -> ServerInfo:
+        """As a server of this engine would say it."""
+        engine = self._engine.describe()
+        return ServerInfo(
+            server_version="in process",
+            rollout_address="",
+            family=engine.family,
+            checkpoint=engine.checkpoint,
+            runtime=engine.runtime,
+            precision=engine.precision,
+            lora_targets=engine.lora_targets,
+            max_rank=engine.max_rank,
+            resolution_px=self._resolution_px,
+            rewards=self._book.names,
+            batch=1,
+            max_steps=1000,
+            max_seeds=1 << 16,
+            max_prompt_chars=1000,
+            max_adapter_bytes=1 << 30,
+            latest_version=self._published,
+        )
+
+    def publish(self, files: AdapterFiles) -> PublishedAdapter:
+        """Make an adapter resident."""
+        adapter = parse_adapter(files)
+        binding = self._engine.refit(adapter)
+        self._published += 1
+        return PublishedAdapter(
+            "in-process", self._published, adapter.sha256, binding.bound, binding.targets
+        )
+
+    def explore(
+        self, requests: Sequence[GroupRequest], adapter: PublishedAdapter
+    ) -> Iterator[Group]:
+        """All groups' candidates in full batches, whatever their prompts."""
+        started = time.perf_counter()
+        latents = self._draw(requests, adapter)
+        prompts = [request.prompt for request in requests for _ in request.seeds]
+        (reward,) = {request.reward for request in requests}
+        rewards = self.score(latents, prompts, [reward]).rewards[:, 0]
+        position = 0
+        for request in requests:
+            rows = slice(position, position + len(request.seeds))
+            position = rows.stop
+            pairs = zip(request.seeds, rewards[rows].tolist(), strict=True)
+            yield Group(
+                request,
+                tuple(Candidate(*pair) for pair in pairs),
+                latents[rows] if request.return_latents else None,
+                elapsed_s=time.perf_counter() - started,
+            )
+
+    @torch.inference_mode()
+    def score(
+        self,
+        latents: torch.Tensor,
+        prompts: Sequence[str],
+        rewards: Sequence[str],
+        *,
+        return_images: bool = False,
+    ) -> Scores:
+        """Decode, then reward; the judges on the device, the others where they always are."""
+        columns, images = [], []
+        for start in range(0, len(latents), SCORED_TOGETHER):
+            rows = slice(start, start + SCORED_TOGETHER)
+            pixels = self._decoder.decode(latents[rows].to(self._device))
+            values = [self._reward(name, pixels, prompts[rows]) for name in rewards]
+            columns.append(torch.stack([value.double().cpu() for value in values], dim=1))
+            if return_images:
+                images.append((pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
+        return Scores(
+            torch.cat(columns).numpy(), torch.cat(images).numpy() if return_images else None
+        )
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """The family's text embeddings."""
+        return self._prompts.encode(prompts)
+
+    def _reward(self, name: str, pixels: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        conditioning = self.encode(prompts)
+        judge = self._judges.get(name)
+        if judge is None:
+            return self._book.get(name).score(pixels.cpu(), prompts, conditioning)
+        return judge.score(pixels, conditioning.to(torch.float32, self._device))
+
+    @torch.inference_mode()
+    def _draw(self, requests: Sequence[GroupRequest], adapter: PublishedAdapter) -> torch.Tensor:
+        (steps,) = {request.steps for request in requests}
+        sigmas = self._family.sigmas(steps, self._resolution_px)
+        seeds = [seed for request in requests for seed in request.seeds]
+        prompts = [request.prompt for request in requests for _ in request.seeds]
+        conditioning = self.encode(prompts).to(torch.bfloat16, self._device)
+        shape = self._family.latent_shape(self._resolution_px)
+        drawn = []
+        for rows in np.array_split(np.arange(len(seeds)), -(-len(seeds) // self._batch)):
+            velocity = partial(
+                self._engine.velocity, conditioning=conditioning.take(rows), adapter=adapter.sha256
+            )
+            noise = initial_noise([seeds[row] for row in rows], shape).to(self._device)
+            drawn.append(sample_euler(velocity, noise, sigmas).cpu())
+        return torch.cat(drawn)
