@@ -1,0 +1,282 @@
+"""What does each recipe's reward cost?
+
+    python -m tests.benchmarks.recipes [--device cuda] [--seeds 3] [--steps 150] [--jobs 6]
+
+Trains the demo's model by the four recipes, one setting apart, `--jobs` runs side by side, and
+evaluates the moving average on held-out prompts without guidance all along. A run's cost is counted
+in BF16-equivalent evaluations of the transformer: its rollouts', an NVFP4 one as 1/2.4 (published,
+against eager BF16) and as 1/1.33 (against compiled BF16), and a decoded and rewarded image as
+`--decode-nfes` of them. "Baseline" is what diffusionnft ends at. Prints a table, writes JSON and a
+plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import statistics
+import tempfile
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from heliostat.examples import example
+from heliostat_engines.families import get_family
+from heliostat_trainer.config import RecipeName, TrainConfig, load_config
+from heliostat_trainer.evaluate import read_evaluations
+from heliostat_trainer.interrupts import Interrupts
+from heliostat_trainer.metrics import read_metrics
+from heliostat_trainer.progress import Outlook, open_progress
+from heliostat_trainer.run import build_trainer, open_run
+from tests.benchmarks.in_process import InProcessService
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from heliostat_engines.conditioning import Conditioning
+
+PUBLISHED = "NVFP4 = 1/2.4"
+COMPILED = "NVFP4 = 1/1.33"
+NVFP4_COST = {PUBLISHED: 1 / 2.4, COMPILED: 1 / 1.33}
+RECIPES = tuple(RecipeName)
+COLOURS = dict(zip(RECIPES, ("#d1495b", "#30638e", "#3c896d", "#edae49"), strict=True))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    recipe: RecipeName
+    seed: int
+    steps: int
+    every: int
+    device: str
+    decode_nfes: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run's rewards by its steps, and what they cost: all lists of one length."""
+
+    recipe: str
+    seed: int
+    steps: list[int]
+    rewards: dict[str, list[float]]
+    seconds: list[float]
+    nfes: dict[str, list[float]]
+    """By how an NVFP4 evaluation is counted."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--every", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--decode-nfes", type=float, default=1.0)
+    parser.add_argument("--out", type=Path, default=Path("recipes.json"))
+    options = parser.parse_args()
+    jobs = [
+        Job(recipe, seed, options.steps, options.every, options.device, options.decode_nfes)
+        for seed in range(options.seeds)
+        for recipe in RECIPES
+    ]
+    curves: list[Curve] = []
+    context = multiprocessing.get_context("spawn")
+    with Bar() as bar, ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
+        task = bar.add_task("runs", total=len(jobs))
+        for done in as_completed([pool.submit(run, job) for job in jobs]):
+            curves.append(done.result())
+            bar.advance(task)
+            options.out.write_text(json.dumps([asdict(curve) for curve in curves]))
+    show(curves)
+    plot(curves, options.out.with_suffix(".png"))
+
+
+def encode(prompts: Sequence[str]) -> Conditioning:
+    """The demo's text embeddings."""
+    family = get_family("demo")
+    return family.load_text_encoder(family.default_checkpoint).encode(prompts)
+
+
+def run(job: Job) -> Curve:
+    """Train once."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        config = settings(job, Path(folder))
+        service = InProcessService(job.device, encode, batch=384)
+        console, outlook = Console(file=io.StringIO()), Outlook(0, job.steps, 0.0, None)
+        with open_progress(console, outlook) as progress:
+            checkpoints = open_run(config, resume=False)
+            build_trainer(
+                config, service, checkpoints, progress, Interrupts(), resume=False
+            ).train()
+        return read_curve(job, config)
+
+
+def settings(job: Job, folder: Path) -> TrainConfig:
+    """The hour's run with the published sizes of pool and selection."""
+    overrides = {
+        "run.name": f"{job.recipe}-{job.seed}",
+        "run.folder": folder,
+        "run.seed": job.seed,
+        "run.steps": job.steps,
+        "run.device": job.device,
+        "recipe.name": job.recipe,
+        "recipe.candidates": 96,
+        "recipe.keep_pairs": 12,
+        "recipe.explore_steps": 6,
+        "ema.decay": 0.9,
+        "model.sample_batch": 384,
+        "optimiser.micro_batch": 384,
+        "evaluation.every": job.every,
+        "evaluation.steps": 10,
+        "evaluation.guidances": "[1.0]",
+        "evaluation.images": 0,
+        "reward.heldout": '["demo_judge_heldout"]',
+        "checkpoint.every": job.steps,
+    }
+    arguments = [text for key, value in overrides.items() for text in (f"--{key}", str(value))]
+    return load_config(example("demo_long.toml"), arguments)
+
+
+def read_curve(job: Job, config: TrainConfig) -> Curve:
+    """What a run has left behind."""
+    evaluations = read_evaluations(config.run.path / "evaluation")
+    steps = [evaluation.step for evaluation in evaluations]
+    metrics = list(read_metrics(config.run.path / "metrics.jsonl"))
+    elapsed = [0.0] + [sum(dict(line["seconds"]).values()) for line in metrics]  # type: ignore[call-overload]
+    until = np.cumsum(elapsed)
+    return Curve(
+        recipe=job.recipe,
+        seed=job.seed,
+        steps=steps,
+        rewards={
+            name: [evaluation.means[name].mean for evaluation in evaluations]
+            for name in config.reward.all
+        },
+        seconds=[float(until[step]) for step in steps],
+        nfes={
+            name: [step * step_cost(config, cost, job.decode_nfes) for step in steps]
+            for name, cost in NVFP4_COST.items()
+        },
+    )
+
+
+def step_cost(config: TrainConfig, nvfp4_cost: float, decode_nfes: float) -> float:
+    """BF16-equivalent evaluations of one training step's rollouts, decoding and rewards."""
+    recipe, prompts = config.recipe, config.prompts.per_step
+    explore_steps = recipe.explore_steps if recipe.redraws else recipe.steps
+    drawn = prompts * recipe.pool
+    explored = drawn * explore_steps * nvfp4_cost if recipe.explores else 0.0
+    redrawn = prompts * recipe.kept if recipe.redraws else 0
+    bf16_images = redrawn if recipe.explores else drawn
+    return explored + bf16_images * recipe.steps + (drawn + redrawn) * decode_nfes
+
+
+def mean_curve(curves: Sequence[Curve], recipe: str, reward: str) -> NDArray[np.float64]:
+    """rewards[evaluations], the mean over a recipe's seeds."""
+    each = [curve.rewards[reward] for curve in curves if curve.recipe == recipe]
+    means: NDArray[np.float64] = np.mean(np.array(each), axis=0)
+    return means
+
+
+def cost_of(reward: float, rewards: NDArray[np.float64], costs: Sequence[float]) -> float | None:
+    """Where a curve first reaches a reward, between two evaluations by a straight line."""
+    above = np.nonzero(rewards >= reward)[0]
+    if not len(above):
+        return None
+    at = int(above[0])
+    if at == 0:
+        return costs[0]
+    share = (reward - rewards[at - 1]) / (rewards[at] - rewards[at - 1])
+    return float(costs[at - 1] + share * (costs[at] - costs[at - 1]))
+
+
+def show(curves: Sequence[Curve]) -> None:
+    """A row a recipe."""
+    reward = next(iter(curves[0].rewards))
+    goal = float(mean_curve(curves, RecipeName.DIFFUSIONNFT, reward)[-1])
+    table = Table(title=f"{reward}, held-out prompts; baseline {goal:.4f}")
+    columns = ("recipe", "final", "over seeds", "held-out judge")
+    for column in (*columns, *(f"speed-up, {name}" for name in NVFP4_COST), "speed-up, seconds"):
+        table.add_column(column)
+    for recipe in RECIPES:
+        own = [curve for curve in curves if curve.recipe == recipe]
+        rewards = mean_curve(curves, recipe, reward)
+        finals = [curve.rewards[reward][-1] for curve in own]
+        heldout = mean_curve(curves, recipe, list(curves[0].rewards)[-1])
+        speedups = [speedup(curves, recipe, reward, goal, name) for name in (*NVFP4_COST, None)]
+        table.add_row(
+            recipe,
+            f"{rewards[-1]:.4f}",
+            f"±{statistics.pstdev(finals):.4f}",
+            f"{heldout[-1]:.4f}",
+            *speedups,
+        )
+    Console(width=140).print(table)
+
+
+def speedup(
+    curves: Sequence[Curve], recipe: str, reward: str, goal: float, counted: str | None
+) -> str:
+    """Cost at which diffusionnft ends, over the cost at which the recipe has got as far."""
+    costs = _mean_costs(curves, recipe, counted)
+    whole = _mean_costs(curves, RecipeName.DIFFUSIONNFT, counted)[-1]
+    reached = cost_of(goal, mean_curve(curves, recipe, reward), costs)
+    return "never" if not reached else f"{whole / reached:.2f}x"
+
+
+def _mean_costs(curves: Sequence[Curve], recipe: str, counted: str | None) -> list[float]:
+    own = [curve for curve in curves if curve.recipe == recipe]
+    each = [curve.seconds if counted is None else curve.nfes[counted] for curve in own]
+    return [float(cost) for cost in np.mean(each, axis=0)]
+
+
+def plot(curves: Sequence[Curve], path: Path) -> None:
+    """Reward against cost: seeds thin, their mean thick."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    reward = next(iter(curves[0].rewards))
+    figure, axes = pyplot.subplots(1, len(NVFP4_COST), figsize=(11, 4), sharey=True)
+    for axis, counted in zip(axes, NVFP4_COST, strict=True):
+        for recipe in RECIPES:
+            for curve in curves:
+                if curve.recipe == recipe:
+                    axis.plot(
+                        curve.nfes[counted], curve.rewards[reward], color=COLOURS[recipe], lw=0.6
+                    )
+            axis.plot(
+                _mean_costs(curves, recipe, counted),
+                mean_curve(curves, recipe, reward),
+                color=COLOURS[recipe],
+                lw=2.2,
+                label=recipe,
+            )
+        axis.set(xlabel=f"BF16-equivalent NFEs ({counted})", xscale="symlog")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel(f"{reward}, held-out prompts, unguided")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
