@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
+import onnx
 import torch
 from torch import nn
 from torch.nn import functional
@@ -25,7 +27,13 @@ from heliostat_engines.families.family import Family, MapName, Size
 from heliostat_engines.lora import activation_scale
 from heliostat_engines.precision import LinearPlan, Precision, lora_targets, plan_linears
 from heliostat_engines.runtimes.torch import TorchEngine
-from tests.engines.export.evaluator import Arithmetic, Evaluation, Evaluator, to_torch
+from tests.engines.export.evaluator import (
+    Arithmetic,
+    Evaluation,
+    Evaluator,
+    linear_inputs,
+    to_torch,
+)
 
 FAMILIES = ("sana", "flux", "sd3.5-large", "sd3.5-medium", "demo")
 MAX_RANK = 8
@@ -244,22 +252,10 @@ def in_step(transformer: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Itera
             handle.remove()
 
 
-def quantised_inputs(evaluator: Evaluator, evaluation: Evaluation) -> dict[str, torch.Tensor]:
+def quantised_inputs(model: onnx.ModelProto, evaluation: Evaluation) -> dict[str, torch.Tensor]:
     """What each NVFP4 linear of a file read, before it was quantised, by module."""
-    graph = evaluator.model.graph
-    producer = {output: node for node in graph.node for output in node.output}
-    inputs = {}
-    for node in graph.node:
-        transpose = producer.get(node.input[1]) if node.op_type == "MatMul" else None
-        values = transpose and producer.get(transpose.input[0])
-        if values is None or not values.input[0].endswith(".weight_codes"):
-            continue
-        x = node.input[0]
-        if (dequantise := producer[x]).op_type == "DequantizeLinear":
-            x = producer[dequantise.input[0]].input[0]
-        module = values.input[0].removesuffix(".weight_codes")
-        inputs[module] = to_torch(evaluation.values[x])
-    return inputs
+    read = linear_inputs(model.graph)
+    return {module: to_torch(evaluation.values[name]) for module, name in read.items()}
 
 
 class ExactLinear(nn.Module):
@@ -322,6 +318,12 @@ class Exact:
         )
 
 
+class Runner(Protocol):
+    """What has run a file; its `model` is the file as it was exported."""
+
+    model: onnx.ModelProto
+
+
 @dataclass(frozen=True)
 class Parity:
     """A file against a torch model: on its own, and in step with the file, up to each linear."""
@@ -338,12 +340,12 @@ class Parity:
 
 
 def compare(
-    evaluator: Evaluator, evaluation: Evaluation, torch_model: Reference | Exact, sample: Sample
+    runner: Runner, evaluation: Evaluation, torch_model: Reference | Exact, sample: Sample
 ) -> Parity:
     """How far a file's evaluation is from a torch model's."""
     velocity = evaluation.velocity
     free = Distance.between(velocity, torch_model.velocity(sample))
-    with in_step(torch_model.transformer, quantised_inputs(evaluator, evaluation)) as linears:
+    with in_step(torch_model.transformer, quantised_inputs(runner.model, evaluation)) as linears:
         stepped = Distance.between(velocity, torch_model.velocity(sample))
     return Parity(free, stepped, tuple(linears))
 

@@ -142,3 +142,19 @@ def to_torch(array: np.ndarray[Any, Any]) -> torch.Tensor:
 
 def _wide(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return value.astype(np.float32) if value.dtype == BF16 else value
+
+
+def linear_inputs(graph: onnx.GraphProto) -> dict[str, str]:
+    """By module, the value that each NVFP4 linear of a file reads, before it is quantised."""
+    producer = {output: node for node in graph.node for output in node.output}
+    inputs = {}
+    for node in graph.node:
+        transpose = producer.get(node.input[1]) if node.op_type == "MatMul" else None
+        values = transpose and producer.get(transpose.input[0])
+        if values is None or not values.input[0].endswith(".weight_codes"):
+            continue
+        x = node.input[0]
+        if (dequantise := producer[x]).op_type == "DequantizeLinear":
+            x = producer[dequantise.input[0]].input[0]
+        inputs[values.input[0].removesuffix(".weight_codes")] = x
+    return inputs
