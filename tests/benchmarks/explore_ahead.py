@@ -122,6 +122,7 @@ class _Bench:
                     "steps": 10,
                     "explore_ahead": depth,
                 },
+                "watch": {"every": 0},
                 "reward": {"name": "colourfulness"},
                 "objective": {"kl_weight": 0.0},
                 "evaluation": {"every": 0, "prompts": 1, "seeds_per_prompt": 1, "steps": 1},

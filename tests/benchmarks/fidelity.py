@@ -29,14 +29,11 @@ from heliostat_engines.precision import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling import sample_euler
 from heliostat_server.rewards.registry import RewardBook
-from heliostat_trainer.fidelity import Fidelity, rank_fidelity
+from heliostat_trainer.fidelity import PUBLISHED, Fidelity, rank_fidelity
 from heliostat_trainer.prompts import read_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-PUBLISHED = Fidelity(0.927, 0.798, 0.75, 9.0, 88.0, 1.65)
-"""rho and tau-b as published; the rest from a Gaussian copula of that rho."""
 
 
 @dataclass(frozen=True)

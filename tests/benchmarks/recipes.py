@@ -140,6 +140,7 @@ def settings(job: Job, folder: Path) -> TrainConfig:
         "recipe.candidates": 96,
         "recipe.keep_pairs": 12,
         "recipe.explore_steps": 6,
+        "watch.every": 0,
         "ema.decay": 0.9,
         "model.sample_batch": 384,
         "optimiser.micro_batch": 384,

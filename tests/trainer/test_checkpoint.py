@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 from pathlib import Path
@@ -44,7 +45,9 @@ def test_everything_comes_back_to_the_bit(checkpoints: Checkpoints, checkpoint: 
         stir(policy, name)
     optimiser = optimiser_of(policy)
     take_a_step(policy, optimiser)
-    state = RunState(step=7, elapsed_s=1.5, metrics_bytes=99, best_step=5, best_reward=0.25)
+    state = RunState(
+        step=7, elapsed_s=1.5, metrics_bytes=99, best_step=5, best_reward=0.25, raised_at=(3, 6)
+    )
     checkpoints.save(state, policy, optimiser)
     other = make_policy(checkpoint, seed=9)
     restored = optimiser_of(other)
@@ -54,6 +57,20 @@ def test_everything_comes_back_to_the_bit(checkpoints: Checkpoints, checkpoint: 
     for name in ADAPTERS:
         for key, value in policy.weights[name].tensors.items():
             assert torch.equal(value, other.weights[name].tensors[key])
+
+
+def test_a_checkpoint_of_before_runs_were_watched_can_be_resumed(
+    checkpoints: Checkpoints, checkpoint: Path, tmp_path: Path
+) -> None:
+    policy = make_policy(checkpoint)
+    checkpoints.save(RunState(step=3, raised_at=(2,)), policy, optimiser_of(policy))
+    path = tmp_path / "checkpoints" / "step-000003" / "state.json"
+    content = json.loads(path.read_text())
+    del content["state"]["raised_at"]
+    settings = content["settings"]
+    content["settings"] = {k: v for k, v in settings.items() if not k.startswith("watch.")}
+    path.write_text(json.dumps(content))
+    assert checkpoints.load(policy, optimiser_of(policy)) == RunState(step=3)
 
 
 def test_the_latest_few_and_the_best_are_kept(

@@ -53,6 +53,16 @@ def test_the_learning_rate_stays_or_falls_to_zero_as_half_a_cosine(
     assert rates == pytest.approx([0.5, 0.5 * 0.8535534, 0.25, 0.5 * 0.1464466])
 
 
+def test_a_run_is_watched_every_so_many_steps_from_the_first_on(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    watch = configure("--watch.every", "3").watch
+    assert [step for step in range(1, 9) if watch.due(step)] == [1, 4, 7]
+    never = configure("--watch.every", "0").watch
+    assert not any(never.due(step) for step in range(1, 9))
+    assert configure().watch.max_explore_steps is None
+
+
 def test_the_objective_is_the_one_named_and_diffusion_nft_without_a_name(
     configure: Callable[..., TrainConfig],
 ) -> None:
@@ -132,6 +142,10 @@ def test_overrides_are_toml_or_text() -> None:
         (["--objective.name", "flow_grpo_fast", "--objective.noise_level", "1.5"], "cps adds at most all of"),
         (["--objective.name", "dance_grpo"], "objective.subset_pairs = 4, but recipe.keep_pairs = 2: lower"),
         (["--objective.name", "dance_grpo", "--objective.noise", "cps"], "objective.noise is a setting of flow_grpo"),
+        (["--watch.groups", "3"], "watch.groups = 3, but a step has prompts.per_step = 2 groups: lower the one"),
+        (["--watch.max_explore_steps", "1"], "is not between recipe.explore_steps = 2 and recipe.steps = 4: set it so"),
+        (["--watch.max_explore_steps", "5"], "watch.max_explore_steps = 5 is not between"),
+        (["--watch.min_rho", "1.5"], "watch.min_rho = 1.5: input should be less than or equal to 1"),
         (["steps=3"], "'steps=3' is no setting: write --section.key value"),
         (["--run.steps"], "--run.steps needs a value"),
     ],

@@ -43,6 +43,20 @@ def test_a_gaussian_copula_of_the_published_correlation() -> None:
     assert fidelity.spread_gain == pytest.approx(1.65, abs=0.03)
 
 
+@pytest.mark.parametrize(("candidates", "rho", "tau_b"), [(N, 0.024, 0.031), (24, 0.056, 0.073)])
+def test_the_standard_error_of_one_group_that_the_bounds_of_watch_allow_for(
+    candidates: int, rho: float, tau_b: float
+) -> None:
+    rng = np.random.default_rng(3)
+    pearson = 2 * np.sin(np.pi * 0.9 / 6)
+    pairs = stats.multivariate_normal([0, 0], [[1, pearson], [pearson, 1]]).rvs(
+        (600, candidates), random_state=rng
+    )
+    groups = [rank_fidelity(pair[None, :, 0], pair[None, :, 1], 6) for pair in pairs]
+    assert np.std([group.rho for group in groups]) == pytest.approx(rho, rel=0.1)
+    assert np.std([group.tau_b for group in groups]) == pytest.approx(tau_b, rel=0.1)
+
+
 def test_a_group_without_contrast_counts_as_no_correlation() -> None:
     true = np.stack([np.arange(N, dtype=float), np.ones(N)])
     assert rank_fidelity(true, true, K).rho == pytest.approx(0.5)

@@ -244,9 +244,11 @@ def test_recipes_differ_in_one_setting(
     config = configure("--recipe.name", recipe, "--run.steps", "2")
     run(config, server)
     evaluated = 2 * 3 * 2
-    showcase = recipe == "sol_rl"  # one more group, scored as explored and as redrawn
-    assert len(server.explored) == explored + showcase
-    assert server.scored == scored + evaluated + showcase * 2 * 8
+    redraws = recipe == "sol_rl"
+    showcase = redraws * 2 * 8  # one more group, scored as explored and as redrawn
+    watched = redraws * 8  # of the first step
+    assert len(server.explored) == explored + redraws
+    assert server.scored == scored + evaluated + showcase + watched
     steps = {request.steps for request in server.explored}
     assert steps <= ({2} if recipe == "sol_rl" else {4})
 

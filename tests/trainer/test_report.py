@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluate import Evaluation, prompt_interval
+from heliostat_trainer.fidelity import PUBLISHED
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.report import write_report
 
@@ -52,7 +53,7 @@ def run(tmp_path: Path) -> Path:
     folder.mkdir()
     config = {
         "model": {"family": "demo"},
-        "recipe": {"name": "sol_rl", "explore_ahead": 1},
+        "recipe": {"name": "sol_rl", "explore_ahead": 1, "candidates": 96, "keep_pairs": 12},
         "reward": {"name": "judge", "heldout": ["heldout"]},
     }
     (folder / "run.json").write_text(json.dumps({"config": config}))
@@ -97,6 +98,24 @@ def test_the_page_carries_all_it_shows_and_escapes_prompts(run: Path) -> None:
     assert page.count("<svg") == 4
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "<apple>" not in page
+
+
+def test_a_watched_run_shows_how_exploration_ranks_beside_what_was_published(run: Path) -> None:
+    assert "rank as BF16 does" not in write_report(run).read_text()
+    path = run / "metrics.jsonl"
+    figures = [asdict(PUBLISHED), None, asdict(replace(PUBLISHED, rho=0.9, overlap=0.65))]
+    line = json.loads(path.read_text().splitlines()[0])
+    lines = [
+        {**line, "step": step, "fidelity": figure, "explore_steps": 6 + (step > 2)}
+        for step, figure in enumerate(figures, start=1)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_report(run).read_text()
+    assert page.count("<svg") == 5
+    text = re.sub(r"\s+", " ", page)
+    assert "Means over 2 watched steps, of 96 candidates a prompt: rho 0.913, tau-b 0.798." in text
+    assert "overlap with the true ones by 70 %, have the mean true ranks 9.0 and 88.0" in text
+    assert "Explored with 6 denoising steps, 7 from step 3 on." in text
 
 
 def test_a_run_that_has_only_begun_can_be_looked_at(run: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from heliostat_trainer.clock import Meter, Phase, PhaseClock
 from heliostat_trainer.evaluate import prompt_interval
+from heliostat_trainer.fidelity import PUBLISHED
 from heliostat_trainer.progress import LineProgress, LiveProgress, Outlook, open_progress
 from heliostat_trainer.prompts import step_prompts
 from heliostat_trainer.randomness import Purpose, candidate_seeds, torch_stream
@@ -123,6 +125,19 @@ def test_elsewhere_than_on_a_terminal_a_step_is_a_line() -> None:
         "step 3/10: reward 0.6000 (kept spread 0.1500), explored 0.5000, explored 16 at 120 "
         "images/s, adapter 3, 1 behind, busy: server 93%, trainer 70%, 3.5 s, 1:10 left\n"
     )
+
+
+def test_a_watched_step_shows_its_figures_and_the_panel_keeps_them() -> None:
+    watched = replace(METRICS, fidelity=PUBLISHED)
+    lines, panel = io.StringIO(), io.StringIO()
+    LineProgress(Console(file=lines)).step(watched, Outlook(3, 10, 30.0, None))
+    assert "1 behind, rho 0.927, tau-b 0.798, busy:" in lines.getvalue()
+    console = Console(file=panel, force_terminal=True, width=100)
+    live = LiveProgress(console, Outlook(0, 10, 0.0, None))
+    for metrics in (watched, replace(METRICS, step=4)):
+        live.step(metrics, Outlook(metrics.step, 10, 30.0, None))
+    console.print(live._panel())
+    assert "rho 0.927, tau-b 0.798" in panel.getvalue()
 
 
 def test_a_terminal_gets_a_live_panel() -> None:

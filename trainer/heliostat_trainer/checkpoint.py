@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -38,6 +38,7 @@ FREE_TO_CHANGE = (
     "run.minutes",
     "run.threads",
     "model.sample_batch",
+    "watch.",
     "evaluation.",
     "checkpoint.",
     "server.",
@@ -60,6 +61,8 @@ class RunState:
     best_step: int | None = None
     """The best evaluated step, by the training reward on held-out prompts."""
     best_reward: float | None = None
+    raised_at: tuple[int, ...] = ()
+    """The training steps from which on exploration takes one denoising step more."""
     explorers: Mapping[int, AdapterFiles] = field(default_factory=dict)
     """The old policies, by step, that the next steps are explored with, besides the latest."""
 
@@ -108,7 +111,7 @@ class Checkpoints:
         path = step_folder(self._folder, step)
         try:
             content = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            state = RunState(**content["state"], explorers=_explorers(path))
+            state = _state(content["state"], _explorers(path))
             self._require_same(content["settings"])
             _restore(load_file(path / "tensors.safetensors"), policy, optimiser)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -155,6 +158,11 @@ def _plain(state: RunState) -> dict[str, object]:
         for field in fields(state)
         if field.name != "explorers"
     }
+
+
+def _state(plain: Mapping[str, Any], explorers: Mapping[int, AdapterFiles]) -> RunState:
+    raised_at = tuple(plain.get("raised_at", ()))  # checkpoints of before it was kept lack it
+    return RunState(**{**plain, "raised_at": raised_at, "explorers": explorers})
 
 
 def _explorers(path: Path) -> dict[int, AdapterFiles]:

@@ -21,6 +21,8 @@ class Phase(StrEnum):
     """Drawing samples in BF16."""
     SCORE = "score"
     """Waiting for rewards of the trainer's own samples."""
+    WATCH = "watch"
+    """Drawing and scoring whole groups, to compare with what exploration made of them."""
     OPTIMISE = "optimise"
     """Gradients, the optimiser and the averages."""
     PUBLISH = "publish"

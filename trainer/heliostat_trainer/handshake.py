@@ -96,10 +96,18 @@ def _check_rollouts(config: TrainConfig, info: ServerInfo) -> None:
             f"recipe.candidates = {recipe.pool}, but the server draws up to {info.max_seeds} a "
             "request: lower it"
         )
-    setting = "recipe.explore_steps" if recipe.redraws else "recipe.steps"
-    steps = recipe.explore_steps if recipe.redraws else recipe.steps
-    if steps > info.max_steps:
-        raise ConfigError(
-            f"{setting} = {steps}, but the server denoises in up to {info.max_steps} steps: "
-            "lower it"
-        )
+    for setting, steps in _explored_steps(config).items():
+        if steps > info.max_steps:
+            raise ConfigError(
+                f"{setting} = {steps}, but the server denoises in up to {info.max_steps} steps: "
+                "lower it"
+            )
+
+
+def _explored_steps(config: TrainConfig) -> dict[str, int]:
+    """Settings that say in how many denoising steps the server draws candidates."""
+    recipe, most = config.recipe, config.watch.max_explore_steps
+    if not recipe.redraws:
+        return {"recipe.steps": recipe.steps}
+    raised = {} if most is None else {"watch.max_explore_steps": most}
+    return {"recipe.explore_steps": recipe.explore_steps, **raised}

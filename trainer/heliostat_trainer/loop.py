@@ -27,6 +27,7 @@ from heliostat_trainer.types import (
     Selection,
     StepMetrics,
 )
+from heliostat_trainer.watch import Verdict, explore_steps, fidelity_of, watched_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.checkpoint import Checkpoints
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.evaluate import Evaluation, Evaluator
+    from heliostat_trainer.fidelity import Fidelity
     from heliostat_trainer.interrupts import Interrupts
     from heliostat_trainer.learner import Learner
     from heliostat_trainer.metrics import MetricsLog
@@ -137,8 +139,9 @@ class Trainer:
             chosen = [self._select(group, number) for group in groups]
             selections += chosen
             samples += self._regenerate(chosen, conditioning)
+        fidelity = self._watch([chosen.group for chosen in selections], conditioning, number)
         report = self._optimise(samples, conditioning, number)
-        self._complete(_StepResult(number, selections, samples, report), started)
+        self._complete(_StepResult(number, selections, samples, report, fidelity), started)
         self._publish()
 
     def save(self) -> None:
@@ -155,6 +158,14 @@ class Trainer:
     def explorer(self) -> PublishedAdapter:
         """The policy last published."""
         return self._explorers[max(self._explorers)].adapter
+
+    @property
+    def explore_steps(self) -> int:
+        """Denoising steps of the latest exploration."""
+        return self._explore_steps(self.state.step)
+
+    def _explore_steps(self, step: int) -> int:
+        return explore_steps(self._recipe, self.state.raised_at, step)
 
     def _step_prompts(self, step: int) -> tuple[str, ...]:
         config = self._config
@@ -187,7 +198,7 @@ class Trainer:
                 seeds=candidate_seeds(
                     self._config.run.seed, Purpose.CANDIDATES, recipe.pool, step, row
                 ),
-                steps=recipe.explore_steps if recipe.redraws else recipe.steps,
+                steps=self._explore_steps(step) if recipe.redraws else recipe.steps,
                 reward=self._config.reward.name,
                 return_latents=not recipe.redraws,
             )
@@ -257,17 +268,39 @@ class Trainer:
             return self._draw(requests, conditioning)
         return [chosen.as_samples() for chosen in selections]
 
-    def _draw(self, requests: Sequence[GroupRequest], conditioning: Conditioning) -> list[Samples]:
+    def _watch(
+        self, groups: Sequence[Group], conditioning: Conditioning, step: int
+    ) -> Fidelity | None:
+        """Compare some groups with redraws of all their candidates; None for most steps."""
+        rows = watched_rows(self._config, step)
+        watched = sorted(
+            (group for group in groups if group.request.row in rows),
+            key=lambda group: group.request.row,
+        )
+        if not watched:
+            return None
+        requests = [group.request for group in watched]
+        redrawn = self._draw(requests, conditioning, drawing=Phase.WATCH, scoring=Phase.WATCH)
+        return fidelity_of(watched, redrawn, self._recipe.keep_pairs)
+
+    def _draw(
+        self,
+        requests: Sequence[GroupRequest],
+        conditioning: Conditioning,
+        *,
+        drawing: Phase = Phase.REGENERATE,
+        scoring: Phase = Phase.SCORE,
+    ) -> list[Samples]:
         """Samples of the old policy in BF16 with all steps, rewarded by the server."""
         sizes = [len(request.seeds) for request in requests]
         seeds = [seed for request in requests for seed in request.seeds]
         prompts = [request.prompt for request in requests for _ in request.seeds]
         rows = [request.row for request in requests for _ in request.seeds]
-        with self._clock.phase(Phase.REGENERATE):
+        with self._clock.phase(drawing):
             latents, trajectory = self.parts.artist.rollout(
                 seeds, conditioning.take(rows), self._recipe.steps
             )
-        with self._waiting(Phase.SCORE):
+        with self._waiting(scoring):
             scores = self.parts.server.score(latents, prompts, [self._config.reward.name])
         each = zip(
             requests,
@@ -341,7 +374,7 @@ class Trainer:
             seconds,
             elapsed,
         )
-        parts = self.parts
+        parts, verdict = self.parts, self._verdict(result)
         with parts.interrupts.shielded():
             parts.metrics.append(metrics)
             self.state = replace(
@@ -349,8 +382,22 @@ class Trainer:
                 step=result.step,
                 elapsed_s=elapsed,
                 metrics_bytes=parts.metrics.position,
+                raised_at=self._raised_at(verdict),
             )
         parts.progress.step(metrics, self.outlook)
+        if verdict is not None and verdict.too_low:
+            parts.progress.say(verdict.warning)
+
+    def _verdict(self, result: _StepResult) -> Verdict | None:
+        if result.fidelity is None:
+            return None
+        return Verdict(self._config, self.state.raised_at, result.step, result.fidelity)
+
+    def _raised_at(self, verdict: Verdict | None) -> tuple[int, ...]:
+        raised_at = self.state.raised_at
+        if verdict is None or verdict.raise_at is None:
+            return raised_at
+        return (*raised_at, verdict.raise_at)
 
     def _evaluate_if_due(self) -> None:
         """Evaluate the base model before the first step, the EMA after the last and in between."""
@@ -400,6 +447,7 @@ class _StepResult:
     selections: Sequence[Selection]
     samples: Sequence[Samples]
     report: UpdateReport
+    fidelity: Fidelity | None
 
     def metrics(
         self,
@@ -442,4 +490,6 @@ class _StepResult:
             old_decay=config.old_policy.decay(self.step),
             ema_decay=config.ema.decay_at(self.step),
             elapsed_s=elapsed_s,
+            explore_steps=selections[0].group.request.steps,
+            fidelity=self.fidelity,
         )

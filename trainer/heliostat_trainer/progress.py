@@ -110,7 +110,8 @@ class LineProgress(Progress):
         self.say(
             f"step {metrics.step}/{outlook.steps}: {_rewards(metrics)}, "
             f"explored {metrics.explored} {_speed(metrics)}, {_adapter(metrics)}, "
-            f"{_busy(metrics)}, {sum(metrics.seconds.values()):.1f} s, {_duration(outlook.remaining_s)} left"
+            f"{_fidelity(metrics)}{_busy(metrics)}, {sum(metrics.seconds.values()):.1f} s, "
+            f"{_duration(outlook.remaining_s)} left"
         )
 
 
@@ -124,6 +125,7 @@ class LiveProgress(Progress):
         self._phase = "starting"
         self._explored = ""
         self._metrics: StepMetrics | None = None
+        self._fidelity = ""
         self._live = Live(
             get_renderable=self._panel, console=console, refresh_per_second=4, transient=True
         )
@@ -150,6 +152,7 @@ class LiveProgress(Progress):
     def step(self, metrics: StepMetrics, outlook: Outlook) -> None:
         """Show the step."""
         self._metrics, self._outlook = metrics, outlook
+        self._fidelity = _fidelity(metrics) or self._fidelity  # most steps have none
         self._since = time.monotonic()
         self._explored = ""
 
@@ -172,7 +175,8 @@ class LiveProgress(Progress):
                 Text(_rewards(metrics)),
                 Text(
                     f"explored {_speed(metrics)}, {_adapter(metrics)}, "
-                    f"{_busy(metrics)}, {sum(metrics.seconds.values()):.1f} s a step",
+                    f"{self._fidelity}{_busy(metrics)}, "
+                    f"{sum(metrics.seconds.values()):.1f} s a step",
                     style="dim",
                 ),
             ]
@@ -194,6 +198,11 @@ def _speed(metrics: StepMetrics) -> str:
 def _adapter(metrics: StepMetrics) -> str:
     lag = f", {metrics.version_lag} behind" if metrics.version_lag else ""
     return f"adapter {metrics.adapter_version}{lag}"
+
+
+def _fidelity(metrics: StepMetrics) -> str:
+    fidelity = metrics.fidelity
+    return f"rho {fidelity.rho:.3f}, tau-b {fidelity.tau_b:.3f}, " if fidelity else ""
 
 
 def _busy(metrics: StepMetrics) -> str:

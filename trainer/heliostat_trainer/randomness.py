@@ -30,6 +30,7 @@ class Purpose(IntEnum):
     EVALUATION = 6
     MINI_BATCHES = 7
     SHOWCASE = 8
+    WATCH = 9
 
 
 def stream(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:

@@ -196,7 +196,7 @@ def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
         row=0,
         prompt=prompt,
         seeds=candidate_seeds(config.evaluation.seed, Purpose.SHOWCASE, recipe.pool),
-        steps=recipe.explore_steps,
+        steps=trainer.explore_steps,
         reward=config.reward.name,
         return_latents=True,
     )

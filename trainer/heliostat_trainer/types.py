@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from heliostat_engines.stochastic import Trajectory
+    from heliostat_trainer.fidelity import Fidelity
 
 
 @dataclass(frozen=True)
@@ -223,3 +224,8 @@ class StepMetrics:
     """Of training so far, evaluations left out, resumed parts included."""
     ratio_error: float | None = None
     clip_fraction: float | None = None
+    explore_steps: int | None = None
+    """Denoising steps of the candidates."""
+    fidelity: Fidelity | None = None
+    """How well their ranking is that of their BF16 redraws, by a policy `version_lag` steps newer;
+    None where the step was not watched."""

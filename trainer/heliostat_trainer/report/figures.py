@@ -26,12 +26,12 @@ class Curve:
     y: Sequence[float]
     half_width: Sequence[float] | None = None
     markers: bool = False
+    level: float | None = None
+    """What to compare y with: a dashed horizontal line of the curve's colour."""
 
 
-def curves_svg(
-    curves: Sequence[Curve], x_label: str, y_label: str, level: float | None = None
-) -> str:
-    """Curves over one pair of axes; `level` draws a dashed horizontal line."""
+def curves_svg(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
+    """Curves over one pair of axes."""
     figure, axes = _new()
     for colour, curve in zip(COLOURS, curves, strict=False):
         marker = "o" if curve.markers else ""
@@ -40,8 +40,8 @@ def curves_svg(
             low = [y - half for y, half in zip(curve.y, curve.half_width, strict=True)]
             high = [y + half for y, half in zip(curve.y, curve.half_width, strict=True)]
             axes.fill_between(curve.x, low, high, color=colour, alpha=0.18, linewidth=0)
-    if level is not None:
-        axes.axhline(level, color="#8d96a3", linestyle="--", linewidth=1)
+        if curve.level is not None:
+            axes.axhline(curve.level, color=colour, linestyle="--", linewidth=1)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     if curves:

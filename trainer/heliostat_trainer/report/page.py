@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluate import paired_difference, prompt_interval
+from heliostat_trainer.fidelity import PUBLISHED, Fidelity
 from heliostat_trainer.files import atomic_text
 from heliostat_trainer.report.figures import Curve, curves_svg, shares_svg
 from heliostat_trainer.report.pictures import grid_uri, image_uri
@@ -48,6 +49,18 @@ class Busy:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """How well exploration ranked, over the steps that were watched."""
+
+    chart: str
+    watched: int
+    """Steps."""
+    means: Fidelity
+    explore_steps: list[tuple[int, int]]
+    """(training step, denoising steps of exploration from it on), the first and each raise."""
+
+
+@dataclass(frozen=True)
 class Gallery:
     """A grid of pictures under a caption."""
 
@@ -79,6 +92,7 @@ def _content(record: RunRecord) -> dict[str, object]:
         "spread": _spread(record.base[0], record.reward),
         "reward_curves": _reward_curves(record),
         "evaluation_curves": [_evaluation_curve(record, name) for name in record.rewards],
+        "ranking": _ranking(record.steps),
         "busy": _busy(record.steps),
         "phases": shares_svg(_phase_seconds(record.steps)) if record.steps else None,
         "galleries": _galleries(record),
@@ -130,16 +144,43 @@ def _reward_curves(record: RunRecord) -> str:
 
 def _evaluation_curve(record: RunRecord, reward: str) -> str:
     means = [evaluation.means[reward] for evaluation in record.progress]
+    guided = record.base[-1]
     curve = Curve(
         "no guidance",
         [float(evaluation.step) for evaluation in record.progress],
         [mean.mean for mean in means],
         [mean.high - mean.mean for mean in means],
         markers=True,
+        level=None if guided.guidance == 1.0 else guided.means[reward].mean,
     )
-    guided = record.base[-1]
-    level = None if guided.guidance == 1.0 else guided.means[reward].mean
-    return curves_svg([curve], "training step", f"{reward}, held-out prompts", level)
+    return curves_svg([curve], "training step", f"{reward}, held-out prompts")
+
+
+def _ranking(steps: Sequence[Mapping[str, Any]]) -> Ranking | None:
+    """None where no step was watched."""
+    lines = [line for line in steps if line.get("fidelity")]
+    if not lines:
+        return None
+    watched = [float(line["step"]) for line in lines]
+    figures = [Fidelity(**line["fidelity"]) for line in lines]
+    rho = Curve("rho", watched, [f.rho for f in figures], markers=True, level=PUBLISHED.rho)
+    tau_b = Curve("tau-b", watched, [f.tau_b for f in figures], markers=True, level=PUBLISHED.tau_b)
+    return Ranking(
+        chart=curves_svg([rho, tau_b], "training step", "rank correlation"),
+        watched=len(lines),
+        means=Fidelity(*np.mean([list(asdict(f).values()) for f in figures], axis=0).tolist()),
+        explore_steps=_changes(steps),
+    )
+
+
+def _changes(steps: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """(training step, denoising steps of exploration from it on) of each change."""
+    changes: list[tuple[int, int]] = []
+    for line in steps:
+        explored_in = line.get("explore_steps")  # lines of before it was recorded lack it
+        if explored_in is not None and (not changes or explored_in != changes[-1][1]):
+            changes.append((line["step"], explored_in))
+    return changes
 
 
 def _galleries(record: RunRecord) -> list[Gallery]:

@@ -1,0 +1,116 @@
+"""Watching the explorer: are candidates ranked as their BF16 redraws with all steps are?
+
+Every `watch.every` steps some of the step's groups are redrawn in full by the policy that redraws
+what is trained on. With explore-ahead the explorer is some updates older: its age is part of what
+the figures show, as precision and steps are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from heliostat_trainer.advantages import has_contrast
+from heliostat_trainer.fidelity import rank_fidelity
+from heliostat_trainer.randomness import Purpose, stream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from heliostat_trainer.config import RecipeSection, TrainConfig
+    from heliostat_trainer.fidelity import Fidelity
+    from heliostat_trainer.types import Group, Samples
+
+
+def watched_rows(config: TrainConfig, step: int) -> frozenset[int]:
+    """Prompts of a training step whose groups are redrawn in full; mostly none."""
+    if not config.recipe.redraws or not config.watch.due(step):
+        return frozenset()
+    random = stream(config.run.seed, Purpose.WATCH, step)
+    rows = random.choice(config.prompts.per_step, size=config.watch.groups, replace=False)
+    return frozenset(int(row) for row in rows)
+
+
+def fidelity_of(
+    groups: Sequence[Group], redrawn: Sequence[Samples], keep_pairs: int
+) -> Fidelity | None:
+    """Compare groups with redraws of all of their candidates, group for group.
+
+    None if no group has contrast in its redraw: then there is no true ranking.
+    """
+    pairs = [
+        (group.rewards, samples.rewards)
+        for group, samples in zip(groups, redrawn, strict=True)
+        if has_contrast(samples.rewards)
+    ]
+    if not pairs:
+        return None
+    proxy, true = (np.stack(rewards) for rewards in zip(*pairs, strict=True))
+    return rank_fidelity(proxy, true, keep_pairs)
+
+
+def explore_steps(recipe: RecipeSection, raised_at: Sequence[int], step: int) -> int:
+    """Denoising steps with which training step `step` is explored."""
+    return recipe.explore_steps + sum(first <= step for first in raised_at)
+
+
+class Verdict:
+    """What follows from a watched step's figures."""
+
+    def __init__(
+        self, config: TrainConfig, raised_at: Sequence[int], step: int, fidelity: Fidelity
+    ) -> None:
+        """`raised_at` is the run's so far."""
+        self._config = config
+        self._step = step
+        self._fidelity = fidelity
+        self._next = step + 1 + config.recipe.depth
+        """The first step that the server has not been asked to explore."""
+        self._steps = explore_steps(config.recipe, raised_at, self._next)
+        self._outdated = self._steps > explore_steps(config.recipe, raised_at, step)
+
+    @property
+    def too_low(self) -> bool:
+        """Whether to warn; not of steps that were asked for before the last raise."""
+        watch, fidelity = self._config.watch, self._fidelity
+        low = fidelity.rho < watch.min_rho or fidelity.tau_b < watch.min_tau_b
+        return low and not self._outdated
+
+    @property
+    def raise_at(self) -> int | None:
+        """The training step from which on to explore with one step more, if it may and helps."""
+        most = self._config.watch.max_explore_steps
+        return self._next if self.too_low and most is not None and self._steps < most else None
+
+    @property
+    def warning(self) -> str:
+        """What is wrong and what is done, or to be done, about it."""
+        watch, fidelity = self._config.watch, self._fidelity
+        return (
+            f"step {self._step}: exploring in {self._steps} steps ranks candidates otherwise than "
+            f"BF16 does: rho {fidelity.rho:.3f} (watch.min_rho = {watch.min_rho:g}), tau-b "
+            f"{fidelity.tau_b:.3f} (watch.min_tau_b = {watch.min_tau_b:g}): {self._remedy}"
+        )
+
+    @property
+    def _remedy(self) -> str:
+        recipe, most = self._config.recipe, self._config.watch.max_explore_steps
+        if self.raise_at is not None:
+            return (
+                f"from step {self.raise_at} on it takes {self._steps + 1}, of at most "
+                f"watch.max_explore_steps = {most}"
+            )
+        if self._steps < recipe.steps:
+            return (
+                f"to explore with more, set watch.max_explore_steps to {self._steps + 1} or above"
+            )
+        if recipe.depth:
+            return (
+                "it takes recipe.steps already: set recipe.explore_ahead = 0 to rank with the "
+                "newest policy"
+            )
+        return (
+            "it takes recipe.steps already, so NVFP4 itself ranks this reward badly: compare with "
+            "recipe.name = 'naive_scaling'"
+        )
