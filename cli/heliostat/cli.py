@@ -225,6 +225,24 @@ def train(
 
 
 @app.command()
+def config(
+    place: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SECTION[.KEY]", help="Only this section or key, e.g. recipe.candidates."
+        ),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say of each setting what it means.")
+    ] = False,
+) -> None:
+    """List every setting of a run's TOML: values that it takes, and default."""
+    from heliostat.explanation import show
+
+    show(place, explain=explain)
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo.")],
     out: Annotated[
