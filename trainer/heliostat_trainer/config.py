@@ -159,6 +159,11 @@ class RecipeSection(Section):
         return self.kept if self.name is RecipeName.DIFFUSIONNFT else self.candidates
 
     @property
+    def pool_steps(self) -> int:
+        """Denoising steps of a candidate."""
+        return self.explore_steps if self.redraws else self.steps
+
+    @property
     def explores(self) -> bool:
         """Whether the server draws the candidates."""
         return self.name in {RecipeName.SOL_RL, RecipeName.NAIVE_QUANT}

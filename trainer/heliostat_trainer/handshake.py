@@ -97,9 +97,8 @@ def _check_rollouts(config: TrainConfig, info: ServerInfo) -> None:
             "request: lower it"
         )
     setting = "recipe.explore_steps" if recipe.redraws else "recipe.steps"
-    steps = recipe.explore_steps if recipe.redraws else recipe.steps
-    if steps > info.max_steps:
+    if recipe.pool_steps > info.max_steps:
         raise ConfigError(
-            f"{setting} = {steps}, but the server denoises in up to {info.max_steps} steps: "
+            f"{setting} = {recipe.pool_steps}, but the server denoises in up to {info.max_steps} steps: "
             "lower it"
         )

@@ -187,7 +187,7 @@ class Trainer:
                 seeds=candidate_seeds(
                     self._config.run.seed, Purpose.CANDIDATES, recipe.pool, step, row
                 ),
-                steps=recipe.explore_steps if recipe.redraws else recipe.steps,
+                steps=recipe.pool_steps,
                 reward=self._config.reward.name,
                 return_latents=not recipe.redraws,
             )
