@@ -208,6 +208,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run folder's latest checkpoint.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only print what the run would take: images, evaluations, memory. Needs no server.",
+        ),
+    ] = False,
 ) -> None:
     """Train a LoRA against a running rollout server.
 
@@ -217,6 +224,11 @@ def train(
     from heliostat_trainer.config import load_config
 
     settings = load_config(config, context.args)
+    if dry_run:
+        from heliostat.planning import show
+
+        show(settings)
+        return
 
     from heliostat_trainer.run import train as run
 

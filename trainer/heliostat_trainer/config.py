@@ -6,6 +6,7 @@ Importing this reads no torch, so that a command line can check a file at once.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 import tomllib
@@ -33,6 +34,18 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 DEFAULT_PORT = 8600
+FREE_TO_CHANGE = (
+    "run.name",
+    "run.folder",
+    "run.steps",
+    "run.minutes",
+    "run.threads",
+    "model.sample_batch",
+    "evaluation.",
+    "checkpoint.",
+    "server.",
+)
+"""Settings, or sections, that a resumed run may change."""
 
 
 class RecipeName(StrEnum):
@@ -481,6 +494,15 @@ def flatten(config: TrainConfig) -> dict[str, object]:
         for section, keys in config.model_dump(mode="json").items()
         for key, value in keys.items()
     }
+
+
+def first_change(before: Mapping[str, object], after: Mapping[str, object]) -> str | None:
+    """The first flattened setting that differs and that a resumed run may not change, in words."""
+    for key in sorted(before.keys() | after.keys()):
+        if not key.startswith(FREE_TO_CHANGE) and before.get(key) != after.get(key):
+            was, now = json.dumps(before.get(key)), json.dumps(after.get(key))
+            return f"{key} was {was} and is now {now}"
+    return None
 
 
 def unknown_setting(location: Sequence[str]) -> str:
