@@ -208,6 +208,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run folder's latest checkpoint.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only print what the run would take: images, evaluations, memory. Needs no server.",
+        ),
+    ] = False,
 ) -> None:
     """Train a LoRA against a running rollout server.
 
@@ -217,11 +224,34 @@ def train(
     from heliostat_trainer.config import load_config
 
     settings = load_config(config, context.args)
+    if dry_run:
+        from heliostat.planning import show
+
+        show(settings)
+        return
 
     from heliostat_trainer.run import train as run
 
     folder = run(settings, server_url=server, resume=resume)
     typer.echo(f"LoRA and metrics are in {folder}; pictures: heliostat report {folder}")
+
+
+@app.command()
+def config(
+    place: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SECTION[.KEY]", help="Only this section or key, e.g. recipe.candidates."
+        ),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say of each setting what it means.")
+    ] = False,
+) -> None:
+    """List every setting of a run's TOML: values that it takes, and default."""
+    from heliostat.explanation import show
+
+    show(place, explain=explain)
 
 
 @app.command()

@@ -35,6 +35,7 @@ from heliostat_trainer.config import RecipeName, TrainConfig, load_config
 from heliostat_trainer.evaluate import read_evaluations
 from heliostat_trainer.interrupts import Interrupts
 from heliostat_trainer.metrics import read_metrics
+from heliostat_trainer.plan import NVFP4_SPEEDUPS, Activity, plan_run
 from heliostat_trainer.progress import Outlook, open_progress
 from heliostat_trainer.run import build_trainer, open_run
 from tests.benchmarks.in_process import InProcessService
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 PUBLISHED = "NVFP4 = 1/2.4"
 COMPILED = "NVFP4 = 1/1.33"
-NVFP4_COST = {PUBLISHED: 1 / 2.4, COMPILED: 1 / 1.33}
+SPEEDUPS = {PUBLISHED: NVFP4_SPEEDUPS["eager"], COMPILED: NVFP4_SPEEDUPS["compiled"]}
 RECIPES = tuple(RecipeName)
 COLOURS = dict(zip(RECIPES, ("#d1495b", "#30638e", "#3c896d", "#edae49"), strict=True))
 
@@ -172,21 +173,17 @@ def read_curve(job: Job, config: TrainConfig) -> Curve:
         },
         seconds=[float(until[step]) for step in steps],
         nfes={
-            name: [step * step_cost(config, cost, job.decode_nfes) for step in steps]
-            for name, cost in NVFP4_COST.items()
+            name: [step * step_cost(config, speedup, job.decode_nfes) for step in steps]
+            for name, speedup in SPEEDUPS.items()
         },
     )
 
 
-def step_cost(config: TrainConfig, nvfp4_cost: float, decode_nfes: float) -> float:
+def step_cost(config: TrainConfig, nvfp4_speedup: float, decode_nfes: float) -> float:
     """BF16-equivalent evaluations of one training step's rollouts, decoding and rewards."""
-    recipe, prompts = config.recipe, config.prompts.per_step
-    explore_steps = recipe.explore_steps if recipe.redraws else recipe.steps
-    drawn = prompts * recipe.pool
-    explored = drawn * explore_steps * nvfp4_cost if recipe.explores else 0.0
-    redrawn = prompts * recipe.kept if recipe.redraws else 0
-    bf16_images = redrawn if recipe.explores else drawn
-    return explored + bf16_images * recipe.steps + (drawn + redrawn) * decode_nfes
+    a_step = plan_run(config).a_step
+    rollouts = a_step[Activity.EXPLORE] + a_step[Activity.DRAW]
+    return rollouts.bf16_equivalents(nvfp4_speedup) + rollouts.images * decode_nfes
 
 
 def mean_curve(curves: Sequence[Curve], recipe: str, reward: str) -> NDArray[np.float64]:
@@ -214,14 +211,14 @@ def show(curves: Sequence[Curve]) -> None:
     goal = float(mean_curve(curves, RecipeName.DIFFUSIONNFT, reward)[-1])
     table = Table(title=f"{reward}, held-out prompts; baseline {goal:.4f}")
     columns = ("recipe", "final", "over seeds", "held-out judge")
-    for column in (*columns, *(f"speed-up, {name}" for name in NVFP4_COST), "speed-up, seconds"):
+    for column in (*columns, *(f"speed-up, {name}" for name in SPEEDUPS), "speed-up, seconds"):
         table.add_column(column)
     for recipe in RECIPES:
         own = [curve for curve in curves if curve.recipe == recipe]
         rewards = mean_curve(curves, recipe, reward)
         finals = [curve.rewards[reward][-1] for curve in own]
         heldout = mean_curve(curves, recipe, list(curves[0].rewards)[-1])
-        speedups = [speedup(curves, recipe, reward, goal, name) for name in (*NVFP4_COST, None)]
+        speedups = [speedup(curves, recipe, reward, goal, name) for name in (*SPEEDUPS, None)]
         table.add_row(
             recipe,
             f"{rewards[-1]:.4f}",
@@ -256,8 +253,8 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
     from matplotlib import pyplot
 
     reward = next(iter(curves[0].rewards))
-    figure, axes = pyplot.subplots(1, len(NVFP4_COST), figsize=(11, 4), sharey=True)
-    for axis, counted in zip(axes, NVFP4_COST, strict=True):
+    figure, axes = pyplot.subplots(1, len(SPEEDUPS), figsize=(11, 4), sharey=True)
+    for axis, counted in zip(axes, SPEEDUPS, strict=True):
         for recipe in RECIPES:
             for curve in curves:
                 if curve.recipe == recipe:

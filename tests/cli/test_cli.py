@@ -31,6 +31,7 @@ def test_help_imports_nothing_heavy() -> None:
     [
         "serve",
         "train",
+        "config",
         "report",
         "export",
         "info",
@@ -61,12 +62,14 @@ def heliostat(*arguments: str) -> subprocess.CompletedProcess[str]:
     ("arguments", "sentence"),
     [
         (["train", "/nowhere.toml"], "cannot read /nowhere.toml"),
+        (["config", "recpie.candidates"], "did you mean recipe?"),
+        (["config", "recipe.candidate"], "did you mean recipe.candidates?"),
         (["report", "/nowhere"], "/nowhere"),
         (["info", "http://127.0.0.1:1"], "grpc://host:port"),
         (["serve", "--family", "dall-e"], "no model family 'dall-e'"),
         (["serve", "--checkpoint", "/nowhere"], "diffusers' layout"),
     ],
-    ids=["no-toml", "no-run", "scheme", "family", "checkpoint"],
+    ids=["no-toml", "no-section", "no-key", "no-run", "scheme", "family", "checkpoint"],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], sentence: str) -> None:
     done = heliostat(*arguments)

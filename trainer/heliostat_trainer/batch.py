@@ -21,6 +21,7 @@ from heliostat_trainer.objectives.settings import (
     DanceGrpoSettings,
     DiffusionDpoSettings,
     GrpoSettings,
+    share_of,
 )
 from heliostat_trainer.randomness import Purpose, stream, torch_stream
 
@@ -49,7 +50,7 @@ class Schedule:
     def shuffled_levels(self, fraction: float, count: int) -> NDArray[np.float32]:
         """levels[count, L]: for each of so many, the share of the levels above 0, in any order."""
         above = self.levels[:-1]
-        kept = _share_of(len(above), fraction)
+        kept = share_of(len(above), fraction)
         random = stream(self.run_seed, Purpose.TIMESTEPS, self.step)
         return np.stack([random.permutation(above)[:kept] for _ in range(count)])
 
@@ -220,7 +221,7 @@ def transitions(
     trajectories = [group.trajectory for group in groups if group.trajectory is not None]
     assert len(trajectories) == len(groups), "the recipe gives no trajectories"
     trajectory = Trajectory.concat(trajectories)
-    kept = _share_of(trajectory.steps, settings.timestep_fraction)
+    kept = share_of(trajectory.steps, settings.timestep_fraction)
     random = stream(schedule.run_seed, Purpose.TIMESTEPS, schedule.step)
     steps = np.stack([random.permutation(trajectory.steps)[:kept] for _ in chosen]).reshape(-1)
     samples = np.repeat(chosen, kept)
@@ -253,11 +254,6 @@ def _pairs_of_each(groups: Sequence[Samples]) -> Iterator[NDArray[np.int64]]:
         count = len(order) // 2
         yield np.stack([order[::-1][:count], order[:count]], axis=1)
         first += len(group)
-
-
-def _share_of(count: int, fraction: float) -> int:
-    """That fraction of so many, rounded down; at least one."""
-    return max(1, int(fraction * count + 1e-9))
 
 
 def _clean(groups: Sequence[Samples], device: torch.device) -> torch.Tensor:

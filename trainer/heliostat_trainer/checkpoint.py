@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from heliostat_engines.adapters import AdapterFiles
-from heliostat_trainer.config import flatten
+from heliostat_trainer.config import first_change, flatten
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.files import atomic_folder
 from heliostat_trainer.policy import ADAPTERS
@@ -31,19 +31,6 @@ if TYPE_CHECKING:
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.policy import Policy
 
-FREE_TO_CHANGE = (
-    "run.name",
-    "run.folder",
-    "run.steps",
-    "run.minutes",
-    "run.threads",
-    "model.sample_batch",
-    "watch.",
-    "evaluation.",
-    "checkpoint.",
-    "server.",
-)
-"""Settings, or sections, that a resumed run may change."""
 EXPLORER = "explorer-"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -124,14 +111,9 @@ class Checkpoints:
         return state
 
     def _require_same(self, saved: Mapping[str, object]) -> None:
-        current = flatten(self._config)
-        for key in sorted(saved.keys() | current.keys()):
-            if key.startswith(FREE_TO_CHANGE) or saved.get(key) == current.get(key):
-                continue
-            raise RunFolderError(
-                f"{key} was {json.dumps(saved.get(key))} and is now "
-                f"{json.dumps(current.get(key))}: set it back to resume, or start another run.name"
-            )
+        change = first_change(saved, flatten(self._config))
+        if change is not None:
+            raise RunFolderError(f"{change}: set it back to resume, or start another run.name")
 
 
 def step_folder(folder: Path, step: int) -> Path:

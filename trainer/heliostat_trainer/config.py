@@ -6,6 +6,7 @@ Importing this reads no torch, so that a command line can check a file at once.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 import tomllib
@@ -33,6 +34,19 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 DEFAULT_PORT = 8600
+FREE_TO_CHANGE = (
+    "run.name",
+    "run.folder",
+    "run.steps",
+    "run.minutes",
+    "run.threads",
+    "model.sample_batch",
+    "watch.",
+    "evaluation.",
+    "checkpoint.",
+    "server.",
+)
+"""Settings, or sections, that a resumed run may change."""
 
 
 class RecipeName(StrEnum):
@@ -122,7 +136,8 @@ class RecipeSection(Section):
     """[recipe]: how a step's training samples come about."""
 
     name: RecipeName = RecipeName.SOL_RL
-    """sol_rl, diffusionnft, naive_scaling or naive_quant."""
+    """sol_rl explores in NVFP4 and draws the kept again in BF16; diffusionnft draws, in BF16, only
+    what is trained on; naive_scaling draws all candidates in BF16; naive_quant trains on NVFP4's."""
     candidates: Count = 96
     """Seeds explored for each prompt (N); diffusionnft draws 2 * keep_pairs instead."""
     keep_pairs: Count = 12
@@ -132,7 +147,8 @@ class RecipeSection(Section):
     steps: Count = 10
     """Denoising steps of the samples that are trained on."""
     selection: SelectionName = SelectionName.BEST_WORST
-    """best_worst, random or mean_deviation."""
+    """Which candidates are kept: the best and the worst, as many at random, or those with the
+    rewards farthest from their group's mean."""
     explore_ahead: Annotated[int, Field(ge=0, le=2)] = 1
     """How many steps the server explores ahead while the trainer trains (sol_rl): each of them
     makes the ranking one policy update older, never the samples. 0: they take turns."""
@@ -155,6 +171,11 @@ class RecipeSection(Section):
     def pool(self) -> int:
         """Candidates drawn for each prompt."""
         return self.kept if self.name is RecipeName.DIFFUSIONNFT else self.candidates
+
+    @property
+    def pool_steps(self) -> int:
+        """Denoising steps of a candidate."""
+        return self.explore_steps if self.redraws else self.steps
 
     @property
     def explores(self) -> bool:
@@ -517,6 +538,42 @@ def flatten(config: TrainConfig) -> dict[str, object]:
     }
 
 
+def first_change(before: Mapping[str, object], after: Mapping[str, object]) -> str | None:
+    """The first flattened setting that differs and that a resumed run may not change, in words."""
+    for key in sorted(before.keys() | after.keys()):
+        if not key.startswith(FREE_TO_CHANGE) and before.get(key) != after.get(key):
+            was, now = json.dumps(before.get(key)), json.dumps(after.get(key))
+            return f"{key} was {was} and is now {now}"
+    return None
+
+
+def unknown_setting(location: Sequence[str]) -> str:
+    """A sentence on a section, or a section and a key of it, that there is not: the nearest there is."""
+    *parents, key = location
+    prefix = "".join(f"{parent}." for parent in parents)
+    known = _known_fields(parents)
+    close = difflib.get_close_matches(key, known, n=1)
+    if close:
+        return f"unknown setting {prefix}{key}: did you mean {prefix}{close[0]}?"
+    elsewhere = [
+        f"{section}.{name}"
+        for section in TrainConfig.model_fields
+        for name in _known_fields([section])
+    ]
+    far = difflib.get_close_matches(f"{prefix}{key}", elsewhere, n=1, cutoff=0.5)
+    hint = f"the nearest is {far[0]}" if far else f"known here are {', '.join(known)}"
+    return f"unknown setting {prefix}{key}: {hint}"
+
+
+def section_kinds(model: type[BaseModel], field: str) -> tuple[type[BaseModel], ...]:
+    """The sections that a field may hold; more than one for [objective], none for a plain value."""
+    if model is TrainConfig and field == "objective":
+        return tuple(OBJECTIVES.values())
+    annotation = model.model_fields[field].annotation
+    kinds = (annotation, *get_args(annotation))
+    return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -567,7 +624,7 @@ def _sentence(error: ErrorDetails) -> str:
     objective = location.pop(1) if location[:1] == ["objective"] and location[2:] else None
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
-        return _unknown_key(location) if objective is None else _not_of(objective, location[-1])
+        return unknown_setting(location) if objective is None else _not_of(objective, location[-1])
     if error["type"] == "missing":
         meaning = _known_fields(location[:-1])[location[-1]]
         return f"{key} is missing: {meaning}"
@@ -591,39 +648,13 @@ def _not_of(objective: str, key: str) -> str:
     return f"unknown setting objective.{key} of {objective}: {hint}"
 
 
-def _unknown_key(location: Sequence[str]) -> str:
-    *parents, key = location
-    prefix = "".join(f"{parent}." for parent in parents)
-    known = _known_fields(parents)
-    close = difflib.get_close_matches(key, known, n=1)
-    if close:
-        return f"unknown setting {prefix}{key}: did you mean {prefix}{close[0]}?"
-    elsewhere = [
-        f"{section}.{name}"
-        for section in TrainConfig.model_fields
-        for name in _known_fields([section])
-    ]
-    far = difflib.get_close_matches(f"{prefix}{key}", elsewhere, n=1, cutoff=0.5)
-    hint = f"the nearest is {far[0]}" if far else f"known here are {', '.join(known)}"
-    return f"unknown setting {prefix}{key}: {hint}"
-
-
 def _known_fields(parents: Sequence[str]) -> Mapping[str, str]:
     """Field name -> description, of the section that `parents` name (none: the sections)."""
     kinds: tuple[type[BaseModel], ...] = (TrainConfig,)
     for parent in parents:
-        kinds = _sections(kinds[0], parent)
+        kinds = section_kinds(kinds[0], parent)
     return {
         name: " ".join((field.description or "").split())
         for kind in kinds
         for name, field in kind.model_fields.items()
     }
-
-
-def _sections(model: type[BaseModel], field: str) -> tuple[type[BaseModel], ...]:
-    """The sections that a field may hold; more than one for [objective], none for a plain value."""
-    if model is TrainConfig and field == "objective":
-        return tuple(OBJECTIVES.values())
-    annotation = model.model_fields[field].annotation
-    kinds = (annotation, *get_args(annotation))
-    return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))

@@ -108,6 +108,6 @@ def _explored_steps(config: TrainConfig) -> dict[str, int]:
     """Settings that say in how many denoising steps the server draws candidates."""
     recipe, most = config.recipe, config.watch.max_explore_steps
     if not recipe.redraws:
-        return {"recipe.steps": recipe.steps}
+        return {"recipe.steps": recipe.pool_steps}
     raised = {} if most is None else {"watch.max_explore_steps": most}
-    return {"recipe.explore_steps": recipe.explore_steps, **raised}
+    return {"recipe.explore_steps": recipe.pool_steps, **raised}

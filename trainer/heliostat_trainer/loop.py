@@ -198,7 +198,7 @@ class Trainer:
                 seeds=candidate_seeds(
                     self._config.run.seed, Purpose.CANDIDATES, recipe.pool, step, row
                 ),
-                steps=self._explore_steps(step) if recipe.redraws else recipe.steps,
+                steps=self._explore_steps(step),
                 reward=self._config.reward.name,
                 return_latents=not recipe.redraws,
             )

@@ -111,7 +111,7 @@ class LineProgress(Progress):
             f"step {metrics.step}/{outlook.steps}: {_rewards(metrics)}, "
             f"explored {metrics.explored} {_speed(metrics)}, {_adapter(metrics)}, "
             f"{_fidelity(metrics)}{_busy(metrics)}, {sum(metrics.seconds.values()):.1f} s, "
-            f"{_duration(outlook.remaining_s)} left"
+            f"{duration(outlook.remaining_s)} left"
         )
 
 
@@ -166,7 +166,7 @@ class LiveProgress(Progress):
         head.add_row(
             Text(f"step {current} of {now.steps}", style="bold"),
             ProgressBar(total=1.0, completed=now.share, width=30),
-            Text(f"{_duration(now.remaining_s)} left", style="dim"),
+            Text(f"{duration(now.remaining_s)} left", style="dim"),
         )
         lines = [Text(f"{self._phase}  {self._explored}", style="cyan")]
         if self._metrics is not None:
@@ -209,7 +209,8 @@ def _busy(metrics: StepMetrics) -> str:
     return f"busy: server {metrics.server_busy:.0%}, trainer {metrics.trainer_busy:.0%}"
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """Minutes and seconds, and hours where there are some."""
     if seconds is None:
         return "unknown time"
     minutes, rest = divmod(round(seconds), 60)

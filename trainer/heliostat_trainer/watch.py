@@ -52,7 +52,7 @@ def fidelity_of(
 
 def explore_steps(recipe: RecipeSection, raised_at: Sequence[int], step: int) -> int:
     """Denoising steps with which training step `step` is explored."""
-    return recipe.explore_steps + sum(first <= step for first in raised_at)
+    return recipe.pool_steps + sum(first <= step for first in raised_at)
 
 
 class Verdict:

@@ -37,16 +37,8 @@ class AdvantageWeightedMatching:
         self._clip = settings.advantage_clip
         self._kl_weight = settings.kl_weight
         self._old_weight = settings.old_weight
-
-    @property
-    def needs_old(self) -> bool:
-        """Only for the pull towards it."""
-        return self._old_weight > 0
-
-    @property
-    def needs_reference(self) -> bool:
-        """Only for the KL term."""
-        return self._kl_weight > 0
+        self.needs_old = settings.needs_old
+        self.needs_reference = settings.needs_reference
 
     def loss(self, rows: NoisedRows, velocities: Velocities) -> Loss:
         """loss[B]; the matching error in float64, since a power of a small number is taken."""

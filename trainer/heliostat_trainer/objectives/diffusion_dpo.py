@@ -34,11 +34,10 @@ if TYPE_CHECKING:
 class DiffusionDPO:
     """The loss above, with beta from [objective]; rows are winner, loser, winner, loser, ..."""
 
-    needs_old = False
-    needs_reference = True
-
     def __init__(self, settings: DiffusionDpoSettings) -> None:
         self._beta = settings.beta
+        self.needs_old = settings.needs_old
+        self.needs_reference = settings.needs_reference
 
     def loss(self, rows: NoisedRows, velocities: Velocities) -> Loss:
         """loss[B]: of a pair, at both of its rows; advantages are +1, -1, or 0 for a tie."""

@@ -39,16 +39,8 @@ class DiffusionNFT:
         self._beta = settings.beta
         self._clip = settings.advantage_clip
         self._kl_weight = settings.kl_weight
-
-    @property
-    def needs_old(self) -> bool:
-        """Both implicit policies reach out from it."""
-        return True
-
-    @property
-    def needs_reference(self) -> bool:
-        """Only for the KL term."""
-        return self._kl_weight > 0
+        self.needs_old = settings.needs_old
+        self.needs_reference = settings.needs_reference
 
     def loss(self, rows: NoisedRows, velocities: Velocities) -> Loss:
         """loss[B]; all products in float32, the weights' means in float64."""

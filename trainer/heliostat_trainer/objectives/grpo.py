@@ -45,17 +45,12 @@ RULES = {"sde": NoiseRule.FLOW_SDE, "cps": NoiseRule.CPS}
 class Grpo:
     """The loss above, with eps and lambda from [objective], on the sampler's steps."""
 
-    needs_old = False  # its log-probabilities come with the samples
-
     def __init__(self, settings: GrpoSettings, sampler: StochasticSampler) -> None:
         self._clip = settings.clip
         self._kl_weight = settings.kl_weight
         self._sampler = sampler
-
-    @property
-    def needs_reference(self) -> bool:
-        """Only for the KL term."""
-        return self._kl_weight > 0
+        self.needs_old = settings.needs_old
+        self.needs_reference = settings.needs_reference
 
     def loss(self, rows: TransitionRows, velocities: Velocities) -> Loss:
         """loss[B]; log-probabilities and their ratio in float64."""

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Tag, model_validator
+from typing_extensions import override
 
 from heliostat_trainer.section import Count, NotNegative, Positive, Section, Share
 
@@ -35,6 +36,11 @@ class Deviation(StrEnum):
     """Over the prompt's own samples: every group pulls alike."""
 
 
+def share_of(count: int, fraction: float) -> int:
+    """That fraction of so many, rounded down; at least one."""
+    return max(1, int(fraction * count + 1e-9))
+
+
 class DiffusionNftSettings(Section):
     """Negative-aware fine-tuning on the forward process (DiffusionNFT)."""
 
@@ -50,6 +56,20 @@ class DiffusionNftSettings(Section):
     """Advantages are clipped to this magnitude."""
     timestep_fraction: Share = 0.6
     """Share of the rollout's noise levels that each sample is trained at."""
+
+    @property
+    def needs_old(self) -> bool:
+        """Both implicit policies reach out from it."""
+        return True
+
+    @property
+    def needs_reference(self) -> bool:
+        """Only for the KL term."""
+        return self.kl_weight > 0
+
+    def rows(self, kept: int, steps: int) -> int:
+        """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
+        return kept * share_of(steps, self.timestep_fraction)
 
 
 class AwmSettings(Section):
@@ -70,6 +90,20 @@ class AwmSettings(Section):
     timestep_fraction: Share = 0.6
     """Share of the rollout's noise levels that each sample is trained at."""
 
+    @property
+    def needs_old(self) -> bool:
+        """Only for the pull towards it."""
+        return self.old_weight > 0
+
+    @property
+    def needs_reference(self) -> bool:
+        """Only for the KL term."""
+        return self.kl_weight > 0
+
+    def rows(self, kept: int, steps: int) -> int:
+        """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
+        return kept * share_of(steps, self.timestep_fraction)
+
 
 class DiffusionDpoSettings(Section):
     """Direct preference optimisation on the best and worst samples of each prompt."""
@@ -82,6 +116,20 @@ class DiffusionDpoSettings(Section):
     """Strength of the pull towards the base model: larger stays closer."""
     timestep_fraction: Share = 0.6
     """Share of the rollout's noise levels that each pair is trained at."""
+
+    @property
+    def needs_old(self) -> bool:
+        """It is measured against the base model alone."""
+        return False
+
+    @property
+    def needs_reference(self) -> bool:
+        """Every pair is measured against it."""
+        return True
+
+    def rows(self, kept: int, steps: int) -> int:
+        """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
+        return kept // 2 * 2 * share_of(steps, self.timestep_fraction)
 
 
 class GrpoSettings(Section):
@@ -107,6 +155,20 @@ class GrpoSettings(Section):
     """Advantages are clipped to this magnitude."""
     timestep_fraction: Share = 1.0
     """Share of its stochastic steps that each sample is trained at."""
+
+    @property
+    def needs_old(self) -> bool:
+        """The log-probabilities under it come with the samples."""
+        return False
+
+    @property
+    def needs_reference(self) -> bool:
+        """Only for the KL term."""
+        return self.kl_weight > 0
+
+    def rows(self, kept: int, steps: int) -> int:
+        """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
+        return kept * share_of(self.window or steps - 1, self.timestep_fraction)
 
 
 class FlowSettings(GrpoSettings):
@@ -171,6 +233,10 @@ class DanceGrpoSettings(GrpoSettings):
     subset_pairs: Count = 4
     """So many best and so many worst of a prompt's kept samples are trained on; their advantages
     are among all kept ones."""
+
+    @override
+    def rows(self, kept: int, steps: int) -> int:
+        return super().rows(min(kept, 2 * self.subset_pairs), steps)
 
 
 AnyObjective = (

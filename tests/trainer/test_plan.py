@@ -1,0 +1,242 @@
+"""What a run will take: by hand, and as counted in a run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from heliostat_engines.families import get_family
+from heliostat_trainer.config import RecipeName
+from heliostat_trainer.plan import (
+    NVFP4_SPEEDUPS,
+    POLICIES,
+    Activity,
+    Cost,
+    TrainerMemory,
+    plan_run,
+    total,
+)
+from heliostat_trainer.policy import ADAPTERS
+from heliostat_trainer.room import memory_of
+from heliostat_trainer.run import run_trainer
+from tests.trainer.fake_server import FakeServer
+from tests.trainer.test_loop import make_trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.loop import Trainer
+
+# The tiny run: 3 steps of 2 prompts; 8 candidates in 2 steps, 4 of them redrawn in 4 steps; trained
+# at 0.6 of 4 noise levels, 2 of them; one group
+# watched in the first step; evaluated before and after on 3 prompts x 2 seeds in 3 steps.
+EVALUATED = Cost(2 * 6, bf16=2 * 6 * 3)
+
+
+def test_counting_imports_no_torch() -> None:
+    code = "import sys, heliostat_trainer.plan; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_run_of_sol_rl_is_counted(configure: Callable[..., TrainConfig]) -> None:
+    plan = plan_run(configure())
+    assert (plan.steps, plan.prompts, plan.candidates, plan.kept) == (3, 2, 8, 4)
+    assert (plan.rows, plan.evaluations_a_row, plan.evaluations) == (2 * 4 * 2, 3, 2)
+    assert plan.a_step == {
+        Activity.EXPLORE: Cost(16, fp4=16 * 2),
+        Activity.DRAW: Cost(8, bf16=8 * 4),
+        Activity.TRAIN: Cost(bf16=16 * 3, backward=16),
+    }
+    assert plan.in_all == {
+        Activity.EXPLORE: Cost(48, fp4=96),
+        Activity.DRAW: Cost(24, bf16=96),
+        Activity.TRAIN: Cost(bf16=144, backward=48),
+        Activity.WATCH: Cost(8, bf16=32),
+        Activity.EVALUATE: EVALUATED,
+        Activity.SHOWCASE: Cost(16, fp4=16, bf16=32),
+    }
+    assert total(plan.in_all.values()) == Cost(108, fp4=112, bf16=340, backward=48)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "explored", "drawn"),
+    [
+        ("sol_rl", Cost(16, fp4=32), Cost(8, bf16=32)),
+        ("naive_quant", Cost(16, fp4=64), Cost()),
+        ("naive_scaling", Cost(), Cost(16, bf16=64)),
+        ("diffusionnft", Cost(), Cost(8, bf16=32)),
+    ],
+)
+def test_recipes_differ_in_what_draws_the_candidates(
+    configure: Callable[..., TrainConfig], recipe: str, explored: Cost, drawn: Cost
+) -> None:
+    plan = plan_run(configure("--recipe.name", recipe))
+    assert plan.a_step[Activity.EXPLORE] == explored
+    assert plan.a_step[Activity.DRAW] == drawn
+    assert plan.a_step[Activity.TRAIN] == Cost(bf16=48, backward=16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "evaluations"),
+    [
+        ({"name": "diffusion_nft", "kl_weight": 0}, 16, 2),
+        ({"name": "diffusion_nft", "timestep_fraction": 1}, 32, 3),
+        ({"name": "awm"}, 16, 3),
+        ({"name": "awm", "old_weight": 0, "kl_weight": 0}, 16, 1),
+        ({"name": "diffusion_dpo"}, 16, 2),
+        ({"name": "flow_grpo"}, 24, 2),
+        ({"name": "flow_grpo_fast", "window": 2}, 16, 1),
+        ({"name": "dance_grpo", "subset_pairs": 1}, 4, 1),
+    ],
+    ids=lambda value: str(value.get("name")) if isinstance(value, dict) else None,
+)
+def test_objectives_differ_in_rows_and_in_evaluations_of_each(
+    configure: Callable[..., TrainConfig],
+    settings: dict[str, object],
+    rows: int,
+    evaluations: int,
+) -> None:
+    words = [f"--objective.{key}={value}" for key, value in settings.items()]
+    plan = plan_run(configure(*words))
+    assert (plan.rows, plan.evaluations_a_row) == (rows, evaluations)
+    assert plan.a_step[Activity.TRAIN] == Cost(bf16=rows * evaluations, backward=rows)
+
+
+def test_guidance_counts_twice_and_all_scales_only_first_and_last(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    config = configure(
+        *("--run.steps", "5", "--evaluation.every", "2", "--evaluation.guidances", "[1.0, 3.0]")
+    )
+    plan = plan_run(config)
+    assert plan.evaluations == 4  # before, after 2 and 4, and at the end
+    assert plan.in_all[Activity.EVALUATE] == Cost(2 * 12 + 2 * 6, bf16=2 * (18 + 36) + 2 * 18)
+    last_is_due = replace_steps(config, 4)
+    assert plan_run(last_is_due).evaluations == 3
+
+
+def replace_steps(config: TrainConfig, steps: int) -> TrainConfig:
+    return config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
+
+
+def test_several_updates_a_step_cost_no_more_evaluations(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    one, four = plan_run(configure()), plan_run(configure("--optimiser.updates_per_step", "4"))
+    assert (one.optimiser_steps, four.optimiser_steps) == (3, 12)
+    assert replace(four, optimiser_steps=3) == one
+
+
+def test_equivalents_discount_nvfp4_and_count_a_backward_pass_twice() -> None:
+    cost = Cost(images=1, fp4=240, bf16=10, backward=5)
+    assert cost.bf16_equivalents(NVFP4_SPEEDUPS["eager"]) == pytest.approx(100 + 10 + 10)
+    assert cost.bf16_equivalents(NVFP4_SPEEDUPS["compiled"]) == pytest.approx(200.4511)
+
+
+def test_memory_is_what_the_trainer_holds(
+    configure: Callable[..., TrainConfig], server: FakeServer
+) -> None:
+    trainer = make_trainer(configure(), server)
+    policy, family = trainer.parts.policy, get_family("demo")
+    base = family.load_transformer(server.checkpoint, torch.bfloat16)
+    memory = memory_of(family, base, rank=4)
+    lora = sum(value.numel() for value in policy.trained.tensors.values())
+    assert len(ADAPTERS) == POLICIES
+    assert memory.lora_parameters == lora
+    with_copies = sum(2 * value.numel() for value in policy._transformer.state_dict().values())
+    assert memory.transformer + 3 * 2 * lora == with_copies
+    assert memory.total == with_copies + 3 * 4 * lora + (2 + 1) * 4 * lora
+
+
+def test_memory_of_a_large_model_by_hand() -> None:
+    memory = TrainerMemory(transformer=16_000_000_000, lora_parameters=50_000_000)
+    assert (memory.lora, memory.optimiser) == (900_000_000, 600_000_000)
+    assert memory.total == 17_500_000_000
+
+
+@contextmanager
+def counted(trainer: Trainer, server: FakeServer) -> Iterator[dict[Activity, Counter[str]]]:
+    """Evaluations of the transformer by what asks for them, while the block runs."""
+    counts = {activity: Counter[str]() for activity in Activity}
+    now = [Activity.DRAW]
+    patch = pytest.MonkeyPatch()
+
+    def during(owner: object, name: str, activity: Activity) -> None:
+        call = getattr(owner, name)
+
+        def wrapped(*arguments, **named):
+            before, now[0] = now[0], activity
+            try:
+                return call(*arguments, **named)
+            finally:
+                now[0] = before
+
+        patch.setattr(owner, name, wrapped)
+
+    def in_nvfp4(latents, *rest):
+        counts[Activity.EXPLORE]["fp4"] += len(latents)
+        return nvfp4(latents, *rest)
+
+    def in_bf16(name, latents, *rest):
+        velocity = bf16(name, latents, *rest)
+        counts[now[0]]["bf16"] += len(latents)
+        counts[now[0]]["backward"] += len(latents) * velocity.requires_grad
+        return velocity
+
+    parts = trainer.parts
+    nvfp4, bf16 = server.engine.velocity, parts.policy.velocity
+    during(parts.learner, "update", Activity.TRAIN)
+    during(parts.evaluator, "run", Activity.EVALUATE)
+    during(trainer, "_watch", Activity.WATCH)
+    patch.setattr(server.engine, "velocity", in_nvfp4)
+    patch.setattr(parts.policy, "velocity", in_bf16)
+    try:
+        yield counts
+    finally:
+        patch.undo()
+
+
+@pytest.mark.parametrize("recipe", list(RecipeName))
+def test_a_real_run_evaluates_the_transformer_as_often_as_planned(
+    configure: Callable[..., TrainConfig], server: FakeServer, recipe: RecipeName
+) -> None:
+    config = configure(
+        *("--recipe.name", recipe, "--run.steps", "2", "--evaluation.every", "1"),
+        *("--evaluation.guidances", "[1.0, 3.0]", "--optimiser.updates_per_step", "2"),
+    )
+    trainer = make_trainer(config, server)
+    with counted(trainer, server) as counts:
+        run_trainer(config, trainer)
+    in_all = dict(plan_run(config).in_all)
+    shown = in_all.pop(Activity.SHOWCASE)  # the counters take it for exploring and drawing
+    in_all[Activity.EXPLORE] += Cost(fp4=shown.fp4)
+    in_all[Activity.DRAW] += Cost(bf16=shown.bf16)
+    assert {
+        activity: (counts[activity]["fp4"], counts[activity]["bf16"], counts[activity]["backward"])
+        for activity in in_all
+    } == {activity: (cost.fp4, cost.bf16, cost.backward) for activity, cost in in_all.items()}
+
+
+@pytest.mark.parametrize(
+    "name", ["awm", "diffusion_dpo", "flow_grpo", "flow_grpo_fast", "dance_grpo"]
+)
+def test_a_real_step_of_every_objective_trains_at_as_many_rows_as_planned(
+    configure: Callable[..., TrainConfig], server: FakeServer, name: str
+) -> None:
+    settings = {"flow_grpo_fast": ("window", "2"), "dance_grpo": ("subset_pairs", "1")}.get(name)
+    extra = (f"--objective.{settings[0]}", settings[1]) if settings else ()
+    config = configure("--objective.name", name, "--run.steps", "1", *extra)
+    trainer = make_trainer(config, server)
+    with counted(trainer, server) as counts:
+        run_trainer(config, trainer)
+    planned = plan_run(config).in_all[Activity.TRAIN]
+    trained = counts[Activity.TRAIN]
+    assert (trained["bf16"], trained["backward"]) == (planned.bf16, planned.backward)

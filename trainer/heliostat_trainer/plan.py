@@ -1,0 +1,199 @@
+"""What a run will take, counted from its settings before anything is spent. Reads no torch.
+
+The unit is one evaluation of the transformer for one image (NFE), in NVFP4 or in BF16. What is not
+counted is small beside it: text encoding, decoding, rewards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from heliostat_trainer.config import EvaluationSection, TrainConfig
+
+NVFP4_SPEEDUPS = {"eager": 2.4, "compiled": 1.33}
+"""How much faster an NFE is in NVFP4 than in BF16, by how BF16 is run; that against eager is
+published (Sol-RL, arXiv 2604.06916)."""
+BACKWARD_NFES = 2
+"""What a backward pass costs, in evaluations."""
+POLICIES = 3
+"""That the trainer holds a LoRA of: trained, old, EMA."""
+FLOAT32_BYTES = 4
+BF16_BYTES = 2
+
+
+class Activity(StrEnum):
+    """What evaluates the transformer."""
+
+    EXPLORE = "explore"
+    """The server draws candidates, in NVFP4."""
+    DRAW = "draw"
+    """The trainer draws in BF16: the kept candidates again, or all of them."""
+    TRAIN = "train"
+    """Forward and backward passes at samples' noise levels."""
+    WATCH = "watch"
+    """The trainer draws whole groups in BF16, to see how well exploration ranks them."""
+    EVALUATE = "evaluate"
+    """The trainer draws held-out prompts in BF16; guidance evaluates twice."""
+    SHOWCASE = "showcase"
+    """At the end of a run that redraws: one group explored, and all of it redrawn."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Images drawn, and evaluations of the transformer for one image each."""
+
+    images: int = 0
+    fp4: int = 0
+    """NFEs in NVFP4, by the server."""
+    bf16: int = 0
+    """NFEs in BF16, by the trainer, with and without a gradient."""
+    backward: int = 0
+    """Backward passes through one of them."""
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.images + other.images,
+            self.fp4 + other.fp4,
+            self.bf16 + other.bf16,
+            self.backward + other.backward,
+        )
+
+    def __mul__(self, times: int) -> Cost:
+        return Cost(self.images * times, self.fp4 * times, self.bf16 * times, self.backward * times)
+
+    def bf16_equivalents(self, nvfp4_speedup: float) -> float:
+        """BF16 NFEs that take as long."""
+        return self.fp4 / nvfp4_speedup + self.bf16 + BACKWARD_NFES * self.backward
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run in numbers, if no time budget ends it before its last step."""
+
+    steps: int
+    prompts: int
+    """In a step."""
+    candidates: int
+    """Of a prompt."""
+    kept: int
+    """Of those, trained on."""
+    rows: int
+    """Sample-timestep rows trained at in a step."""
+    evaluations_a_row: int
+    """Of the trained policy, and of the old one and the base model where the objective needs them."""
+    optimiser_steps: int
+    evaluations: int
+    """How often held-out prompts are evaluated."""
+    a_step: Mapping[Activity, Cost]
+    in_all: Mapping[Activity, Cost]
+
+
+@dataclass(frozen=True)
+class TrainerMemory:
+    """What the trainer holds throughout, in bytes. Activations come on top."""
+
+    transformer: int
+    """In BF16."""
+    lora_parameters: int
+    """Of one policy."""
+
+    @property
+    def lora(self) -> int:
+        """Of every policy in float32, and the BF16 copy that computes."""
+        return POLICIES * (FLOAT32_BYTES + BF16_BYTES) * self.lora_parameters
+
+    @property
+    def optimiser(self) -> int:
+        """AdamW's two moments and the gradient, in float32."""
+        return 3 * FLOAT32_BYTES * self.lora_parameters
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.transformer + self.lora + self.optimiser
+
+
+def plan_run(config: TrainConfig) -> Plan:
+    """Count what the settings ask for."""
+    recipe, objective, prompts = config.recipe, config.objective, config.prompts.per_step
+    rows = prompts * objective.rows(recipe.kept, recipe.steps)
+    evaluations_a_row = 1 + objective.needs_old + objective.needs_reference
+    a_step = {
+        Activity.EXPLORE: _explored(config),
+        Activity.DRAW: _drawn(config),
+        Activity.TRAIN: Cost(bf16=rows * evaluations_a_row, backward=rows),
+    }
+    steps = config.run.steps
+    once = {
+        Activity.WATCH: _watched(config),
+        Activity.EVALUATE: _evaluated(config.evaluation, steps),
+        Activity.SHOWCASE: _shown(config),
+    }
+    return Plan(
+        steps=steps,
+        prompts=prompts,
+        candidates=recipe.pool,
+        kept=recipe.kept,
+        rows=rows,
+        evaluations_a_row=evaluations_a_row,
+        optimiser_steps=steps * config.optimiser.updates_per_step,
+        evaluations=2 + _evaluations_between(config.evaluation, steps),
+        a_step=a_step,
+        in_all={activity: cost * steps for activity, cost in a_step.items()} | once,
+    )
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Their sum."""
+    return sum(costs, Cost())
+
+
+def _explored(config: TrainConfig) -> Cost:
+    recipe = config.recipe
+    images = config.prompts.per_step * recipe.pool if recipe.explores else 0
+    return Cost(images, fp4=images * recipe.pool_steps)
+
+
+def _drawn(config: TrainConfig) -> Cost:
+    recipe = config.recipe
+    a_prompt = recipe.kept if recipe.redraws else 0 if recipe.explores else recipe.pool
+    images = config.prompts.per_step * a_prompt
+    return Cost(images, bf16=images * recipe.steps)
+
+
+def _watched(config: TrainConfig) -> Cost:
+    recipe, watch = config.recipe, config.watch
+    if not recipe.redraws or not watch.every:
+        return Cost()
+    watched_steps = -(-config.run.steps // watch.every)
+    images = watched_steps * watch.groups * recipe.pool
+    return Cost(images, bf16=images * recipe.steps)
+
+
+def _evaluated(settings: EvaluationSection, steps: int) -> Cost:
+    """All guidance scales before the first step and after the last, the first one in between."""
+    images = settings.prompts * settings.seeds_per_prompt
+    each = [
+        Cost(images, bf16=images * settings.steps * (1 if scale == 1 else 2))
+        for scale in settings.guidances
+    ]
+    return total(each) * 2 + each[0] * _evaluations_between(settings, steps)
+
+
+def _evaluations_between(settings: EvaluationSection, steps: int) -> int:
+    """Evaluations after the first step and before the last."""
+    return (steps - 1) // settings.every if settings.every else 0
+
+
+def _shown(config: TrainConfig) -> Cost:
+    recipe = config.recipe
+    if not recipe.redraws:
+        return Cost()
+    return Cost(
+        2 * recipe.pool, fp4=recipe.pool * recipe.pool_steps, bf16=recipe.pool * recipe.steps
+    )
