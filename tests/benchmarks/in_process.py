@@ -21,7 +21,6 @@ from heliostat_engines.sampling import sample_euler
 from heliostat_server.rewards import demo_judge
 from heliostat_server.rewards.judge import Judge
 from heliostat_server.rewards.registry import RewardBook
-from heliostat_server.sampling.conditioning import PromptCache
 from heliostat_trainer.service import Scores
 from heliostat_trainer.types import Candidate, Group, PublishedAdapter, ServerInfo
 
@@ -47,14 +46,14 @@ class InProcessService:
         batch: int = 48,
         resolution_px: int = 64,
     ) -> None:
-        """`encode` is the family's text encoder; `batch` candidates are denoised together."""
+        """`encode` is the family's text encoder's; `batch` candidates are denoised together."""
         self._family = get_family("demo")
         self._device = device
         self._batch = batch
         self._resolution_px = resolution_px
         self._engine = TorchEngine(self._family, device=device)
         self._decoder = self._family.load_decoder(self._family.default_checkpoint).to(device)
-        self._prompts = PromptCache(encode, size=4096)
+        self._encode = encode
         self._book = RewardBook(self._family.name)
         self._judges = {name: Judge.load(path) for name, path in JUDGES.items()}
         for judge in self._judges.values():
@@ -137,7 +136,7 @@ class InProcessService:
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The family's text embeddings."""
-        return self._prompts.encode(prompts)
+        return self._encode(prompts)
 
     def _reward(self, name: str, pixels: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         conditioning = self.encode(prompts)

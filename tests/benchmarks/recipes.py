@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from heliostat_engines.conditioning import Conditioning
-
 PUBLISHED = "NVFP4 = 1/2.4"
 COMPILED = "NVFP4 = 1/1.33"
 SPEEDUPS = {PUBLISHED: NVFP4_SPEEDUPS["eager"], COMPILED: NVFP4_SPEEDUPS["compiled"]}
@@ -108,18 +106,14 @@ def main() -> None:
     plot(curves, options.out.with_suffix(".png"))
 
 
-def encode(prompts: Sequence[str]) -> Conditioning:
-    """The demo's text embeddings."""
-    family = get_family("demo")
-    return family.load_text_encoder(family.default_checkpoint).encode(prompts)
-
-
 def run(job: Job) -> Curve:
     """Train once."""
     torch.set_num_threads(1)
+    family = get_family("demo")
+    encoder = family.load_text_encoder(family.default_checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         config = settings(job, Path(folder))
-        service = InProcessService(job.device, encode, batch=384)
+        service = InProcessService(job.device, encoder.encode, batch=384)
         console, outlook = Console(file=io.StringIO()), Outlook(0, job.steps, 0.0, None)
         with open_progress(console, outlook) as progress:
             checkpoints = open_run(config, resume=False)
