@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from heliostat.output import table_console
 from heliostat_engines.build.builder import BuildRequest, build_engine
 from heliostat_engines.build.cache import EngineCache, default_cache_root
 from heliostat_engines.build.profiles import Point, Profile, parse_profile
@@ -41,8 +42,6 @@ DEFAULT_BATCH = 24
 """Images, as the server draws at once by default."""
 INTERRUPTED = 130
 """Exit code."""
-PLAIN_WIDTH = 160
-"""Columns where the output is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,7 @@ def run(settings: BuildSettings) -> None:
         console.print("stopped; nothing half-built is left behind")
         sys.exit(INTERRUPTED)
     write_repository(built.folder, settings.out)
-    output = Console()
-    if not output.is_terminal:
-        output = Console(width=PLAIN_WIDTH)
+    output = table_console()
     output.print(_summary(built, settings.out))
 
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from heliostat.building import PLAIN_WIDTH, BuildProgress, quieten
+from heliostat.building import BuildProgress, quieten
+from heliostat.output import table_console
 from heliostat_engines.build.cache import EngineCache, default_cache_root
 from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.doctor.machine import examine_machine
@@ -74,9 +75,7 @@ def run(families: Sequence[str], cache: Path | None, *, trial: bool, as_json: bo
     quieten()
     asked = [get_family(name).name for name in families]
     examination = examine(asked, cache or default_cache_root(), trial=trial)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
+    console = table_console()
     if as_json:
         console.out(examination.as_json(), highlight=False)
     else:

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from heliostat.building import PLAIN_WIDTH, quieten
+from heliostat.building import quieten
 from heliostat.examples import example
+from heliostat.output import table_console
 from heliostat_engines import native_fp4
 from heliostat_engines.build.manifest import read_manifest
 from heliostat_engines.errors import HeliostatError
@@ -131,9 +132,7 @@ def run(settings: BenchSettings, out: Path | None) -> None:
     rows = Bench(settings).rows()
     if out is not None:
         out.write_text(json.dumps([asdict(row) for row in rows], indent=2))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
+    console = table_console()
     console.print(_table(settings, rows))
 
 

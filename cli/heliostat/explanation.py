@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from heliostat.output import table_console
 from heliostat_trainer.reference import look_up
 
 if TYPE_CHECKING:
     from heliostat_trainer.reference import SectionReference, Setting
-
-PLAIN_WIDTH = 160
-"""Columns where the output is no terminal."""
 
 
 def show(place: str | None, *, explain: bool) -> None:
@@ -23,9 +20,7 @@ def show(place: str | None, *, explain: bool) -> None:
     Raises:
         ConfigError: there is no such section or key.
     """
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
+    console = table_console()
     for number, section in enumerate(look_up(place)):
         if number:
             console.print()

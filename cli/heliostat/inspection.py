@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich import filesize
-from rich.console import Console
 from rich.table import Table
 
+from heliostat.output import table_console
 from heliostat_engines.families import get_family
 from heliostat_engines.families.family import MapName
 from heliostat_engines.inspection import inspect
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from heliostat_engines.inspection import InspectedLinear, Inspection
-
-PLAIN_WIDTH = 160
-"""Columns where the output is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +35,7 @@ def show(family_name: str, map_name: str, *, every: bool) -> None:
     """
     inspection = inspect(get_family(family_name), MapName(map_name))
     lines = each(inspection.linears) if every else folded(inspection.linears)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
+    console = table_console()
     console.print(_table(inspection, lines))
     console.print(_summary(inspection))
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from rich import filesize
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from heliostat.output import table_console
 from heliostat_trainer.pace import measured_pace
 from heliostat_trainer.plan import BACKWARD_NFES, NVFP4_SPEEDUPS, plan_run, total
 from heliostat_trainer.progress import duration
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.plan import Activity, Cost, Plan
 
-PLAIN_WIDTH = 160
-"""Columns where the output is no terminal."""
 LEGEND = (
     "NFE: the transformer evaluated once for one image. As BF16: an NFE in FP4 counts as "
     f"1/{NVFP4_SPEEDUPS['eager']:g} of one in BF16 (published, against eager BF16) or as "
@@ -35,9 +33,7 @@ def show(config: TrainConfig) -> None:
     Raises:
         HeliostatError: the run could not be started; says what to do.
     """
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
+    console = table_console()
     plan = plan_run(config)
     for warning in config.check_files():
         console.print(Text(warning))
