@@ -12,6 +12,7 @@ import typer
 
 from heliostat.bench import bench_app
 from heliostat.engine import PrecisionMapOption, engine_app
+from heliostat.experiment import experiment_app
 from heliostat_engines.errors import HeliostatError
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ demo_app = typer.Typer(
 app.add_typer(demo_app, name="demo")
 app.add_typer(engine_app, name="engine")
 app.add_typer(bench_app, name="bench")
+app.add_typer(experiment_app, name="experiment")
 
 
 class PrecisionOption(StrEnum):
@@ -130,10 +132,57 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; all of this process's by default.")
     ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen on; 0.0.0.0 for all interfaces. Whoever has a token may then ask "
+            "from there: give --tls-certificate too."
+        ),
+    ] = "127.0.0.1",
     port: Annotated[
         int | None,
+        typer.Option(min=0, max=65535, help="Control plane's port (8600); 0 takes a free one."),
+    ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Dashboard's and HTTP API's port (8601)."),
+    ] = None,
+    rollout_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Triton's gRPC port; a free one by default."),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
         typer.Option(
-            min=0, max=65535, help="Control plane's port on loopback; 0 takes a free one."
+            min=0,
+            max=65535,
+            help="Serve Prometheus' metrics here, to anyone who asks. By default they are not.",
+        ),
+    ] = None,
+    admin_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with the administrator's token; by default one is made in the state folder."
+        ),
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="A certificate (PEM): all endpoints then speak TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    tls_name: Annotated[
+        str, typer.Option(help="A host name that the certificate is for.")
+    ] = "localhost",
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control/--no-control",
+            help="--no-control starts Triton alone, for a control plane elsewhere.",
+        ),
+    ] = True,
+    advertise: Annotated[
+        str | None,
+        typer.Option(
+            help="host:port, or :port, where trainers reach Triton, if not where it listens."
         ),
     ] = None,
     state: Annotated[
@@ -151,9 +200,11 @@ def serve(
 ) -> None:
     """Start the rollout server: a real Triton Inference Server, its adapter store and control plane.
 
-    Prints the URL that trainers are pointed at. Ctrl-C stops it; adapters survive in the state
-    folder.
+    Prints the URL that trainers are pointed at. Ctrl-C stops it; experiments and adapters survive
+    in the state folder. Trainers of this user on this machine need no token; for others see
+    `heliostat experiment create`.
     """
+    from heliostat.credentials import CredentialsError, keep_token
     from heliostat_server.serve import serve as run
     from heliostat_server.settings import LimitSettings, ServeSettings, VlmJudgeSettings
 
@@ -164,6 +215,13 @@ def serve(
         "max_prompt_chars": max_prompt_chars,
         "max_adapter_bytes": max_adapter_bytes,
     }
+
+    def remember(url: str, token: str) -> None:
+        try:
+            keep_token(url, token)
+        except CredentialsError as error:
+            typer.echo(f"heliostat: {error}", err=True)
+
     run(
         ServeSettings(
             family=family,
@@ -190,7 +248,18 @@ def serve(
             redis=redis,
             tritonserver=tritonserver,
             triton_url=triton_url,
-        )
+            host=host,
+            http_port=http_port,
+            rollout_port=rollout_port,
+            metrics_port=metrics_port,
+            control=control,
+            advertise=advertise,
+            admin_token_file=admin_token_file,
+            tls_certificate=tls_certificate,
+            tls_key=tls_key,
+            tls_name=tls_name,
+        ),
+        remember,
     )
 
 
@@ -230,9 +299,11 @@ def train(
         show(settings)
         return
 
+    from heliostat.credentials import known_token
     from heliostat_trainer.run import train as run
 
-    folder = run(settings, server_url=server, resume=resume)
+    url = server or settings.server.url
+    folder = run(settings, server_url=url, known_token=lambda: known_token(url), resume=resume)
     typer.echo(f"LoRA and metrics are in {folder}; pictures: heliostat report {folder}")
 
 
@@ -299,6 +370,25 @@ def export(
     from heliostat.exporting import export as write
 
     write(run, kind.value, out, step, None if dtype is None else dtype.value)
+
+
+@app.command()
+def login(
+    server: Annotated[
+        str, typer.Option(help="The rollout server's control plane.")
+    ] = "grpc://127.0.0.1:8600",
+    token: Annotated[
+        str,
+        typer.Option(prompt=True, hide_input=True, help="Asked for if it is not given."),
+    ] = "",
+) -> None:
+    """Keep a rollout server's token for later commands: the administrator's, or an experiment's."""
+    from heliostat.administration import Administration
+    from heliostat.credentials import keep_token
+
+    with Administration(server, token.strip()) as control:
+        control.check()
+    typer.echo(f"Kept in {keep_token(server, token.strip())}")
 
 
 @app.command()

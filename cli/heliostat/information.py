@@ -5,7 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from heliostat.credentials import token_for
 from heliostat_trainer.client import RolloutServer
+from heliostat_trainer.tokens import GivenTokens
 
 
 def show(url: str) -> None:
@@ -14,7 +16,7 @@ def show(url: str) -> None:
     Raises:
         HeliostatError: it cannot be reached.
     """
-    with RolloutServer(url) as server:
+    with RolloutServer(url, tokens=GivenTokens(token_for(url))) as server:
         info = server.info()
     table = Table(show_header=False, box=None)
     for field, value in vars(info).items():

@@ -6,6 +6,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class OpenRequest(_message.Message):
+    __slots__ = ("experiment",)
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    experiment: str
+    def __init__(self, experiment: _Optional[str] = ...) -> None: ...
+
+class OpenResponse(_message.Message):
+    __slots__ = ("token",)
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    def __init__(self, token: _Optional[str] = ...) -> None: ...
+
 class InfoRequest(_message.Message):
     __slots__ = ("experiment",)
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
@@ -110,3 +122,157 @@ class PublishResponse(_message.Message):
     bound_modules: int
     target_modules: int
     def __init__(self, version: _Optional[int] = ..., sha256: _Optional[str] = ..., bound_modules: _Optional[int] = ..., target_modules: _Optional[int] = ...) -> None: ...
+
+class VersionRequest(_message.Message):
+    __slots__ = ("experiment", "version")
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    experiment: str
+    version: int
+    def __init__(self, experiment: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class ExperimentRequest(_message.Message):
+    __slots__ = ("experiment",)
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    experiment: str
+    def __init__(self, experiment: _Optional[str] = ...) -> None: ...
+
+class Share(_message.Message):
+    __slots__ = ("weight", "priority", "max_queued_images", "paused")
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUED_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    weight: float
+    priority: int
+    max_queued_images: int
+    paused: bool
+    def __init__(self, weight: _Optional[float] = ..., priority: _Optional[int] = ..., max_queued_images: _Optional[int] = ..., paused: _Optional[bool] = ...) -> None: ...
+
+class ShareChange(_message.Message):
+    __slots__ = ("weight", "priority", "max_queued_images", "paused")
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUED_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    weight: float
+    priority: int
+    max_queued_images: int
+    paused: bool
+    def __init__(self, weight: _Optional[float] = ..., priority: _Optional[int] = ..., max_queued_images: _Optional[int] = ..., paused: _Optional[bool] = ...) -> None: ...
+
+class Usage(_message.Message):
+    __slots__ = ("images", "nfes", "seconds")
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    NFES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    images: int
+    nfes: int
+    seconds: float
+    def __init__(self, images: _Optional[int] = ..., nfes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class Version(_message.Message):
+    __slots__ = ("version", "sha256", "pinned", "bytes")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    sha256: str
+    pinned: bool
+    bytes: int
+    def __init__(self, version: _Optional[int] = ..., sha256: _Optional[str] = ..., pinned: _Optional[bool] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class Experiment(_message.Message):
+    __slots__ = ("name", "created", "share", "latest_version", "versions", "usage")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    LATEST_VERSION_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    created: str
+    share: Share
+    latest_version: int
+    versions: _containers.RepeatedCompositeFieldContainer[Version]
+    usage: Usage
+    def __init__(self, name: _Optional[str] = ..., created: _Optional[str] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., latest_version: _Optional[int] = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+
+class ListExperimentsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListExperimentsResponse(_message.Message):
+    __slots__ = ("experiments",)
+    EXPERIMENTS_FIELD_NUMBER: _ClassVar[int]
+    experiments: _containers.RepeatedCompositeFieldContainer[Experiment]
+    def __init__(self, experiments: _Optional[_Iterable[_Union[Experiment, _Mapping]]] = ...) -> None: ...
+
+class ListEventsRequest(_message.Message):
+    __slots__ = ("experiment", "count")
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    experiment: str
+    count: int
+    def __init__(self, experiment: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("id", "at", "experiment", "what", "detail")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    at: str
+    experiment: str
+    what: str
+    detail: str
+    def __init__(self, id: _Optional[str] = ..., at: _Optional[str] = ..., experiment: _Optional[str] = ..., what: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class ListEventsResponse(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
+
+class CreateExperimentRequest(_message.Message):
+    __slots__ = ("experiment", "share")
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    experiment: str
+    share: ShareChange
+    def __init__(self, experiment: _Optional[str] = ..., share: _Optional[_Union[ShareChange, _Mapping]] = ...) -> None: ...
+
+class CreateExperimentResponse(_message.Message):
+    __slots__ = ("experiment", "token")
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    token: str
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., token: _Optional[str] = ...) -> None: ...
+
+class ChangeExperimentRequest(_message.Message):
+    __slots__ = ("experiment", "share")
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    experiment: str
+    share: ShareChange
+    def __init__(self, experiment: _Optional[str] = ..., share: _Optional[_Union[ShareChange, _Mapping]] = ...) -> None: ...
+
+class DeleteExperimentResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class IssueTokenResponse(_message.Message):
+    __slots__ = ("token",)
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    def __init__(self, token: _Optional[str] = ...) -> None: ...
+
+class RevokeTokensResponse(_message.Message):
+    __slots__ = ("revoked",)
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    revoked: int
+    def __init__(self, revoked: _Optional[int] = ...) -> None: ...

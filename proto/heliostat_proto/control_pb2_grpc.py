@@ -34,6 +34,11 @@ class ControlStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.Open = channel.unary_unary(
+                '/heliostat.v1.Control/Open',
+                request_serializer=control__pb2.OpenRequest.SerializeToString,
+                response_deserializer=control__pb2.OpenResponse.FromString,
+                _registered_method=True)
         self.Info = channel.unary_unary(
                 '/heliostat.v1.Control/Info',
                 request_serializer=control__pb2.InfoRequest.SerializeToString,
@@ -44,10 +49,73 @@ class ControlStub:
                 request_serializer=control__pb2.PublishRequest.SerializeToString,
                 response_deserializer=control__pb2.PublishResponse.FromString,
                 _registered_method=True)
+        self.RollBack = channel.unary_unary(
+                '/heliostat.v1.Control/RollBack',
+                request_serializer=control__pb2.VersionRequest.SerializeToString,
+                response_deserializer=control__pb2.PublishResponse.FromString,
+                _registered_method=True)
+        self.Pin = channel.unary_unary(
+                '/heliostat.v1.Control/Pin',
+                request_serializer=control__pb2.VersionRequest.SerializeToString,
+                response_deserializer=control__pb2.Experiment.FromString,
+                _registered_method=True)
+        self.Unpin = channel.unary_unary(
+                '/heliostat.v1.Control/Unpin',
+                request_serializer=control__pb2.VersionRequest.SerializeToString,
+                response_deserializer=control__pb2.Experiment.FromString,
+                _registered_method=True)
+        self.GetExperiment = channel.unary_unary(
+                '/heliostat.v1.Control/GetExperiment',
+                request_serializer=control__pb2.ExperimentRequest.SerializeToString,
+                response_deserializer=control__pb2.Experiment.FromString,
+                _registered_method=True)
+        self.ListExperiments = channel.unary_unary(
+                '/heliostat.v1.Control/ListExperiments',
+                request_serializer=control__pb2.ListExperimentsRequest.SerializeToString,
+                response_deserializer=control__pb2.ListExperimentsResponse.FromString,
+                _registered_method=True)
+        self.ListEvents = channel.unary_unary(
+                '/heliostat.v1.Control/ListEvents',
+                request_serializer=control__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=control__pb2.ListEventsResponse.FromString,
+                _registered_method=True)
+        self.ChangeExperiment = channel.unary_unary(
+                '/heliostat.v1.Control/ChangeExperiment',
+                request_serializer=control__pb2.ChangeExperimentRequest.SerializeToString,
+                response_deserializer=control__pb2.Experiment.FromString,
+                _registered_method=True)
+        self.CreateExperiment = channel.unary_unary(
+                '/heliostat.v1.Control/CreateExperiment',
+                request_serializer=control__pb2.CreateExperimentRequest.SerializeToString,
+                response_deserializer=control__pb2.CreateExperimentResponse.FromString,
+                _registered_method=True)
+        self.DeleteExperiment = channel.unary_unary(
+                '/heliostat.v1.Control/DeleteExperiment',
+                request_serializer=control__pb2.ExperimentRequest.SerializeToString,
+                response_deserializer=control__pb2.DeleteExperimentResponse.FromString,
+                _registered_method=True)
+        self.IssueToken = channel.unary_unary(
+                '/heliostat.v1.Control/IssueToken',
+                request_serializer=control__pb2.ExperimentRequest.SerializeToString,
+                response_deserializer=control__pb2.IssueTokenResponse.FromString,
+                _registered_method=True)
+        self.RevokeTokens = channel.unary_unary(
+                '/heliostat.v1.Control/RevokeTokens',
+                request_serializer=control__pb2.ExperimentRequest.SerializeToString,
+                response_deserializer=control__pb2.RevokeTokensResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
     """Missing associated documentation comment in .proto file."""
+
+    def Open(self, request, context):
+        """With the administrator's token: makes the experiment if there is none, and answers a new token
+        of it. With the experiment's own: answers no token, the one that was sent will do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Info(self, request, context):
         """What this server is: model, limits, rewards, and where rollouts are asked for.
@@ -64,9 +132,85 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RollBack(self, request, context):
+        """Makes a kept version the next one: versions only grow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pin(self, request, context):
+        """Keeps a version however many follow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unpin(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetExperiment(self, request, context):
+        """The experiment's own token may ask for these; the administrator's for all experiments.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExperiments(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvents(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeExperiment(self, request, context):
+        """Pauses or resumes (own token), and changes the terms (administrator).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateExperiment(self, request, context):
+        """For the administrator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteExperiment(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IssueToken(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeTokens(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Open': grpc.unary_unary_rpc_method_handler(
+                    servicer.Open,
+                    request_deserializer=control__pb2.OpenRequest.FromString,
+                    response_serializer=control__pb2.OpenResponse.SerializeToString,
+            ),
             'Info': grpc.unary_unary_rpc_method_handler(
                     servicer.Info,
                     request_deserializer=control__pb2.InfoRequest.FromString,
@@ -76,6 +220,61 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Publish,
                     request_deserializer=control__pb2.PublishRequest.FromString,
                     response_serializer=control__pb2.PublishResponse.SerializeToString,
+            ),
+            'RollBack': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBack,
+                    request_deserializer=control__pb2.VersionRequest.FromString,
+                    response_serializer=control__pb2.PublishResponse.SerializeToString,
+            ),
+            'Pin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pin,
+                    request_deserializer=control__pb2.VersionRequest.FromString,
+                    response_serializer=control__pb2.Experiment.SerializeToString,
+            ),
+            'Unpin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unpin,
+                    request_deserializer=control__pb2.VersionRequest.FromString,
+                    response_serializer=control__pb2.Experiment.SerializeToString,
+            ),
+            'GetExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetExperiment,
+                    request_deserializer=control__pb2.ExperimentRequest.FromString,
+                    response_serializer=control__pb2.Experiment.SerializeToString,
+            ),
+            'ListExperiments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExperiments,
+                    request_deserializer=control__pb2.ListExperimentsRequest.FromString,
+                    response_serializer=control__pb2.ListExperimentsResponse.SerializeToString,
+            ),
+            'ListEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvents,
+                    request_deserializer=control__pb2.ListEventsRequest.FromString,
+                    response_serializer=control__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'ChangeExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeExperiment,
+                    request_deserializer=control__pb2.ChangeExperimentRequest.FromString,
+                    response_serializer=control__pb2.Experiment.SerializeToString,
+            ),
+            'CreateExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateExperiment,
+                    request_deserializer=control__pb2.CreateExperimentRequest.FromString,
+                    response_serializer=control__pb2.CreateExperimentResponse.SerializeToString,
+            ),
+            'DeleteExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteExperiment,
+                    request_deserializer=control__pb2.ExperimentRequest.FromString,
+                    response_serializer=control__pb2.DeleteExperimentResponse.SerializeToString,
+            ),
+            'IssueToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueToken,
+                    request_deserializer=control__pb2.ExperimentRequest.FromString,
+                    response_serializer=control__pb2.IssueTokenResponse.SerializeToString,
+            ),
+            'RevokeTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeTokens,
+                    request_deserializer=control__pb2.ExperimentRequest.FromString,
+                    response_serializer=control__pb2.RevokeTokensResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +286,33 @@ def add_ControlServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Control:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Open(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliostat.v1.Control/Open',
+            control__pb2.OpenRequest.SerializeToString,
+            control__pb2.OpenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Info(request,
@@ -132,6 +358,303 @@ class Control:
             '/heliostat.v1.Control/Publish',
             control__pb2.PublishRequest.SerializeToString,
             control__pb2.PublishResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliostat.v1.Control/RollBack',
+            control__pb2.VersionRequest.SerializeToString,
+            control__pb2.PublishResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliostat.v1.Control/Pin',
+            control__pb2.VersionRequest.SerializeToString,
+            control__pb2.Experiment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unpin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliostat.v1.Control/Unpin',
+            control__pb2.VersionRequest.SerializeToString,
+            control__pb2.Experiment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliostat.v1.Control/GetExperiment',
+            control__pb2.ExperimentRequest.SerializeToString,
+            control__pb2.Experiment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExperiments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliostat.v1.Control/ListExperiments',
+            control__pb2.ListExperimentsRequest.SerializeToString,
+            control__pb2.ListExperimentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliostat.v1.Control/ListEvents',
+            control__pb2.ListEventsRequest.SerializeToString,
+            control__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliostat.v1.Control/ChangeExperiment',
+            control__pb2.ChangeExperimentRequest.SerializeToString,
+            control__pb2.Experiment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliostat.v1.Control/CreateExperiment',
+            control__pb2.CreateExperimentRequest.SerializeToString,
+            control__pb2.CreateExperimentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliostat.v1.Control/DeleteExperiment',
+            control__pb2.ExperimentRequest.SerializeToString,
+            control__pb2.DeleteExperimentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliostat.v1.Control/IssueToken',
+            control__pb2.ExperimentRequest.SerializeToString,
+            control__pb2.IssueTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliostat.v1.Control/RevokeTokens',
+            control__pb2.ExperimentRequest.SerializeToString,
+            control__pb2.RevokeTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from heliostat_engines.build.manifest import MANIFEST_FILE, read_manifest
 from heliostat_engines.families import get_family
 from heliostat_server.errors import ServerStartError
+from heliostat_server.experiments.tokens import new_token
 from heliostat_server.launcher.repository import stage_repository
 from heliostat_server.settings import LimitSettings, ModelSettings, ThreadSettings
 
@@ -47,6 +48,7 @@ def write_repository(engine: Path, out: Path, redis: str = REDIS) -> None:
             limits=LimitSettings(batch=profile.best.batch),
             threads=ThreadSettings.for_cores(len(os.sched_getaffinity(0))),
             redis=redis,
+            internal_token=new_token(),
             keep_versions=3,
             engine=INSIDE,
         ),

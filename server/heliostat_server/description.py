@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import redis
 from pydantic import BaseModel, ConfigDict
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from heliostat_engines.engine import EngineInfo  # noqa: TC001 (pydantic reads it)
 from heliostat_server.errors import UnavailableError
 from heliostat_server.settings import LimitSettings  # noqa: TC001 (pydantic reads it)
+from heliostat_server.state import answered
 
 if TYPE_CHECKING:
     from typing import Self
@@ -35,11 +36,8 @@ class ServerDescription(BaseModel):
     @classmethod
     def read(cls, redis_url: str, family: str) -> Self:
         """What the explore model of that family left last. Raises UnavailableError."""
-        try:
-            with redis.Redis.from_url(redis_url) as client:
-                text = cast("bytes | None", client.get(_KEY + family))
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise UnavailableError(f"the adapter store does not answer: {error}") from error
+        with redis.Redis.from_url(redis_url) as client:
+            text = answered(lambda: client.get(_KEY + family))
         if text is None:
             raise UnavailableError(f"no {family} engine is loaded yet: try again in a few seconds")
         return cls.model_validate_json(text)

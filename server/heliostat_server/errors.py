@@ -15,6 +15,12 @@ class Code(StrEnum):
 
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
     """The request itself is wrong: sending it again changes nothing."""
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    """It has no token, or one that is nobody's."""
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    """Its token may not do this."""
+    ALREADY_EXISTS = "ALREADY_EXISTS"
+    """It would make something that is there."""
     NOT_FOUND = "NOT_FOUND"
     """It names something that does not exist, or no longer."""
     RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
@@ -31,16 +37,36 @@ class RequestError(HeliostatError, ValueError):
     """A request that does not say what it must, or asks for more than the server gives."""
 
 
+class TokenError(HeliostatError, PermissionError):
+    """A request without a token, or with one that is nobody's."""
+
+
+class ForbiddenError(HeliostatError, PermissionError):
+    """A request whose token may not do this."""
+
+
+class ExistsError(HeliostatError, ValueError):
+    """An experiment that is there already."""
+
+
 class NotFoundError(HeliostatError, LookupError):
-    """An adapter or a version that the store does not hold."""
+    """An experiment, an adapter or a version that the store does not hold."""
 
 
-class QueueFullError(HeliostatError, RuntimeError):
-    """Too much of an experiment's work is waiting already."""
+class PutOffError(HeliostatError, RuntimeError):
+    """A request that has to come again later."""
 
     def __init__(self, sentence: str, retry_after_s: int) -> None:
         super().__init__(sentence)
         self.retry_after_s = retry_after_s
+
+
+class QueueFullError(PutOffError):
+    """Too much of an experiment's work is waiting already."""
+
+
+class PausedError(PutOffError):
+    """The experiment is paused."""
 
 
 class DeadlineError(HeliostatError, TimeoutError):
@@ -70,9 +96,15 @@ class ServerRunningError(ServerStartError):
 def code_of(error: BaseException) -> Code:
     """The wire code of an error."""
     match error:
+        case TokenError():
+            return Code.UNAUTHENTICATED
+        case ForbiddenError():
+            return Code.PERMISSION_DENIED
+        case ExistsError():
+            return Code.ALREADY_EXISTS
         case NotFoundError():
             return Code.NOT_FOUND
-        case QueueFullError():
+        case PutOffError():
             return Code.RESOURCE_EXHAUSTED
         case DeadlineError():
             return Code.DEADLINE_EXCEEDED
@@ -104,11 +136,11 @@ _STREAMED = re.compile(r"\[(?P<code>[A-Z_]+)(?: [a-z-]+=[^\] ]*)*\] ")
 def streamed(error: BaseException, request_id: str = "") -> str:
     """An error within a stream: Triton passes on only its text.
 
-    `[CODE] sentence`; of a full queue `[CODE retry-after=SECONDS request=ID] sentence`, so that the
+    `[CODE] sentence`; of a request put off `[CODE retry-after=SECONDS request=ID] sentence`, so that the
     client knows which of the stream's requests to send again, and when.
     """
     details = ""
-    if isinstance(error, QueueFullError):
+    if isinstance(error, PutOffError):
         details = f" retry-after={error.retry_after_s} request={request_id}"
     return f"[{code_of(error)}{details}] {describe(error)}"
 

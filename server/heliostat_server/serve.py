@@ -14,11 +14,18 @@ from heliostat_server.launcher.server import RolloutServer
 from heliostat_server.logs import configure_logs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from heliostat_server.launcher.state import ServerRecord
     from heliostat_server.settings import ServeSettings
 
 
-def serve(settings: ServeSettings) -> None:
+def serve(
+    settings: ServeSettings, on_start: Callable[[str, str], None] = lambda _url, _token: None
+) -> None:
     """Start the server, say where it is, and keep it running until SIGINT or SIGTERM.
+
+    on_start: is told the control plane's URL and the administrator's token.
 
     Raises:
         ServerRunningError: another server has the state folder.
@@ -35,6 +42,8 @@ def serve(settings: ServeSettings) -> None:
     try:
         with RolloutServer(settings, stopping) as server:
             console.print(_summary(server))
+            if server.record.control is not None:
+                on_start(server.control_url, server.admin_token)
             server.watch()
             console.print("stopping")
     except ServerStartError:
@@ -49,13 +58,16 @@ def _summary(server: RolloutServer) -> Table:
     description, record, state = server.describe(), server.record, server.state
     engine = description.engine
     rows = {
-        "control": f"[bold]{record.control}[/bold]  (point trainers here)",
-        "rollouts": _endpoints(record.rollout, record.ports),
+        "control": f"[bold]{server.control_url}[/bold]  (point trainers here)",
+        "dashboard": str(record.http),
+        "rollouts": f"gRPC {record.rollout}",
+        "metrics": _metrics(record),
         "model": f"{engine.family} on {engine.runtime}, {engine.precision}, "
         f"{engine.nvfp4_linears} of {engine.linears} linears in NVFP4",
         "batch": str(description.limits.batch),
         "rewards": ", ".join(description.rewards),
         "state": str(state.path),
+        "token": f"{server.admin_token_path} (the administrator's)",
         "log": str(state.triton_log),
     }
     table = Table(title="heliostat rollout server", show_header=False, title_justify="left")
@@ -64,5 +76,7 @@ def _summary(server: RolloutServer) -> Table:
     return table
 
 
-def _endpoints(rollout: str | None, ports: object) -> str:
-    return f"gRPC {rollout}" if ports is None else f"gRPC {rollout}  ({ports})"
+def _metrics(record: ServerRecord) -> str:
+    if record.ports is None or record.ports.metrics is None:
+        return "none: give --metrics-port for Prometheus' page"
+    return f"port {record.ports.metrics}"

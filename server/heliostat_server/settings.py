@@ -9,8 +9,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DEFAULT_PORT = 8600
+DEFAULT_HTTP_PORT = 8601
 LOOPBACK = "127.0.0.1"
-"""The server listens here and nowhere else: it has no authentication of its own."""
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class _Settings(BaseModel):
@@ -85,6 +88,10 @@ class ModelSettings(_Settings):
     threads: ThreadSettings
     redis: str
     keep_versions: int
+    admin_digest: str = ""
+    """SHA-256, in hexadecimal, of the administrator's token, which the control plane sends."""
+    internal_token: str
+    """What the models send each other."""
     engine: Path | None = None
     """A compiled engine's folder, relative to this file; None: the torch runtime."""
     vlm_judge: VlmJudgeSettings | None = None
@@ -129,8 +136,29 @@ class ServeSettings(_Settings):
     """Adapter versions kept of each experiment, the latest included."""
     state: Path = Path(".heliostat/server")
     """Folder of all that outlives the process: adapters, logs, who runs where."""
-    port: Annotated[int, Field(ge=0, le=65535)] | None = None
-    """Port of the control plane, on loopback. 0: any free one; None: 8600, or any if taken."""
+    host: str = LOOPBACK
+    """Address that control plane, HTTP and Triton listen on; 0.0.0.0 for all interfaces."""
+    port: Port | None = None
+    """Of the control plane (gRPC). 0: any free one; None: 8600, or any if taken."""
+    http_port: Port | None = None
+    """Of the dashboard and the HTTP API. 0: any free one; None: 8601, or any if taken."""
+    rollout_port: Port | None = None
+    """Of Triton's gRPC endpoint; None: any free one, the last time's if it still is."""
+    metrics_port: Port | None = None
+    """Of Prometheus' page, which takes no token. 0: any free one; None: there is no such page."""
+    control: bool = True
+    """Whether there is a control plane; without one, one elsewhere has this Triton's URL."""
+    advertise: str | None = None
+    """host:port, or :port for the control plane's host, where trainers reach Triton; None: where it
+    listens."""
+    admin_token_file: Path | None = None
+    """A file with the administrator's token; None: one in the state folder, made at first."""
+    tls_certificate: Path | None = None
+    """A PEM file: control plane, HTTP and Triton speak TLS."""
+    tls_key: Path | None = None
+    """The certificate's private key, a PEM file."""
+    tls_name: str = "localhost"
+    """A host name that the certificate is for: the server's own parts ask for it."""
     redis: str | None = None
     """redis:// URL of the adapter store; None: an embedded one in the state folder."""
     tritonserver: Path | None = None
@@ -146,7 +174,33 @@ class ServeSettings(_Settings):
             raise ValueError(
                 "--triton-url needs --redis: give the Redis that the models of that server use"
             )
+        if self.triton_url is not None and not self.control:
+            raise ValueError("--no-control with --triton-url leaves nothing to start")
         return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("give --tls-certificate and --tls-key together")
+        for path in (self.tls_certificate, self.tls_key):
+            if path is not None and not path.is_file():
+                raise ValueError(f"there is no {path}: give the path of a PEM file")
+        return self
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether all endpoints speak TLS."""
+        return self.tls_certificate is not None
+
+    @property
+    def local_host(self) -> str:
+        """The host by which the server's own parts reach each other."""
+        return LOOPBACK if self.listens_everywhere else self.host
+
+    @property
+    def listens_everywhere(self) -> bool:
+        """Whether `host` means all interfaces."""
+        return self.host in {"0.0.0.0", "::"}  # noqa: S104
 
     def thread_settings(self) -> ThreadSettings:
         """Threads of each model's process."""

@@ -26,6 +26,7 @@ from rich.table import Table
 
 from heliostat.examples import example
 from heliostat_server.launcher.background import background_server
+from heliostat_server.launcher.state import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
 from heliostat_trainer.config import TrainConfig
 from heliostat_trainer.metrics import read_metrics
@@ -65,12 +66,21 @@ def main() -> None:
     server_core, trainer_core = sorted(os.sched_getaffinity(0))[:2]
     with tempfile.TemporaryDirectory() as folder:
         settings = ServeSettings(
-            state=Path(folder) / "server", limits=LimitSettings(batch=BATCH), threads=1, port=0
+            state=Path(folder) / "server",
+            limits=LimitSettings(batch=BATCH),
+            threads=1,
+            port=0,
+            http_port=0,
         )
         os.sched_setaffinity(0, {server_core})  # what it starts inherits it
         with background_server(settings) as record:
             os.sched_setaffinity(0, {trainer_core})
-            bench = _Bench(Path(folder), f"grpc://{record.control}", arguments.steps)
+            bench = _Bench(
+                Path(folder),
+                f"grpc://{record.control}",
+                StateFolder(settings.state).read_admin_token(),
+                arguments.steps,
+            )
             candidates = bench.balanced_candidates()
             lines: dict[int, list[Any]] = {0: [], 1: []}
             for _ in range(arguments.repeats):
@@ -90,9 +100,10 @@ def main() -> None:
 
 
 class _Bench:
-    def __init__(self, folder: Path, url: str, steps: int) -> None:
+    def __init__(self, folder: Path, url: str, token: str, steps: int) -> None:
         self._folder = folder
         self._url = url
+        self._token = token
         self._steps = steps
 
     def balanced_candidates(self) -> int:
@@ -129,7 +140,12 @@ class _Bench:
                 "checkpoint": {"every": 1000},
             }
         )
-        train(config, server_url=self._url, console=Console(file=io.StringIO()))
+        train(
+            config,
+            server_url=self._url,
+            known_token=lambda: self._token,
+            console=Console(file=io.StringIO()),
+        )
         lines = list(read_metrics(config.run.path / "metrics.jsonl"))
         shutil.rmtree(config.run.path)
         ends = [float(str(line["elapsed_s"])) for line in lines]

@@ -28,6 +28,7 @@ from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling import sample_euler
 from heliostat_server.launcher.background import background_server
+from heliostat_server.launcher.state import StateFolder
 from heliostat_server.rewards.registry import RewardBook
 from heliostat_server.settings import LimitSettings, ServeSettings
 from tests.server.rollout_client import RolloutClient
@@ -121,11 +122,13 @@ def measure_served(
             threads=threads,
             score_threads=score_threads,
             port=0,
+            http_port=0,
         )
         with background_server(settings) as record:
             assert record.rollout is not None
             assert record.control is not None
-            client = RolloutClient(record.rollout, record.control)
+            token = StateFolder(settings.state).read_admin_token()
+            client = RolloutClient(record.rollout, record.control, token)
             try:
                 return measure_client(client, arguments, partial(cpu_seconds, record))
             finally:

@@ -36,17 +36,30 @@ class ServerHarness:
         assert record is not None
         return record
 
+    @property
+    def url(self) -> str:
+        """Of the control plane, as it is now."""
+        return f"grpc://{self.record.control}"
+
     def start(self) -> None:
         self._stack.enter_context(background_server(self.settings))
 
     def stop(self) -> None:
         self._stack.close()
 
-    def client(self) -> RolloutClient:
+    @property
+    def admin_token(self) -> str:
+        given = self.settings.admin_token_file
+        return given.read_text() if given else StateFolder(self.settings.state).read_admin_token()
+
+    def client(self, token: str | None = None) -> RolloutClient:
+        """A client with the administrator's token, or another."""
         record = self.record
         assert record.rollout is not None
         assert record.control is not None
-        return RolloutClient(record.rollout, record.control)
+        return RolloutClient(
+            record.rollout, record.control, self.admin_token if token is None else token
+        )
 
     def processes(self) -> dict[str, psutil.Process]:
         """Launcher, tritonserver, valkey and the models' processes, by name."""
@@ -83,6 +96,8 @@ def server(
         max_rank=8,
         threads=1,
         port=0,
+        http_port=0,
+        metrics_port=0,
         max_restarts=20,
     )
     harness = ServerHarness(settings)

@@ -233,12 +233,14 @@ def test_a_control_plane_may_stand_before_another_triton(
     settings = ServeSettings(
         state=tmp_path / "control",
         port=0,
+        http_port=0,
+        admin_token_file=StateFolder(server.settings.state).admin_token,
         triton_url=server.record.rollout,
         redis=f"unix://{StateFolder(server.settings.state).path / 'redis.sock'}",
     )
     with background_server(settings) as record:
         assert record.control is not None
-        client = RolloutClient(settings.triton_url or "", record.control)
+        client = RolloutClient(settings.triton_url or "", record.control, server.admin_token)
         assert client.info().limits.batch == BATCH
         assert client.publish(random_adapter(client.targets()), "other-control").version == 1
         client.close()

@@ -40,13 +40,16 @@ def test_sana_is_served_as_in_process(tmp_path: Path) -> None:
         max_rank=8,
         threads=1,
         port=0,
+        http_port=0,
     )
     with background_server(settings):
         record = StateFolder(settings.state).read_record()
         assert record is not None
         assert record.rollout is not None
         assert record.control is not None
-        client = RolloutClient(record.rollout, record.control)
+        client = RolloutClient(
+            record.rollout, record.control, StateFolder(settings.state).read_admin_token()
+        )
         files = random_adapter(client.targets())
         version = client.publish(files).version
         (answer,) = client.explore(SEEDS, version=version, returnLatents=True)

@@ -15,7 +15,7 @@ from heliostat_server.settings import LimitSettings, ServeSettings
 from heliostat_trainer.evaluate import read_evaluations
 from heliostat_trainer.metrics import read_metrics
 from tests.e2e.conftest import BATCH, ServerHarness
-from tests.e2e.training import Run, assert_same, wait_for, write_toml
+from tests.e2e.training import Address, Run, assert_same, wait_for, write_toml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,14 +31,9 @@ def toml(tmp_path_factory: pytest.TempPathFactory, demo_checkpoint: Path) -> Pat
 
 
 @pytest.fixture(scope="module")
-def url(server: ServerHarness) -> str:
-    return f"grpc://{server.record.control}"
-
-
-@pytest.fixture(scope="module")
-def whole(toml: Path, url: str) -> dict[str, torch.Tensor]:
+def whole(toml: Path, server: ServerHarness) -> dict[str, torch.Tensor]:
     """The LoRA of a run that nothing befalls."""
-    run = Run(toml, url, "whole")
+    run = Run(toml, server, "whole")
     run.complete()
     lines = list(read_metrics(run.folder / "metrics.jsonl"))
     assert [line["step"] for line in lines] == [1, 2, 3]
@@ -50,9 +45,9 @@ def whole(toml: Path, url: str) -> dict[str, torch.Tensor]:
 
 
 def test_the_trainer_killed_in_a_step_resumes_identically(
-    toml: Path, url: str, whole: dict[str, torch.Tensor]
+    toml: Path, server: ServerHarness, whole: dict[str, torch.Tensor]
 ) -> None:
-    run = Run(toml, url, "killed")
+    run = Run(toml, server, "killed")
     process = run.start()
     wait_for(lambda: run.saved(1))
     process.send_signal(signal.SIGKILL)
@@ -65,9 +60,9 @@ def test_the_trainer_killed_in_a_step_resumes_identically(
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(
-    toml: Path, url: str, whole: dict[str, torch.Tensor]
+    toml: Path, server: ServerHarness, whole: dict[str, torch.Tensor]
 ) -> None:
-    run = Run(toml, url, "interrupted", "--checkpoint.every", "100")
+    run = Run(toml, server, "interrupted", "--checkpoint.every", "100")
     process = run.start()
     assert process.stdout is not None
     while not process.stdout.readline().startswith("step 1/3"):
@@ -83,9 +78,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
 
 @pytest.mark.parametrize("victim", ["triton", "explore"])
 def test_a_server_process_killed_in_a_step_does_not_change_the_result(
-    toml: Path, url: str, whole: dict[str, torch.Tensor], server: ServerHarness, victim: str
+    toml: Path, whole: dict[str, torch.Tensor], server: ServerHarness, victim: str
 ) -> None:
-    run = Run(toml, url, f"outlives-{victim}")
+    run = Run(toml, server, f"outlives-{victim}")
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(run.complete)
         wait_for(lambda: run.saved(1))
@@ -101,6 +96,9 @@ def test_a_whole_server_killed_and_started_anew_without_its_state(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
 
+    admin = tmp_path / "admin"
+    admin.write_text("the one who starts both servers")
+
     def server(state: str) -> ServerHarness:
         return ServerHarness(
             ServeSettings(
@@ -110,12 +108,14 @@ def test_a_whole_server_killed_and_started_anew_without_its_state(
                 max_rank=8,
                 threads=1,
                 port=port,
+                http_port=0,
+                admin_token_file=admin,
             )
         )
 
     first, second = server("first"), server("second")
     first.start()
-    run = Run(toml, f"127.0.0.1:{port}", "outlives-server")
+    run = Run(toml, Address(f"127.0.0.1:{port}", admin.read_text()), "outlives-server")
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(run.complete)
         try:
@@ -128,8 +128,8 @@ def test_a_whole_server_killed_and_started_anew_without_its_state(
     assert_same(run.lora(), whole)
 
 
-def test_the_baseline_is_one_setting_away(toml: Path, url: str) -> None:
-    run = Run(toml, url, "baseline", "--recipe.name", "diffusionnft", "--run.steps", "1")
+def test_the_baseline_is_one_setting_away(toml: Path, server: ServerHarness) -> None:
+    run = Run(toml, server, "baseline", "--recipe.name", "diffusionnft", "--run.steps", "1")
     run.complete()
     (line,) = read_metrics(run.folder / "metrics.jsonl")
     assert (line["explored"], line["adapter_version"]) == (8, 0)
@@ -148,16 +148,16 @@ def test_the_baseline_is_one_setting_away(toml: Path, url: str) -> None:
     ],
 )
 def test_bad_settings_are_one_sentence(
-    toml: Path, url: str, whole: object, overrides: list[str], sentence: str
+    toml: Path, server: ServerHarness, whole: object, overrides: list[str], sentence: str
 ) -> None:
     with pytest.raises(HeliostatError) as error:
-        Run(toml, url, "bad", *overrides).complete()
+        Run(toml, server, "bad", *overrides).complete()
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_no_server_is_one_sentence(toml: Path) -> None:
-    run = Run(toml, "127.0.0.1:9", "nobody", "--server.patience_s", "0.5")
+    run = Run(toml, Address("127.0.0.1:9", "secret"), "nobody", "--server.patience_s", "0.5")
     with pytest.raises(HeliostatError, match="start it with `heliostat serve`"):
         run.complete()
     assert not run.folder.exists()

@@ -6,8 +6,9 @@ import io
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from rich.console import Console
@@ -27,9 +28,9 @@ torch.set_num_threads(1)
 from heliostat_engines.errors import HeliostatError
 from heliostat_trainer.config import load_config
 from heliostat_trainer.run import train
-toml, url, *overrides = sys.argv[1:]
+toml, url, token, *overrides = sys.argv[1:]
 try:
-    train(load_config(Path(toml), overrides), server_url=url)
+    train(load_config(Path(toml), overrides), server_url=url, known_token=lambda: token)
 except HeliostatError as error:
     sys.exit(f"error: {error}")
 """
@@ -56,24 +57,50 @@ server = {{ patience_s = 90 }}
     return path
 
 
+class Server(Protocol):
+    """Where a run is pointed at, and the token that its user has."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def admin_token(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Address:
+    """One that is given."""
+
+    url: str
+    admin_token: str
+
+
 class Run:
     """One run of the trainer; `overrides` are `--section.key value`."""
 
-    def __init__(self, toml: Path, url: str, name: str, *overrides: str) -> None:
+    def __init__(self, toml: Path, server: Server, name: str, *overrides: str) -> None:
         self.folder = toml.parent / "runs" / name
-        self._toml, self._url = toml, url
+        self._toml, self._server = toml, server
         self._overrides = ["--run.name", name, *overrides]
 
     def complete(self, *, resume: bool = False) -> str:
         """Run to the end in this process; returns what was printed."""
         console = Console(file=io.StringIO())
         config = load_config(self._toml, self._overrides)
-        assert train(config, server_url=self._url, resume=resume, console=console) == self.folder
+        folder = train(
+            config,
+            server_url=self._server.url,
+            known_token=lambda: self._server.admin_token,
+            resume=resume,
+            console=console,
+        )
+        assert folder == self.folder
         return console.file.getvalue()  # type: ignore[attr-defined]
 
     def start(self) -> subprocess.Popen[str]:
         """Run in a process of its own, to be hurt."""
-        command = [sys.executable, "-c", PROGRAM, str(self._toml), self._url, *self._overrides]
+        command = [sys.executable, "-c", PROGRAM, str(self._toml)]
+        command += [self._server.url, self._server.admin_token, *self._overrides]
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

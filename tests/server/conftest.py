@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from heliostat_server.adapters.store import AdapterStore
+from heliostat_server.experiments.store import ExperimentStore
 from heliostat_server.launcher.state import StateFolder
 from heliostat_server.launcher.valkey import EmbeddedValkey
 
@@ -25,5 +26,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]
 def store(valkey: EmbeddedValkey) -> Iterator[AdapterStore]:
     store = AdapterStore.connect(valkey.url)
     store._redis.flushall()
+    for name in "abe":
+        ExperimentStore(store._redis).create(name)
     yield store
     store.close()

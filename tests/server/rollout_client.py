@@ -31,18 +31,22 @@ class StreamError(Exception):
 class RolloutClient:
     """Talks to one server; counts the bytes of its messages."""
 
-    def __init__(self, rollout: str, control: str) -> None:
+    def __init__(self, rollout: str, control: str, token: str = "") -> None:
+        self._metadata = [("authorization", f"Bearer {token}")]
         self._channels = [grpc.insecure_channel(address) for address in (rollout, control)]
         self._triton: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channels[0])
         self._control: Any = control_pb2_grpc.ControlStub(self._channels[1])
         self.wire_bytes = 0
+        self._opened: set[str] = set()
 
     def close(self) -> None:
         for channel in self._channels:
             channel.close()
 
     def info(self, experiment: str = "") -> control_pb2.InfoResponse:
-        return self._control.Info(control_pb2.InfoRequest(experiment=experiment), timeout=10)
+        return self._control.Info(
+            control_pb2.InfoRequest(experiment=experiment), timeout=10, metadata=self._metadata
+        )
 
     def targets(self) -> dict[str, tuple[int, int]]:
         targets = self.info().engine.lora_targets
@@ -52,7 +56,18 @@ class RolloutClient:
         self, files: AdapterFiles, experiment: str = "e", **header: object
     ) -> control_pb2.PublishResponse:
         parts = publish_parts(files, experiment, **header)
-        return self._control.Publish(iter(parts), timeout=60)
+        if experiment not in self._opened:
+            self.open(experiment)
+            self._opened.add(experiment)
+        return self._control.Publish(iter(parts), timeout=60, metadata=self._metadata)
+
+    def open(self, experiment: str) -> str:
+        """A token of an experiment, which is made if it is not there."""
+        return self.ask("Open", control_pb2.OpenRequest(experiment=experiment)).token
+
+    def ask(self, method: str, request: object) -> Any:
+        """Call the control plane."""
+        return getattr(self._control, method)(request, timeout=30, metadata=self._metadata)
 
     def start_explore(
         self,
@@ -74,7 +89,9 @@ class RolloutClient:
         _add_bytes(request, "SPEC", [json.dumps({"rollout": rollout | spec}).encode()])
         _add(request, "SEEDS", np.array(seeds, np.int64))
         self.wire_bytes += request.ByteSize()
-        return self._triton.ModelStreamInfer(iter([request]), timeout=timeout_s)
+        return self._triton.ModelStreamInfer(
+            iter([request]), timeout=timeout_s, metadata=self._metadata
+        )
 
     def explore(self, seeds: Sequence[int], **spec: object) -> list[dict[str, np.ndarray]]:
         return list(self.iter_explore(seeds, **spec))
@@ -95,12 +112,12 @@ class RolloutClient:
         request = service_pb2.ModelInferRequest(model_name="score")
         _add_bytes(request, "SPEC", [json.dumps(spec).encode()])
         _add(request, "LATENTS", latents)
-        return _outputs(self._triton.ModelInfer(request, timeout=60))
+        return _outputs(self._triton.ModelInfer(request, timeout=60, metadata=self._metadata))
 
     def encode(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         request = service_pb2.ModelInferRequest(model_name="text_encoder")
         _add_bytes(request, "PROMPTS", [prompt.encode() for prompt in prompts])
-        return _outputs(self._triton.ModelInfer(request, timeout=60))
+        return _outputs(self._triton.ModelInfer(request, timeout=60, metadata=self._metadata))
 
 
 def publish_parts(

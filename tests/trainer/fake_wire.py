@@ -43,6 +43,8 @@ class WireServer:
 
     def __init__(self, control_port: int = 0) -> None:
         self.faults = Faults()
+        self.tokens = {"admin"}
+        self.given = "of"
         self.published: list[AdapterFiles] = []
         self.asked: list[tuple[str, tuple[int, ...], int]] = []
         self.scored: list[list[str]] = []
@@ -70,6 +72,13 @@ class WireServer:
         """Lose the published adapters, as a server with fresh state has."""
         self.published = []
 
+    def check(self, context: Any) -> str:
+        """The token that was sent; one of `tokens`, or one given for an experiment."""
+        token = str(dict(context.invocation_metadata()).get("authorization")).split(" ")[-1]
+        if token not in self.tokens and not token.startswith(f"{self.given}-"):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "this token is not valid here")
+        return token
+
     def stop(self) -> None:
         self._control.stop(0).wait()
         if self._triton is not None:
@@ -80,7 +89,13 @@ class _Control(control_pb2_grpc.ControlServicer):
     def __init__(self, server: WireServer) -> None:
         self._server = server
 
-    def Info(self, *_):  # noqa: N802
+    def Open(self, request, context):  # noqa: N802
+        token = self._server.check(context)
+        own = f"{self._server.given}-{request.experiment}"
+        return control_pb2.OpenResponse(token=own if token in self._server.tokens else "")
+
+    def Info(self, _, context):  # noqa: N802
+        self._server.check(context)
         return control_pb2.InfoResponse(
             server_version="1",
             rollout_address=f"127.0.0.1:{self._server.triton_port}",
@@ -96,6 +111,7 @@ class _Control(control_pb2_grpc.ControlServicer):
         )
 
     def Publish(self, request_iterator, context):  # noqa: N802
+        self._server.check(context)
         parts = list(request_iterator)
         header = parts[0].header
         files = AdapterFiles(header.config, b"".join(part.chunk for part in parts[1:]))
@@ -121,6 +137,7 @@ class _KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelStreamInfer(self, request_iterator, context):  # noqa: N802
         for request in request_iterator:
+            self._server.check(context)
             yield from self._explore(request, context)
 
     def _explore(self, request: Any, context: Any) -> Iterator[Any]:
@@ -164,6 +181,7 @@ class _KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
         return answer
 
     def ModelInfer(self, request, context):  # noqa: N802
+        self._server.check(context)
         if self._server.faults.score:
             context.abort(grpc.StatusCode.INTERNAL, self._server.faults.score.pop(0))
         response = service_pb2.ModelInferResponse(id=request.id)

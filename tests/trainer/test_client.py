@@ -13,12 +13,20 @@ import torch
 
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
 from heliostat_trainer.client import RolloutServer
-from heliostat_trainer.errors import ServerRefusedError, ServerUnreachableError
+from heliostat_trainer.errors import (
+    ServerRefusedError,
+    ServerUnreachableError,
+    TokenRefusedError,
+)
+from heliostat_trainer.tokens import GivenTokens, RunTokens
 from heliostat_trainer.types import Group, GroupRequest
 from tests.trainer.fake_wire import WireServer, reward_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+ADMIN = GivenTokens("admin")
 
 
 @pytest.fixture
@@ -35,7 +43,9 @@ def said() -> list[str]:
 
 @pytest.fixture
 def client(wire: WireServer, said: list[str]) -> Iterator[RolloutServer]:
-    with RolloutServer(wire.url, "mine", patience_s=5, groups_in_flight=2, say=said.append) as it:
+    with RolloutServer(
+        wire.url, "mine", tokens=ADMIN, patience_s=5, groups_in_flight=2, say=said.append
+    ) as it:
         yield it
 
 
@@ -164,7 +174,7 @@ def test_a_server_that_moved_to_another_port_is_found(
 
 def test_a_whole_restart_is_waited_for(wire: WireServer, said: list[str]) -> None:
     with RolloutServer(
-        wire.url, "mine", patience_s=20, groups_in_flight=1, say=said.append
+        wire.url, "mine", tokens=ADMIN, patience_s=20, groups_in_flight=1, say=said.append
     ) as client:
         asked = requests()
         groups = client.explore(asked, client.publish(adapter()))
@@ -237,7 +247,7 @@ def test_scoring_is_retried_while_the_model_restarts(
 
 
 def test_a_dead_model_behind_a_live_server_exhausts_patience(wire: WireServer) -> None:
-    with RolloutServer(wire.url, "mine", patience_s=1) as client:
+    with RolloutServer(wire.url, "mine", tokens=ADMIN, patience_s=1) as client:
         client.info()
         wire.faults.score = ["Stub process 'score_0' is not healthy."] * 100
         with pytest.raises(ServerUnreachableError, match=r"within 1 s .*not healthy"):
@@ -249,7 +259,9 @@ def test_a_dead_model_behind_a_live_server_exhausts_patience(wire: WireServer) -
 
 def test_nobody_there_is_one_sentence(said: list[str]) -> None:
     with (
-        RolloutServer("127.0.0.1:9", "mine", patience_s=0.5, say=said.append) as client,
+        RolloutServer(
+            "127.0.0.1:9", "mine", tokens=ADMIN, patience_s=0.5, say=said.append
+        ) as client,
         pytest.raises(ServerUnreachableError, match="heliostat serve"),
     ):
         client.info()
@@ -297,9 +309,56 @@ def test_an_abandoned_exploration_closes_its_stream(
 
 def test_another_service_at_the_url_is_named(wire: WireServer) -> None:
     with (
-        RolloutServer(f"127.0.0.1:{wire.triton_port}", "mine", patience_s=5) as client,
+        RolloutServer(
+            f"127.0.0.1:{wire.triton_port}", "mine", tokens=ADMIN, patience_s=5
+        ) as client,
         pytest.raises(
             ServerRefusedError, match=r"is not heliostat's control plane: set server\.url"
         ),
     ):
+        client.info()
+
+
+def test_the_first_token_that_the_server_takes_opens_the_experiment(
+    wire: WireServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("revoked")
+    (tmp_path / "given").write_text("admin\n")
+    monkeypatch.setenv("HELIOSTAT_TOKEN", "another server's")
+    tokens = RunTokens(tmp_path, tmp_path / "given", lambda: pytest.fail("not needed"))
+    with RolloutServer(wire.url, "mine", tokens=tokens) as client:
+        client.info()
+    assert (tmp_path / "token").read_text() == "of-mine"
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
+    with RolloutServer(wire.url, "mine", tokens=RunTokens(tmp_path)) as client:
+        client.info()
+
+
+def test_without_a_token_the_sentence_says_where_to_put_one(wire: WireServer) -> None:
+    with (
+        RolloutServer(wire.url, "mine") as client,
+        pytest.raises(TokenRefusedError, match=r"HELIOSTAT_TOKEN or server\.token_file"),
+    ):
+        client.info()
+
+
+def test_a_token_that_is_refused_is_told_in_the_servers_words(wire: WireServer) -> None:
+    with (
+        RolloutServer(wire.url, "mine", tokens=GivenTokens("no", "neither")) as client,
+        pytest.raises(TokenRefusedError, match="not valid here"),
+    ):
+        client.info()
+
+
+def test_a_token_that_is_revoked_meanwhile_is_replaced_if_another_one_opens(
+    client: RolloutServer, wire: WireServer
+) -> None:
+    asked = requests()
+    groups = client.explore(asked, client.publish(adapter()))
+    got = [next(groups)]
+    wire.given = "anew"
+    check([*got, *groups], asked)
+    client.info()
+    wire.given, wire.tokens = "again", set()
+    with pytest.raises(TokenRefusedError, match="not valid here"):
         client.info()

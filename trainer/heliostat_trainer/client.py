@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Self, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 import numpy as np
@@ -13,30 +14,32 @@ from tritonclient.utils import InferenceServerException
 from heliostat_engines.conditioning import Conditioning
 from heliostat_proto import control_pb2, control_pb2_grpc
 from heliostat_proto.rollout_pb2 import ScoreSpec
-from heliostat_trainer.config import server_address
-from heliostat_trainer.errors import ServerRefusedError
+from heliostat_trainer.config import TLS_SCHEME, server_address
+from heliostat_trainer.errors import ConfigError, ServerRefusedError, TokenRefusedError
 from heliostat_trainer.exploration import MODEL, Behaviour, Exploration, RolloutStream
 from heliostat_trainer.patience import Patience, ServerAwayError
 from heliostat_trainer.published import PublishedAdapters
 from heliostat_trainer.service import Scores
+from heliostat_trainer.tokens import GivenTokens
 from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
 from heliostat_trainer.wire import (
-    CHANNEL_OPTIONS,
+    Access,
     array_input,
     control_error,
     output,
     spec_input,
     text_input,
-    triton_client,
     triton_error,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 
     from heliostat_engines.adapters import AdapterFiles
+    from heliostat_trainer.tokens import Tokens
 
 T = TypeVar("T")
 
@@ -52,6 +55,7 @@ class RolloutServer:
     Transport failures are retried for `patience_s`; what was answered before one is kept, and the
     rollout address is read anew after it. What the server refuses is raised at once, in its words.
     If it comes back without our adapters (its state was lost), they are published again.
+    The first call opens the experiment with the first of the tokens that the server takes.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class RolloutServer:
         url: str,
         experiment: str = "",
         *,
+        tokens: Tokens | None = None,
+        authority_file: Path | None = None,
         patience_s: float = 10.0,
         groups_in_flight: int = 4,
         say: Callable[[str], None] = lambda _: None,
@@ -66,6 +72,9 @@ class RolloutServer:
         self._url = url
         self._address = server_address(url)
         self._experiment = experiment
+        self._tokens = tokens or GivenTokens()
+        self._transport = _transport(url, authority_file)
+        self._access: Access | None = None
         self._groups_in_flight = groups_in_flight
         self._silence_s = max(patience_s, SHORTEST_SILENCE_S)
         self._say = say
@@ -200,10 +209,14 @@ class RolloutServer:
 
     def _infer(self, model: str, inputs: Callable[[], list[InferInput]]) -> InferResult:
         def ask() -> InferResult:
+            address = (self._info or self._read_info()).rollout_address
+            access = self._opened()
             if self._triton is None:
-                self._triton = triton_client((self._info or self._read_info()).rollout_address)
+                self._triton = access.triton(address)
             try:
-                return self._triton.infer(model, inputs(), client_timeout=self._silence_s)
+                return self._triton.infer(
+                    model, inputs(), client_timeout=self._silence_s, headers=access.headers
+                )
             except InferenceServerException as error:
                 raise triton_error(error) from error
 
@@ -218,6 +231,13 @@ class RolloutServer:
             except ServerAwayError:
                 self.close()
                 raise
+            except TokenRefusedError:
+                if self._access is None:
+                    raise
+                # Its state may be new, or the token revoked: there may be another one.
+                self.close()
+                self._access = None
+                return action()
 
         return self._patience.call(attempt)
 
@@ -236,7 +256,8 @@ class RolloutServer:
         if adapter is not None:
             version = self._version(adapter, info) or self._publish_again(adapter).version
         self._require_ready(info.rollout_address)
-        return RolloutStream(info.rollout_address, Behaviour(self._experiment, version))
+        behaviour = Behaviour(self._experiment, version)
+        return RolloutStream(info.rollout_address, behaviour, self._opened())
 
     def _probe(self, stream: RolloutStream) -> None:
         address = self._read_info().rollout_address
@@ -245,7 +266,7 @@ class RolloutServer:
         self._require_ready(address)
 
     def _require_ready(self, address: str) -> None:
-        client = triton_client(address)
+        client = self._opened().triton(address)
         try:
             ready = client.is_model_ready(MODEL, client_timeout=CONTROL_TIMEOUT_S)
         except InferenceServerException as error:
@@ -264,20 +285,16 @@ class RolloutServer:
         return self._publish(self._published.files(adapter.sha256))
 
     def _read_info(self) -> ServerInfo:
+        access = self._opened()
         request = control_pb2.InfoRequest(experiment=self._experiment)
-        try:
-            answer = self._control().Info(request, timeout=CONTROL_TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise control_error(error, self._url) from error
-        self._info = _server_info(answer)
+        answer = self._ask("Info", request, access, CONTROL_TIMEOUT_S)
+        self._info = _server_info(answer, self._address)
         return self._info
 
     def _publish(self, files: AdapterFiles) -> PublishedAdapter:
+        access = self._opened()
         parts = _publish_requests(self._experiment, files)
-        try:
-            answer = self._control().Publish(parts, timeout=PUBLISH_TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise control_error(error, self._url) from error
+        answer = self._ask("Publish", parts, access, PUBLISH_TIMEOUT_S)
         if answer.sha256 != files.sha256:
             raise ServerRefusedError(
                 f"published adapter {files.sha256[:12]}, the server holds {answer.sha256[:12]}"
@@ -292,10 +309,45 @@ class RolloutServer:
         self._published.published(adapter)
         return adapter
 
-    def _control(self) -> control_pb2_grpc.ControlStub:
+    def _opened(self) -> Access:
+        """What the server is opened with: the first of our tokens that it takes."""
+        if self._access is None:
+            self._access = self._open()
+        return self._access
+
+    def _open(self) -> Access:
+        refusal = TokenRefusedError(
+            f"no token for the rollout server at {self._url}: give one in HELIOSTAT_TOKEN or "
+            "server.token_file, or run `heliostat login` once"
+        )
+        for token in self._tokens.candidates():
+            access = replace(self._transport, token=token)
+            try:
+                return self._open_with(access)
+            except TokenRefusedError as error:
+                refusal = error
+        raise refusal
+
+    def _open_with(self, access: Access) -> Access:
+        if not self._experiment:
+            self._ask("Info", control_pb2.InfoRequest(), access, CONTROL_TIMEOUT_S)
+            return access
+        request = control_pb2.OpenRequest(experiment=self._experiment)
+        own = self._ask("Open", request, access, CONTROL_TIMEOUT_S).token
+        if not own:
+            return access
+        self._tokens.keep(own)
+        return replace(access, token=own)
+
+    def _ask(self, method: str, request: object, access: Access, timeout_s: float) -> Any:
+        """Call the control plane. Raises ServerAwayError, ServerRefusedError."""
         if self._channel is None:
-            self._channel = grpc.insecure_channel(self._address, options=CHANNEL_OPTIONS)
-        return control_pb2_grpc.ControlStub(self._channel)  # type: ignore[no-untyped-call]
+            self._channel = access.channel(self._address)
+        stub = control_pb2_grpc.ControlStub(self._channel)  # type: ignore[no-untyped-call]
+        try:
+            return getattr(stub, method)(request, timeout=timeout_s, metadata=access.metadata)
+        except grpc.RpcError as error:
+            raise control_error(error, self._url) from error
 
 
 def _publish_requests(experiment: str, files: AdapterFiles) -> Iterator[control_pb2.PublishRequest]:
@@ -311,11 +363,27 @@ def _publish_requests(experiment: str, files: AdapterFiles) -> Iterator[control_
         yield control_pb2.PublishRequest(chunk=files.tensors[start : start + CHUNK_BYTES])
 
 
-def _server_info(answer: control_pb2.InfoResponse) -> ServerInfo:
+def _transport(url: str, authority_file: Path | None) -> Access:
+    """TLS or not, as a URL says. Raises ConfigError."""
+    if not url.startswith(f"{TLS_SCHEME}://"):
+        return Access()
+    if authority_file is None:
+        return Access(tls=True)
+    try:
+        return Access(tls=True, authorities=authority_file.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"server.authority_file = {str(authority_file)!r}: {error.strerror}"
+        ) from error
+
+
+def _server_info(answer: control_pb2.InfoResponse, control_address: str) -> ServerInfo:
     engine, limits = answer.engine, answer.limits
+    host, _, port = answer.rollout_address.rpartition(":")
+    host = host or control_address.rpartition(":")[0]
     return ServerInfo(
         server_version=answer.server_version,
-        rollout_address=answer.rollout_address,
+        rollout_address=f"{host}:{port}",
         family=engine.family,
         checkpoint=engine.checkpoint,
         runtime=engine.runtime,

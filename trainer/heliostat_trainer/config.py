@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 DEFAULT_PORT = 8600
+TLS_SCHEME = "grpcs"
 FREE_TO_CHANGE = (
     "run.name",
     "run.folder",
@@ -338,7 +339,14 @@ class ServerSection(Section):
     """[server]: the rollout server's control plane."""
 
     url: str = f"grpc://127.0.0.1:{DEFAULT_PORT}"
-    """grpc://host:port, or host:port."""
+    """grpc://host:port, or host:port; grpcs://host:port for a server with TLS."""
+    token_file: Path | None = None
+    """A file with a token, of this experiment or the administrator's, relative to the working
+    directory. Before it HELIOSTAT_TOKEN is tried, and after it what `heliostat login` has kept. A
+    server on this machine needs none of them."""
+    authority_file: Path | None = None
+    """With grpcs://: the certificates (PEM) that the server's must be signed by; by default the
+    system's."""
     patience_s: NotNegative = 120.0
     """How long the trainer waits for a server that went away, before it gives up."""
     groups_in_flight: Count = 4
@@ -515,7 +523,7 @@ def server_address(url: str) -> str:
         ConfigError: it is neither; says what to write.
     """
     scheme, separator, rest = url.rpartition("://")
-    if separator and scheme != "grpc":
+    if separator and scheme not in {"grpc", TLS_SCHEME}:
         raise ConfigError(
             f"server.url is the control plane's gRPC address, grpc://host:port, not {url!r}: the "
             f"dashboard's {scheme} address does not serve trainers"

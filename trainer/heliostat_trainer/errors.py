@@ -13,6 +13,10 @@ class ServerRefusedError(HeliostatError):
     """The server understood a request and refuses it; asking again would not help."""
 
 
+class TokenRefusedError(ServerRefusedError):
+    """The server takes none of the tokens that the trainer has, or gives them no right to this."""
+
+
 class ServerUnreachableError(HeliostatError, ConnectionError):
     """The server stayed away for longer than server.patience_s."""
 

@@ -16,12 +16,14 @@ from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_trainer.errors import ServerRefusedError
 from heliostat_trainer.patience import ServerAwayError, ServerBusyError
 from heliostat_trainer.types import Candidate, Group, GroupRequest
-from heliostat_trainer.wire import array_input, output, spec_input, triton_client, triton_error
+from heliostat_trainer.wire import array_input, output, spec_input, triton_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from heliostat_trainer.wire import Access
 
 MODEL = "explore"
 POLL_S = 1.0
@@ -52,14 +54,16 @@ class Answer:
 class RolloutStream:
     """A bidirectional stream to the model `explore`; answers queue up until they are read."""
 
-    def __init__(self, address: str, behaviour: Behaviour) -> None:
+    def __init__(self, address: str, behaviour: Behaviour, access: Access) -> None:
         self.address = address
         self.behaviour = behaviour
         self._answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = (
             queue.SimpleQueue()
         )
-        self._client = triton_client(address)
-        self._client.start_stream(lambda result, error: self._answers.put((result, error)))
+        self._client = access.triton(address)
+        self._client.start_stream(
+            lambda result, error: self._answers.put((result, error)), headers=access.headers
+        )
 
     def ask(self, request: GroupRequest, seeds: Sequence[int]) -> None:
         """Queue a request for some of a group's seeds."""

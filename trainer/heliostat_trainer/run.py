@@ -30,9 +30,11 @@ from heliostat_trainer.prompts import read_prompts
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.regenerate import Artist
 from heliostat_trainer.showcase import keep_showcase
+from heliostat_trainer.tokens import RunTokens
 from heliostat_trainer.types import GroupRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from heliostat_trainer.config import TrainConfig
@@ -44,6 +46,7 @@ def train(
     config: TrainConfig,
     *,
     server_url: str | None = None,
+    known_token: Callable[[], str | None] = lambda: None,
     resume: bool = False,
     console: Console | None = None,
 ) -> Path:
@@ -55,6 +58,7 @@ def train(
     Args:
         config: the settings, from `load_config`.
         server_url: takes the place of server.url.
+        known_token: a token of the server that the user has left on this machine, tried last.
         resume: go on from the newest checkpoint.
         console: where progress is shown; standard output by default.
 
@@ -71,6 +75,8 @@ def train(
         RolloutServer(
             server_url or config.server.url,
             config.run.name,
+            tokens=RunTokens(config.run.path, config.server.token_file, known_token),
+            authority_file=config.server.authority_file,
             patience_s=config.server.patience_s,
             groups_in_flight=config.server.groups_in_flight,
             say=progress.say,

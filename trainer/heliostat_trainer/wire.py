@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,7 +11,7 @@ import numpy as np
 from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import InferenceServerClient, InferInput, KeepAliveOptions
 
-from heliostat_trainer.errors import ServerRefusedError
+from heliostat_trainer.errors import ServerRefusedError, TokenRefusedError
 from heliostat_trainer.patience import ServerAwayError, ServerBusyError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _STREAMED = re.compile(
     r"\[(?P<code>[A-Z_]+)(?: retry-after=(?P<retry_after>\d+) request=(?P<request>[^\] ]*))?\] "
 )
 _AWAY_CODES = ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "ABORTED")
+_TOKEN_CODES = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 _AWAY_WORDS = (
     "stub process",
     "is not ready",
@@ -57,13 +59,46 @@ _AWAY_WORDS = (
 )
 
 
-def triton_client(address: str) -> InferenceServerClient:
-    """A client of the endpoint host:port; close it."""
-    return InferenceServerClient(
-        address,
-        keepalive_options=KeepAliveOptions(keepalive_time_ms=KEEPALIVE_MS),
-        channel_args=CHANNEL_OPTIONS,
-    )
+@dataclass(frozen=True)
+class Access:
+    """What a server's endpoints are opened with.
+
+    token: sent with every call. tls: whether they speak TLS. authorities: PEM certificates that
+    theirs must be signed by; None: the system's.
+    """
+
+    token: str = ""
+    tls: bool = False
+    authorities: bytes | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every call carries."""
+        return {"authorization": f"Bearer {self.token}"}
+
+    @property
+    def metadata(self) -> list[tuple[str, str]]:
+        """The same, as grpc takes it."""
+        return list(self.headers.items())
+
+    def channel(self, address: str) -> grpc.Channel:
+        """A connection to the control plane at host:port; close it."""
+        credentials = self._credentials()
+        if credentials is None:
+            return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+
+    def triton(self, address: str) -> InferenceServerClient:
+        """A client of the KServe endpoint host:port, whose calls need `headers`; close it."""
+        return InferenceServerClient(
+            address,
+            keepalive_options=KeepAliveOptions(keepalive_time_ms=KEEPALIVE_MS),
+            channel_args=CHANNEL_OPTIONS,
+            creds=self._credentials(),
+        )
+
+    def _credentials(self) -> grpc.ChannelCredentials | None:
+        return grpc.ssl_channel_credentials(self.authorities) if self.tls else None
 
 
 def text_input(name: str, texts: Sequence[str]) -> InferInput:
@@ -128,6 +163,8 @@ def _error(message: str, status: str) -> HeliostatError:
         if coded["retry_after"] is not None:
             return ServerBusyError(message, float(coded["retry_after"]), coded["request"])
     sentence = message.strip() or status
+    if any(code in status for code in _TOKEN_CODES):
+        return TokenRefusedError(sentence)
     away = any(code in status for code in _AWAY_CODES)
     away = away or (coded is None and any(word in message.lower() for word in _AWAY_WORDS))
     return ServerAwayError(sentence) if away else ServerRefusedError(sentence)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from heliostat.demo.server import running_server
+from heliostat.credentials import token_for
+from heliostat.demo.server import Serving, running_server
 from heliostat.examples import example
 from heliostat_trainer.config import load_config
 
@@ -30,12 +31,14 @@ def run_demo(*, runs: Path, minutes: float | None, server: str | None, resume: b
         overrides += ["--run.minutes", str(minutes)]
     config = load_config(example("demo.toml"), overrides)
     console = Console()
-    with _server(server, runs, console) as url:
-        console.print(f"[bold]Rollout server[/]  {url}")
+    with _server(server, runs, console) as serving:
+        console.print(f"[bold]Rollout server[/]  {serving.url}")
 
         from heliostat_trainer.run import train
 
-        folder = train(config, server_url=url, resume=resume)
+        folder = train(
+            config, server_url=serving.url, known_token=lambda: serving.token, resume=resume
+        )
 
     from heliostat_trainer.report import write_report
 
@@ -43,9 +46,9 @@ def run_demo(*, runs: Path, minutes: float | None, server: str | None, resume: b
     return folder
 
 
-def _server(url: str | None, runs: Path, console: Console) -> AbstractContextManager[str]:
+def _server(url: str | None, runs: Path, console: Console) -> AbstractContextManager[Serving]:
     if url is not None:
-        return nullcontext(url)
+        return nullcontext(Serving(url, token_for(url)))
     state = runs / "demo-server"
     console.print(f"Starting a Triton server; its state and logs are in {state}")
     return running_server(state)

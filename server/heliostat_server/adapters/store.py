@@ -1,37 +1,37 @@
 """The adapter store: content-addressed files and growing version numbers, in Redis.
 
 Keys, all under `heliostat:`
-    adapter:<sha256>          hash: config, tensors. Expires while staged, stays once committed.
+    adapter:<sha256>          hash: config, bytes, chunks, and the tensors in chunks 0, 1, ...
+                              Whole once `chunks` is there. Expires while staged, stays once
+                              committed.
     adapter:<sha256>:users    set of <experiment>/<version> that need it.
     experiment:<name>         hash: latest, and v<N> -> sha256 of the versions kept.
+    experiment:<name>:pinned  set of the versions that are kept however many follow.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import redis
 
 from heliostat_engines.adapters import AdapterFiles
-from heliostat_server.errors import NotFoundError, UnavailableError
-from heliostat_server.experiments import experiment_key
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from heliostat_server.errors import NotFoundError, RequestError
+from heliostat_server.experiments.names import experiment_key
+from heliostat_server.state import answered
 
 STAGED_TTL_S = 600
 """A staged adapter that nobody commits goes after this long."""
 DROPPED_TTL_S = 3600
 """A dropped version's files stay this long, for rollouts that began while it was kept."""
+CHUNK_BYTES = 8 * 2**20
+"""Redis answers nobody else while it copies a value: large ones are split."""
+MAX_PINNED = 8
+"""Versions of an experiment that may be pinned."""
 
-_STAGE = """
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('HSET', KEYS[1], 'config', ARGV[1], 'tensors', ARGV[2])
-  redis.call('EXPIRE', KEYS[1], ARGV[3])
-elseif redis.call('TTL', KEYS[1]) >= 0 then
-  redis.call('EXPIRE', KEYS[1], ARGV[3])
-end
-return 1
+_TOUCH = """
+if redis.call('SCARD', KEYS[2]) == 0 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
+return redis.call('HEXISTS', KEYS[1], 'chunks')
 """
 
 _DISCARD = """
@@ -44,19 +44,20 @@ return 1
 _COMMIT = """
 local experiment, sha, name = KEYS[1], ARGV[1], ARGV[2]
 local keep, dropped_ttl, prefix = tonumber(ARGV[3]), ARGV[4], ARGV[5]
+if redis.call('HEXISTS', experiment, 'created') == 0 then return -2 end
 local latest = tonumber(redis.call('HGET', experiment, 'latest') or 0)
 if latest > 0 and redis.call('HGET', experiment, 'v' .. latest) == sha then
   return latest
 end
-if redis.call('PERSIST', prefix .. sha) == 0 and redis.call('EXISTS', prefix .. sha) == 0 then
-  return -1
-end
+if redis.call('HEXISTS', prefix .. sha, 'chunks') == 0 then return -1 end
+redis.call('PERSIST', prefix .. sha)
 local version = latest + 1
 redis.call('HSET', experiment, 'latest', version, 'v' .. version, sha)
 redis.call('SADD', prefix .. sha .. ':users', name .. '/' .. version)
 for _, field in ipairs(redis.call('HKEYS', experiment)) do
   local old = tonumber(string.match(field, '^v(%d+)$'))
-  if old and old <= version - keep then
+  if old and old <= version - keep
+      and redis.call('SISMEMBER', experiment .. ':pinned', old) == 0 then
     local old_sha = redis.call('HGET', experiment, field)
     redis.call('HDEL', experiment, field)
     redis.call('SREM', prefix .. old_sha .. ':users', name .. '/' .. old)
@@ -68,6 +69,13 @@ end
 return version
 """
 
+_PIN = """
+if redis.call('HEXISTS', KEYS[1], 'v' .. ARGV[1]) == 0 then return -1 end
+if redis.call('SCARD', KEYS[2]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('SADD', KEYS[2], ARGV[1])
+return 1
+"""
+
 _ADAPTER = "heliostat:adapter:"
 
 
@@ -77,9 +85,10 @@ class AdapterStore:
     def __init__(self, client: redis.Redis, *, keep_versions: int = 3) -> None:
         self._redis = client
         self._keep = keep_versions
-        self._stage = client.register_script(_STAGE)
+        self._touch = client.register_script(_TOUCH)
         self._discard = client.register_script(_DISCARD)
         self._commit = client.register_script(_COMMIT)
+        self._pin = client.register_script(_PIN)
 
     @staticmethod
     def connect(url: str, *, keep_versions: int = 3) -> AdapterStore:
@@ -89,15 +98,26 @@ class AdapterStore:
 
     def stage(self, files: AdapterFiles) -> str:
         """Keep an adapter's bytes for a while, unpublished; answers its sha256. Idempotent."""
-        sha256 = files.sha256
-        arguments: list[bytes | int] = [files.config, files.tensors, STAGED_TTL_S]
-        self._ask(lambda: self._stage(keys=[_ADAPTER + sha256], args=arguments))
-        return sha256
+        key = _ADAPTER + files.sha256
+        if self._extend(key):
+            return files.sha256
+        starts = range(0, len(files.tensors), CHUNK_BYTES)
+        for number, start in enumerate(starts):
+            chunk = files.tensors[start : start + CHUNK_BYTES]
+            answered(lambda: self._redis.hset(key, str(number), chunk))  # noqa: B023
+            self._extend(key)
+        whole: dict[Any, Any] = {
+            "config": files.config,
+            "bytes": len(files.tensors),
+            "chunks": len(starts),
+        }
+        answered(lambda: self._redis.hset(key, mapping=whole))
+        return files.sha256
 
     def discard(self, sha256: str) -> None:
         """Forget a staged adapter; a published one stays."""
         keys = [_ADAPTER + sha256, f"{_ADAPTER}{sha256}:users"]
-        self._ask(lambda: self._discard(keys=keys))
+        answered(lambda: self._discard(keys=keys))
 
     def commit(self, experiment: str, sha256: str) -> int:
         """Make a staged adapter the experiment's next version, atomically; answers the version.
@@ -106,19 +126,21 @@ class AdapterStore:
         latest `keep_versions` are dropped.
 
         Raises:
-            NotFoundError: nothing of that sha256 is staged.
+            NotFoundError: nothing of that sha256 is staged, or there is no such experiment.
         """
         arguments: list[str | int] = [sha256, experiment, self._keep, DROPPED_TTL_S, _ADAPTER]
         version = int(
-            self._ask(lambda: self._commit(keys=[experiment_key(experiment)], args=arguments))
+            answered(lambda: self._commit(keys=[experiment_key(experiment)], args=arguments))
         )
+        if version == -2:
+            raise NotFoundError(f"there is no experiment {experiment!r}: create it first")
         if version < 0:
             raise NotFoundError(f"no adapter {sha256} is staged: publish it again")
         return version
 
     def latest(self, experiment: str) -> int:
         """The experiment's latest version; 0 if it has published nothing."""
-        value = self._ask(lambda: self._redis.hget(experiment_key(experiment), "latest"))
+        value = answered(lambda: self._redis.hget(experiment_key(experiment), "latest"))
         return int(value or 0)
 
     def resolve(self, experiment: str, version: int) -> str:
@@ -127,7 +149,7 @@ class AdapterStore:
         Raises:
             NotFoundError: it was never published, or is no longer kept.
         """
-        fields: dict[bytes, bytes] = self._ask(
+        fields: dict[bytes, bytes] = answered(
             lambda: self._redis.hgetall(experiment_key(experiment))
         )
         sha256 = fields.get(b"v%d" % version)
@@ -150,18 +172,50 @@ class AdapterStore:
             f"{', '.join(map(str, kept))}: ask for one of these"
         )
 
+    def roll_back(self, experiment: str, version: int) -> tuple[int, str]:
+        """Make a kept version the experiment's next one; answers that, and its sha256.
+
+        Raises:
+            NotFoundError: it was never published, or is no longer kept.
+        """
+        sha256 = self.resolve(experiment, version)
+        return self.commit(experiment, sha256), sha256
+
+    def pin(self, experiment: str, version: int) -> None:
+        """Keep a version however many follow.
+
+        Raises:
+            NotFoundError: it was never published, or is no longer kept.
+            RequestError: too many are pinned.
+        """
+        keys = [experiment_key(experiment), _pinned(experiment)]
+        done = answered(lambda: self._pin(keys=keys, args=[version, MAX_PINNED]))
+        if done < 0:
+            self.resolve(experiment, version)
+        if not done:
+            raise RequestError(
+                f"experiment {experiment!r} has {MAX_PINNED} pinned versions: unpin one first"
+            )
+
+    def unpin(self, experiment: str, version: int) -> None:
+        """Let a version go as others do, with the next publish."""
+        answered(lambda: self._redis.srem(_pinned(experiment), str(version)))
+
     def fetch(self, sha256: str) -> AdapterFiles:
         """An adapter's files.
 
         Raises:
             NotFoundError: no such adapter, or its bytes no longer have that digest.
         """
-        config, tensors = self._ask(
-            lambda: self._redis.hmget(_ADAPTER + sha256, ["config", "tensors"])
-        )
-        if config is None or tensors is None:
+        key = _ADAPTER + sha256
+        config, chunks = answered(lambda: self._redis.hmget(key, ["config", "chunks"]))
+        if config is None or chunks is None:
             raise NotFoundError(f"the store has no adapter {sha256}: publish it again")
-        files = AdapterFiles(config, tensors)
+        parts = [
+            answered(lambda: self._redis.hget(key, str(number)))  # noqa: B023
+            for number in range(int(chunks))
+        ]
+        files = AdapterFiles(config, b"".join(part or b"" for part in parts))
         if files.sha256 != sha256:
             raise NotFoundError(
                 f"the stored adapter {sha256} is damaged, its digest is {files.sha256}: publish "
@@ -173,8 +227,10 @@ class AdapterStore:
         """Give the connections back."""
         self._redis.close()
 
-    def _ask(self, command: Callable[[], object]) -> Any:
-        try:
-            return cast("Any", command())
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise UnavailableError(f"the adapter store does not answer: {error}") from error
+    def _extend(self, key: str) -> bool:
+        """Let a staged adapter live on; answers whether it is whole."""
+        return bool(answered(lambda: self._touch(keys=[key, f"{key}:users"], args=[STAGED_TTL_S])))
+
+
+def _pinned(experiment: str) -> str:
+    return experiment_key(experiment) + ":pinned"

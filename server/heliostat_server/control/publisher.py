@@ -56,3 +56,14 @@ class Publisher:
             raise
         version = self._store.commit(experiment, sha256)
         return Published(version, sha256, report.bound_modules, report.target_modules)
+
+    def roll_back(self, experiment: str, version: int) -> Published:
+        """Make a kept version the experiment's next one, or raise and leave all as it was.
+
+        Raises:
+            NotFoundError: the version is not kept.
+            UnavailableError: engine or store cannot be reached.
+        """
+        report = self._loader.load_adapter(self._store.resolve(experiment, version), LOAD_TIMEOUT_S)
+        next_version, sha256 = self._store.roll_back(experiment, version)
+        return Published(next_version, sha256, report.bound_modules, report.target_modules)

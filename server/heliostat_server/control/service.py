@@ -4,97 +4,161 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
+from pydantic import ValidationError
 
 from heliostat_engines.errors import HeliostatError
 from heliostat_proto import control_pb2, control_pb2_grpc
-from heliostat_server.control.upload import receive_adapter
-from heliostat_server.errors import Code, UnavailableError, code_of, describe
-from heliostat_server.experiments import check_experiment
+from heliostat_server.control.messages import (
+    event_message,
+    experiment_message,
+    info_message,
+    published_message,
+    share_change,
+)
+from heliostat_server.control.upload import receive_adapter, receive_header
+from heliostat_server.control.validation import first_problem
+from heliostat_server.errors import RequestError, UnavailableError, code_of, describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from heliostat_server.adapters.store import AdapterStore
-    from heliostat_server.control.publisher import Publisher
-    from heliostat_server.description import ServerDescription
+    from heliostat_server.control.operations import Operations
+    from heliostat_server.experiments.authority import Authority, Caller
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 """Largest message taken: a chunk of an adapter."""
-WORKERS = 8
-
-_STATUS = {
-    Code.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
-    Code.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    Code.INTERNAL: grpc.StatusCode.INTERNAL,
-}
-
-
-class RolloutEngine(Protocol):
-    """What the control plane asks of the side that runs Triton."""
-
-    @property
-    def rollout_address(self) -> str:
-        """host:port of Triton's gRPC endpoint."""
-
-    def describe(self) -> ServerDescription:
-        """Engine, limits, rewards. Raises UnavailableError while it is not ready."""
+WORKERS = 16
+MAX_EVENTS = 1000
 
 
 class ControlService(control_pb2_grpc.ControlServicer):
-    """Info and Publish."""
+    """Operations over gRPC: tells who calls, and turns errors into statuses."""
 
-    def __init__(self, engine: RolloutEngine, store: AdapterStore, publisher: Publisher) -> None:
-        self._engine = engine
-        self._store = store
-        self._publisher = publisher
+    def __init__(self, operations: Operations, authority: Authority) -> None:
+        self._operations = operations
+        self._authority = authority
         self._log = structlog.get_logger("control")
 
-    def Info(  # noqa: N802
-        self,
-        request: control_pb2.InfoRequest,
-        context: Any,
-    ) -> control_pb2.InfoResponse:
-        """What this server is, and the experiment's latest version if one is named."""
-        with self._refusing(context):
-            latest = 0
-            if request.experiment:
-                check_experiment(request.experiment)
-                latest = self._store.latest(request.experiment)
-            return _info(self._engine.describe(), self._engine.rollout_address, latest)
+    # The names of methods are those of the .proto.
 
-    def Publish(  # noqa: N802
-        self,
-        request_iterator: Iterator[control_pb2.PublishRequest],
-        context: Any,
+    def Open(self, request: control_pb2.OpenRequest, context: Any) -> control_pb2.OpenResponse:
+        with self._calling(context) as caller:
+            token = self._operations.open(caller, request.experiment)
+            return control_pb2.OpenResponse(token=token)
+
+    def Info(self, request: control_pb2.InfoRequest, context: Any) -> control_pb2.InfoResponse:
+        with self._calling(context) as caller:
+            return info_message(self._operations.info(caller, request.experiment))
+
+    def Publish(
+        self, request_iterator: Iterator[control_pb2.PublishRequest], context: Any
     ) -> control_pb2.PublishResponse:
-        """Receive an adapter and make it the experiment's next version."""
-        with self._refusing(context):
-            max_bytes = self._engine.describe().limits.max_adapter_bytes
-            experiment, files = receive_adapter(request_iterator, max_bytes)
-            published = self._publisher.publish(experiment, files)
-            self._log.info("published", experiment=experiment, version=published.version)
-            return control_pb2.PublishResponse(
-                version=published.version,
-                sha256=published.sha256,
-                bound_modules=published.bound_modules,
-                target_modules=published.target_modules,
+        with self._calling(context) as caller:
+            # Before the bytes are taken: a foreign token sends none.
+            header = receive_header(request_iterator, self._operations.max_adapter_bytes())
+            caller.check_owns(header.experiment)
+            files = receive_adapter(header, request_iterator)
+            published = self._operations.publish(caller, header.experiment, files)
+            self._log.info("published", experiment=header.experiment, version=published.version)
+            return published_message(published)
+
+    def RollBack(
+        self, request: control_pb2.VersionRequest, context: Any
+    ) -> control_pb2.PublishResponse:
+        with self._calling(context) as caller:
+            return published_message(
+                self._operations.roll_back(caller, request.experiment, request.version)
             )
 
+    def Pin(self, request: control_pb2.VersionRequest, context: Any) -> control_pb2.Experiment:
+        with self._calling(context) as caller:
+            return experiment_message(
+                self._operations.pin(caller, request.experiment, request.version)
+            )
+
+    def Unpin(self, request: control_pb2.VersionRequest, context: Any) -> control_pb2.Experiment:
+        with self._calling(context) as caller:
+            return experiment_message(
+                self._operations.unpin(caller, request.experiment, request.version)
+            )
+
+    def GetExperiment(
+        self, request: control_pb2.ExperimentRequest, context: Any
+    ) -> control_pb2.Experiment:
+        with self._calling(context) as caller:
+            return experiment_message(self._operations.get(caller, request.experiment))
+
+    def ListExperiments(
+        self,
+        request: control_pb2.ListExperimentsRequest,  # noqa: ARG002
+        context: Any,
+    ) -> control_pb2.ListExperimentsResponse:
+        with self._calling(context) as caller:
+            experiments = map(experiment_message, self._operations.all(caller))
+            return control_pb2.ListExperimentsResponse(experiments=experiments)
+
+    def ListEvents(
+        self, request: control_pb2.ListEventsRequest, context: Any
+    ) -> control_pb2.ListEventsResponse:
+        with self._calling(context) as caller:
+            if not 0 <= request.count <= MAX_EVENTS:
+                raise RequestError(f"count = {request.count}: ask for up to {MAX_EVENTS}")
+            events = self._operations.events(caller, request.experiment, request.count or 100)
+            return control_pb2.ListEventsResponse(events=map(event_message, events))
+
+    def ChangeExperiment(
+        self, request: control_pb2.ChangeExperimentRequest, context: Any
+    ) -> control_pb2.Experiment:
+        with self._calling(context) as caller:
+            share = share_change(request.share)
+            return experiment_message(self._operations.change(caller, request.experiment, share))
+
+    def CreateExperiment(
+        self, request: control_pb2.CreateExperimentRequest, context: Any
+    ) -> control_pb2.CreateExperimentResponse:
+        with self._calling(context) as caller:
+            share = share_change(request.share)
+            experiment, token = self._operations.create(caller, request.experiment, share)
+            return control_pb2.CreateExperimentResponse(
+                experiment=experiment_message(experiment), token=token
+            )
+
+    def DeleteExperiment(
+        self, request: control_pb2.ExperimentRequest, context: Any
+    ) -> control_pb2.DeleteExperimentResponse:
+        with self._calling(context) as caller:
+            self._operations.delete(caller, request.experiment)
+            return control_pb2.DeleteExperimentResponse()
+
+    def IssueToken(
+        self, request: control_pb2.ExperimentRequest, context: Any
+    ) -> control_pb2.IssueTokenResponse:
+        with self._calling(context) as caller:
+            token = self._operations.issue_token(caller, request.experiment)
+            return control_pb2.IssueTokenResponse(token=token)
+
+    def RevokeTokens(
+        self, request: control_pb2.ExperimentRequest, context: Any
+    ) -> control_pb2.RevokeTokensResponse:
+        with self._calling(context) as caller:
+            revoked = self._operations.revoke_tokens(caller, request.experiment)
+            return control_pb2.RevokeTokensResponse(revoked=revoked)
+
     @contextmanager
-    def _refusing(self, context: Any) -> Iterator[None]:
-        """Turn errors into gRPC statuses: one sentence for the caller, tracebacks for the log."""
+    def _calling(self, context: Any) -> Iterator[Caller]:
+        """Who calls; errors become statuses: a sentence for the caller, tracebacks for the log."""
         try:
-            yield
+            yield self._authority.caller(dict(context.invocation_metadata()).get("authorization"))
+        except ValidationError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, first_problem(error.errors()))
         except HeliostatError as error:
             if not isinstance(error, UnavailableError):
                 self._log.warning("refused", reason=str(error))
-            context.abort(_STATUS[code_of(error)], describe(error))
+            context.abort(grpc.StatusCode[code_of(error)], describe(error))
         except grpc.RpcError:
             raise  # The client went away while it was sending.
         except Exception as error:
@@ -102,8 +166,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
             context.abort(grpc.StatusCode.INTERNAL, describe(error))
 
 
-def start_control(service: ControlService, address: str) -> Any:
-    """Serve Control on host:port; answers the running grpc.Server.
+def start_control(service: ControlService, address: str, credentials: Any | None = None) -> Any:
+    """Serve Control on host:port, with TLS if there are credentials; answers the grpc.Server.
 
     Raises:
         OSError: the port is taken.
@@ -112,40 +176,13 @@ def start_control(service: ControlService, address: str) -> Any:
     server = grpc.server(ThreadPoolExecutor(WORKERS, "control"), options=options)
     control_pb2_grpc.add_ControlServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     try:
-        bound = server.add_insecure_port(address)
+        if credentials is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}") from error
     if bound == 0:
         raise OSError(f"cannot listen on {address}")
     server.start()
     return server
-
-
-def _info(
-    description: ServerDescription, rollout_address: str, latest: int
-) -> control_pb2.InfoResponse:
-    engine, limits = description.engine, description.limits
-    targets = {
-        name: control_pb2.LinearShape(in_features=shape[0], out_features=shape[1])
-        for name, shape in engine.lora_targets.items()
-    }
-    return control_pb2.InfoResponse(
-        server_version=version("heliostat"),
-        rollout_address=rollout_address,
-        engine=control_pb2.EngineInfo(
-            family=engine.family,
-            checkpoint=engine.checkpoint,
-            runtime=engine.runtime,
-            precision=engine.precision,
-            nvfp4_linears=engine.nvfp4_linears,
-            linears=engine.linears,
-            lora_targets=targets,
-            max_rank=engine.max_rank,
-            resolution_px=description.resolution_px,
-        ),
-        rewards=description.rewards,
-        limits=control_pb2.Limits(
-            **limits.model_dump(include=set(control_pb2.Limits.DESCRIPTOR.fields_by_name))
-        ),
-        latest_version=latest,
-    )

@@ -6,36 +6,48 @@ from typing import TYPE_CHECKING
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_server.errors import RequestError
-from heliostat_server.experiments import check_experiment
+from heliostat_server.experiments.names import check_experiment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from heliostat_proto.control_pb2 import AdapterHeader, PublishRequest
 
 MAX_CONFIG_BYTES = 2**20
 
 
-def receive_adapter(parts: Iterable[PublishRequest], max_bytes: int) -> tuple[str, AdapterFiles]:
-    """The experiment and the adapter of a Publish stream: a header, then chunks.
+def receive_header(parts: Iterator[PublishRequest], max_bytes: int) -> AdapterHeader:
+    """The first message of a Publish stream.
 
     Raises:
-        RequestError: parts are missing, too many or out of order, or the digest differs.
+        RequestError: it is no header, or announces what is not taken.
     """
-    stream = iter(parts)
-    first = next(stream, None)
+    first = next(parts, None)
     if first is None or first.WhichOneof("part") != "header":
         raise RequestError("the first message of Publish must be the header")
-    header = first.header
-    _check_header(header, max_bytes)
-    files = AdapterFiles(header.config, _receive_tensors(stream, header.tensor_bytes))
-    if files.sha256 != header.sha256:
+    _check_header(first.header, max_bytes)
+    return first.header
+
+
+def receive_adapter(header: AdapterHeader, chunks: Iterator[PublishRequest]) -> AdapterFiles:
+    """The adapter of a Publish stream, from the chunks after its header.
+
+    Raises:
+        RequestError: parts are missing, too many or no chunks, or the digest differs.
+    """
+    files = AdapterFiles(header.config, _receive_tensors(chunks, header.tensor_bytes))
+    check_digest(files, header.sha256)
+    return files
+
+
+def check_digest(files: AdapterFiles, announced: str) -> None:
+    """Refuse what is not what was sent. Raises RequestError."""
+    if files.sha256 != announced:
         raise RequestError(
             f"the adapter arrived with digest {files.sha256}, its header says "
-            f"{header.sha256 or 'nothing'}: the digest is of adapter_config.json followed by "
+            f"{announced[:64] or 'nothing'}: the digest is of adapter_config.json followed by "
             "adapter_model.safetensors; send it again"
         )
-    return header.experiment, files
 
 
 def _check_header(header: AdapterHeader, max_bytes: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import compileall
 import shutil
 from pathlib import Path
+from py_compile import PycInvalidationMode
 from string import Template
 from typing import TYPE_CHECKING
 
@@ -46,6 +48,8 @@ def stage_repository(
         shutil.copytree(PACKAGED / model / "1", target / model / "1", ignore=_no_caches)
         template = Template((PACKAGED / model / "config.pbtxt").read_text())
         (target / model / "config.pbtxt").write_text(template.safe_substitute(words))
+    # Now, for Triton would take a model for changed when Python adds its compiled file.
+    compileall.compile_dir(target, quiet=1, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
 
 
 _no_caches = shutil.ignore_patterns("__pycache__")

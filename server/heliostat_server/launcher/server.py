@@ -14,20 +14,24 @@ import structlog
 from heliostat_engines.errors import HeliostatError
 from heliostat_server.description import ServerDescription
 from heliostat_server.errors import ServerStartError, UnavailableError
+from heliostat_server.experiments.tokens import digest, new_token
+from heliostat_server.launcher.admin import admin_token
 from heliostat_server.launcher.installation import find_triton
-from heliostat_server.launcher.ports import free_ports, is_free
+from heliostat_server.launcher.ports import choose_port
 from heliostat_server.launcher.processes import ProcessId, stop
 from heliostat_server.launcher.repository import DECOUPLED, MODELS, stage_repository
 from heliostat_server.launcher.state import ServerRecord, StateFolder, TritonPorts
 from heliostat_server.launcher.triton import TritonServer
-from heliostat_server.launcher.triton_client import TritonClient
+from heliostat_server.launcher.triton_client import TritonClient, TritonEndpoint
 from heliostat_server.launcher.valkey import EmbeddedValkey
-from heliostat_server.settings import DEFAULT_PORT, LOOPBACK, ModelSettings
+from heliostat_server.settings import DEFAULT_HTTP_PORT, DEFAULT_PORT, ModelSettings
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Self
 
     from heliostat_engines.families.family import Family
+    from heliostat_server.control.web import WebServer
     from heliostat_server.settings import ServeSettings
 
 WATCH_INTERVAL_S = 0.5
@@ -73,6 +77,8 @@ class RolloutServer:
         self._valkey = None if settings.redis else EmbeddedValkey(self._state)
         self._triton: TritonServer | None = None
         self._control: Any = None
+        self._web: WebServer | None = None
+        self._admin_token = ""
         self._engine_client: TritonClient | None = None
         self._record = ServerRecord(launcher=ProcessId.of(os.getpid()), started=datetime.now(UTC))
 
@@ -99,12 +105,29 @@ class RolloutServer:
         return self._state
 
     @property
+    def control_url(self) -> str:
+        """What trainers on this machine are pointed at."""
+        return f"{'grpcs' if self._settings.has_tls else 'grpc'}://{self._record.control}"
+
+    @property
+    def admin_token_path(self) -> Path:
+        """Where the administrator's token is."""
+        return self._settings.admin_token_file or self._state.admin_token
+
+    @property
+    def admin_token(self) -> str:
+        """The administrator's token."""
+        return self._admin_token
+
+    @property
     def rollout_address(self) -> str:
-        """host:port of Triton's gRPC endpoint."""
-        if self._settings.triton_url is not None:
-            return self._settings.triton_url
-        assert self._triton is not None
-        return self._triton.address
+        """host:port of Triton's gRPC endpoint, as clients reach it; no host: the control plane's."""
+        settings = self._settings
+        if settings.advertise or settings.triton_url:
+            return settings.advertise or settings.triton_url or ""
+        host = "" if settings.listens_everywhere else settings.host
+        assert self._record.ports is not None
+        return f"{host}:{self._record.ports.grpc}"
 
     def describe(self) -> ServerDescription:
         """Engine, limits, rewards. Raises UnavailableError while models (re)load."""
@@ -122,9 +145,11 @@ class RolloutServer:
         if self._valkey is not None:
             self._valkey.start()
         self._note(valkey=self._valkey and self._valkey.id)
+        self._admin_token = admin_token(self._settings.admin_token_file, self._state.admin_token)
         if self._settings.triton_url is None:
             self._prepare_triton(family, previous)
-        self._start_control(previous)
+        if self._settings.control:
+            self._start_control(previous)
         self._connect()
         self._note(ready=True)
 
@@ -157,6 +182,8 @@ class RolloutServer:
     def close(self) -> None:
         """Stop all parts, in seconds, and give the state folder back."""
         self._ready.clear()
+        if self._web is not None:
+            self._web.stop()
         if self._control is not None:
             self._control.stop(CONTROL_GRACE_S).wait()
         if self._engine_client is not None:
@@ -216,61 +243,71 @@ class RolloutServer:
                 threads=settings.thread_settings(),
                 redis=self._redis_url,
                 keep_versions=settings.keep_versions,
+                admin_digest=digest(self._admin_token),
+                internal_token=new_token(),
                 engine=settings.engine,
                 vlm_judge=settings.vlm_judge,
             ),
             latent_axes=1 + len(family.latent_shape(resolution_px)),
         )
-        ports = _triton_ports(previous.ports if previous else None)
+        ports = _triton_ports(settings, previous.ports if previous else None)
         installation = find_triton(settings.tritonserver, self._state.backends)
-        self._triton = TritonServer(installation, self._state, ports)
         self._rotate_log()
+        self._triton = TritonServer(installation, self._state, ports, settings)
         self._triton.start()
-        self._note(triton=self._triton.id, ports=ports, rollout=self._triton.address)
+        self._note(triton=self._triton.id, ports=ports, rollout=self._triton.endpoint.address)
 
     def _start_control(self, previous: ServerRecord | None) -> None:
         # Here, because they import torch.
-        from heliostat_server.adapters.store import AdapterStore
-        from heliostat_server.control.publisher import Publisher
-        from heliostat_server.control.service import ControlService, start_control
+        from heliostat_server.control.plane import start_plane
 
-        store = AdapterStore.connect(self._redis_url, keep_versions=self._settings.keep_versions)
-        self._engine_client = TritonClient(self.rollout_address)
-        service = ControlService(self, store, Publisher(store, self._engine_client))
-        address = f"{LOOPBACK}:{self._control_port(previous)}"
+        settings = self._settings
+        self._engine_client = TritonClient(self._triton_endpoint(), self._admin_token)
+        ports = self._control_ports(previous)
         try:
-            self._control = start_control(service, address)
+            self._control, self._web = start_plane(
+                settings, self._redis_url, self, self._engine_client, self._admin_token, ports
+            )
         except OSError as error:
-            raise ServerStartError(f"{error}: give another port with --port") from error
-        self._note(control=address, rollout=self.rollout_address)
+            raise ServerStartError(f"{error}: give other ports with --port, --http-port") from error
+        scheme = "https" if settings.has_tls else "http"
+        host = settings.local_host
+        self._note(
+            control=f"{host}:{ports[0]}",
+            http=f"{scheme}://{host}:{ports[1]}",
+            rollout=self._triton_endpoint().address,
+        )
+
+    def _triton_endpoint(self) -> TritonEndpoint:
+        if self._triton is not None:
+            return self._triton.endpoint
+        assert self._settings.triton_url is not None
+        return TritonEndpoint(self._settings.triton_url)
 
     def _connect(self) -> None:
         if self._triton is not None:
-            self._triton.load_models(self._stopping.is_set)
+            self._triton.wait(self._stopping.is_set)
         else:
             self._check_external()
         self._ready.set()
 
     def _check_external(self) -> None:
-        assert self._engine_client is not None
-        missing = [model for model in MODELS if not self._engine_client.is_ready(model)]
+        with TritonClient(self._triton_endpoint()) as client:
+            missing = [model for model in MODELS if not client.is_ready(model)]
         if missing:
             raise ServerStartError(
-                f"the Triton server at {self.rollout_address} does not serve {', '.join(missing)}: "
+                f"the Triton server at {self._settings.triton_url} does not serve {', '.join(missing)}: "
                 "start it with our model repository, or leave out --triton-url"
             )
 
-    def _control_port(self, previous: ServerRecord | None) -> int:
-        wanted = self._settings.port
-        if wanted:
-            return wanted
-        if wanted is None and is_free(DEFAULT_PORT):
-            return DEFAULT_PORT
-        last = int(previous.control.rpartition(":")[2]) if previous and previous.control else None
-        port = last if last and is_free(last) else free_ports(1)[0]
-        if wanted is None:
-            self._log.warning("the default port is taken", port=DEFAULT_PORT, instead=port)
-        return port
+    def _control_ports(self, previous: ServerRecord | None) -> tuple[int, int]:
+        settings = self._settings
+        last = [_port_of(previous.control), _port_of(previous.http)] if previous else [None, None]
+        control = choose_port(settings.port, DEFAULT_PORT, last[0], settings.host)
+        http = choose_port(settings.http_port, DEFAULT_HTTP_PORT, last[1], settings.host)
+        if settings.port is None and control != DEFAULT_PORT:
+            self._log.warning("the default port is taken", port=DEFAULT_PORT, instead=control)
+        return control, http
 
     def _restart_triton(self, reason: str) -> None:
         assert self._triton is not None
@@ -279,7 +316,7 @@ class RolloutServer:
         self._triton.stop()
         self._triton.start()
         self._note(triton=self._triton.id)
-        self._triton.load_models(self._stopping.is_set)
+        self._triton.wait(self._stopping.is_set)
         self._ready.set()
         self._log.info("tritonserver serves again")
 
@@ -313,9 +350,16 @@ class RolloutServer:
         self._state.write_record(self._record)
 
 
-def _triton_ports(previous: TritonPorts | None) -> TritonPorts:
-    """The ports of the last time if they are free, so that clients find us again."""
-    if previous is not None and all(is_free(port) for port in previous.model_dump().values()):
-        return previous
-    grpc, http, metrics = free_ports(3)
-    return TritonPorts(grpc=grpc, http=http, metrics=metrics)
+def _triton_ports(settings: ServeSettings, previous: TritonPorts | None) -> TritonPorts:
+    """Those asked for, else the last time's if they are free, so that clients find us again."""
+    last = (previous.grpc, previous.metrics) if previous else (None, None)
+    rollout = choose_port(settings.rollout_port, None, last[0], settings.host)
+    if settings.metrics_port is None:
+        return TritonPorts(grpc=rollout)
+    metrics = choose_port(settings.metrics_port, None, last[1], settings.host)
+    return TritonPorts(grpc=rollout, metrics=metrics)
+
+
+def _port_of(address: str | None) -> int | None:
+    """The port of host:port, or of a URL that ends so."""
+    return int(address.rpartition(":")[2]) if address else None

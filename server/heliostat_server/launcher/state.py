@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class TritonPorts(BaseModel):
-    """Where Triton listens, on loopback."""
+    """Where Triton listens."""
 
     model_config = ConfigDict(frozen=True)
 
     grpc: int
-    http: int
-    metrics: int
+    metrics: int | None = None
+    """None: there is no such page."""
 
 
 class ServerRecord(BaseModel):
@@ -37,6 +37,8 @@ class ServerRecord(BaseModel):
     started: datetime
     control: str | None = None
     """host:port of the control plane: what a trainer is pointed at."""
+    http: str | None = None
+    """URL of the dashboard and the HTTP API."""
     rollout: str | None = None
     """host:port of Triton's gRPC endpoint."""
     ports: TritonPorts | None = None
@@ -70,6 +72,15 @@ class StateFolder:
     def backends(self) -> Path:
         """Triton's backend directory, if assembled by us."""
         return self.path / "backends"
+
+    @property
+    def admin_token(self) -> Path:
+        """The administrator's token, unless it is given."""
+        return self.path / "admin.token"
+
+    def read_admin_token(self) -> str:
+        """The administrator's token. Raises OSError: no server has run here."""
+        return self.admin_token.read_text().strip()
 
     @property
     def redis(self) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import time
 from typing import TYPE_CHECKING
 
 from heliostat_server.errors import ServerStartError
+from heliostat_server.launcher.load_log import LoadLog
 from heliostat_server.launcher.processes import (
     ProcessId,
     child_commands,
@@ -16,8 +18,7 @@ from heliostat_server.launcher.processes import (
 )
 from heliostat_server.launcher.repository import MODELS
 from heliostat_server.launcher.shared_memory import prefix_of, sweep
-from heliostat_server.launcher.triton_client import TritonClient
-from heliostat_server.settings import LOOPBACK
+from heliostat_server.launcher.triton_client import TritonClient, TritonEndpoint
 
 if TYPE_CHECKING:
     import subprocess
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 
     from heliostat_server.launcher.installation import TritonInstallation
     from heliostat_server.launcher.state import StateFolder, TritonPorts
+    from heliostat_server.settings import ServeSettings
 
-LIVE_TIMEOUT_S = 60
+POLL_S = 0.05
 LOAD_TIMEOUT_S = 900
 """Loading may download or read many gigabytes."""
-UNLOAD_TIMEOUT_S = 3
+CLOSED_PROTOCOLS = "model-repository,model-config,shared-memory,statistics,trace,logging"
 EXIT_TIMEOUT_S = 1
 """What is in flight may finish; all that must be kept is in Redis."""
 
@@ -38,17 +40,24 @@ class TritonServer:
     """Starts one tritonserver, watches its models' processes, and ends it."""
 
     def __init__(
-        self, installation: TritonInstallation, state: StateFolder, ports: TritonPorts
+        self,
+        installation: TritonInstallation,
+        state: StateFolder,
+        ports: TritonPorts,
+        settings: ServeSettings,
     ) -> None:
         self._installation = installation
         self._state = state
         self._ports = ports
+        self._settings = settings
+        self._endpoint = TritonEndpoint.of(settings, ports.grpc)
         self._process: subprocess.Popen[bytes] | None = None
+        self._log = LoadLog(state.triton_log)
 
     @property
-    def address(self) -> str:
-        """host:port of the gRPC endpoint."""
-        return f"{LOOPBACK}:{self._ports.grpc}"
+    def endpoint(self) -> TritonEndpoint:
+        """Where we reach it ourselves."""
+        return self._endpoint
 
     @property
     def id(self) -> ProcessId | None:
@@ -60,35 +69,44 @@ class TritonServer:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start, wait until it answers. Raises ServerStartError."""
+        """Start; `wait` says when it serves."""
         self._clear_remains()
+        self._log = LoadLog(self._state.triton_log)
         self._process = spawn(
             [self._installation.binary, *self._flags()],
             self._state.triton_log,
             signal.SIGKILL,
             self._installation.environment(),
         )
-        deadline = time.monotonic() + LIVE_TIMEOUT_S
-        with TritonClient(self.address) as client:
+
+    def wait(self, is_stopping: Callable[[], bool]) -> None:
+        """Wait until it serves all models. Raises ServerStartError with the reason if it cannot."""
+        deadline = time.monotonic() + LOAD_TIMEOUT_S
+        with TritonClient(self._endpoint) as client:
             while self.is_running() and time.monotonic() < deadline:
                 if client.is_live():
                     return
-                time.sleep(0.05)
-        self.stop()
-        raise ServerStartError(
-            f"tritonserver does not start: {last_error(self._state)} (see {self._state.triton_log})"
-        )
-
-    def load_models(self, is_stopping: Callable[[], bool]) -> None:
-        """Load all models at once and wait. Raises ServerStartError with a model's reason."""
-        with TritonClient(self.address) as client:
-            client.load_models(MODELS, LOAD_TIMEOUT_S, is_stopping)
+                if is_stopping():
+                    raise ServerStartError("stopped while the models were loading")
+                time.sleep(POLL_S)
+        raise ServerStartError(self._reason())
 
     def reload_model(self, model: str, is_stopping: Callable[[], bool]) -> None:
-        """Unload and load a model whose process died. Raises HeliostatError if Triton cannot."""
-        with TritonClient(self.address) as client:
-            client.unload_model(model, UNLOAD_TIMEOUT_S)
-            client.load_models([model], LOAD_TIMEOUT_S, is_stopping)
+        """Load a model again whose process died. Raises ServerStartError if Triton cannot."""
+        log = LoadLog(self._state.triton_log)
+        # Triton polls its repository and sees that a file is new: its model-control endpoints are
+        # closed, for they let a client start programs.
+        (self._state.models / model / "1" / "model.py").touch()
+        deadline = time.monotonic() + LOAD_TIMEOUT_S
+        while self.is_running() and time.monotonic() < deadline:
+            if model in log.loaded():
+                return
+            if (failure := log.failure()) is not None:
+                raise ServerStartError(failure[1])
+            if is_stopping():
+                raise ServerStartError("stopped while a model was loading")
+            time.sleep(POLL_S)
+        raise ServerStartError("it was not loaded in time")
 
     def dead_models(self) -> list[str]:
         """Models whose process is gone: Triton goes on calling them ready."""
@@ -113,21 +131,41 @@ class TritonServer:
         kill_running(self._state.models)
         sweep(prefix_of(self._state.digest))
 
+    def _reason(self) -> str:
+        failure = self._log.failure()
+        self.stop()
+        if failure is not None:
+            return f"the model {failure[0]} does not load: {failure[1]}"
+        return (
+            f"tritonserver does not start: {last_error(self._state)} (see {self._state.triton_log})"
+        )
+
     def _flags(self) -> list[str]:
+        settings = self._settings
         flags = {
             "model-repository": self._state.models,
             "backend-directory": self._installation.backends,
             "backend-config": f"python,shm-region-prefix-name={prefix_of(self._state.digest)}",
-            "model-control-mode": "explicit",
+            "model-control-mode": "poll",
+            "repository-poll-secs": 1,
             "exit-timeout-secs": EXIT_TIMEOUT_S,
-            "grpc-address": LOOPBACK,
+            "grpc-address": settings.host,
             "grpc-port": self._ports.grpc,
-            "http-address": LOOPBACK,
-            "http-port": self._ports.http,
-            "metrics-address": LOOPBACK,
-            "metrics-port": self._ports.metrics,
+            "grpc-header-forward-pattern": "authorization",
+            # Nobody needs these, so the key is thrown away.
+            "grpc-restricted-protocol": f"{CLOSED_PROTOCOLS}:closed={secrets.token_hex(32)}",
+            "allow-http": "false",
+            "allow-metrics": str(self._ports.metrics is not None).lower(),
             "allow-gpu-metrics": "false",
         }
+        if self._ports.metrics is not None:
+            flags |= {"metrics-address": settings.host, "metrics-port": self._ports.metrics}
+        if settings.has_tls:
+            flags |= {
+                "grpc-use-ssl": "true",
+                "grpc-server-cert": settings.tls_certificate,
+                "grpc-server-key": settings.tls_key,
+            }
         # Auto-completion would start each model's process a second time.
         return ["--disable-auto-complete-config", *(f"--{k}={v}" for k, v in flags.items())]
 

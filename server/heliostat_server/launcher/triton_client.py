@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -12,39 +11,67 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from heliostat_proto.rollout_pb2 import ExploreSpec, LoadReport, LoadSpec
 from heliostat_server.errors import (
+    ForbiddenError,
     ModelError,
     NotFoundError,
     RequestError,
-    ServerStartError,
+    TokenError,
     UnavailableError,
     read_streamed,
     says_restarting,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from typing import Self
 
     from heliostat_engines.errors import HeliostatError
+    from heliostat_server.settings import ServeSettings
 
 _ERRORS: dict[object, type[HeliostatError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: RequestError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.UNAUTHENTICATED: TokenError,
+    grpc.StatusCode.PERMISSION_DENIED: ForbiddenError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
 }
-POLL_S = 0.02
 
-_LOAD_PREFIX = re.compile(
-    r"load failed for model '\w+': version \d+ is at UNAVAILABLE state: Internal: (?:\w+Error: )?"
-)
+
+@dataclass(frozen=True)
+class TritonEndpoint:
+    """Where a Triton server is, and what its calls need.
+
+    certificate: PEM, if it speaks TLS; name: the host name that this is for.
+    """
+
+    address: str
+    certificate: bytes | None = None
+    name: str = ""
+
+    @classmethod
+    def of(cls, settings: ServeSettings, port: int) -> Self:
+        """The one that these settings start on a port of this machine."""
+        if settings.tls_certificate is None:
+            return cls(f"{settings.local_host}:{port}")
+        certificate = settings.tls_certificate.read_bytes()
+        return cls(f"{settings.local_host}:{port}", certificate, settings.tls_name)
+
+    def channel(self) -> grpc.Channel:
+        """A new connection."""
+        if self.certificate is None:
+            return grpc.insecure_channel(self.address)
+        credentials = grpc.ssl_channel_credentials(self.certificate)
+        options = [("grpc.ssl_target_name_override", self.name)]
+        return grpc.secure_channel(self.address, credentials, options)
 
 
 class TritonClient:
     """Talks to one Triton server. Safe to share between threads; close it."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.insecure_channel(address)
+    def __init__(self, endpoint: TritonEndpoint, token: str = "") -> None:
+        """token: the administrator's, which only `load_adapter` needs."""
+        self._channel = endpoint.channel()
+        self._metadata = [("authorization", f"Bearer {token}")]
         self._triton: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -73,34 +100,6 @@ class TritonClient:
         except grpc.RpcError:
             return False
 
-    def load_models(
-        self, models: Sequence[str], timeout_s: float, is_stopping: Callable[[], bool]
-    ) -> None:
-        """Load models side by side and wait.
-
-        Raises:
-            ServerStartError: with the first model's reason, or because `is_stopping`.
-        """
-        loads = {}
-        for model in models:
-            request = service_pb2.RepositoryModelLoadRequest(model_name=model)
-            loads[model] = self._triton.RepositoryModelLoad.future(request, timeout=timeout_s)
-        while loads:
-            for model in [model for model, load in loads.items() if load.done()]:
-                try:
-                    loads.pop(model).result()
-                except grpc.RpcError as error:
-                    reason = _sentence(error.details())
-                    raise ServerStartError(f"the model {model} does not load: {reason}") from error
-            if is_stopping():
-                raise ServerStartError("stopped while the models were loading")
-            time.sleep(POLL_S)
-
-    def unload_model(self, model: str, timeout_s: float) -> None:
-        """Unload a model. Raises UnavailableError if that takes too long."""
-        request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
-        self._call(self._triton.RepositoryModelUnload, request, timeout_s)
-
     def load_adapter(self, sha256: str, timeout_s: float) -> LoadReport:
         """Make a staged adapter resident in `explore`. Raises the reason if it is refused."""
         spec = json_format.MessageToJson(ExploreSpec(load=LoadSpec(sha256=sha256)), indent=None)
@@ -118,7 +117,9 @@ class TritonClient:
     def _stream(self, request: object, timeout: float) -> list[Any]:
         # Without the header triton_grpc_error: tritonserver 2.51 can crash on a stream's error
         # that it tells as a status.
-        return list(self._triton.ModelStreamInfer(iter([request]), timeout=timeout))
+        return list(
+            self._triton.ModelStreamInfer(iter([request]), timeout=timeout, metadata=self._metadata)
+        )
 
     @staticmethod
     def _call(method: Any, request: object, timeout_s: float) -> Any:
@@ -141,5 +142,4 @@ def _bytes_element(data: bytes) -> bytes:
 
 def _sentence(details: str | None) -> str:
     """What the model said, without what Triton puts around it."""
-    said = (details or "no reason given").split("\n\nAt:")[0]
-    return _LOAD_PREFIX.sub("", said).strip()
+    return (details or "no reason given").split("\n\nAt:")[0].strip()

@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from heliostat_engines.noise import SEED_LIMIT
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_server.errors import RequestError
-from heliostat_server.experiments import check_experiment
+from heliostat_server.experiments.names import check_experiment
 from heliostat_server.rewards.registry import check_rewards
 
 if TYPE_CHECKING:

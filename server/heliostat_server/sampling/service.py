@@ -19,10 +19,11 @@ from heliostat_server.sampling.metrics import ExploreMetrics
 from heliostat_server.sampling.requests import Rollout, parse_explore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch
 
+    from heliostat_server.experiments.authority import Caller
     from heliostat_server.sampling.explorer import Explorer
     from heliostat_server.sampling.jobs import Reply
     from heliostat_server.sampling.usage import UsageWriter
@@ -81,11 +82,24 @@ class ExploreService:
             thread.start()
 
     def submit(
-        self, spec: bytes, seeds: Sequence[int], reply: Reply, timeout_s: float | None = None
+        self,
+        spec: bytes,
+        seeds: Sequence[int],
+        reply: Reply,
+        caller: Callable[[], Caller],
+        timeout_s: float | None = None,
     ) -> None:
-        """Check a request and queue it. Answers through `reply`; never raises."""
+        """Check a request and queue it. Answers through `reply`; never raises.
+
+        caller: tells who sent it, or raises.
+        """
         try:
+            sender = caller()
             request = parse_explore(spec, seeds, self._limits, self._rewards)
+            if isinstance(request, Rollout):
+                sender.check_owns(request.experiment)
+            else:
+                sender.check_admin()
             job = ExploreJob(request, reply, self._limits.batch, timeout_s)
             self._scheduler.submit(job)
         except Exception as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import redis
 import structlog
 
-from heliostat_server.experiments import experiment_key
+from heliostat_server.experiments.names import experiment_key
 
 if TYPE_CHECKING:
     from typing import Self

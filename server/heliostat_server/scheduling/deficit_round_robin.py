@@ -8,13 +8,14 @@ from collections import OrderedDict, deque
 from threading import Condition
 from typing import TYPE_CHECKING, Generic
 
-from heliostat_server.errors import QueueFullError, RequestError
+from heliostat_server.errors import PausedError, QueueFullError, RequestError
 from heliostat_server.scheduling.scheduler import JobT
-from heliostat_server.scheduling.shares import EqualShares, Share
+from heliostat_server.scheduling.shares import EqualShares
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from heliostat_server.experiments.model import Share
     from heliostat_server.scheduling.shares import ExperimentShares
 
 QUANTUM_NFES = 24
@@ -23,6 +24,7 @@ change of adapters is shared by several batches."""
 STRICT_BATCHES = 15
 """Batches drawn in a row while lower priorities wait; then one goes to them."""
 LONGEST_RETRY_S = 60
+PAUSED_RETRY_S = 5
 
 
 class DeficitRoundRobin(Generic[JobT]):
@@ -65,13 +67,19 @@ class DeficitRoundRobin(Generic[JobT]):
         self._closed = False
 
     def submit(self, job: JobT) -> None:
-        """Queue a job behind those of its experiment. Raises RequestError, QueueFullError."""
+        """Queue a job behind those of its experiment. Raises RequestError, PutOffError."""
         if job.is_urgent:
             with self._changed:
                 self._urgent.append(job)
                 self._changed.notify()
             return
         share = self._shares.get(job.experiment)
+        if share.paused:
+            raise PausedError(
+                f"experiment {job.experiment!r} is paused: it goes on after `heliostat experiment "
+                f"resume {job.experiment}`",
+                PAUSED_RETRY_S,
+            )
         with self._changed:
             self._drop_finished()
             self._check_room(job, share)

@@ -44,7 +44,7 @@ class Scheduler(Protocol[JobT]):
 
         Raises:
             RequestError: it is larger than any queue.
-            QueueFullError: it has to come again later.
+            PutOffError: it has to come again later.
         """
 
     def next(self) -> JobT | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import redis
 import structlog
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from heliostat_server.experiments import experiment_key
+from heliostat_server.experiments.model import Share
+from heliostat_server.experiments.names import experiment_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,18 +21,6 @@ if TYPE_CHECKING:
 REREAD_AFTER_S = 3.0
 MAX_KNOWN = 1000
 SOCKET_TIMEOUT_S = 2.0
-
-
-@dataclass(frozen=True)
-class Share:
-    """One experiment's terms."""
-
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """Its part of the engine, relative to the others of its priority."""
-    priority: int = 0
-    """Higher ones go first, whatever the weights."""
-    max_queued_images: Annotated[int, Field(ge=1)] = 16_384
-    """Images that may wait; more are refused until some are drawn."""
 
 
 class ExperimentShares(Protocol):
@@ -83,12 +71,12 @@ class StoredShares:
         return share
 
     def _read(self, experiment: str, known: Share) -> Share:
-        names = [field.name for field in fields(Share)]
+        names = list(Share.model_fields)
         try:
             values = cast(
                 "list[bytes | None]", self._redis.hmget(experiment_key(experiment), names)
             )
-            return _SHARE.validate_python(
+            return Share.model_validate(
                 {
                     name: value.decode()
                     for name, value in zip(names, values, strict=True)
@@ -98,6 +86,3 @@ class StoredShares:
         except (redis.RedisError, ValidationError) as error:
             self._log.warning("terms kept", experiment=experiment, reason=str(error))
             return known
-
-
-_SHARE = TypeAdapter(Share)

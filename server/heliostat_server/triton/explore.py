@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import triton_python_backend_utils as pb
 from google.protobuf import json_format
 
 from heliostat_engines.families import get_family
-from heliostat_proto.rollout_pb2 import LoadReport, ScoreSpec
+from heliostat_proto.rollout_pb2 import LoadReport
 from heliostat_server.adapters.store import AdapterStore
 from heliostat_server.description import ServerDescription
 from heliostat_server.rewards.registry import RewardBook, offered_rewards
@@ -21,11 +22,10 @@ from heliostat_server.sampling.service import ExploreService
 from heliostat_server.sampling.usage import RedisUsage, UsageWriter
 from heliostat_server.scheduling.deficit_round_robin import QUANTUM_NFES, DeficitRoundRobin
 from heliostat_server.scheduling.shares import StoredShares
+from heliostat_server.triton.guard import Guard
 from heliostat_server.triton.metrics import TritonExporter
+from heliostat_server.triton.models import Models
 from heliostat_server.triton.tensors import (
-    call,
-    encode_prompts,
-    output,
     read_seeds,
     read_spec,
     response,
@@ -34,8 +34,6 @@ from heliostat_server.triton.tensors import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import torch
 
     from heliostat_engines.adapters import Binding
     from heliostat_server.sampling.jobs import ExploreJob, FinishedBatch
@@ -47,6 +45,7 @@ class ExploreModel:
 
     def __init__(self, settings: ModelSettings) -> None:
         metrics = ExploreMetrics()
+        self._guard = Guard(settings)
         self._service = start_explore(settings, metrics)
         self._exporter = TritonExporter(metrics.registry)
 
@@ -57,6 +56,7 @@ class ExploreModel:
                 read_spec(request),
                 read_seeds(request) or [],
                 TritonReply(request),
+                partial(self._guard.caller, request),
                 _timeout_s(request),
             )
 
@@ -71,12 +71,13 @@ def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreSe
     family = get_family(settings.family)
     engine = load_engine(family, settings)
     rewards = RewardBook(settings.family, offered_rewards(settings)).names
+    models = Models(settings.internal_token)
     explorer = Explorer(
         family,
         engine,
         AdapterStore.connect(settings.redis, keep_versions=settings.keep_versions),
-        PromptCache(encode_prompts),
-        _score,
+        PromptCache(models.encode),
+        models.score,
         batch=settings.limits.batch,
         resolution_px=settings.resolution_px,
         metrics=metrics,
@@ -138,17 +139,3 @@ class TritonReply:
 def _timeout_s(request: Any) -> float | None:
     """KServe's request parameter `timeout`, which is in microseconds; 0 is none."""
     return request.timeout() / 1e6 or None
-
-
-def _score(
-    latents: torch.Tensor, prompt: str, rewards: Sequence[str], seeds: Sequence[int]
-) -> torch.Tensor:
-    spec = json_format.MessageToJson(ScoreSpec(prompts=[prompt], rewards=rewards), indent=None)
-    inputs = {
-        "SPEC": np.array([spec.encode()], np.object_),
-        "LATENTS": latents.numpy(),
-        "SEEDS": np.array(seeds, np.int64),
-    }
-    scored = output(call("score", inputs, ["REWARDS"]), "REWARDS")
-    assert scored is not None
-    return scored

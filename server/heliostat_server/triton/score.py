@@ -13,9 +13,10 @@ from heliostat_server.sampling.engine import load_decoder
 from heliostat_server.scoring.metrics import ScoreMetrics
 from heliostat_server.scoring.scorer import Scorer
 from heliostat_server.triton.answering import answer_each
+from heliostat_server.triton.guard import Guard
 from heliostat_server.triton.metrics import TritonExporter
+from heliostat_server.triton.models import Models
 from heliostat_server.triton.tensors import (
-    encode_prompts,
     read_seeds,
     read_spec,
     read_tensor,
@@ -34,12 +35,13 @@ class ScoreModel:
     def __init__(self, settings: ModelSettings) -> None:
         family = get_family(settings.family)
         self._log = structlog.get_logger("score")
+        self._guard = Guard(settings)
         metrics = ScoreMetrics()
         self._exporter = TritonExporter(metrics.registry)
         self._scorer = Scorer(
             load_decoder(family, settings),
             RewardBook(settings.family, offered_rewards(settings)),
-            PromptCache(encode_prompts),
+            PromptCache(Models(settings.internal_token).encode),
             settings.limits,
             family.latent_shape(settings.resolution_px),
             metrics,
@@ -54,6 +56,7 @@ class ScoreModel:
         self._exporter.close()
 
     def _answer(self, request: Any) -> Any:
+        self._guard.caller(request)
         latents = read_tensor(request, "LATENTS")
         scored = self._scorer.score(read_spec(request), latents, read_seeds(request))
         outputs = {"REWARDS": scored.rewards}

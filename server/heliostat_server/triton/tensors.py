@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb
 
-from heliostat_engines.conditioning import Conditioning
 from heliostat_server.errors import (
     Code,
     ModelError,
@@ -22,7 +21,7 @@ from heliostat_server.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -35,6 +34,9 @@ _CODE_NAMES = {
     Code.NOT_FOUND: "NOT_FOUND",
     Code.UNAVAILABLE: "UNAVAILABLE",
     Code.RESOURCE_EXHAUSTED: "UNAVAILABLE",
+    Code.UNAUTHENTICATED: "INVALID_ARG",
+    Code.PERMISSION_DENIED: "INVALID_ARG",
+    Code.ALREADY_EXISTS: "ALREADY_EXISTS",
     Code.DEADLINE_EXCEEDED: "UNAVAILABLE",
     Code.INTERNAL: "INTERNAL",
 }
@@ -70,9 +72,10 @@ def response(outputs: Mapping[str, torch.Tensor | NDArray[Any]]) -> Any:
 
 
 def error_response(error: BaseException) -> Any:
-    """An answer that is an error."""
-    code = getattr(pb.TritonError, _CODE_NAMES[code_of(error)])
-    return pb.InferenceResponse(error=pb.TritonError(describe(error), code))
+    """An answer that is an error; its text has the code where Triton has no such code."""
+    name = _CODE_NAMES[code_of(error)]
+    text = describe(error) if name.startswith(code_of(error)[:7]) else streamed(error)
+    return pb.InferenceResponse(error=pb.TritonError(text, getattr(pb.TritonError, name)))
 
 
 def stream_error_response(error: BaseException, request_id: str) -> Any:
@@ -81,21 +84,8 @@ def stream_error_response(error: BaseException, request_id: str) -> Any:
     return pb.InferenceResponse(error=pb.TritonError(streamed(error, request_id), code))
 
 
-def call(
-    model: str, inputs: Mapping[str, torch.Tensor | NDArray[Any]], outputs: Sequence[str]
-) -> Any:
-    """Ask another model of this server and wait. Raises the error that it answers."""
-    answer = pb.InferenceRequest(
-        model_name=model,
-        inputs=[pb.Tensor(name, np.ascontiguousarray(value)) for name, value in inputs.items()],
-        requested_output_names=list(outputs),
-    ).exec()
-    if answer.has_error():
-        raise _error_of(model, answer.error())
-    return answer
-
-
-def _error_of(model: str, error: Any) -> HeliostatError:
+def error_of(model: str, error: Any) -> HeliostatError:
+    """What another model's error means here."""
     if says_restarting(error.message()):
         return UnavailableError(
             f"the server's model {model} is being restarted: try again in a few seconds"
@@ -110,13 +100,3 @@ def output(answer: Any, name: str) -> torch.Tensor | None:
     """An output of a model's answer as a tensor of its own; None if it gave none."""
     tensor = pb.get_output_tensor_by_name(answer, name)
     return None if tensor is None else torch.from_numpy(tensor.as_numpy().copy())
-
-
-def encode_prompts(prompts: Sequence[str]) -> Conditioning:
-    """Conditioning[B] of prompts[B] from the model `text_encoder`."""
-    texts = np.array([prompt.encode() for prompt in prompts], dtype=np.object_)
-    answer = call("text_encoder", {"PROMPTS": texts}, ["TOKENS", "POOLED", "MASK"])
-    tokens, pooled = output(answer, "TOKENS"), output(answer, "POOLED")
-    assert tokens is not None
-    assert pooled is not None
-    return Conditioning(tokens, pooled, output(answer, "MASK"))

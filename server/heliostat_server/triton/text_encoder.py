@@ -10,6 +10,7 @@ import triton_python_backend_utils as pb
 from heliostat_engines.families import get_family
 from heliostat_server.errors import RequestError
 from heliostat_server.triton.answering import answer_each
+from heliostat_server.triton.guard import Guard
 from heliostat_server.triton.tensors import response
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class TextEncoderModel:
 
     def __init__(self, settings: ModelSettings) -> None:
         self._limits = settings.limits
+        self._guard = Guard(settings)
         self._log = structlog.get_logger("text_encoder")
         family = get_family(settings.family)
         self._encoder = family.load_text_encoder(settings.checkpoint).to(settings.torch_device)
@@ -32,6 +34,7 @@ class TextEncoderModel:
         return answer_each(requests, self._answer, self._log)
 
     def _answer(self, request: Any) -> Any:
+        self._guard.caller(request)
         conditioning = self._encoder.encode(self._prompts(request))
         outputs = {"TOKENS": conditioning.tokens.float(), "POOLED": conditioning.pooled.float()}
         if conditioning.mask is not None:

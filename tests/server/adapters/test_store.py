@@ -88,7 +88,7 @@ def test_discard_takes_staged_bytes_only(store: AdapterStore) -> None:
 
 def test_damaged_bytes_are_not_handed_out(store: AdapterStore) -> None:
     sha256 = store.stage(files("x"))
-    store._redis.hset(f"heliostat:adapter:{sha256}", "tensors", b"other")
+    store._redis.hset(f"heliostat:adapter:{sha256}", "0", b"other")
     with pytest.raises(NotFoundError, match="damaged"):
         store.fetch(sha256)
 
@@ -100,5 +100,5 @@ def test_publishing_at_once_gives_each_its_own_version(store: AdapterStore) -> N
 
 
 def test_a_store_that_is_gone_is_said_so() -> None:
-    with pytest.raises(UnavailableError, match="the adapter store does not answer"):
+    with pytest.raises(UnavailableError, match="the server's store does not answer"):
         AdapterStore.connect("redis://127.0.0.1:1").latest("a")

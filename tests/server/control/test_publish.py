@@ -9,12 +9,14 @@ from heliostat_engines.errors import AdapterError
 from heliostat_proto.control_pb2 import PublishRequest
 from heliostat_proto.rollout_pb2 import LoadReport
 from heliostat_server.control.publisher import Publisher
-from heliostat_server.control.upload import receive_adapter
+from heliostat_server.control.upload import receive_adapter, receive_header
 from heliostat_server.errors import NotFoundError, RequestError
 from tests.server.checkpoints import random_adapter
 from tests.server.rollout_client import publish_parts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from heliostat_server.adapters.store import AdapterStore
 
 ADAPTER = random_adapter({"block": (8, 8)})
@@ -31,9 +33,15 @@ class Loader:
         return LoadReport(bound_modules=1, target_modules=1)
 
 
+def receive(parts: Iterable[PublishRequest]) -> tuple[str, AdapterFiles]:
+    stream = iter(parts)
+    header = receive_header(stream, MAX_BYTES)
+    return header.experiment, receive_adapter(header, stream)
+
+
 def test_receives_what_was_sent() -> None:
     parts = publish_parts(ADAPTER, "e", chunk_bytes=100)
-    assert receive_adapter(parts, MAX_BYTES) == ("e", ADAPTER)
+    assert receive(parts) == ("e", ADAPTER)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +61,7 @@ def test_receives_what_was_sent() -> None:
 )
 def test_refuses_broken_uploads(parts: list[PublishRequest], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        receive_adapter(parts, MAX_BYTES)
+        receive(parts)
 
 
 def test_publishes_what_the_engine_takes(store: AdapterStore) -> None:
@@ -74,4 +82,4 @@ def test_what_is_no_adapter_never_reaches_the_store(store: AdapterStore) -> None
     broken = AdapterFiles(ADAPTER.config, ADAPTER.tensors[:-8])
     with pytest.raises(AdapterError, match="no whole safetensors file"):
         Publisher(store, Loader()).publish("e", broken)
-    assert store._redis.keys() == []
+    assert store._redis.keys("heliostat:adapter:*") == []

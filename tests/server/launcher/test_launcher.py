@@ -15,6 +15,7 @@ import pytest
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_server.adapters.store import AdapterStore
 from heliostat_server.errors import ServerRunningError, ServerStartError
+from heliostat_server.experiments.store import ExperimentStore
 from heliostat_server.launcher import installation
 from heliostat_server.launcher.installation import check_numpy, find_triton
 from heliostat_server.launcher.ports import free_ports, is_free
@@ -151,6 +152,7 @@ def test_the_repository_is_filled_in(tmp_path: Path) -> None:
         threads=ThreadSettings.for_cores(2),
         redis="redis://localhost",
         keep_versions=3,
+        internal_token="internal",
     )
     stage_repository(tmp_path / "models", tmp_path / "models.json", settings, latent_axes=3)
     read_back = ModelSettings.model_validate_json((tmp_path / "models.json").read_text())
@@ -190,6 +192,7 @@ def test_the_embedded_store_keeps_all_over_a_kill_in_a_deep_folder(tmp_path: Pat
     valkey._state.path.mkdir()
     valkey.start()
     store = AdapterStore.connect(valkey.url)
+    ExperimentStore(store._redis).create("e")
     assert store.commit("e", store.stage(AdapterFiles(b"{}", b"x"))) == 1
     assert valkey.id is not None
     os.kill(valkey.id.pid, signal.SIGKILL)

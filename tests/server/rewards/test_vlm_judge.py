@@ -258,6 +258,7 @@ def test_the_reward_is_offered_once_it_is_configured() -> None:
         threads=ThreadSettings.for_cores(1),
         redis="redis://localhost",
         keep_versions=3,
+        internal_token="internal",
     )
     assert "vlm_judge" not in RewardBook("sana", offered_rewards(settings)).names
     with serving(by_brightness) as judge:

@@ -22,6 +22,7 @@ from heliostat_server.errors import (
     RequestError,
     UnavailableError,
 )
+from heliostat_server.experiments.authority import ADMIN
 from heliostat_server.sampling.conditioning import PromptCache
 from heliostat_server.sampling.explorer import Explorer
 from heliostat_server.sampling.jobs import ExploreJob
@@ -34,12 +35,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from heliostat_engines.adapters import Adapter
+    from heliostat_server.experiments.authority import Caller
     from heliostat_server.sampling.jobs import FinishedBatch
 
 BATCH = 4
 LIMITS = LimitSettings(batch=BATCH, max_queued_images=80)
 ADAPTER = random_adapter({"block": (4, 4)})
 ROLLOUT = {"experiment": "e", "prompt": "a cat", "steps": 2, "rewards": ["mean"]}
+
+
+def admin() -> Caller:
+    return ADMIN
 
 
 class FakeEngine:
@@ -132,7 +138,7 @@ class Harness:
     ) -> FakeReply:
         reply = reply or FakeReply()
         spec = json.dumps({"rollout": ROLLOUT | changes}).encode()
-        self.service.submit(spec, list(seeds), reply)
+        self.service.submit(spec, list(seeds), reply, admin)
         assert reply.ended.wait(10)
         return reply
 
@@ -189,7 +195,9 @@ def test_an_unknown_version_ends_that_request_alone(harness: Harness) -> None:
 
 def test_a_load_reports_how_the_adapter_binds(harness: Harness) -> None:
     reply = FakeReply()
-    harness.service.submit(json.dumps({"load": {"sha256": ADAPTER.sha256}}).encode(), [], reply)
+    harness.service.submit(
+        json.dumps({"load": {"sha256": ADAPTER.sha256}}).encode(), [], reply, admin
+    )
     assert reply.ended.wait(10)
     assert reply.reports == [Binding(1, 1)]
 
@@ -250,7 +258,9 @@ def test_requests_left_at_the_end_are_told(harness: Harness) -> None:
     harness.engine.before_velocity = hold
     replies = [FakeReply(), FakeReply()]
     for reply in replies:
-        harness.service.submit(json.dumps({"rollout": ROLLOUT}).encode(), list(range(4)), reply)
+        harness.service.submit(
+            json.dumps({"rollout": ROLLOUT}).encode(), list(range(4)), reply, admin
+        )
     assert entered.wait(10)
     closing = Thread(target=harness.service.close)
     closing.start()
@@ -274,7 +284,7 @@ def held(harness: Harness) -> Iterator[Event]:
 
     harness.engine.before_velocity = hold
     first = FakeReply()
-    harness.service.submit(json.dumps({"rollout": ROLLOUT}).encode(), [0, 1, 2, 3], first)
+    harness.service.submit(json.dumps({"rollout": ROLLOUT}).encode(), [0, 1, 2, 3], first, admin)
     assert entered.wait(10)
     yield leave
     leave.set()
@@ -286,7 +296,7 @@ def submit(
 ) -> FakeReply:
     reply = FakeReply()
     spec = json.dumps({"rollout": ROLLOUT | changes}).encode()
-    harness.service.submit(spec, range(count), reply, timeout_s)
+    harness.service.submit(spec, range(count), reply, admin, timeout_s)
     return reply
 
 

@@ -1,0 +1,91 @@
+"""Tokens of the servers that this user has started or logged in to, for commands that need one."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import typer
+
+from heliostat_engines.errors import HeliostatError
+from heliostat_trainer.config import server_address
+from heliostat_trainer.tokens import ENVIRONMENT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PATH_ENVIRONMENT = "HELIOSTAT_CREDENTIALS"
+
+
+class CredentialsError(HeliostatError):
+    """The file of tokens cannot be read or written."""
+
+
+def credentials_path() -> Path:
+    """The file: HELIOSTAT_CREDENTIALS, or the one in the user's settings folder."""
+    given = os.environ.get(PATH_ENVIRONMENT)
+    return Path(given or Path(typer.get_app_dir("heliostat")) / "credentials.json")
+
+
+def known_token(url: str) -> str | None:
+    """The token kept for the server at a URL. Raises CredentialsError."""
+    return _read(credentials_path()).get(_key(url))
+
+
+def token_for(url: str) -> str:
+    """HELIOSTAT_TOKEN, or the token kept for a server.
+
+    Raises:
+        CredentialsError: there is neither.
+    """
+    token = os.environ.get(ENVIRONMENT) or known_token(url)
+    if not token:
+        raise CredentialsError(
+            f"no token for the rollout server at {url}: run `heliostat login --server {url}`, or "
+            f"set {ENVIRONMENT}"
+        )
+    return token
+
+
+def keep_token(url: str, token: str) -> Path:
+    """Keep a token for a server; answers the file. Raises CredentialsError."""
+    path = credentials_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _locked(path):
+            tokens = _read(path) | {_key(url): token}
+            draft = path.with_suffix(".new")
+            draft.unlink(missing_ok=True)
+            draft.touch(mode=0o600)
+            draft.write_text(json.dumps(tokens, indent=1))
+            draft.replace(path)
+    except OSError as error:
+        raise CredentialsError(
+            f"cannot write {path}: {error.strerror}; set {PATH_ENVIRONMENT} to another file"
+        ) from error
+    return path
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        return cast("dict[str, str]", json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CredentialsError(f"cannot read {path}: {error}; mend or delete it") from error
+
+
+def _key(url: str) -> str:
+    host, _, port = server_address(url).rpartition(":")
+    return f"{'127.0.0.1' if host == 'localhost' else host}:{port}"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,18 @@
+"""What is wrong with a request, in one sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def first_problem(errors: Sequence[Mapping[str, Any]]) -> str:
+    """The first of pydantic's errors."""
+    first = errors[0]
+    name = ".".join(str(part) for part in first["loc"] if part != "body")
+    message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    if first["type"] == "missing":
+        return f"{name} is missing"
+    return f"{name} = {str(first['input'])[:100]!r}: {message}" if name else message

@@ -1,0 +1,1 @@
+"""Experiments: who shares the server, under which terms, and which tokens are theirs."""

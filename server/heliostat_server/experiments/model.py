@@ -1,0 +1,84 @@
+"""What is known of an experiment."""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003 (pydantic reads it)
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Share(_Model):
+    """An experiment's terms: what it is owed, and how much it may have waiting."""
+
+    weight: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
+    """Its part of the engine, relative to the others of its priority."""
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    """Higher ones go first, whatever the weights."""
+    max_queued_images: Annotated[int, Field(ge=1, le=2**31)] = 16_384
+    """Images that may wait; more are refused until some are drawn."""
+    paused: bool = False
+    """Whether its rollouts are put off; what waits already is drawn."""
+
+
+class ShareChange(_Model):
+    """New terms; what is None stays as it is."""
+
+    weight: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
+    priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
+    max_queued_images: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    paused: bool | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """The terms that are to change."""
+        return self.model_dump(exclude_none=True)
+
+
+class Usage(_Model):
+    """What an experiment has used, ever."""
+
+    images: int = 0
+    """Candidates denoised."""
+    nfes: int = 0
+    """Evaluations of the transformer, counted for each image."""
+    seconds: float = 0.0
+    """Seconds of the engine."""
+
+
+class Version(_Model):
+    """A published adapter that is still kept."""
+
+    version: int
+    sha256: str
+    pinned: bool
+    """Whether it stays however many follow."""
+    bytes: int
+
+
+class Experiment(_Model):
+    """One experiment, as the store has it."""
+
+    name: str
+    created: datetime
+    share: Share
+    latest_version: int
+    """0: it has published nothing."""
+    versions: tuple[Version, ...]
+    usage: Usage
+
+
+class Event(_Model):
+    """Something that was done to an experiment."""
+
+    id: str
+    """Of Redis' stream; later ones are larger."""
+    at: datetime
+    experiment: str
+    what: str
+    """created, published, rolled back, pinned, unpinned, changed, token issued, tokens revoked or
+    deleted."""
+    detail: str

@@ -1,0 +1,44 @@
+"""The administrator's token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heliostat_server.errors import ServerStartError
+from heliostat_server.experiments.tokens import new_token
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHORTEST = 16
+
+
+def admin_token(given: Path | None, own: Path) -> str:
+    """The token of the given file, or of our own, which is made if it is not there.
+
+    Raises:
+        ServerStartError: the given file cannot be read, or holds too short a token.
+    """
+    if given is None:
+        return _own_token(own)
+    try:
+        token = given.read_text().strip()
+    except OSError as error:
+        raise ServerStartError(f"--admin-token-file {given}: {error.strerror}") from error
+    if len(token) < SHORTEST:
+        raise ServerStartError(
+            f"the token in {given} has fewer than {SHORTEST} characters: make one with `openssl "
+            "rand -hex 32`"
+        )
+    return token
+
+
+def _own_token(path: Path) -> str:
+    if path.exists():
+        return path.read_text().strip()
+    draft = path.with_suffix(".new")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
+    draft.write_text(token := new_token())
+    draft.replace(path)
+    return token

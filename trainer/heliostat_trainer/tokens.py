@@ -1,0 +1,82 @@
+"""Which tokens a run tries at the server, and where it keeps the one that works."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol
+
+from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.files import explained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ENVIRONMENT = "HELIOSTAT_TOKEN"
+FILE = "token"
+"""In the run folder, readable by its owner alone."""
+
+
+class Tokens(Protocol):
+    """Tokens to try, and one to keep."""
+
+    def candidates(self) -> Iterator[str]:
+        """In the order in which they are tried."""
+
+    def keep(self, token: str) -> None:
+        """Remember the one that the server gave for this experiment."""
+
+
+class GivenTokens:
+    """Some tokens; none is kept."""
+
+    def __init__(self, *tokens: str) -> None:
+        self._tokens = tokens
+
+    def candidates(self) -> Iterator[str]:
+        """Those given."""
+        yield from self._tokens
+
+    def keep(self, token: str) -> None:
+        """Forget it."""
+
+
+class RunTokens:
+    """The run folder's own, HELIOSTAT_TOKEN, server.token_file, and what the user is known by."""
+
+    def __init__(
+        self,
+        folder: Path,
+        token_file: Path | None = None,
+        known: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """known: the token that was left for the server by whoever started or logged in to it."""
+        self._own = folder / FILE
+        self._token_file = token_file
+        self._known = known
+
+    def candidates(self) -> Iterator[str]:
+        """In the order in which they are tried. Raises ConfigError."""
+        if self._own.exists():
+            yield self._own.read_text().strip()
+        if token := os.environ.get(ENVIRONMENT):
+            yield token
+        if self._token_file is not None:
+            try:
+                yield self._token_file.read_text().strip()
+            except OSError as error:
+                raise ConfigError(
+                    f"server.token_file = {str(self._token_file)!r}: {error.strerror}"
+                ) from error
+        if known := self._known():
+            yield known
+
+    def keep(self, token: str) -> None:
+        """Write it to the run folder, for its owner alone. Raises RunFolderError."""
+        with explained(self._own):
+            self._own.parent.mkdir(parents=True, exist_ok=True)
+            draft = self._own.with_name(f".{FILE}.draft")
+            draft.unlink(missing_ok=True)
+            draft.touch(mode=0o600)
+            draft.write_text(token)
+            draft.replace(self._own)
