@@ -112,12 +112,14 @@ def serve(
     vlm_judge_url: Annotated[
         str | None,
         typer.Option(
+            envvar="HELIOSTAT_VLM_JUDGE_URL",
             help="An OpenAI-compatible server of a vision-language model, such as trtllm-serve: "
-            "offers the reward `vlm_judge`."
+            "offers the reward `vlm_judge`.",
         ),
     ] = None,
     vlm_judge_model: Annotated[
-        str | None, typer.Option(help="What that server calls the model.")
+        str | None,
+        typer.Option(envvar="HELIOSTAT_VLM_JUDGE_MODEL", help="What that server calls the model."),
     ] = None,
     vlm_judge_rubric: Annotated[
         Path | None,
@@ -191,12 +193,28 @@ def serve(
     redis: Annotated[
         str | None, typer.Option(help="redis:// URL of the adapter store; embedded by default.")
     ] = None,
+    redis_password_file: Annotated[
+        Path | None, typer.Option(help="A file with that Redis' password.")
+    ] = None,
     tritonserver: Annotated[
         Path | None, typer.Option(help="A tritonserver binary; found by itself by default.")
     ] = None,
     triton_url: Annotated[
-        str | None, typer.Option(help="host:port of a Triton that already serves our models.")
+        str | None, typer.Option(help="host:port of a Triton that serves our models.")
     ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds that the start waits for a Redis, a Triton or a judge that is elsewhere.",
+        ),
+    ] = 60.0,
+    print_triton_log: Annotated[
+        bool,
+        typer.Option(
+            "--print-triton-log", help="Print what Triton and the models log, too: for containers."
+        ),
+    ] = False,
 ) -> None:
     """Start the rollout server: a real Triton Inference Server, its adapter store and control plane.
 
@@ -246,6 +264,9 @@ def serve(
             port=port,
             state=state,
             redis=redis,
+            redis_password_file=redis_password_file,
+            wait_s=wait,
+            print_triton_log=print_triton_log,
             tritonserver=tritonserver,
             triton_url=triton_url,
             host=host,
@@ -401,6 +422,32 @@ def info(
     from heliostat.information import show
 
     show(server)
+
+
+@app.command()
+def health(
+    state: Annotated[
+        Path, typer.Option(help="The state folder of a server on this machine.")
+    ] = Path(".heliostat/server"),
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="The certificate that it was started with.")
+    ] = None,
+    tls_name: Annotated[
+        str, typer.Option(help="A host name that the certificate is for.")
+    ] = "localhost",
+) -> None:
+    """Ask the server on a state folder whether it answers: exit status 0, or 1 and the reason.
+
+    For a container's health check; needs no token.
+    """
+    from heliostat_server.health import find_problem
+    from heliostat_server.launcher.state import StateFolder
+
+    problem = find_problem(StateFolder(state), tls_certificate, tls_name)
+    if problem is not None:
+        typer.echo(problem, err=True)
+        raise typer.Exit(1)
+    typer.echo("ok")
 
 
 @app.command()

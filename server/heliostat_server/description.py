@@ -39,5 +39,8 @@ class ServerDescription(BaseModel):
         with redis.Redis.from_url(redis_url) as client:
             text = answered(lambda: client.get(_KEY + family))
         if text is None:
-            raise UnavailableError(f"no {family} engine is loaded yet: try again in a few seconds")
+            raise UnavailableError(
+                f"no {family} engine is loaded yet: try again in a few seconds, or give the --family "
+                "that the Triton server serves"
+            )
         return cls.model_validate_json(text)

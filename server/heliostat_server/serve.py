@@ -16,7 +16,6 @@ from heliostat_server.logs import configure_logs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from heliostat_server.launcher.state import ServerRecord
     from heliostat_server.settings import ServeSettings
 
 
@@ -58,17 +57,19 @@ def _summary(server: RolloutServer) -> Table:
     description, record, state = server.describe(), server.record, server.state
     engine = description.engine
     rows = {
-        "control": f"[bold]{server.control_url}[/bold]  (point trainers here)",
-        "dashboard": str(record.http),
+        "control": f"[bold]{server.control_url}[/bold]  (point trainers here)"
+        if record.control
+        else "none: it is elsewhere",
+        "dashboard": record.http or "none",
         "rollouts": f"gRPC {record.rollout}",
-        "metrics": _metrics(record),
+        "metrics": _metrics(server),
         "model": f"{engine.family} on {engine.runtime}, {engine.precision}, "
         f"{engine.nvfp4_linears} of {engine.linears} linears in NVFP4",
         "batch": str(description.limits.batch),
         "rewards": ", ".join(description.rewards),
         "state": str(state.path),
         "token": f"{server.admin_token_path} (the administrator's)",
-        "log": str(state.triton_log),
+        "log": str(state.triton_log) if record.triton else "Triton's is where it runs",
     }
     table = Table(title="heliostat rollout server", show_header=False, title_justify="left")
     for name, value in rows.items():
@@ -76,7 +77,10 @@ def _summary(server: RolloutServer) -> Table:
     return table
 
 
-def _metrics(record: ServerRecord) -> str:
+def _metrics(server: RolloutServer) -> str:
+    record = server.record
+    if record.triton is None:
+        return "where Triton runs"
     if record.ports is None or record.ports.metrics is None:
         return "none: give --metrics-port for Prometheus' page"
     return f"port {record.ports.metrics}"

@@ -161,10 +161,16 @@ class ServeSettings(_Settings):
     """A host name that the certificate is for: the server's own parts ask for it."""
     redis: str | None = None
     """redis:// URL of the adapter store; None: an embedded one in the state folder."""
+    redis_password_file: Path | None = None
+    """A file with that Redis' password, which then stands on no command line."""
     tritonserver: Path | None = None
     """The tritonserver binary; None: the one on PATH, else the one of nvidia-pytriton."""
     triton_url: str | None = None
     """host:port (gRPC) of a Triton server that already serves our models; None: start one."""
+    wait_s: Annotated[float, Field(ge=0)] = 60.0
+    """How long a start waits for what runs elsewhere: Redis, Triton, the judge of `vlm_judge`."""
+    print_triton_log: bool = False
+    """Whether what Triton and the models log is printed, too."""
     max_restarts: Annotated[int, Field(ge=0)] = 5
     """How often tritonserver is started again within ten minutes before giving up."""
 
@@ -176,6 +182,14 @@ class ServeSettings(_Settings):
             )
         if self.triton_url is not None and not self.control:
             raise ValueError("--no-control with --triton-url leaves nothing to start")
+        return self
+
+    @model_validator(mode="after")
+    def _password_has_a_redis(self) -> Self:
+        if self.redis_password_file is not None and self.redis is None:
+            raise ValueError(
+                "--redis-password-file needs --redis: the embedded one has no password"
+            )
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from heliostat_server.errors import ServerStartError
 from heliostat_server.experiments.tokens import new_token
+from heliostat_server.launcher.secret_file import read_secret
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,10 +22,7 @@ def admin_token(given: Path | None, own: Path) -> str:
     """
     if given is None:
         return _own_token(own)
-    try:
-        token = given.read_text().strip()
-    except OSError as error:
-        raise ServerStartError(f"--admin-token-file {given}: {error.strerror}") from error
+    token = read_secret(given, "--admin-token-file")
     if len(token) < SHORTEST:
         raise ServerStartError(
             f"the token in {given} has fewer than {SHORTEST} characters: make one with `openssl "

@@ -17,9 +17,17 @@ from heliostat_server.errors import ServerStartError, UnavailableError
 from heliostat_server.experiments.tokens import digest, new_token
 from heliostat_server.launcher.admin import admin_token
 from heliostat_server.launcher.installation import find_triton
+from heliostat_server.launcher.log_printer import LogPrinter
+from heliostat_server.launcher.patience import (
+    Patience,
+    judge_problem,
+    redis_problem,
+    triton_problem,
+)
 from heliostat_server.launcher.ports import choose_port
 from heliostat_server.launcher.processes import ProcessId, stop
-from heliostat_server.launcher.repository import DECOUPLED, MODELS, stage_repository
+from heliostat_server.launcher.redis_url import with_password
+from heliostat_server.launcher.repository import DECOUPLED, stage_repository
 from heliostat_server.launcher.state import ServerRecord, StateFolder, TritonPorts
 from heliostat_server.launcher.triton import TritonServer
 from heliostat_server.launcher.triton_client import TritonClient, TritonEndpoint
@@ -75,6 +83,8 @@ class RolloutServer:
         self._ready = Event()
         self._budget = RestartBudget(settings.max_restarts)
         self._valkey = None if settings.redis else EmbeddedValkey(self._state)
+        self._redis_url = ""
+        self._log_printer: LogPrinter | None = None
         self._triton: TritonServer | None = None
         self._control: Any = None
         self._web: WebServer | None = None
@@ -142,9 +152,7 @@ class RolloutServer:
         previous = self._clean_up_after(self._state.read_record())
         self._fit_settings()
         family = self._find_family()
-        if self._valkey is not None:
-            self._valkey.start()
-        self._note(valkey=self._valkey and self._valkey.id)
+        self._start_store()
         self._admin_token = admin_token(self._settings.admin_token_file, self._state.admin_token)
         if self._settings.triton_url is None:
             self._prepare_triton(family, previous)
@@ -190,17 +198,27 @@ class RolloutServer:
             self._engine_client.close()
         if self._triton is not None:
             self._triton.stop()
+        if self._log_printer is not None:
+            self._log_printer.close()
         if self._valkey is not None:
             self._valkey.stop()
         self._note(ready=False, triton=None, valkey=None)
         self._lock.__exit__(None, None, None)
 
     @property
-    def _redis_url(self) -> str:
+    def _patience(self) -> Patience:
+        return Patience(self._settings.wait_s, self._stopping.is_set)
+
+    def _start_store(self) -> None:
+        settings = self._settings
         if self._valkey is not None:
-            return self._valkey.url
-        assert self._settings.redis is not None
-        return self._settings.redis
+            self._valkey.start()
+            self._redis_url = self._valkey.url
+        else:
+            assert settings.redis is not None
+            self._redis_url = with_password(settings.redis, settings.redis_password_file)
+            self._patience.until(lambda: redis_problem(self._redis_url), "start it, check --redis")
+        self._note(valkey=self._valkey and self._valkey.id)
 
     def _fit_settings(self) -> None:
         if self._settings.engine is not None:
@@ -253,6 +271,12 @@ class RolloutServer:
         ports = _triton_ports(settings, previous.ports if previous else None)
         installation = find_triton(settings.tritonserver, self._state.backends)
         self._rotate_log()
+        if settings.print_triton_log:
+            self._log_printer = LogPrinter(self._state.triton_log)
+        if (judge := settings.vlm_judge) is not None:
+            self._patience.until(
+                lambda: judge_problem(judge.url), "start it, check --vlm-judge-url"
+            )
         self._triton = TritonServer(installation, self._state, ports, settings)
         self._triton.start()
         self._note(triton=self._triton.id, ports=ports, rollout=self._triton.endpoint.address)
@@ -282,22 +306,21 @@ class RolloutServer:
         if self._triton is not None:
             return self._triton.endpoint
         assert self._settings.triton_url is not None
-        return TritonEndpoint(self._settings.triton_url)
+        return TritonEndpoint.of(self._settings, self._settings.triton_url)
 
     def _connect(self) -> None:
         if self._triton is not None:
             self._triton.wait(self._stopping.is_set)
         else:
-            self._check_external()
+            self._await_external()
         self._ready.set()
 
-    def _check_external(self) -> None:
-        with TritonClient(self._triton_endpoint()) as client:
-            missing = [model for model in MODELS if not client.is_ready(model)]
-        if missing:
-            raise ServerStartError(
-                f"the Triton server at {self._settings.triton_url} does not serve {', '.join(missing)}: "
-                "start it with our model repository, or leave out --triton-url"
+    def _await_external(self) -> None:
+        endpoint = self._triton_endpoint()
+        with TritonClient(endpoint) as client:
+            self._patience.until(
+                lambda: triton_problem(client, endpoint.address),
+                "start `heliostat serve --no-control` there, check --triton-url",
             )
 
     def _control_ports(self, previous: ServerRecord | None) -> tuple[int, int]:

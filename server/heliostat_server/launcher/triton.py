@@ -50,7 +50,7 @@ class TritonServer:
         self._state = state
         self._ports = ports
         self._settings = settings
-        self._endpoint = TritonEndpoint.of(settings, ports.grpc)
+        self._endpoint = TritonEndpoint.of(settings, f"{settings.local_host}:{ports.grpc}")
         self._process: subprocess.Popen[bytes] | None = None
         self._log = LoadLog(state.triton_log)
 

@@ -49,12 +49,11 @@ class TritonEndpoint:
     name: str = ""
 
     @classmethod
-    def of(cls, settings: ServeSettings, port: int) -> Self:
-        """The one that these settings start on a port of this machine."""
+    def of(cls, settings: ServeSettings, address: str) -> Self:
+        """The one at host:port, under the certificate of these settings if they have one."""
         if settings.tls_certificate is None:
-            return cls(f"{settings.local_host}:{port}")
-        certificate = settings.tls_certificate.read_bytes()
-        return cls(f"{settings.local_host}:{port}", certificate, settings.tls_name)
+            return cls(address)
+        return cls(address, settings.tls_certificate.read_bytes(), settings.tls_name)
 
     def channel(self) -> grpc.Channel:
         """A new connection."""

@@ -1,0 +1,98 @@
+"""Waiting for what runs elsewhere, and may start later than we do."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import redis
+import requests
+import structlog
+
+from heliostat_server.errors import ServerStartError
+from heliostat_server.launcher.redis_url import without_password
+from heliostat_server.launcher.repository import MODELS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from heliostat_server.launcher.triton_client import TritonClient
+
+POLL_S = 0.5
+REMIND_S = 15.0
+PROBE_TIMEOUT_S = 5.0
+
+
+class Patience:
+    """Waits up to `wait_s` for each thing, and says what for."""
+
+    def __init__(self, wait_s: float, is_stopping: Callable[[], bool]) -> None:
+        self._wait_s = wait_s
+        self._is_stopping = is_stopping
+        self._log = structlog.get_logger("server")
+
+    def until(self, problem: Callable[[], str | None], remedy: str) -> None:
+        """Ask until there is no problem any more.
+
+        problem: what is missing, in a clause, or None; remedy: what to do about it.
+
+        Raises:
+            ServerStartError: it did not end in time, or we are to stop.
+        """
+        start = time.monotonic()
+        reminder = start
+        while (missing := problem()) is not None:
+            now = time.monotonic()
+            if self._is_stopping():
+                raise ServerStartError(f"stopped while {missing}")
+            if now - start >= self._wait_s:
+                raise ServerStartError(
+                    f"{missing} after {self._wait_s:g} s: {remedy}, or wait longer with --wait"
+                )
+            if now >= reminder:
+                left = round(self._wait_s - (now - start))
+                self._log.info(f"waiting: {missing}", seconds_left=left)
+                reminder = now + REMIND_S
+            time.sleep(POLL_S)
+
+
+def redis_problem(url: str) -> str | None:
+    """Why a Redis cannot be used yet. Raises ServerStartError: it refuses the password."""
+    place = without_password(url)
+    try:
+        with redis.Redis.from_url(
+            url, socket_connect_timeout=PROBE_TIMEOUT_S, socket_timeout=PROBE_TIMEOUT_S, retry=None
+        ) as client:
+            client.ping()
+    except redis.AuthenticationError as error:
+        raise ServerStartError(
+            f"the Redis at {place} refuses the password ({error}): give it with "
+            "--redis-password-file"
+        ) from error
+    except redis.RedisError as error:
+        return f"the Redis at {place} does not answer ({error})"
+    except ValueError as error:
+        raise ServerStartError(f"--redis {place}: {error}") from error
+    return None
+
+
+def triton_problem(client: TritonClient, address: str) -> str | None:
+    """Why a Triton cannot be used yet."""
+    if not client.is_live():
+        return f"the Triton server at {address} does not answer"
+    missing = [model for model in MODELS if not client.is_ready(model)]
+    if missing:
+        return f"the Triton server at {address} does not serve {', '.join(missing)}"
+    return None
+
+
+def judge_problem(url: str) -> str | None:
+    """Why the server of a vision-language model cannot be used yet."""
+    try:
+        answer = requests.get(url.rstrip("/") + "/v1/models", timeout=PROBE_TIMEOUT_S)
+    except requests.RequestException as error:
+        return f"the judge at {url} does not answer ({type(error).__name__})"
+    # One that asks for a key, or lists no models, is up.
+    if answer.status_code >= requests.codes.server_error:
+        return f"the judge at {url} answers {answer.status_code}"
+    return None

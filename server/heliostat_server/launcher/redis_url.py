@@ -1,0 +1,34 @@
+"""The URL of a Redis that is not ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from heliostat_server.errors import ServerStartError
+from heliostat_server.launcher.secret_file import read_secret
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def with_password(url: str, file: Path | None) -> str:
+    """The URL with the password of a file in it; itself without one.
+
+    Raises:
+        ServerStartError: the file cannot be read, or the URL has a password already.
+    """
+    if file is None:
+        return url
+    parts = urlsplit(url)
+    if parts.password is not None:
+        raise ServerStartError("--redis has a password already: leave out --redis-password-file")
+    user, _, place = parts.netloc.rpartition("@")
+    password = quote(read_secret(file, "--redis-password-file"), safe="")
+    return parts._replace(netloc=f"{user}:{password}@{place}").geturl()
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
