@@ -97,7 +97,9 @@ def serve(
             "GPU; family, checkpoint, precision, map and rank are the engine's."
         ),
     ] = None,
-    device: Annotated[DeviceOption, typer.Option(help="Where the models run.")] = DeviceOption.CPU,
+    device: Annotated[
+        DeviceOption, typer.Option(envvar="HELIOSTAT_DEVICE", help="Where the models run.")
+    ] = DeviceOption.CPU,
     batch: Annotated[
         int | None,
         typer.Option(min=1, help="Candidates denoised together; pools are multiples of it."),
