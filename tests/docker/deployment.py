@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import typer
 import yaml
 from dotenv import dotenv_values
 
+from heliostat.cli import app
 from heliostat_server.launcher.ports import free_ports
 from heliostat_server.launcher.valkey import valkey_binary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -97,6 +99,15 @@ def make_secrets(folder: Path) -> None:
         (folder / f"{name}.txt").write_text(f"{os.urandom(16).hex()}/@:%?{name}\n")
 
 
+def check_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """Parse a heliostat command line as the program would; answers its settings."""
+    assert arguments[0] == "heliostat"
+    group = typer.main.get_command(app)
+    with group.make_context("heliostat", list(arguments[1:2]), resilient_parsing=True) as context:
+        command = group.get_command(context, arguments[1])  # type: ignore[attr-defined]
+        return command.make_context(arguments[1], list(arguments[2:])).params
+
+
 def eventually(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not condition():
@@ -117,10 +128,10 @@ def compose_commands() -> dict[str, Command]:
     """Redis, triton and control of compose.yaml with the profile cpu."""
     services = read_compose()["services"]
     names = {"redis": "redis", "triton": "triton-cpu", "control": "control"}
-    return {name: _compose_command(services[service]) for name, service in names.items()}
+    return {name: compose_command(services[service]) for name, service in names.items()}
 
 
-def _compose_command(service: dict[str, Any]) -> Command:
+def compose_command(service: dict[str, Any]) -> Command:
     command = service["command"]
     arguments = shlex.split(command) if isinstance(command, str) else command
     entrypoint = service.get("entrypoint", ["heliostat"])
@@ -155,7 +166,7 @@ class LocalDeployment:
     """
 
     def __init__(self, commands: dict[str, Command], folder: Path) -> None:
-        self._commands = commands
+        self.commands = commands
         self._folder = folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.redis, self.rollout, self.metrics, self.control, self.http = free_ports(5)
@@ -218,20 +229,20 @@ class LocalDeployment:
         ours = {key: value for key, value in os.environ.items() if not key.startswith("HELIOSTAT")}
         folders = [str(self._folder / "programs"), str(Path(sys.executable).parent)]
         return ours | {
-            **self._commands[name].environment,
+            **self.commands[name].environment,
             "HELIOSTAT_CREDENTIALS": str(self._folder / "state" / name / "credentials.json"),
             "PATH": os.pathsep.join([*folders, os.environ["PATH"]]),
         }
 
     def _localised(self, name: str) -> list[str]:
-        text = "\0".join(self._commands[name].arguments)
+        text = "\0".join(self.commands[name].arguments)
         for pattern, replacement in self._places(name).items():
             text, count = re.subn(pattern, replacement, text)
             assert count, f"the command of {name} has no {pattern}"
         return text.split("\0")
 
     def _localised_check(self, name: str) -> list[str]:
-        text = "\0".join(self._commands[name].check)
+        text = "\0".join(self.commands[name].check)
         text = text.replace("/var/lib/heliostat", str(self._folder / "state" / name))
         return text.replace(":8601", f":{self.http}").split("\0")
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from tests.docker.deployment import Command
 
 SEEDS = range(24)
-PARTS = ("redis", "triton", "control")
 
 
 @contextmanager
@@ -86,23 +85,24 @@ def command_lines() -> list[str]:
 
 
 @pytest.mark.slow
-def test_composes_commands_explore_and_keep_what_they_must(tmp_path: Path) -> None:
+def test_what_compose_served_kubernetes_commands_serve_on(tmp_path: Path) -> None:
+    """One test, for each start takes seconds: the same Redis, started by both in turn."""
     with deployed(compose_commands(), tmp_path) as deployment:
         # In the wrong order: each waits for what it needs.
-        deployment.start("control")
-        deployment.start("triton")
+        deployment.start("control", "triton")
         for name in ("control", "triton"):
             eventually(lambda: "waiting: the Redis at" in deployment.log(name))  # noqa: B023
         deployment.start("redis")
         for name in ("triton", "control"):
             deployment.wait_until_healthy(name)
-        token = create_experiment(deployment, "composed")
+        token = create_experiment(deployment, "kept")
         trainer = client(deployment, token)
-        assert trainer.info("composed").rollout_address == f":{deployment.rollout}"
-        version = trainer.publish(random_adapter(trainer.targets()), "composed").version
-        rewards = trainer.rewards(SEEDS, experiment="composed", version=version)
+        eventually(lambda: is_connected(trainer))
+        assert trainer.info("kept").rollout_address == f":{deployment.rollout}"
+        version = trainer.publish(random_adapter(trainer.targets()), "kept").version
+        rewards = trainer.rewards(SEEDS, experiment="kept", version=version)
         assert np.isfinite(rewards).all()
-        images = 'heliostat_images_total{experiment="composed"}'
+        images = 'heliostat_images_total{experiment="kept"}'
         eventually(lambda: read_metric(deployment, images) == len(SEEDS))
         for secret in ("redis_password", "admin_token"):
             assert not any(deployment.secret(secret) in line for line in command_lines())
@@ -110,30 +110,15 @@ def test_composes_commands_explore_and_keep_what_they_must(tmp_path: Path) -> No
         trainer.close()
         deployment.stop("control", "triton", "redis")
 
-        deployment.start(*PARTS)
-        for name in ("triton", "control"):
-            deployment.wait_until_healthy(name)
-        trainer = client(deployment, token)
-        eventually(lambda: is_connected(trainer))
-        assert trainer.info("composed").latest_version == version
-        again = trainer.rewards(SEEDS, experiment="composed", version=version)
-        np.testing.assert_array_equal(again, rewards)
-        trainer.close()
-        deployment.stop("control", "triton", "redis")
-
-
-@pytest.mark.slow
-def test_kubernetes_commands_explore_under_its_own_probes(tmp_path: Path) -> None:
-    commands = kubernetes_commands(build_kubernetes("overlays/cpu", tmp_path))
-    with deployed(commands, tmp_path) as deployment:
-        deployment.start(*PARTS)
+        deployment.commands = kubernetes_commands(build_kubernetes("overlays/cpu", tmp_path))
+        deployment.start("redis", "triton", "control")
         eventually(lambda: is_serving(deployment.rollout))
-        trainer = client(deployment, deployment.secret("admin_token"))
+        trainer = client(deployment, token)
         eventually(lambda: is_connected(trainer))
         with urlopen(f"http://127.0.0.1:{deployment.http}/v1/health", timeout=5) as page:
             assert page.status == 200
-        trainer.open("orchestrated")
-        rewards = trainer.rewards(SEEDS, experiment="orchestrated")
-        assert np.isfinite(rewards).all()
+        assert trainer.info("kept").latest_version == version
+        again = trainer.rewards(SEEDS, experiment="kept", version=version)
+        np.testing.assert_array_equal(again, rewards)
         trainer.close()
         deployment.stop("control", "triton", "redis")

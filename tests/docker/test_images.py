@@ -1,0 +1,61 @@
+"""The Dockerfile, and what goes into the image."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+
+import pytest
+
+from tests.docker.deployment import DOCKER, ROOT, check_options, find_tool
+
+DOCKERFILE = (DOCKER / "Dockerfile").read_text()
+
+
+def test_hadolint_finds_nothing() -> None:
+    run = subprocess.run(
+        [find_tool("hadolint"), "--no-color", str(DOCKER / "Dockerfile")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+
+
+def test_every_source_of_the_wheel_is_in_the_build_context() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert ignored[1] == "*"
+    kept = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    packages = set(re.findall(r'^  "(\w+)/heliostat', pyproject, re.MULTILINE))
+    assert len(packages) == 5
+    assert kept == packages | {
+        "LICENSE",
+        "README.md",
+        "constraints.txt",
+        "examples",
+        "pyproject.toml",
+    }
+
+
+def test_the_image_alone_is_a_whole_server() -> None:
+    (entrypoint,) = re.findall(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.MULTILINE)
+    command = re.search(r"^CMD (\[.*?\])$", DOCKERFILE, re.MULTILINE | re.DOTALL)
+    assert command is not None
+    tini, _, *arguments = json.loads(entrypoint)
+    assert tini == "tini"
+    settings = check_options([*arguments, *json.loads(command[1].replace("\\\n", ""))])
+    assert settings["control"]
+    assert settings["redis"] is None
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_there_are_stages_for_every_device(device: str) -> None:
+    assert re.search(rf"^FROM \S+ AS {device}-base$", DOCKERFILE, re.MULTILINE)
+    assert re.search(rf"^FROM {device}-base AS {device}-packages$", DOCKERFILE, re.MULTILINE)
+
+
+def test_the_user_is_nobody_elses() -> None:
+    users = re.findall(r"^USER (.*)$", DOCKERFILE, re.MULTILINE)
+    assert users == ["10001:10001"]
