@@ -31,6 +31,10 @@ class RequestError(HeliostatError, ValueError):
     """A request that does not say what it must, or asks for more than the server gives."""
 
 
+class RewardSettingsError(HeliostatError, ValueError):
+    """A reward that the server's settings define in a way that cannot work."""
+
+
 class NotFoundError(HeliostatError, LookupError):
     """An adapter or a version that the store does not hold."""
 

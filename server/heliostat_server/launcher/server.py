@@ -22,6 +22,7 @@ from heliostat_server.launcher.state import ServerRecord, StateFolder, TritonPor
 from heliostat_server.launcher.triton import TritonServer
 from heliostat_server.launcher.triton_client import TritonClient
 from heliostat_server.launcher.valkey import EmbeddedValkey
+from heliostat_server.rewards.registry import offered_rewards
 from heliostat_server.settings import DEFAULT_PORT, LOOPBACK, ModelSettings
 
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ class RolloutServer:
 
     def _prepare_triton(self, family: Family, previous: ServerRecord | None) -> None:
         settings = self._settings
+        offered_rewards(settings)  # Refuses what cannot work, before anything is started.
         resolution_px = settings.resolution_px or family.default_resolution_px
         stage_repository(
             self._state.models,
@@ -217,7 +219,7 @@ class RolloutServer:
                 redis=self._redis_url,
                 keep_versions=settings.keep_versions,
                 engine=settings.engine,
-                vlm_judge=settings.vlm_judge,
+                rewards=settings.rewards,
             ),
             latent_axes=1 + len(family.latent_shape(resolution_px)),
         )
