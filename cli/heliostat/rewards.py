@@ -40,7 +40,7 @@ def rewards(
 
 @rewards_app.command()
 def convert(
-    reward: Annotated[str, typer.Argument(help="hpsv2, image_reward or aesthetic.")],
+    reward: Annotated[str, typer.Argument(help="hpsv2 or image_reward.")],
     file: Annotated[
         Path | None,
         typer.Argument(

@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from heliostat.cli import app
 from heliostat_engines.errors import CheckpointError
+from heliostat_server.rewards import conversion
 from heliostat_server.rewards.weights import converted_folder
-from tests.server.rewards.published_layouts import head_shapes
+from tests.server.rewards.published_layouts import OpenClip
+from tests.server.rewards.tiny_models import TINY_CLIP
 
 REWARDS = ["pickscore", "clipscore", "hpsv2", "image_reward", "aesthetic", "ocr", "colourfulness"]
 
@@ -52,21 +54,25 @@ def test_the_list_needs_no_torch() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_published_head_is_converted_to_where_the_reward_looks(
+def test_weights_are_converted_to_where_the_reward_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    file = tmp_path / "sac+logos+ava1-l14-linearMSE.pth"
-    torch.save({name: torch.zeros(shape) for name, shape in head_shapes(768).items()}, file)
-    assert str(converted_folder("aesthetic")) in run("convert", "aesthetic", str(file))
-    assert (converted_folder("aesthetic") / "model.safetensors").is_file()
+    converter = conversion.HPSV2, lambda state: conversion.convert_hpsv2(state, TINY_CLIP)
+    monkeypatch.setitem(conversion._CONVERTERS, "hpsv2", converter)
+    file = tmp_path / "HPS_v2.1_compressed.pt"
+    torch.save({"state_dict": OpenClip(TINY_CLIP).state_dict()}, file)
+    assert conversion.HPSV2.find() is None
+    assert str(converted_folder("hpsv2")) in run("convert", "hpsv2", str(file)).replace("\n", "")
+    assert conversion.HPSV2.find() == converted_folder("hpsv2")
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.pt"
-    torch.save({"layers.0.weight": torch.zeros(2, 2)}, file)
-    result = CliRunner().invoke(app, ["rewards", "convert", "aesthetic", str(file)])
+    torch.save({"logit_scale": torch.zeros(())}, file)
+    result = CliRunner().invoke(app, ["rewards", "convert", "hpsv2", str(file)])
     assert isinstance(result.exception, CheckpointError)
+    assert "other weights than expected" in str(result.exception)
 
 
 def test_a_judge_is_defined_in_one_place(tmp_path: Path) -> None:

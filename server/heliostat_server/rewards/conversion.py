@@ -15,10 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 from heliostat_engines.errors import CheckpointError
-from heliostat_server.rewards.head import linear_head
 from heliostat_server.rewards.image_reward import PUBLISHED as IMAGE_REWARD_CONFIG
 from heliostat_server.rewards.image_reward import ImageRewardNetwork
-from heliostat_server.rewards.pretrained import AESTHETIC, HPSV2, IMAGE_REWARD
+from heliostat_server.rewards.pretrained import HPSV2, IMAGE_REWARD
 from heliostat_server.rewards.state import check_state
 from heliostat_server.rewards.weights import (
     CONFIG,
@@ -178,21 +177,9 @@ def convert_image_reward(
     return state, config
 
 
-def convert_aesthetic(published: State, width: int = 768) -> tuple[State, Any]:
-    """The aesthetic predictor's head, under its published names."""
-    with torch.device("meta"):
-        head = linear_head(width)
-    named = {name.removeprefix("layers."): tensor for name, tensor in published.items()}
-    check_state(head, named, "the checkpoint")
-    return published, {}
-
-
-_CONVERTERS: dict[
-    str, tuple[ConvertedWeights | HubWeights, Callable[[State], tuple[State, Any]]]
-] = {
+_CONVERTERS: dict[str, tuple[ConvertedWeights, Callable[[State], tuple[State, Any]]]] = {
     "hpsv2": (HPSV2, convert_hpsv2),
     "image_reward": (IMAGE_REWARD, convert_image_reward),
-    "aesthetic": (AESTHETIC, convert_aesthetic),
 }
 
 
@@ -210,7 +197,7 @@ def convert(reward: str, file: Path | None = None, out: Path | None = None) -> P
             f"the reward {reward} needs no conversion: those that do are {', '.join(_CONVERTERS)}"
         )
     weights, converter = _CONVERTERS[reward]
-    state, config = converter(read_pickle(file or _published_file(reward, weights)))
+    state, config = converter(read_pickle(file or _published_file(weights)))
     folder = out or converted_folder(reward)
     with replacing(folder) as staging:
         (staging / CONFIG).write_text(json.dumps(config, indent=2))
@@ -236,12 +223,7 @@ def read_pickle(file: Path) -> State:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def _published_file(reward: str, weights: ConvertedWeights | HubWeights) -> Path:
-    if isinstance(weights, HubWeights):
-        raise CheckpointError(
-            f"the reward {reward} is published as safetensors: run `{weights.command}`, or name a "
-            "file to convert"
-        )
+def _published_file(weights: ConvertedWeights) -> Path:
     source = HubWeights(weights.repo, (weights.file,))
     folder = source.find() or source.download()
     if folder is None:

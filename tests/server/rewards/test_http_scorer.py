@@ -94,8 +94,7 @@ def test_a_busy_server_is_asked_again() -> None:
     answers = iter([503, 429, 200])
 
     def decide(body: dict[str, Any]) -> tuple[int, str]:
-        status, text = brightness(body)
-        return next(answers), text
+        return next(answers), brightness(body)[1]
 
     with serving(decide) as scorer:
         rewards = HttpReward("bright", scorer.settings()).score(IMAGES, PROMPTS, NO_TEXT)
@@ -144,7 +143,7 @@ def test_a_slow_server_is_given_up() -> None:
 def test_no_server_is_said_by_name() -> None:
     (port,) = free_ports(1)
     definition = HttpScorer(kind="http", url=f"http://127.0.0.1:{port}", attempts=1)
-    with pytest.raises(UnavailableError, match="scorer bright at http://127.0.0.1"):
+    with pytest.raises(UnavailableError, match=r"scorer bright at http://127\.0"):
         HttpReward("bright", definition).score(IMAGES, PROMPTS, NO_TEXT)
 
 

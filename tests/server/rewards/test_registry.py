@@ -145,7 +145,7 @@ def test_the_parts_of_a_sum_are_computed_once(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_reward_whose_package_is_missing_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entry_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(entry_module, "find_spec", lambda _: None)
     book = book_of({})
     assert "ocr" not in book.names
     assert "pickscore" in book.names

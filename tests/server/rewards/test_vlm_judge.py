@@ -216,7 +216,7 @@ def test_a_slow_server_is_given_up() -> None:
 def test_no_server_is_said_at_once_and_is_worth_another_try() -> None:
     (port,) = free_ports(1)
     settings = VlmJudgeSettings(url=f"http://127.0.0.1:{port}", model="judge", attempts=2)
-    with pytest.raises(UnavailableError, match="check its url .--vlm-judge-url") as error:
+    with pytest.raises(UnavailableError, match=r"check its url .--vlm-judge-url") as error:
         VlmJudge(settings)
     assert code_of(error.value) is Code.UNAVAILABLE
 
