@@ -12,6 +12,7 @@ from heliostat.cli import app
 from heliostat_engines.errors import CheckpointError
 from heliostat_server.rewards import conversion
 from heliostat_server.rewards.weights import converted_folder
+from tests.server.rewards.caches import empty_caches
 from tests.server.rewards.published_layouts import OpenClip
 from tests.server.rewards.tiny_models import TINY_CLIP
 
@@ -24,7 +25,10 @@ def run(*arguments: str) -> str:
     return result.stdout
 
 
-def test_the_list_names_every_reward_and_what_fetches_its_weights() -> None:
+def test_the_list_names_every_reward_and_what_fetches_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty_caches(tmp_path, monkeypatch)
     text = run()
     for reward in REWARDS:
         assert reward in text

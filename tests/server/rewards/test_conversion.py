@@ -15,6 +15,7 @@ from heliostat_server.rewards import conversion
 from heliostat_server.rewards.clip import ClipTower
 from heliostat_server.rewards.image_reward import PUBLISHED, ImageReward
 from heliostat_server.rewards.preprocessing import clip_pixels
+from tests.server.rewards.caches import empty_caches
 from tests.server.rewards.published_layouts import Blip, OpenClip, blip_shapes
 from tests.server.rewards.tiny_models import (
     TINY_BLIP,
@@ -135,7 +136,8 @@ def test_a_pickle_with_code_in_it_is_not_run(
     assert "code ran" not in capsys.readouterr().out
 
 
-def test_what_cannot_be_converted_says_so() -> None:
+def test_what_cannot_be_converted_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty_caches(tmp_path, monkeypatch)
     with pytest.raises(CheckpointError, match="pickscore needs no conversion"):
         conversion.convert("pickscore")
     with pytest.raises(CheckpointError, match=r"run `hf download xswu/HPSv2 HPS_v2\.1_compressed"):

@@ -16,6 +16,7 @@ from heliostat_server.rewards import entry as entry_module
 from heliostat_server.rewards.definitions import PluginReward, PretrainedReward, WeightedSum
 from heliostat_server.rewards.registry import RewardBook, offered_rewards
 from heliostat_server.rewards.weights import CONFIG, TENSORS, converted_folder
+from tests.server.rewards.caches import empty_caches
 from tests.server.rewards.offers import Offer, book_of
 from tests.server.rewards.tiny_models import write_clip
 
@@ -156,14 +157,8 @@ def test_a_reward_whose_package_is_missing_is_not_offered(monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No weights on this machine, and no way to the hub."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
+def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return empty_caches(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +172,7 @@ def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_missing_weights_are_one_sentence_that_says_what_to_run(
-    empty_caches: Path, reward: str, command: str
+    no_weights: Path, reward: str, command: str
 ) -> None:
     book = RewardBook("sana")
     with pytest.raises(
@@ -188,8 +183,8 @@ def test_missing_weights_are_one_sentence_that_says_what_to_run(
     assert code_of(error.value) is Code.INVALID_ARGUMENT
 
 
-def test_weights_in_the_hub_cache_are_used(empty_caches: Path) -> None:
-    repository = empty_caches / "hub" / "models--yuvalkirstain--PickScore_v1"
+def test_weights_in_the_hub_cache_are_used(no_weights: Path) -> None:
+    repository = no_weights / "hub" / "models--yuvalkirstain--PickScore_v1"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("a" * 40)
     write_clip(repository / "snapshots" / ("a" * 40))
@@ -197,7 +192,7 @@ def test_weights_in_the_hub_cache_are_used(empty_caches: Path) -> None:
     assert rewards.isfinite().all()
 
 
-def test_converted_weights_are_used_with_clips_tokenizer(empty_caches: Path) -> None:
+def test_converted_weights_are_used_with_clips_tokenizer(no_weights: Path) -> None:
     folder = write_clip(converted_folder("hpsv2"))
     for file in folder.iterdir():
         if file.name not in {CONFIG, TENSORS}:
