@@ -55,6 +55,12 @@ def show(definitions: Path | None, family: str | None) -> None:
         console.print("\nTo fetch what is not there:", style="bold")
         for command in commands:
             console.print(f"  {command}", soft_wrap=True, highlight=False)
+    console.print(
+        "\nA judge behind a language model's server, weighted sums and HTTP scorers are defined in a "
+        "file for `heliostat serve --rewards`: docs/rewards.md.",
+        style="dim",
+        highlight=False,
+    )
 
 
 def _row(entry: RewardEntry, family: str | None, *, changed: bool) -> tuple[str | Text, ...]:
@@ -76,8 +82,10 @@ def _weights(entry: RewardEntry) -> Text:
     parts = entry.card.weights
     if not parts:
         return Text("none to fetch", "dim")
-    size = filesize.decimal(sum(part.bytes for part in parts))
-    return Text(f"{size}, {'there' if all(part.find() for part in parts) else 'not there'}")
+    here = "not there" if _missing(entry) else "there"
+    known = all(part.bytes for part in parts)
+    size = f"{filesize.decimal(sum(part.bytes for part in parts))}, " if known else ""
+    return Text(size + here)
 
 
 def _here(entry: RewardEntry, family: str | None) -> Text:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from heliostat.cli import app
 from heliostat_engines.errors import CheckpointError
+from heliostat_server.errors import RewardSettingsError
 from heliostat_server.rewards import conversion
 from heliostat_server.rewards.weights import converted_folder
 from tests.server.rewards.caches import empty_caches
@@ -77,6 +78,15 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["rewards", "convert", "hpsv2", str(file)])
     assert isinstance(result.exception, CheckpointError)
     assert "other weights than expected" in str(result.exception)
+
+
+def test_a_sum_that_cannot_be_is_refused_before_the_server_starts(tmp_path: Path) -> None:
+    file = tmp_path / "rewards.toml"
+    file.write_text('[rewards.mix]\nkind = "weighted_sum"\nweights = { ocrr = 1 }')
+    state = tmp_path / "state"
+    result = CliRunner().invoke(app, ["serve", "--rewards", str(file), "--state", str(state)])
+    assert isinstance(result.exception, RewardSettingsError)
+    assert "did you mean 'ocr'" in str(result.exception)
 
 
 def test_a_judge_is_defined_in_one_place(tmp_path: Path) -> None:

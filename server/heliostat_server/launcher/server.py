@@ -119,6 +119,7 @@ class RolloutServer:
         """Start all parts in turn. Raises ServerStartError, or what a wrong setting raises."""
         previous = self._clean_up_after(self._state.read_record())
         self._fit_settings()
+        offered_rewards(self._settings)  # Refuses what cannot work, before anything is started.
         family = self._find_family()
         if self._valkey is not None:
             self._valkey.start()
@@ -200,7 +201,6 @@ class RolloutServer:
 
     def _prepare_triton(self, family: Family, previous: ServerRecord | None) -> None:
         settings = self._settings
-        offered_rewards(settings)  # Refuses what cannot work, before anything is started.
         resolution_px = settings.resolution_px or family.default_resolution_px
         stage_repository(
             self._state.models,

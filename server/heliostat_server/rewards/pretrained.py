@@ -31,7 +31,7 @@ CLIP_TOKENIZER = HubWeights(CLIP.repo, (TOKENIZER,), 2_200_000)
 BERT_TOKENIZER = HubWeights("google-bert/bert-base-uncased", (TOKENIZER,), 466_000)
 PICKSCORE = HubWeights("yuvalkirstain/PickScore_v1", (CONFIG, TENSORS, TOKENIZER), 3_940_000_000)
 AESTHETIC = HubWeights("ttj/sac-logos-ava1-l14-linearMSE", (TENSORS,), 3_700_000)
-HPSV2 = ConvertedWeights("hpsv2", "xswu/HPSv2", "HPS_v2.1_compressed.pt", 1_970_000_000)
+HPSV2 = ConvertedWeights("hpsv2", "xswu/HPSv2", "HPS_v2.1_compressed.pt")
 IMAGE_REWARD = ConvertedWeights(
     "image_reward", "THUDM/ImageReward", "ImageReward.pt", 1_790_000_000
 )

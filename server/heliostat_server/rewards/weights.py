@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from heliostat_engines.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class HubWeights:
-    """Files of a repository on the Hugging Face hub, and their size there."""
+    """Files of a repository on the Hugging Face hub, and their size there (0: not known)."""
 
     repo: str
     files: tuple[str, ...]
@@ -48,6 +50,7 @@ class HubWeights:
 
         if HF_HUB_OFFLINE:
             return None
+        structlog.get_logger("rewards").info("downloading weights", repo=self.repo)
         try:
             paths = [Path(hf_hub_download(self.repo, file)) for file in self.files]
         except (HfHubHTTPError, LocalEntryNotFoundError):
@@ -62,7 +65,7 @@ class ConvertedWeights:
     reward: str
     repo: str
     file: str
-    bytes: int
+    bytes: int = 0
     files: tuple[str, ...] = (CONFIG, TENSORS)
 
     @property
