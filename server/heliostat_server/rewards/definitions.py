@@ -126,7 +126,7 @@ def load_definitions(path: Path) -> RewardDefinitions:
         table.setdefault("kind", name)
         for key in _PATHS:
             if isinstance(table.get(key), str):
-                table[key] = _from_here(table[key], path.parent, must_be_path=key == "token_file")
+                table[key] = _resolved(path, name, key, table[key])
     try:
         return _File.model_validate(content).rewards
     except ValidationError as error:
@@ -146,10 +146,14 @@ def _tables(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
     return rewards
 
 
-def _from_here(value: str, folder: Path, *, must_be_path: bool) -> str:
+def _resolved(file: Path, name: str, key: str, value: str) -> str:
     """A path that the file names, made absolute; a Hugging Face name stays as it is."""
-    path = folder / Path(value).expanduser()
-    return str(path.resolve()) if must_be_path or path.exists() else value
+    path = (file.parent / Path(value).expanduser()).resolve()
+    if path.exists():
+        return str(path)
+    if key == "token_file" or value.startswith(("/", ".", "~")):
+        raise RewardSettingsError(f"{file}: [rewards.{name}], {key}: {path} is not there")
+    return value
 
 
 def _sentence(error: ValidationError) -> str:

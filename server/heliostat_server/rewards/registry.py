@@ -16,6 +16,7 @@ from heliostat_server.rewards.definitions import (
     WeightedSum,
 )
 from heliostat_server.rewards.entry import RewardCard, RewardEntry
+from heliostat_server.rewards.last_batch import Remembering
 from heliostat_server.rewards.pretrained import pretrained
 from heliostat_server.rewards.reward import RewardContext
 
@@ -124,7 +125,7 @@ class RewardBook:
         self._entries = {entry.name: entry for entry in entries if entry.is_available(family)}
         self._loaded: dict[str, Reward] = {}
         self._parts = {part for entry in self._entries.values() for part in entry.parts}
-        self._context = RewardContext(device, self.get, {})
+        self._context = RewardContext(device, self.get)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -142,8 +143,6 @@ class RewardBook:
         reward = self._entries[name].load(self._context)
         if name not in self._parts:
             return reward
-        from heliostat_server.rewards.last_batch import Remembering
-
         # A part of a sum may be asked for by itself too, or be in two sums.
         return Remembering(reward)
 

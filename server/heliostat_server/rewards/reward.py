@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class RewardContext:
 
     device: str
     reward: Callable[[str], Reward]
-    _shared: dict[Hashable, Any]
+    _shared: dict[Hashable, Any] = field(default_factory=dict)
 
     def share(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, made once for all rewards that ask for the key."""

@@ -23,6 +23,7 @@ def write(folder: Path, text: str) -> Path:
 
 def test_every_kind_is_read(tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
+    (tmp_path / "token").touch()
     path = write(
         tmp_path,
         """
@@ -80,6 +81,11 @@ def test_every_kind_is_read(tmp_path: Path) -> None:
         ("[rewards.a]\nkind = 'http'", r"\[rewards\.a\], url: Field required"),
         ("[rewards.a]\nkind = 'http'\nurl = 'ftp://x'", r"\[rewards\.a\], url: .*pattern"),
         ("[rewards.pickscore]\nchekpoint = 'x'", r"\[rewards\.pickscore\], chekpoint: Extra"),
+        (
+            "[rewards.hpsv2]\ncheckpoint = './gone'",
+            r"\[rewards\.hpsv2\], checkpoint: .*gone is not there",
+        ),
+        ("[rewards.a]\nkind = 'http'\ntoken_file = 'gone'", r"token_file: .*gone is not there"),
         ("[rewards.a]\nkind = 'weighted_sum'\nweights = {}", r"weights: .*at least 1"),
         ("[rewards.a]\nkind = 'weighted_sum'\nweights = {b = nan}", r"weights\.b: .*finite"),
     ],
