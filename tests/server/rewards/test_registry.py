@@ -183,22 +183,34 @@ def test_missing_weights_are_one_sentence_that_says_what_to_run(
     assert code_of(error.value) is Code.INVALID_ARGUMENT
 
 
+def hub_snapshot(caches: Path, repository: str) -> Path:
+    """Where the Hugging Face cache has a repository's files."""
+    folder = caches / "hub" / repository
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("a" * 40)
+    return folder / "snapshots" / ("a" * 40)
+
+
 def test_weights_in_the_hub_cache_are_used(no_weights: Path) -> None:
-    repository = no_weights / "hub" / "models--yuvalkirstain--PickScore_v1"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text("a" * 40)
-    write_clip(repository / "snapshots" / ("a" * 40))
+    write_clip(hub_snapshot(no_weights, "models--yuvalkirstain--PickScore_v1"))
     rewards = RewardBook("sana").get("pickscore").score(IMAGES, ["a fox"] * 3, NO_TEXT)
     assert rewards.isfinite().all()
 
 
 def test_converted_weights_are_used_with_clips_tokenizer(no_weights: Path) -> None:
     folder = write_clip(converted_folder("hpsv2"))
+    own = RewardBook("sana").get("hpsv2").score(IMAGES, ["a fox"] * 3, NO_TEXT)
+    tokenizer = (folder / "tokenizer.json").read_bytes()
     for file in folder.iterdir():
         if file.name not in {CONFIG, TENSORS}:
             file.unlink()
     with pytest.raises(CheckpointError, match=r"hf download openai/.* tokenizer\.json`"):
         RewardBook("sana").get("hpsv2")
+    cached = hub_snapshot(no_weights, "models--openai--clip-vit-large-patch14")
+    cached.mkdir(parents=True)
+    (cached / "tokenizer.json").write_bytes(tokenizer)
+    fetched = RewardBook("sana").get("hpsv2").score(IMAGES, ["a fox"] * 3, NO_TEXT)
+    torch.testing.assert_close(fetched, own)
 
 
 def test_a_local_folder_has_to_be_whole(tmp_path: Path) -> None:
