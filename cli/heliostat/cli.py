@@ -13,6 +13,7 @@ import typer
 from heliostat.bench import bench_app
 from heliostat.engine import PrecisionMapOption, engine_app
 from heliostat.experiment import experiment_app
+from heliostat.rewards import rewards_app
 from heliostat_engines.errors import HeliostatError
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.add_typer(demo_app, name="demo")
 app.add_typer(engine_app, name="engine")
 app.add_typer(bench_app, name="bench")
 app.add_typer(experiment_app, name="experiment")
+app.add_typer(rewards_app, name="rewards")
 
 
 class PrecisionOption(StrEnum):
@@ -111,6 +113,15 @@ def serve(
         int | None, typer.Option(min=1, help="The largest adapter accepted.")
     ] = None,
     max_rank: Annotated[int, typer.Option(min=1, help="The largest LoRA rank accepted.")] = 64,
+    rewards: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="A TOML file of rewards: local weights, weighted sums, HTTP scorers. See "
+            "docs/rewards.md and `heliostat rewards`.",
+        ),
+    ] = None,
     vlm_judge_url: Annotated[
         str | None,
         typer.Option(
@@ -225,11 +236,22 @@ def serve(
     `heliostat experiment create`.
     """
     from heliostat.credentials import CredentialsError, keep_token
+    from heliostat_server.rewards.definitions import VlmJudgeSettings, load_definitions
     from heliostat_server.serve import serve as run
-    from heliostat_server.settings import LimitSettings, ServeSettings, VlmJudgeSettings
+    from heliostat_server.settings import LimitSettings, ServeSettings
 
+    defined = load_definitions(rewards) if rewards else {}
     if (vlm_judge_url is None) != (vlm_judge_model is None):
         raise typer.BadParameter("give --vlm-judge-url and --vlm-judge-model together")
+    if vlm_judge_url is not None and vlm_judge_model is not None:
+        if "vlm_judge" in defined:
+            raise typer.BadParameter(f"vlm_judge is defined in {rewards} and by --vlm-judge-url")
+        defined["vlm_judge"] = VlmJudgeSettings(
+            url=vlm_judge_url,
+            model=vlm_judge_model,
+            rubric=vlm_judge_rubric.read_text() if vlm_judge_rubric else None,
+            api_key=vlm_judge_key,
+        )
     limits = {
         "batch": batch,
         "max_prompt_chars": max_prompt_chars,
@@ -253,14 +275,7 @@ def serve(
             limits=LimitSettings.model_validate(
                 {name: limit for name, limit in limits.items() if limit is not None}
             ),
-            vlm_judge=None
-            if vlm_judge_url is None or vlm_judge_model is None
-            else VlmJudgeSettings(
-                url=vlm_judge_url,
-                model=vlm_judge_model,
-                rubric=vlm_judge_rubric.read_text() if vlm_judge_rubric else None,
-                api_key=vlm_judge_key,
-            ),
+            rewards=defined,
             max_rank=max_rank,
             threads=threads,
             port=port,

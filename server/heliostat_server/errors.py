@@ -37,6 +37,10 @@ class RequestError(HeliostatError, ValueError):
     """A request that does not say what it must, or asks for more than the server gives."""
 
 
+class RewardSettingsError(HeliostatError, ValueError):
+    """A reward that the server's settings define in a way that cannot work."""
+
+
 class TokenError(HeliostatError, PermissionError):
     """A request without a token, or with one that is nobody's."""
 

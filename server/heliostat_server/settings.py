@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from heliostat_server.rewards.definitions import RewardDefinitions  # noqa: TC001 (pydantic reads it)
+
 DEFAULT_PORT = 8600
 DEFAULT_HTTP_PORT = 8601
 LOOPBACK = "127.0.0.1"
@@ -54,25 +56,6 @@ class ThreadSettings(_Settings):
         return ThreadSettings(explore=threads, score=max(1, threads // 2))
 
 
-class VlmJudgeSettings(_Settings):
-    """A vision-language model that rates images, behind an OpenAI-compatible server."""
-
-    url: str
-    """Of the server, as in http://127.0.0.1:8000; /v1/chat/completions is added."""
-    model: str
-    """What that server calls the model."""
-    rubric: str | None = None
-    """What is rated and how, in words; None: how well the image shows its prompt."""
-    api_key: str | None = None
-    """Sent as a bearer token."""
-    concurrency: Annotated[int, Field(ge=1)] = 16
-    """Requests under way at once."""
-    timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """Of one request."""
-    attempts: Annotated[int, Field(ge=1)] = 5
-    """How often a request is made before the batch fails."""
-
-
 class ModelSettings(_Settings):
     """What the Triton models read at load time, from the JSON file that their config names."""
 
@@ -94,7 +77,8 @@ class ModelSettings(_Settings):
     """What the models send each other."""
     engine: Path | None = None
     """A compiled engine's folder, relative to this file; None: the torch runtime."""
-    vlm_judge: VlmJudgeSettings | None = None
+    rewards: RewardDefinitions = {}
+    """Rewards beside the built-in ones, or instead of the one of the same name."""
 
     @property
     def torch_device(self) -> str:
@@ -126,8 +110,8 @@ class ServeSettings(_Settings):
     """Adapters resident in the engine at once; the least recently used one leaves."""
     limits: LimitSettings = LimitSettings()
     """What one request may ask for."""
-    vlm_judge: VlmJudgeSettings | None = None
-    """Offers the reward `vlm_judge`; None: not offered."""
+    rewards: RewardDefinitions = {}
+    """Rewards beside the built-in ones, or instead of the one of the same name."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads; None: as many as this process may use."""
     score_threads: Annotated[int, Field(ge=1)] | None = None

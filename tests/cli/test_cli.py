@@ -40,6 +40,8 @@ def test_help_imports_nothing_heavy() -> None:
         "engine",
         "engine inspect",
         "engine build",
+        "rewards",
+        "rewards convert",
     ],
 )
 def test_every_command_explains_itself(command: str) -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from heliostat_server.launcher.background import background_server
 from heliostat_server.launcher.state import StateFolder
+from heliostat_server.rewards.definitions import PretrainedReward, WeightedSum
 from heliostat_server.settings import LimitSettings, ServeSettings
 from tests.server.checkpoints import random_checkpoint
+from tests.server.rewards.tiny_models import write_clip
 from tests.server.rollout_client import RolloutClient
 
 if TYPE_CHECKING:
@@ -85,14 +87,27 @@ def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def clip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP model with random weights."""
+    return write_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
 def server(
-    demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    demo_checkpoint: Path, clip_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerHarness]:
     """One real tritonserver with everything around it, shared by all tests."""
     settings = ServeSettings(
         checkpoint=str(demo_checkpoint),
         state=tmp_path_factory.mktemp("server") / "state",
         limits=LimitSettings(batch=BATCH, max_steps=200),
+        rewards={
+            "tiny_clip": PretrainedReward(kind="clipscore", checkpoint=str(clip_checkpoint)),
+            "gone": PretrainedReward(kind="pickscore", checkpoint="/nowhere/pickscore"),
+            "mix": WeightedSum(
+                kind="weighted_sum", weights={"tiny_clip": 2.0, "colourfulness": -1.0}
+            ),
+        },
         max_rank=8,
         threads=1,
         port=0,

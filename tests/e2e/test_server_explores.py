@@ -17,6 +17,7 @@ from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling import guided, sample_euler
 from heliostat_server.launcher.background import background_server
 from heliostat_server.launcher.state import StateFolder
+from heliostat_server.rewards.clip import ClipTower
 from heliostat_server.rewards.colourfulness import Colourfulness
 from heliostat_server.rewards.images import to_uint8
 from heliostat_server.settings import ServeSettings
@@ -167,6 +168,24 @@ def test_score_decodes_and_rewards_latents(client: RolloutClient, in_process: In
     )
     difference = answer["IMAGES"].astype(int) - to_uint8(expected).numpy().astype(int)
     assert abs(difference).max() <= 1
+
+
+def test_rewards_that_the_settings_define_are_explored_by(
+    client: RolloutClient, in_process: InProcess, clip_checkpoint: Path
+) -> None:
+    assert {"tiny_clip", "mix", "pickscore"} <= set(client.info("never-published").rewards)
+    rewards = client.rewards(range(BATCH), rewards=["mix", "tiny_clip", "colourfulness"])
+    images = in_process.images(in_process.latents(range(BATCH)))
+    tower = ClipTower.load(clip_checkpoint, clip_checkpoint, "cpu", "float32")
+    expected = tower.cosine(images, [PROMPT] * BATCH).numpy()
+    np.testing.assert_allclose(rewards[:, 1], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(rewards[:, 0], 2 * rewards[:, 1] - rewards[:, 2], rtol=1e-5)
+
+
+def test_weights_that_are_missing_are_said_in_a_sentence(client: RolloutClient) -> None:
+    with pytest.raises(StreamError) as caught:
+        client.explore(range(BATCH), rewards=["gone"])
+    assert "gone: there is no folder /nowhere/pickscore" in caught.value.sentence
 
 
 def test_score_gives_images_without_rewards(client: RolloutClient) -> None:

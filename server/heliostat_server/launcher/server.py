@@ -32,6 +32,7 @@ from heliostat_server.launcher.state import ServerRecord, StateFolder, TritonPor
 from heliostat_server.launcher.triton import TritonServer
 from heliostat_server.launcher.triton_client import TritonClient, TritonEndpoint
 from heliostat_server.launcher.valkey import EmbeddedValkey
+from heliostat_server.rewards.registry import offered_rewards
 from heliostat_server.settings import DEFAULT_HTTP_PORT, DEFAULT_PORT, ModelSettings
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class RolloutServer:
         """Start all parts in turn. Raises ServerStartError, or what a wrong setting raises."""
         previous = self._clean_up_after(self._state.read_record())
         self._fit_settings()
+        offered_rewards(self._settings)  # Refuses what cannot work, before anything is started.
         family = self._find_family()
         self._start_store()
         self._admin_token = admin_token(self._settings.admin_token_file, self._state.admin_token)
@@ -264,7 +266,7 @@ class RolloutServer:
                 admin_digest=digest(self._admin_token),
                 internal_token=new_token(),
                 engine=settings.engine,
-                vlm_judge=settings.vlm_judge,
+                rewards=settings.rewards,
             ),
             latent_axes=1 + len(family.latent_shape(resolution_px)),
         )

@@ -3,74 +3,129 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from heliostat_server.errors import RequestError
-from heliostat_server.rewards import demo_judge
-from heliostat_server.rewards.colourfulness import Colourfulness
-from heliostat_server.rewards.jpeg_compressibility import JpegCompressibility
-from heliostat_server.rewards.vlm_judge import VlmJudge
+from heliostat_server.errors import RequestError, RewardSettingsError
+from heliostat_server.rewards import plugins
+from heliostat_server.rewards.built_in import BUILT_IN
+from heliostat_server.rewards.definitions import (
+    HttpScorer,
+    PluginReward,
+    VlmJudgeSettings,
+    WeightedSum,
+)
+from heliostat_server.rewards.entry import RewardCard, RewardEntry
+from heliostat_server.rewards.last_batch import Remembering
+from heliostat_server.rewards.pretrained import pretrained
+from heliostat_server.rewards.reward import RewardContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from heliostat_server.rewards.definitions import RewardDefinition, RewardDefinitions
     from heliostat_server.rewards.reward import Reward
-    from heliostat_server.settings import ModelSettings
 
 
-@dataclass(frozen=True)
-class RewardEntry:
-    """One reward: how to load it, and when it can be.
+class RewardOffer(Protocol):
+    """The settings of a server, as far as they bear on rewards."""
 
-    family: the only model family it rates; None rates any.
-    weights: a file it needs; without it the reward is not offered.
+    @property
+    def family(self) -> str | None:
+        """The model family whose images are rated; None: any."""
+
+    @property
+    def rewards(self) -> RewardDefinitions:
+        """What the settings define."""
+
+
+def offered_rewards(settings: RewardOffer) -> tuple[RewardEntry, ...]:
+    """The built-in rewards, those of installed packages, and those that the settings define.
+
+    Raises:
+        RewardSettingsError: a sum of rewards that are not there, or a name that is taken.
     """
-
-    name: str
-    load: Callable[[], Reward]
-    family: str | None = None
-    weights: Path | None = None
-
-    def is_available(self, family: str) -> bool:
-        """Whether a server of that family can offer it."""
-        fits = self.family in {None, family}
-        return fits and (self.weights is None or self.weights.exists())
-
-
-REWARDS: tuple[RewardEntry, ...] = (
-    RewardEntry("jpeg_compressibility", JpegCompressibility),
-    RewardEntry("colourfulness", Colourfulness),
-    RewardEntry(
-        "demo_judge",
-        lambda: demo_judge.DemoJudge(demo_judge.TRAINING),
-        family="demo",
-        weights=demo_judge.TRAINING,
-    ),
-    RewardEntry(
-        "demo_judge_heldout",
-        lambda: demo_judge.DemoJudge(demo_judge.HELDOUT),
-        family="demo",
-        weights=demo_judge.HELDOUT,
-    ),
-)
+    entries = {entry.name: entry for entry in BUILT_IN}
+    for name, entry in plugins.installed().items():
+        if name in entries:
+            raise RewardSettingsError(
+                f"the reward {name} is built in, and a {entry.card.rates} too: uninstall that, or "
+                "rename its entry point"
+            )
+        entries[name] = entry
+    entries |= {name: _defined(name, one) for name, one in settings.rewards.items()}
+    for entry in entries.values():
+        _check_parts(entry, entries, settings.family)
+    return tuple(entries.values())
 
 
-def offered_rewards(settings: ModelSettings) -> tuple[RewardEntry, ...]:
-    """The rewards that need nothing, and those that the settings configure."""
-    if settings.vlm_judge is None:
-        return REWARDS
-    return (*REWARDS, RewardEntry("vlm_judge", partial(VlmJudge, settings.vlm_judge)))
+def _defined(name: str, definition: RewardDefinition) -> RewardEntry:
+    match definition:
+        case WeightedSum():
+            parts = tuple(definition.weights)
+            card = RewardCard(" + ".join(f"{w:g} {part}" for part, w in definition.weights.items()))
+            return RewardEntry(name, partial(_load_sum, definition), card, parts=parts)
+        case HttpScorer():
+            card = RewardCard(f"what {definition.url} answers")
+            return RewardEntry(name, partial(_load_http, name, definition), card)
+        case VlmJudgeSettings():
+            card = RewardCard(
+                f"what {definition.model} says of the image", "0..1", "", "arXiv 2303.16634"
+            )
+            return RewardEntry(name, partial(_load_vlm, definition), card)
+        case PluginReward():
+            return plugins.plugin(name, definition.plugin, definition.options)
+        case _:
+            return pretrained(name, definition)
+
+
+def _load_sum(definition: WeightedSum, context: RewardContext) -> Reward:
+    from heliostat_server.rewards.weighted_sum import WeightedSum as Sum
+
+    return Sum([(weight, context.reward(name)) for name, weight in definition.weights.items()])
+
+
+def _load_http(name: str, definition: HttpScorer, _: RewardContext) -> Reward:
+    from heliostat_server.rewards.http_scorer import HttpReward
+
+    return HttpReward(name, definition)
+
+
+def _load_vlm(definition: VlmJudgeSettings, _: RewardContext) -> Reward:
+    from heliostat_server.rewards.vlm_judge import VlmJudge
+
+    return VlmJudge(definition)
+
+
+def _check_parts(
+    entry: RewardEntry,
+    entries: Mapping[str, RewardEntry],
+    family: str | None,
+    above: tuple[str, ...] = (),
+) -> None:
+    """Refuse sums of rewards that this server has not, and sums of themselves."""
+    if entry.name in above:
+        raise RewardSettingsError(f"[rewards.{entry.name}] is a sum of itself")
+    for part in entry.parts:
+        where = f"[rewards.{entry.name}]: "
+        if part not in entries:
+            raise RewardSettingsError(where + _unknown(part, tuple(entries)))
+        reason = entries[part].why_not(family)
+        if reason is not None:
+            raise RewardSettingsError(f"{where}no reward {part!r} here: {reason}")
+        _check_parts(entries[part], entries, family, (*above, entry.name))
 
 
 class RewardBook:
     """The rewards that a server of one family offers, loaded on first use. For one thread."""
 
-    def __init__(self, family: str, entries: Iterable[RewardEntry] = REWARDS) -> None:
+    def __init__(
+        self, family: str, entries: Iterable[RewardEntry] = BUILT_IN, device: str = "cpu"
+    ) -> None:
         self._entries = {entry.name: entry for entry in entries if entry.is_available(family)}
         self._loaded: dict[str, Reward] = {}
+        self._parts = {part for entry in self._entries.values() for part in entry.parts}
+        self._context = RewardContext(device, self.get)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,8 +136,15 @@ class RewardBook:
         """The reward of that name. Raises RequestError if there is none."""
         check_rewards([name], self.names)
         if name not in self._loaded:
-            self._loaded[name] = self._entries[name].load()
+            self._loaded[name] = self._load(name)
         return self._loaded[name]
+
+    def _load(self, name: str) -> Reward:
+        reward = self._entries[name].load(self._context)
+        if name not in self._parts:
+            return reward
+        # A part of a sum may be asked for by itself too, or be in two sums.
+        return Remembering(reward)
 
 
 def check_rewards(asked: Sequence[str], known: Sequence[str]) -> None:
@@ -93,8 +155,15 @@ def check_rewards(asked: Sequence[str], known: Sequence[str]) -> None:
     """
     for name in asked:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise RequestError(f"no reward {name!r}: {hint}this server has {', '.join(known)}")
+            raise RequestError(_unknown(name, known))
     if len(set(asked)) != len(asked):
         raise RequestError(f"a reward is asked for twice: {', '.join(asked)}")
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    reasons = {entry.name: entry.why_not(None) for entry in BUILT_IN}
+    if reasons.get(name):
+        return f"no reward {name!r} here: {reasons[name]}"
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"no reward {name!r}: {hint}this server has {', '.join(known)}"

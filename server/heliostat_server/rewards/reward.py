@@ -1,15 +1,18 @@
-"""What a reward is."""
+"""What a reward is, and what one is given to load itself."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     import torch
 
     from heliostat_engines.conditioning import Conditioning
+
+T = TypeVar("T")
 
 
 class Reward(Protocol):
@@ -20,5 +23,26 @@ class Reward(Protocol):
     ) -> torch.Tensor:
         """rewards[B] float32 of images[B, 3, H, W] (float32, 0..1) for prompts[B].
 
-        `conditioning` has the prompts' embeddings of the model family, one row a prompt.
+        `conditioning` has the prompts' embeddings of the model family, one row a prompt. Images are
+        shared by all rewards: do not change them in place.
         """
+
+
+@dataclass(frozen=True)
+class RewardContext:
+    """What a reward may ask for while it is loaded.
+
+    device: where images are, and the reward's model belongs, as torch calls it.
+    reward: loads another reward of this server by its name.
+    """
+
+    device: str
+    reward: Callable[[str], Reward]
+    _shared: dict[Hashable, Any] = field(default_factory=dict)
+
+    def share(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made once for all rewards that ask for the key."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        shared: T = self._shared[key]
+        return shared

@@ -10,22 +10,18 @@ Source of the weighting: Liu et al., "G-Eval" (arXiv 2303.16634), section 2.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
-import requests
 import structlog
-import tenacity
 import torch
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from heliostat_server.errors import ModelError, UnavailableError
-from heliostat_server.rewards.images import to_uint8
+from heliostat_server.rewards.images import png_base64, to_uint8
+from heliostat_server.rewards.posting import BusyError, RefusedError, post, read_token, retrying
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from heliostat_engines.conditioning import Conditioning
-    from heliostat_server.settings import VlmJudgeSettings
+    from heliostat_server.rewards.definitions import VlmJudgeSettings
 
 BEST = 9
 RUBRIC = (
@@ -53,8 +49,6 @@ _SCHEMA = {
 }
 _MAX_TOKENS = 16
 _ALTERNATIVES = 10
-_BUSY = frozenset({429, 500, 502, 503, 504})
-_LONGEST_WAIT_S = 20.0
 
 
 class Feature(StrEnum):
@@ -72,18 +66,6 @@ class _Verdict(BaseModel):
     score: Annotated[int, Field(ge=0, le=BEST)]
 
 
-class _BusyError(Exception):
-    """Worth another try, after so many seconds if the server says so."""
-
-    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.retry_after_s = retry_after_s
-
-
-class _RefusedError(Exception):
-    """The server does not take such a request."""
-
-
 class VlmJudge:
     """Scores in 0..1. Deterministic as far as the model's server is."""
 
@@ -95,6 +77,7 @@ class VlmJudge:
         """
         self._settings = settings
         self._url = settings.url.rstrip("/") + "/v1/chat/completions"
+        self._token = settings.api_key or read_token(settings.token_file, "vlm_judge: token_file")
         self._features = self._find_features()
 
     def score(
@@ -117,7 +100,7 @@ class VlmJudge:
     def _score_one(self, picture: NDArray[np.uint8], prompt: str) -> float:
         try:
             return self._ask(picture, prompt, self._features)
-        except _RefusedError as error:
+        except RefusedError as error:
             raise UnavailableError(f"the judge at {self._settings.url} refuses: {error}") from error
 
     def _find_features(self) -> frozenset[Feature]:
@@ -132,30 +115,24 @@ class VlmJudge:
         ):
             try:
                 self._ask(picture, "a black square", features)
-            except _RefusedError as error:
+            except RefusedError as error:
                 refusal = error
                 continue
             structlog.get_logger("vlm_judge").info("ready", offers=sorted(features))
             return features
         raise UnavailableError(
             f"the judge at {self._settings.url} refuses every request ({refusal}): check "
-            "--vlm-judge-model, and that the model takes images"
+            "its model (--vlm-judge-model), and that the model takes images"
         ) from refusal
 
     def _ask(self, picture: NDArray[np.uint8], prompt: str, features: frozenset[Feature]) -> float:
         body = self._request(picture, prompt, features)
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((_BusyError, ValidationError)),
-            stop=tenacity.stop_after_attempt(self._settings.attempts),
-            wait=_wait,
-            reraise=True,
-        )
         try:
-            return retrying(self._ask_once, body)
-        except _BusyError as error:
+            return retrying(self._settings.attempts, ValidationError)(self._ask_once, body)
+        except BusyError as error:
             raise UnavailableError(
                 f"the judge at {self._settings.url} does not answer ({error}): start it, check "
-                "--vlm-judge-url, or train on another reward"
+                "its url (--vlm-judge-url), or train on another reward"
             ) from error
         except ValidationError as error:
             raise ModelError(
@@ -164,21 +141,8 @@ class VlmJudge:
             ) from error
 
     def _ask_once(self, body: dict[str, Any]) -> float:
-        key = self._settings.api_key
-        try:
-            response = requests.post(
-                self._url,
-                json=body,
-                headers={"Authorization": f"Bearer {key}"} if key else {},
-                timeout=self._settings.timeout_s,
-            )
-        except requests.RequestException as error:
-            raise _BusyError(type(error).__name__) from error
-        if response.status_code in _BUSY:
-            raise _BusyError(f"status {response.status_code}", _retry_after_s(response))
-        if not response.ok:
-            raise _RefusedError(f"status {response.status_code}: {response.text[:200]}")
-        return _read(_Completion.model_validate_json(response.text))
+        text = post(self._url, body, self._token, self._settings.timeout_s)
+        return _read(_Completion.model_validate_json(text))
 
     def _request(
         self, picture: NDArray[np.uint8], prompt: str, features: frozenset[Feature]
@@ -259,24 +223,4 @@ def _digit_weights(token: _Token) -> dict[int, float]:
 
 
 def _data_url(picture: NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _retry_after_s(response: requests.Response) -> float | None:
-    try:
-        return float(response.headers.get("Retry-After", ""))
-    except ValueError:
-        return None
-
-
-_backoff = tenacity.wait_exponential_jitter(initial=0.2, max=_LONGEST_WAIT_S)
-
-
-def _wait(state: tenacity.RetryCallState) -> float:
-    """As long as the server says, else ever longer."""
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, _BusyError) and error.retry_after_s is not None:
-        return min(error.retry_after_s, _LONGEST_WAIT_S)
-    return float(_backoff(state))
+    return "data:image/png;base64," + png_base64(picture)

@@ -6,13 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from google.protobuf import json_format
-
 from heliostat_engines.noise import SEED_LIMIT
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_server.errors import RequestError
 from heliostat_server.experiments.names import check_experiment
 from heliostat_server.rewards.registry import check_rewards
+from heliostat_server.specs import parse_spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,11 +53,7 @@ def parse_explore(
     Raises:
         RequestError: saying what is wrong and what to ask for instead.
     """
-    message = ExploreSpec()
-    try:
-        json_format.Parse(spec, message)
-    except (json_format.ParseError, UnicodeDecodeError) as error:
-        raise RequestError(f"SPEC is no ExploreSpec in JSON: {error}") from error
+    message = parse_spec(spec, ExploreSpec())
     match message.WhichOneof("operation"):
         case "rollout":
             return _rollout(message.rollout, seeds, limits, rewards)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from google.protobuf import json_format
 
 from heliostat_proto.rollout_pb2 import ScoreSpec
 from heliostat_server.errors import RequestError
@@ -14,6 +13,7 @@ from heliostat_server.finite import check_latents, check_reward
 from heliostat_server.rewards.images import to_uint8
 from heliostat_server.rewards.registry import check_rewards
 from heliostat_server.scoring.metrics import ScoreMetrics
+from heliostat_server.specs import parse_spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,11 +92,7 @@ class Scorer:
         return torch.stack(columns, 1) if columns else torch.zeros(len(images), 0)
 
     def _parse(self, spec: bytes, latents: torch.Tensor) -> ScoreSpec:
-        message = ScoreSpec()
-        try:
-            json_format.Parse(spec, message)
-        except (json_format.ParseError, UnicodeDecodeError) as error:
-            raise RequestError(f"SPEC is no ScoreSpec in JSON: {error}") from error
+        message = parse_spec(spec, ScoreSpec())
         check_rewards(message.rewards, self._rewards.names)
         if not message.rewards and not message.return_images:
             raise RequestError("SPEC asks for no rewards and no images")

@@ -40,7 +40,7 @@ class ScoreModel:
         self._exporter = TritonExporter(metrics.registry)
         self._scorer = Scorer(
             load_decoder(family, settings),
-            RewardBook(settings.family, offered_rewards(settings)),
+            RewardBook(settings.family, offered_rewards(settings), settings.torch_device),
             PromptCache(Models(settings.internal_token).encode),
             settings.limits,
             family.latent_shape(settings.resolution_px),

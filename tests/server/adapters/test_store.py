@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from heliostat_engines.adapters import AdapterFiles
-from heliostat_server.adapters.store import AdapterStore
-from heliostat_server.errors import NotFoundError, UnavailableError
+from heliostat_server.adapters.store import MAX_PINNED, AdapterStore
+from heliostat_server.errors import NotFoundError, RequestError, UnavailableError
 
 
 def files(content: str) -> AdapterFiles:
@@ -102,3 +102,62 @@ def test_publishing_at_once_gives_each_its_own_version(store: AdapterStore) -> N
 def test_a_store_that_is_gone_is_said_so() -> None:
     with pytest.raises(UnavailableError, match="the server's store does not answer"):
         AdapterStore.connect("redis://127.0.0.1:1").latest("a")
+
+
+def test_large_adapters_are_kept_in_pieces(
+    store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heliostat_server.adapters.store.CHUNK_BYTES", 4)
+    sha256 = store.stage(files("0123456789"))
+    assert store._redis.hlen(f"heliostat:adapter:{sha256}") == 3 + len(
+        ("config", "bytes", "chunks")
+    )
+    assert store.fetch(sha256) == files("0123456789")
+
+
+def test_what_is_half_staged_is_not_there(store: AdapterStore) -> None:
+    sha256 = files("x").sha256
+    store._redis.hset(f"heliostat:adapter:{sha256}", "0", b"x")
+    with pytest.raises(NotFoundError, match="no adapter"):
+        store.commit("a", sha256)
+    with pytest.raises(NotFoundError):
+        store.fetch(sha256)
+    assert store.fetch(store.stage(files("x"))) == files("x")
+
+
+def test_a_pinned_version_stays_until_it_is_unpinned(store: AdapterStore) -> None:
+    publish(store, "a", "u")
+    store.pin("a", 1)
+    for text in "vwxyz":
+        publish(store, "a", text)
+    assert store.fetch(store.resolve("a", 1)) == files("u")
+    store.unpin("a", 1)
+    publish(store, "a", "last")
+    with pytest.raises(NotFoundError, match="no longer kept"):
+        store.resolve("a", 1)
+
+
+def test_pins_are_bounded_and_of_kept_versions(store: AdapterStore) -> None:
+    for version in range(1, MAX_PINNED + 1):
+        publish(store, "a", str(version))
+        store.pin("a", version)
+    publish(store, "a", "more")
+    with pytest.raises(RequestError, match="unpin one first"):
+        store.pin("a", MAX_PINNED + 1)
+    with pytest.raises(NotFoundError, match="never published"):
+        store.pin("a", 99)
+
+
+def test_a_version_that_is_rolled_back_to_is_the_next_one(store: AdapterStore) -> None:
+    for text in "xyz":
+        publish(store, "a", text)
+    assert store.roll_back("a", 2) == (4, files("y").sha256)
+    assert store.fetch(store.resolve("a", 4)) == files("y")
+    assert store.roll_back("a", 4) == (4, files("y").sha256)
+    with pytest.raises(NotFoundError):
+        store.roll_back("a", 1)
+
+
+def test_only_experiments_that_are_there_have_versions(store: AdapterStore) -> None:
+    with pytest.raises(NotFoundError, match="there is no experiment 'x'"):
+        publish(store, "x", "y")

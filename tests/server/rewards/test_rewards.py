@@ -11,9 +11,11 @@ from PIL import Image
 from heliostat_engines.conditioning import Conditioning
 from heliostat_server.errors import RequestError
 from heliostat_server.rewards.colourfulness import Colourfulness
+from heliostat_server.rewards.entry import RewardEntry
 from heliostat_server.rewards.images import to_uint8
 from heliostat_server.rewards.jpeg_compressibility import JpegCompressibility
-from heliostat_server.rewards.registry import RewardBook, RewardEntry, check_rewards
+from heliostat_server.rewards.registry import RewardBook, check_rewards
+from heliostat_server.rewards.reward import RewardContext
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,11 +53,14 @@ def test_grey_has_no_colour() -> None:
 
 
 def test_the_book_offers_what_the_family_can_have(tmp_path: Path) -> None:
+    def load(_: RewardContext) -> Colourfulness:
+        return Colourfulness()
+
     weights = tmp_path / "weights"
     entries = [
-        RewardEntry("any", Colourfulness),
-        RewardEntry("other_family", Colourfulness, family="sana"),
-        RewardEntry("without_weights", Colourfulness, weights=weights),
+        RewardEntry("any", load),
+        RewardEntry("other_family", load, family="sana"),
+        RewardEntry("without_weights", load, weights=weights),
     ]
     assert RewardBook("demo", entries).names == ("any",)
     weights.touch()
@@ -65,7 +70,7 @@ def test_the_book_offers_what_the_family_can_have(tmp_path: Path) -> None:
 def test_a_reward_is_loaded_once_and_only_when_asked_for() -> None:
     loaded: list[Colourfulness] = []
 
-    def load() -> Colourfulness:
+    def load(_: RewardContext) -> Colourfulness:
         loaded.append(Colourfulness())
         return loaded[-1]
 

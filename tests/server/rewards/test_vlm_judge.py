@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,9 @@ from heliostat.cli import app
 from heliostat_engines.conditioning import Conditioning
 from heliostat_server.errors import Code, ModelError, UnavailableError, code_of
 from heliostat_server.launcher.ports import free_ports
-from heliostat_server.rewards.registry import RewardBook, offered_rewards
+from heliostat_server.rewards.definitions import VlmJudgeSettings
 from heliostat_server.rewards.vlm_judge import VlmJudge
-from heliostat_server.settings import (
-    LimitSettings,
-    ModelSettings,
-    ThreadSettings,
-    VlmJudgeSettings,
-)
+from tests.server.rewards.offers import book_of
 
 NO_TEXT = Conditioning(torch.zeros(0, 1, 1), torch.zeros(0, 1))
 IMAGES = torch.linspace(0, 1, 4).reshape(4, 1, 1, 1).expand(4, 3, 8, 8)
@@ -220,7 +216,7 @@ def test_a_slow_server_is_given_up() -> None:
 def test_no_server_is_said_at_once_and_is_worth_another_try() -> None:
     (port,) = free_ports(1)
     settings = VlmJudgeSettings(url=f"http://127.0.0.1:{port}", model="judge", attempts=2)
-    with pytest.raises(UnavailableError, match="check --vlm-judge-url") as error:
+    with pytest.raises(UnavailableError, match=r"check its url .--vlm-judge-url") as error:
         VlmJudge(settings)
     assert code_of(error.value) is Code.UNAVAILABLE
 
@@ -245,28 +241,20 @@ def test_no_more_requests_at_once_than_asked_for() -> None:
 
 
 def test_the_reward_is_offered_once_it_is_configured() -> None:
-    settings = ModelSettings(
-        family="demo",
-        checkpoint="weights",
-        resolution_px=64,
-        precision="nvfp4",
-        precision_map="published",
-        device="cpu",
-        max_rank=8,
-        slots=2,
-        limits=LimitSettings(),
-        threads=ThreadSettings.for_cores(1),
-        redis="redis://localhost",
-        keep_versions=3,
-        internal_token="internal",
-    )
-    assert "vlm_judge" not in RewardBook("sana", offered_rewards(settings)).names
+    assert "vlm_judge" not in book_of({}).names
     with serving(by_brightness) as judge:
-        configured = settings.model_copy(update={"vlm_judge": judge.settings()})
-        book = RewardBook("sana", offered_rewards(configured))
+        book = book_of({"vlm_judge": judge.settings()})
         assert book.names[-1] == "vlm_judge"
         assert not judge.requests  # Nothing is asked before the reward is.
         assert book.get("vlm_judge").score(IMAGES[3:], PROMPTS[3:], NO_TEXT).item() == 1
+
+
+def test_the_key_may_be_in_a_file(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("from-file\n")
+    with serving(by_brightness) as judge:
+        VlmJudge(judge.settings(token_file=token))
+    assert set(judge.keys) == {"Bearer from-file"}
 
 
 def test_url_and_model_belong_together() -> None:

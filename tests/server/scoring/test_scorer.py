@@ -8,7 +8,8 @@ import torch
 
 from heliostat_engines.conditioning import Conditioning
 from heliostat_server.errors import NonFiniteError, RequestError
-from heliostat_server.rewards.registry import RewardBook, RewardEntry
+from heliostat_server.rewards.entry import RewardEntry
+from heliostat_server.rewards.registry import RewardBook
 from heliostat_server.sampling.conditioning import PromptCache
 from heliostat_server.scoring.scorer import Scorer
 from heliostat_server.settings import LimitSettings
@@ -45,7 +46,13 @@ def encode(prompts: Sequence[str]) -> Conditioning:
 
 @pytest.fixture
 def scorer() -> Scorer:
-    book = RewardBook("demo", [RewardEntry("bright", Brightness), RewardEntry("broken", Broken)])
+    book = RewardBook(
+        "demo",
+        [
+            RewardEntry("bright", lambda _: Brightness()),
+            RewardEntry("broken", lambda _: Broken()),
+        ],
+    )
     return Scorer(Decoder(), book, PromptCache(encode), LimitSettings(), (2, 1, 1))
 
 

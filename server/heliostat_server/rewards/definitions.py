@@ -1,0 +1,170 @@
+"""What `heliostat serve --rewards FILE.toml` says of rewards. Imports no torch.
+
+Each `[rewards.NAME]` defines the reward NAME, or changes the built-in one of that name. Its `kind`
+says what it is; where there is none, NAME is the kind.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from heliostat_server.errors import RewardSettingsError
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+_PATHS = ("checkpoint", "clip", "token_file")
+
+
+class _Definition(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class PretrainedReward(_Definition):
+    """A published preference model, with other weights or in another precision."""
+
+    kind: Literal["pickscore", "clipscore", "hpsv2", "image_reward"]
+    checkpoint: str | None = None
+    """A folder, or a Hugging Face name; None: the published weights."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What the model computes in. Half precision rounds away small differences within a group."""
+
+
+class AestheticReward(_Definition):
+    """The aesthetic predictor: a small head on the image embeddings of CLIP."""
+
+    kind: Literal["aesthetic"]
+    checkpoint: str | None = None
+    """The head: a folder, or a Hugging Face name; None: the published one."""
+    clip: str | None = None
+    """The CLIP model below it; None: OpenAI's ViT-L/14, shared with `clipscore`."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What CLIP computes in."""
+
+
+class WeightedSum(_Definition):
+    """Several rewards as one: the sum of weight x reward. Each is still a reward of its own."""
+
+    kind: Literal["weighted_sum"]
+    weights: Annotated[dict[str, FiniteFloat], Field(min_length=1)]
+    """Rewards by name, and what each is multiplied with."""
+
+
+class HttpScorer(_Definition):
+    """A reward computed by another process, anywhere, that answers HTTP requests."""
+
+    kind: Literal["http"]
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    """Where images are posted to."""
+    token_file: Path | None = None
+    """A file with a token, sent as `Authorization: Bearer TOKEN`."""
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Of one request."""
+    attempts: Annotated[int, Field(ge=1)] = 5
+    """How often a request is made before the batch fails."""
+    batch: Annotated[int, Field(ge=1)] = 32
+    """Images in a request at most."""
+
+
+class VlmJudgeSettings(_Definition):
+    """A vision-language model that rates images, behind an OpenAI-compatible server."""
+
+    kind: Literal["vlm_judge"] = "vlm_judge"
+    url: str
+    """Of the server, as in http://127.0.0.1:8000; /v1/chat/completions is added."""
+    model: str
+    """What that server calls the model."""
+    rubric: str | None = None
+    """What is rated and how, in words; None: how well the image shows its prompt."""
+    api_key: str | None = None
+    """Sent as a bearer token."""
+    token_file: Path | None = None
+    """A file that holds the bearer token instead."""
+    concurrency: Annotated[int, Field(ge=1)] = 16
+    """Requests under way at once."""
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Of one request."""
+    attempts: Annotated[int, Field(ge=1)] = 5
+    """How often a request is made before the batch fails."""
+
+
+class PluginReward(_Definition):
+    """A reward of an installed package, with options."""
+
+    kind: Literal["plugin"]
+    plugin: str
+    """Its name in the entry-point group `heliostat.rewards`."""
+    options: dict[str, Any] = {}
+    """Keyword arguments for it."""
+
+
+RewardDefinition = Annotated[
+    PretrainedReward | AestheticReward | WeightedSum | HttpScorer | VlmJudgeSettings | PluginReward,
+    Field(discriminator="kind"),
+]
+RewardDefinitions = dict[str, RewardDefinition]
+
+
+class _File(_Definition):
+    rewards: RewardDefinitions
+
+
+def load_definitions(path: Path) -> RewardDefinitions:
+    """Read a TOML file of `[rewards.NAME]` tables; paths in it are taken from where it is.
+
+    Raises:
+        RewardSettingsError: the file, table and key to change.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RewardSettingsError(f"{path} cannot be read: {error}") from error
+    for name, table in _tables(content, path).items():
+        table.setdefault("kind", name)
+        for key in _PATHS:
+            if isinstance(table.get(key), str):
+                table[key] = _resolved(path, name, key, table[key])
+    try:
+        return _File.model_validate(content).rewards
+    except ValidationError as error:
+        raise RewardSettingsError(f"{path}: {_sentence(error)}") from error
+
+
+def _tables(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    rewards = content.get("rewards")
+    if not isinstance(rewards, dict):
+        raise RewardSettingsError(f"{path} defines no reward: it has no table [rewards.NAME]")
+    for name, table in rewards.items():
+        if not NAME.fullmatch(name) or not isinstance(table, dict):
+            raise RewardSettingsError(
+                f"{path}: [rewards.{name}] is no reward: a reward is a table, and its name has "
+                "small letters, digits and underscores"
+            )
+    return rewards
+
+
+def _resolved(file: Path, name: str, key: str, value: str) -> str:
+    """A path that the file names, made absolute; a Hugging Face name stays as it is."""
+    path = (file.parent / Path(value).expanduser()).resolve()
+    if path.exists():
+        return str(path)
+    if key == "token_file" or value.startswith(("/", ".", "~")):
+        raise RewardSettingsError(f"{file}: [rewards.{name}], {key}: {path} is not there")
+    return value
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    if first["type"] == "union_tag_invalid":
+        return (
+            f"[{'.'.join(location)}] has the kind {first['ctx']['tag']}, but kinds are "
+            f"{first['ctx']['expected_tags']}"
+        )
+    # The third part is the kind, which pydantic puts before the key.
+    table, keys = location[:2], location[3:]
+    what = f", {'.'.join(keys)}" if keys else ""
+    return f"[{'.'.join(table)}]{what}: {first['msg']}"

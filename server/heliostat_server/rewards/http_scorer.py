@@ -1,0 +1,82 @@
+"""A reward behind an HTTP address: what does not fit into the server's Python runs elsewhere.
+
+    POST url  {"images": ["<PNG in base64>", ...], "prompts": ["...", ...]}
+    answer    {"rewards": [0.7, ...]}                one finite number an image, in their order
+
+Docs: docs/rewards.md has a complete server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import BaseModel, FiniteFloat, ValidationError
+
+from heliostat_server.errors import ModelError, UnavailableError
+from heliostat_server.rewards.images import png_base64, to_uint8
+from heliostat_server.rewards.posting import BusyError, RefusedError, post, read_token, retrying
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from heliostat_engines.conditioning import Conditioning
+    from heliostat_server.rewards.definitions import HttpScorer
+
+
+class _Answer(BaseModel):
+    rewards: list[FiniteFloat]
+
+
+class HttpReward:
+    """What the server at the address answers, unscaled. Deterministic as far as that server is."""
+
+    def __init__(self, name: str, settings: HttpScorer) -> None:
+        """Read the token, if there is one. Raises RewardSettingsError if it cannot be read."""
+        self._name = name
+        self._settings = settings
+        self._token = read_token(settings.token_file, f"[rewards.{name}], token_file")
+
+    def score(
+        self,
+        images: torch.Tensor,
+        prompts: Sequence[str],
+        conditioning: Conditioning,  # noqa: ARG002
+    ) -> torch.Tensor:
+        """rewards[B] float32 of images[B, 3, H, W] for prompts[B].
+
+        Raises:
+            UnavailableError: the server does not answer, or refuses.
+            ModelError: it answers with something else than one finite number an image.
+        """
+        pictures = [png_base64(picture) for picture in to_uint8(images).cpu().numpy()]
+        rewards: list[float] = []
+        for start in range(0, len(pictures), self._settings.batch):
+            part = slice(start, start + self._settings.batch)
+            rewards += self._ask(pictures[part], list(prompts[part]))
+        return torch.tensor(rewards, dtype=torch.float32)
+
+    def _ask(self, pictures: list[str], prompts: list[str]) -> list[float]:
+        settings = self._settings
+        body = {"images": pictures, "prompts": prompts}
+        where = f"the scorer {self._name} at {settings.url}"
+        try:
+            text = retrying(settings.attempts)(
+                post, settings.url, body, self._token, settings.timeout_s
+            )
+            answer = _Answer.model_validate_json(text)
+        except BusyError as error:
+            raise UnavailableError(
+                f"{where} does not answer ({error}): start it, or check its url"
+            ) from error
+        except RefusedError as error:
+            raise UnavailableError(f"{where} refuses: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ModelError(f"{where} gives no rewards: {place}: {first['msg']}") from error
+        if len(answer.rewards) != len(pictures):
+            raise ModelError(
+                f"{where} gives {len(answer.rewards)} rewards for {len(pictures)} images"
+            )
+        return list(answer.rewards)

@@ -1,0 +1,87 @@
+"""With a certificate all endpoints speak TLS, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import ssl
+import subprocess
+from typing import TYPE_CHECKING
+from urllib.request import Request, urlopen
+
+import pytest
+
+from heliostat_server.settings import LimitSettings, ServeSettings
+from heliostat_trainer.client import RolloutServer
+from heliostat_trainer.errors import ServerUnreachableError
+from heliostat_trainer.tokens import GivenTokens
+from heliostat_trainer.types import GroupRequest
+from tests.e2e.conftest import BATCH, ServerHarness
+from tests.server.checkpoints import random_adapter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for localhost and 127.0.0.1 that signs itself, and its key."""
+    openssl = shutil.which("openssl")
+    assert openssl, "install openssl"
+    paths = (tmp_path / "certificate.pem", tmp_path / "key.pem")
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command += ["-out", str(paths[0]), "-keyout", str(paths[1])]
+    subprocess.run(command, check=True, capture_output=True)
+    return paths
+
+
+@pytest.fixture
+def server(
+    demo_checkpoint: Path, tmp_path: Path, certificate: tuple[Path, Path]
+) -> Iterator[ServerHarness]:
+    harness = ServerHarness(
+        ServeSettings(
+            checkpoint=str(demo_checkpoint),
+            state=tmp_path / "state",
+            limits=LimitSettings(batch=BATCH),
+            max_rank=8,
+            threads=1,
+            port=0,
+            http_port=0,
+            tls_certificate=certificate[0],
+            tls_key=certificate[1],
+        )
+    )
+    harness.start()
+    yield harness
+    harness.stop()
+
+
+def test_all_endpoints_speak_tls_alone(
+    server: ServerHarness, certificate: tuple[Path, Path]
+) -> None:
+    tokens = GivenTokens(server.admin_token)
+    url = f"grpcs://{server.record.control}"
+    with RolloutServer(url, "e", tokens=tokens, authority_file=certificate[0]) as client:
+        info = client.info()
+        adapter = client.publish(random_adapter(info.lora_targets))
+        (group,) = client.explore(
+            [GroupRequest(0, "a red cat", tuple(range(BATCH)), 1, "colourfulness")], adapter
+        )
+        assert len(group.candidates) == BATCH
+        assert len(client.encode(["a"]).pooled) == 1
+    with (
+        RolloutServer(f"grpc://{server.record.control}", "e", tokens=tokens, patience_s=1) as plain,
+        pytest.raises(ServerUnreachableError),
+    ):
+        plain.info()
+    request = Request(
+        f"{server.record.http}/v1/info", headers={"Authorization": f"Bearer {server.admin_token}"}
+    )
+    trusting = ssl.create_default_context(cafile=str(certificate[0]))
+    with urlopen(request, timeout=10, context=trusting) as answer:
+        assert json.load(answer)["description"]["limits"]["batch"] == BATCH
