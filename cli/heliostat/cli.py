@@ -235,7 +235,11 @@ def serve(
     in the state folder. Trainers of this user on this machine need no token; for others see
     `heliostat experiment create`.
     """
+    from pydantic import ValidationError
+
     from heliostat.credentials import CredentialsError, keep_token
+    from heliostat_server.control.validation import first_problem
+    from heliostat_server.errors import ServerStartError
     from heliostat_server.rewards.definitions import VlmJudgeSettings, load_definitions
     from heliostat_server.serve import serve as run
     from heliostat_server.settings import LimitSettings, ServeSettings
@@ -264,8 +268,8 @@ def serve(
         except CredentialsError as error:
             typer.echo(f"heliostat: {error}", err=True)
 
-    run(
-        ServeSettings(
+    try:
+        settings = ServeSettings(
             family=family,
             checkpoint=checkpoint,
             precision=precision.value,
@@ -296,9 +300,10 @@ def serve(
             tls_certificate=tls_certificate,
             tls_key=tls_key,
             tls_name=tls_name,
-        ),
-        remember,
-    )
+        )
+    except ValidationError as error:
+        raise ServerStartError(first_problem(error.errors())) from error
+    run(settings, remember)
 
 
 @app.command(

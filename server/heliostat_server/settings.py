@@ -152,7 +152,7 @@ class ServeSettings(_Settings):
     triton_url: str | None = None
     """host:port (gRPC) of a Triton server that already serves our models; None: start one."""
     wait_s: Annotated[float, Field(ge=0)] = 60.0
-    """How long a start waits for what runs elsewhere: Redis, Triton, the judge of `vlm_judge`."""
+    """How long a start waits for what runs elsewhere: Redis, Triton, the judges of rewards."""
     print_triton_log: bool = False
     """Whether what Triton and the models log is printed, too."""
     max_restarts: Annotated[int, Field(ge=0)] = 5

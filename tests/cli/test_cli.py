@@ -34,6 +34,7 @@ def test_help_imports_nothing_heavy() -> None:
         "config",
         "report",
         "export",
+        "health",
         "info",
         "demo",
         "demo pretrain",
@@ -70,8 +71,30 @@ def heliostat(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["info", "http://127.0.0.1:1"], "grpc://host:port"),
         (["serve", "--family", "dall-e"], "no model family 'dall-e'"),
         (["serve", "--checkpoint", "/nowhere"], "diffusers' layout"),
+        (["serve", "--redis-password-file", "/nowhere"], "needs --redis"),
+        (
+            ["serve", "--redis", "redis://x", "--redis-password-file", "/nowhere"],
+            "--redis-password-file /nowhere: No such file",
+        ),
+        (
+            ["serve", "--redis", "redis://127.0.0.1:1", "--wait", "0"],
+            "the Redis at redis://127.0.0.1:1 does not answer",
+        ),
+        (["health", "--state", "/nowhere"], "no rollout server has run on /nowhere"),
     ],
-    ids=["no-toml", "no-section", "no-key", "no-run", "scheme", "family", "checkpoint"],
+    ids=[
+        "no-toml",
+        "no-section",
+        "no-key",
+        "no-run",
+        "scheme",
+        "family",
+        "checkpoint",
+        "no-redis",
+        "no-password",
+        "redis-away",
+        "no-server",
+    ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], sentence: str) -> None:
     done = heliostat(*arguments)

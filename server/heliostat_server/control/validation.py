@@ -12,7 +12,8 @@ def first_problem(errors: Sequence[Mapping[str, Any]]) -> str:
     """The first of pydantic's errors."""
     first = errors[0]
     name = ".".join(str(part) for part in first["loc"] if part != "body")
-    message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = f"{message[0].lower()}{message[1:]}"
     if first["type"] == "missing":
         return f"{name} is missing"
     return f"{name} = {str(first['input'])[:100]!r}: {message}" if name else message

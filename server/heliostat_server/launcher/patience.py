@@ -12,11 +12,13 @@ import structlog
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.redis_url import without_password
 from heliostat_server.launcher.repository import MODELS
+from heliostat_server.rewards.definitions import VlmJudgeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from heliostat_server.launcher.triton_client import TritonClient
+    from heliostat_server.rewards.definitions import RewardDefinitions
 
 POLL_S = 0.5
 REMIND_S = 15.0
@@ -84,6 +86,11 @@ def triton_problem(client: TritonClient, address: str) -> str | None:
     if missing:
         return f"the Triton server at {address} does not serve {', '.join(missing)}"
     return None
+
+
+def judge_urls(rewards: RewardDefinitions) -> list[str]:
+    """The servers of vision-language models that rewards ask."""
+    return [each.url for each in rewards.values() if isinstance(each, VlmJudgeSettings)]
 
 
 def judge_problem(url: str) -> str | None:

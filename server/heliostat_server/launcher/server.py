@@ -6,6 +6,7 @@ import os
 import time
 from collections import deque
 from datetime import UTC, datetime
+from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from heliostat_server.launcher.log_printer import LogPrinter
 from heliostat_server.launcher.patience import (
     Patience,
     judge_problem,
+    judge_urls,
     redis_problem,
     triton_problem,
 )
@@ -275,10 +277,8 @@ class RolloutServer:
         self._rotate_log()
         if settings.print_triton_log:
             self._log_printer = LogPrinter(self._state.triton_log)
-        if (judge := settings.vlm_judge) is not None:
-            self._patience.until(
-                lambda: judge_problem(judge.url), "start it, check --vlm-judge-url"
-            )
+        for url in judge_urls(settings.rewards):
+            self._patience.until(partial(judge_problem, url), "start it, check its url")
         self._triton = TritonServer(installation, self._state, ports, settings)
         self._triton.start()
         self._note(triton=self._triton.id, ports=ports, rollout=self._triton.endpoint.address)
