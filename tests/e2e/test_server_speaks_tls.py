@@ -11,6 +11,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from heliostat_server.health import find_problem
+from heliostat_server.launcher.background import background_server
+from heliostat_server.launcher.state import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
 from heliostat_trainer.client import RolloutServer
 from heliostat_trainer.errors import ServerUnreachableError
@@ -26,12 +29,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for localhost and 127.0.0.1 that signs itself, and its key."""
     openssl = shutil.which("openssl")
     assert openssl, "install openssl"
-    paths = (tmp_path / "certificate.pem", tmp_path / "key.pem")
+    folder = tmp_path_factory.mktemp("certificate")
+    paths = (folder / "certificate.pem", folder / "key.pem")
     command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     command += ["-out", str(paths[0]), "-keyout", str(paths[1])]
@@ -39,14 +43,16 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
     return paths
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(
-    demo_checkpoint: Path, tmp_path: Path, certificate: tuple[Path, Path]
+    demo_checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    certificate: tuple[Path, Path],
 ) -> Iterator[ServerHarness]:
     harness = ServerHarness(
         ServeSettings(
             checkpoint=str(demo_checkpoint),
-            state=tmp_path / "state",
+            state=tmp_path_factory.mktemp("tls") / "state",
             limits=LimitSettings(batch=BATCH),
             max_rank=8,
             threads=1,
@@ -85,3 +91,30 @@ def test_all_endpoints_speak_tls_alone(
     trusting = ssl.create_default_context(cafile=str(certificate[0]))
     with urlopen(request, timeout=10, context=trusting) as answer:
         assert json.load(answer)["description"]["limits"]["batch"] == BATCH
+
+
+def test_its_health_is_asked_with_the_certificate(
+    server: ServerHarness, certificate: tuple[Path, Path]
+) -> None:
+    state = StateFolder(server.settings.state)
+    assert find_problem(state, certificate[0], "localhost") is None
+    assert find_problem(state) is not None
+
+
+def test_a_control_plane_elsewhere_reaches_a_triton_that_speaks_tls(
+    server: ServerHarness, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    settings = ServeSettings(
+        state=tmp_path / "control",
+        port=0,
+        http_port=0,
+        admin_token_file=StateFolder(server.settings.state).admin_token,
+        triton_url=server.record.rollout,
+        redis=f"unix://{StateFolder(server.settings.state).path / 'redis.sock'}",
+        tls_certificate=certificate[0],
+        tls_key=certificate[1],
+    )
+    with background_server(settings) as record:
+        url, tokens = f"grpcs://{record.control}", GivenTokens(server.admin_token)
+        with RolloutServer(url, "e", tokens=tokens, authority_file=certificate[0]) as client:
+            client.publish(random_adapter(client.info().lora_targets, seed=1))
