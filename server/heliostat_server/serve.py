@@ -24,7 +24,7 @@ def serve(
 ) -> None:
     """Start the server, say where it is, and keep it running until SIGINT or SIGTERM.
 
-    on_start: is told the control plane's URL and the administrator's token.
+    on_start: is told the control plane's URL and the administrator's token, before it answers.
 
     Raises:
         ServerRunningError: another server has the state folder.
@@ -39,10 +39,8 @@ def serve(
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        with RolloutServer(settings, stopping) as server:
+        with RolloutServer(settings, stopping, on_start) as server:
             console.print(_summary(server))
-            if server.record.control is not None:
-                on_start(server.control_url, server.admin_token)
             server.watch()
             console.print("stopping")
     except ServerStartError:

@@ -38,6 +38,7 @@ from heliostat_server.rewards.registry import offered_rewards
 from heliostat_server.settings import DEFAULT_HTTP_PORT, DEFAULT_PORT, ModelSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import Self
 
@@ -76,9 +77,19 @@ class RolloutServer:
     Start and watch it from one thread that lives as long as it: children die with that thread.
     """
 
-    def __init__(self, settings: ServeSettings, stopping: Event | None = None) -> None:
-        """Prepare; `stopping`, when set, ends `watch` and gives up a start."""
+    def __init__(
+        self,
+        settings: ServeSettings,
+        stopping: Event | None = None,
+        on_control: Callable[[str, str], None] = lambda _url, _token: None,
+    ) -> None:
+        """Prepare; `stopping`, when set, ends `watch` and gives up a start.
+
+        on_control: is told the control plane's URL and the administrator's token, before it
+        answers: whoever finds it well can use it.
+        """
         self._stopping = stopping or Event()
+        self._on_control = on_control
         self._settings = settings
         self._state = StateFolder(settings.state)
         self._lock = self._state.locked()
@@ -126,11 +137,6 @@ class RolloutServer:
     def admin_token_path(self) -> Path:
         """Where the administrator's token is."""
         return self._settings.admin_token_file or self._state.admin_token
-
-    @property
-    def admin_token(self) -> str:
-        """The administrator's token."""
-        return self._admin_token
 
     @property
     def rollout_address(self) -> str:
@@ -290,6 +296,10 @@ class RolloutServer:
         settings = self._settings
         self._engine_client = TritonClient(self._triton_endpoint(), self._admin_token)
         ports = self._control_ports(previous)
+        address = f"{settings.local_host}:{ports[0]}"
+        self._on_control(
+            f"{'grpcs' if settings.has_tls else 'grpc'}://{address}", self._admin_token
+        )
         try:
             self._control, self._web = start_plane(
                 settings, self._redis_url, self, self._engine_client, self._admin_token, ports
@@ -297,10 +307,9 @@ class RolloutServer:
         except OSError as error:
             raise ServerStartError(f"{error}: give other ports with --port, --http-port") from error
         scheme = "https" if settings.has_tls else "http"
-        host = settings.local_host
         self._note(
-            control=f"{host}:{ports[0]}",
-            http=f"{scheme}://{host}:{ports[1]}",
+            control=address,
+            http=f"{scheme}://{settings.local_host}:{ports[1]}",
             rollout=self._triton_endpoint().address,
         )
 
