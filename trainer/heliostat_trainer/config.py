@@ -41,6 +41,7 @@ FREE_TO_CHANGE = (
     "run.minutes",
     "run.threads",
     "model.sample_batch",
+    "model.gradient_checkpointing",
     "watch.",
     "evaluation.",
     "checkpoint.",
@@ -82,6 +83,15 @@ class LrSchedule(StrEnum):
     """Falls to 0 as half a cosine, which averages the noise of the last updates away."""
 
 
+class OptimiserName(StrEnum):
+    """How the optimiser keeps its moments."""
+
+    ADAMW = "adamw"
+    """In float32: 8 bytes a LoRA parameter."""
+    ADAMW_8BIT = "adamw_8bit"
+    """In 8 bits with a scale a block of 256 (bitsandbytes): 2 bytes. Needs `heliostat[adamw-8bit]`."""
+
+
 class RunSection(Section):
     """[run]: what the run is called, and when it ends."""
 
@@ -119,6 +129,12 @@ class ModelSection(Section):
     """Side of the images; by default the family's own."""
     sample_batch: Count = 48
     """Images that the trainer draws at once (memory and speed only)."""
+    gradient_checkpointing: bool = False
+    """Keep only the blocks' inputs for the backward pass and evaluate each block again in it: a
+    fraction of the memory of activations for about a third more time; the same gradients."""
+    compile: bool = False
+    """Compile the transformer's repeated blocks with torch.compile: faster after some minutes at the
+    start, and again where a batch has another size. Results differ in the last bits."""
 
 
 class PromptsSection(Section):
@@ -249,6 +265,8 @@ class LoraSection(Section):
 class OptimiserSection(Section):
     """[optimiser]: AdamW on the LoRA."""
 
+    name: OptimiserName = OptimiserName.ADAMW
+    """adamw, or adamw_8bit, which keeps its moments in a quarter of the memory."""
     lr: Positive = 3e-4
     """Learning rate, of the first step."""
     lr_schedule: LrSchedule = LrSchedule.CONSTANT
@@ -538,6 +556,18 @@ def flatten(config: TrainConfig) -> dict[str, object]:
     }
 
 
+def completed(flat: Mapping[str, object]) -> Mapping[str, object]:
+    """Flattened settings with the defaults of keys that there were not when they were kept."""
+    settings: dict[str, dict[str, object]] = {}
+    for key, value in flat.items():
+        section, _, name = key.partition(".")
+        settings.setdefault(section, {})[name] = value
+    try:
+        return flatten(TrainConfig.model_validate(settings))
+    except ValidationError:  # of keys that there are no longer
+        return flat
+
+
 def first_change(before: Mapping[str, object], after: Mapping[str, object]) -> str | None:
     """The first flattened setting that differs and that a resumed run may not change, in words."""
     for key in sorted(before.keys() | after.keys()):
@@ -560,7 +590,10 @@ def unknown_setting(location: Sequence[str]) -> str:
         for section in TrainConfig.model_fields
         for name in _known_fields([section])
     ]
-    far = difflib.get_close_matches(f"{prefix}{key}", elsewhere, n=1, cutoff=0.5)
+    meant = [name for name, meaning in known.items() if key.replace("_", " ") in meaning.lower()]
+    far = [f"{prefix}{name}" for name in meant] or difflib.get_close_matches(
+        f"{prefix}{key}", elsewhere, n=1, cutoff=0.5
+    )
     hint = f"the nearest is {far[0]}" if far else f"known here are {', '.join(known)}"
     return f"unknown setting {prefix}{key}: {hint}"
 

@@ -138,6 +138,8 @@ def build_trainer(
         alpha=config.lora.alpha,
         seed=config.run.seed,
         device=choose_device(config.run.device),
+        gradient_checkpointing=config.model.gradient_checkpointing,
+        compiled=config.model.compile,
     )
     sigmas = family.sigmas(config.recipe.steps, resolution_px)
     sampler = stochastic_sampler(config.objective, sigmas)
