@@ -14,6 +14,7 @@ import torch
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
 from heliostat_trainer.client import RolloutServer
 from heliostat_trainer.errors import ServerRefusedError, ServerUnreachableError
+from heliostat_trainer.rewards import RewardSum
 from heliostat_trainer.types import Group, GroupRequest
 from tests.trainer.fake_wire import WireServer, reward_of
 
@@ -45,7 +46,14 @@ def adapter(rank: int = 2, fill: float = 1.0) -> AdapterFiles:
 
 def requests(count: int = 5, seeds: int = 6, **more) -> list[GroupRequest]:
     return [
-        GroupRequest(row, f"p{row}", tuple(range(100 * row, 100 * row + seeds)), 2, "judge", **more)
+        GroupRequest(
+            row,
+            f"p{row}",
+            tuple(range(100 * row, 100 * row + seeds)),
+            2,
+            RewardSum.single("judge"),
+            **more,
+        )
         for row in range(count)
     ]
 

@@ -14,7 +14,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.objectives.settings import (
@@ -26,6 +33,7 @@ from heliostat_trainer.objectives.settings import (
     ObjectiveSection,
 )
 from heliostat_trainer.prompts import read_prompts
+from heliostat_trainer.rewards import Normalise, RewardSum
 from heliostat_trainer.section import Count, Decay, Fraction, NotNegative, Positive, Section
 
 if TYPE_CHECKING:
@@ -44,6 +52,7 @@ FREE_TO_CHANGE = (
     "model.gradient_checkpointing",
     "watch.",
     "evaluation.",
+    "guards.",
     "checkpoint.",
     "server.",
 )
@@ -240,17 +249,52 @@ class WatchSection(Section):
 
 
 class RewardSection(Section):
-    """[reward]: names of the server's rewards."""
+    """[reward]: names of the server's rewards; either `name` or `weights`."""
 
-    name: str
-    """The reward to train on."""
+    name: str | None = None
+    """The reward to train on, as it is."""
+    weights: Annotated[dict[str, FiniteFloat], Field(min_length=1)] | None = None
+    """Several rewards to train on, each with its weight in their sum: { pickscore = 1.0, ocr = 0.5 }.
+    A negative weight penalises."""
+    normalise: Normalise = Normalise.GROUP_STD
+    """How `weights` make rewards comparable, among the candidates of one prompt: group_std centres
+    each and divides it by its standard deviation; none takes them as they are."""
     heldout: tuple[str, ...] = ()
     """Rewards that evaluation reports besides and training never sees."""
 
+    @model_validator(mode="after")
+    def _one_or_several(self) -> RewardSection:
+        if (self.name is None) == (self.weights is None):
+            raise ValueError(
+                "say what to train on: either reward.name, or reward.weights with several rewards "
+                "(to train on weights, leave reward.name out)"
+            )
+        if self.weights and not all(self.weights.values()):
+            raise ValueError("reward.weights: a weight of 0 does nothing: leave that reward out")
+        return self
+
+    @property
+    def sum(self) -> RewardSum:
+        """What is trained on."""
+        if self.weights is None:
+            return RewardSum.single(str(self.name))
+        return RewardSum(tuple(self.weights), tuple(self.weights.values()), self.normalise)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The rewards that are trained on."""
+        return self.sum.names
+
+    @property
+    def label(self) -> str:
+        """What is trained on, in words."""
+        weights = self.weights or {}
+        return self.name or " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
+
     @property
     def all(self) -> tuple[str, ...]:
-        """The training reward, then the held-out ones."""
-        return tuple(dict.fromkeys((self.name, *self.heldout)))
+        """The rewards trained on, then the held-out ones."""
+        return tuple(dict.fromkeys((*self.trained, *self.heldout)))
 
 
 class LoraSection(Section):
@@ -343,6 +387,33 @@ class EvaluationSection(Section):
         return guidances
 
 
+class GuardsSection(Section):
+    """[guards]: warnings of reward hacking, at each evaluation, against the base model's images.
+
+    Each limit is a share of the base model's value; the run goes on.
+    """
+
+    brightness: NotNegative | None = 0.25
+    """By which share the mean brightness of held-out images may change before the run warns."""
+    colour_entropy: NotNegative | None = 0.25
+    """The same of the entropy of their colours."""
+    edge_density: NotNegative | None = 0.5
+    """The same of the share of pixels at an edge."""
+    diversity: NotNegative | None = 0.5
+    """The same of the mean distance between the images of one prompt."""
+    heldout: bool = True
+    """Warn if the reward that is trained on rises while every held-out one falls."""
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """By statistic, the largest relative change."""
+        return {
+            name: limit
+            for name, limit in self.model_dump(exclude={"heldout"}).items()
+            if limit is not None
+        }
+
+
 class CheckpointSection(Section):
     """[checkpoint]: what a run resumes from."""
 
@@ -396,6 +467,8 @@ class TrainConfig(Section):
     """The evaluated policy."""
     evaluation: EvaluationSection = EvaluationSection()
     """Held-out evaluation."""
+    guards: GuardsSection = GuardsSection()
+    """Warnings of reward hacking."""
     checkpoint: CheckpointSection = CheckpointSection()
     """Checkpoints."""
     server: ServerSection = ServerSection()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from heliostat_engines.conditioning import Conditioning
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.regenerate import Artist
+    from heliostat_trainer.rewards import RewardSum
     from heliostat_trainer.service import RolloutService
 
 RESULTS = "results.json"
@@ -75,6 +76,7 @@ class Evaluator:
         self._server = server
         self._artist = artist
         self._folder = folder
+        self._base: Evaluation | None = None
         self._seeds = tuple(
             candidate_seeds(settings.seed, Purpose.EVALUATION, settings.seeds_per_prompt, row)
             for row in range(len(self._prompts))
@@ -83,6 +85,12 @@ class Evaluator:
     def path(self, step: int) -> Path:
         """The folder of a step's evaluation."""
         return self._folder / f"step-{step:06d}"
+
+    def base(self) -> Evaluation | None:
+        """The base model's evaluation at the first guidance scale; None before there is one."""
+        if self._base is None and self.path(0).exists():
+            self._base = _read(self.path(0) / RESULTS)[0]
+        return self._base
 
     def forget_after(self, step: int) -> None:
         """Delete evaluations of steps that will be done anew."""
@@ -180,13 +188,9 @@ def read_evaluations(folder: Path) -> tuple[Evaluation, ...]:
     Raises:
         RunFolderError: a file is not readable.
     """
-    evaluations = []
+    evaluations: list[Evaluation] = []
     for path in sorted(folder.glob(f"step-*/{RESULTS}")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            evaluations += [_evaluation(entry) for entry in content]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunFolderError(f"cannot read {path}: {error}") from error
+        evaluations += _read(path)
     return tuple(evaluations)
 
 
@@ -202,9 +206,27 @@ def paired_difference(after: Evaluation, before: Evaluation, reward: str) -> Int
     return prompt_interval(gain)
 
 
+def trained_gain(after: Evaluation, before: Evaluation, reward: RewardSum) -> Interval:
+    """As `paired_difference`, of what is trained on, which may be a sum (`RewardSum.gain`)."""
+    if len(reward.names) == 1:
+        return paired_difference(after, before, reward.names[0])
+    values = [
+        np.stack([np.array(evaluation.rewards[name]) for name in reward.names], axis=-1)
+        for evaluation in (after, before)
+    ]
+    return prompt_interval(reward.gain(*values))
+
+
 def prompt_interval(values: NDArray[np.float64]) -> Interval:
     """Mean of values[P, S] with its interval over prompts, the independent draws."""
     return interval(torch.from_numpy(values.mean(axis=1)))
+
+
+def _read(path: Path) -> list[Evaluation]:
+    try:
+        return [_evaluation(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunFolderError(f"cannot read {path}: {error}") from error
 
 
 def _evaluation(entry: dict[str, object]) -> Evaluation:

@@ -14,13 +14,14 @@ import torch
 from heliostat_trainer.ahead import ExploreAhead
 from heliostat_trainer.checkpoint import RunState, improved
 from heliostat_trainer.clock import Meter, Phase, PhaseClock
+from heliostat_trainer.evaluate import trained_gain
+from heliostat_trainer.guards import alarms
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.progress import Outlook
 from heliostat_trainer.prompts import step_prompts
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
 from heliostat_trainer.selection import select
 from heliostat_trainer.types import (
-    Candidate,
     Group,
     GroupRequest,
     Samples,
@@ -31,6 +32,8 @@ from heliostat_trainer.watch import Verdict, explore_steps, fidelity_of, watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.conditioning import Conditioning
@@ -79,6 +82,7 @@ class Trainer:
     ) -> None:
         self._config = config
         self._recipe = config.recipe
+        self._reward = config.reward.sum
         self._prompts = tuple(prompts)
         self.parts = parts
         self._clock = PhaseClock(parts.progress.phase)
@@ -199,7 +203,7 @@ class Trainer:
                     self._config.run.seed, Purpose.CANDIDATES, recipe.pool, step, row
                 ),
                 steps=self._explore_steps(step),
-                reward=self._config.reward.name,
+                reward=self._reward,
                 return_latents=not recipe.redraws,
             )
             for row, prompt in enumerate(self._step_prompts(step))
@@ -229,12 +233,9 @@ class Trainer:
         for start in range(0, len(requests), size):
             together = requests[start : start + size]
             for request, samples in zip(together, self._draw(together, conditioning), strict=True):
-                candidates = zip(samples.seeds, samples.rewards.tolist(), strict=True)
-                yield Group(
-                    request,
-                    tuple(Candidate(*pair) for pair in candidates),
-                    samples.latents,
-                    trajectory=samples.trajectory,
+                assert samples.parts is not None
+                yield Group.rewarded(
+                    request, samples.parts, samples.latents, trajectory=samples.trajectory
                 )
 
     def _groups_a_draw(self, seeds: int) -> int:
@@ -301,16 +302,25 @@ class Trainer:
                 seeds, conditioning.take(rows), self._recipe.steps
             )
         with self._waiting(scoring):
-            scores = self.parts.server.score(latents, prompts, [self._config.reward.name])
+            scores = self.parts.server.score(latents, prompts, self._reward.names)
         each = zip(
             requests,
             torch.split(latents, sizes),
-            np.split(scores.rewards[:, 0], np.cumsum(sizes)[:-1]),
+            np.split(scores.rewards, np.cumsum(sizes)[:-1]),
             [None] * len(sizes) if trajectory is None else trajectory.split(sizes),
             strict=True,
         )
         return [
-            Samples(request.row, request.prompt, request.seeds, *drawn) for request, *drawn in each
+            Samples(
+                request.row,
+                request.prompt,
+                request.seeds,
+                drawn,
+                self._reward.combine(parts),
+                path,
+                parts,
+            )
+            for request, drawn, parts, path in each
         ]
 
     def _optimise(
@@ -413,13 +423,29 @@ class Trainer:
         for evaluation in evaluations:
             self.parts.progress.evaluated(evaluation)
         self._began += time.monotonic() - began
+        self._guard(evaluations[0])
         self._keep_if_best(evaluations[0])
 
+    def _guard(self, evaluation: Evaluation) -> None:
+        """Warn of what the reward does not show."""
+        base = self.parts.evaluator.base()
+        config = self._config
+        if base is not None and evaluation.step:
+            for alarm in alarms(config.guards, config.reward, base, evaluation):
+                self.parts.progress.say(alarm.sentence)
+
     def _keep_if_best(self, evaluation: Evaluation) -> None:
-        state = improved(self.state, evaluation.means[self._config.reward.name].mean)
+        state = improved(self.state, self._standing(evaluation))
         if state != self.state:
             self.state = state
             self.save()
+
+    def _standing(self, evaluation: Evaluation) -> float:
+        """How good an evaluation is: the mean reward, or the gain in the sum of several."""
+        base = self.parts.evaluator.base()
+        if len(self._reward.names) == 1 or base is None:
+            return evaluation.means[self._reward.names[0]].mean
+        return trained_gain(evaluation, base, self._reward).mean
 
 
 @dataclass(frozen=True)
@@ -492,4 +518,14 @@ class _StepResult:
             elapsed_s=elapsed_s,
             explore_steps=selections[0].group.request.steps,
             fidelity=self.fidelity,
+            rewards=_means(config.reward.trained, [group.parts for group in samples]),
+            proxy_rewards=_means(
+                config.reward.trained, [chosen.group.parts for chosen in selections]
+            ),
         )
+
+
+def _means(names: Sequence[str], parts: Sequence[NDArray[np.float64] | None]) -> dict[str, float]:
+    """The mean of each reward over all groups' parts[N, R]."""
+    rows = np.concatenate([part for part in parts if part is not None])
+    return dict(zip(names, rows.mean(axis=0).tolist(), strict=True))

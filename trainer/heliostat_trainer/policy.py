@@ -11,7 +11,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -140,7 +140,8 @@ class Policy:
         self.weights = {name: trained.clone() for name in ADAPTERS}
         self._layers = _attach(self._transformer, sorted(targets), rank, alpha)
         if gradient_checkpointing:
-            self._transformer.enable_gradient_checkpointing()
+            transformer: Any = self._transformer
+            transformer.enable_gradient_checkpointing()
         if compiled:
             for name in family.block_counts:
                 for block in self._transformer.get_submodule(name).children():

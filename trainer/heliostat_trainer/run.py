@@ -199,7 +199,7 @@ def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
         prompt=prompt,
         seeds=candidate_seeds(config.evaluation.seed, Purpose.SHOWCASE, recipe.pool),
         steps=trainer.explore_steps,
-        reward=config.reward.name,
+        reward=config.reward.sum,
         return_latents=True,
     )
     parts, folder = trainer.parts, config.run.path / "showcase"
