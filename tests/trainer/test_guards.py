@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from heliostat_trainer.config import GuardsSection, RewardSection
-from heliostat_trainer.evaluate import Evaluation, prompt_interval
+from heliostat_trainer.evaluate import Evaluation, mean_gain, prompt_interval, trained_gain
 from heliostat_trainer.guards import alarms
 from heliostat_trainer.policy import PolicyName
 
@@ -96,3 +96,12 @@ def test_the_sentence_says_what_to_look_at() -> None:
         "brightness of held-out images went from 0.498 at the base model to 0.098" in alarm.sentence
     )
     assert "guards.brightness = 0.25" in alarm.sentence
+
+
+def test_evaluations_of_other_seeds_are_not_compared() -> None:
+    now = replace(evaluation(20, brightness=-0.4), seeds=((5, 6, 7, 8),) * PROMPTS)
+    assert alarms(GuardsSection(), REWARD, BASE, now) == ()
+    reward = RewardSection(weights={"judge": 1.0, "second": 1.0}).sum
+    assert mean_gain(now, BASE, reward) == pytest.approx(0.0, abs=1e-9)
+    better = evaluation(20, judge=0.1)
+    assert mean_gain(better, BASE, reward) == pytest.approx(trained_gain(better, BASE, reward).mean)

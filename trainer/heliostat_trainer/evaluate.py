@@ -194,13 +194,18 @@ def read_evaluations(folder: Path) -> tuple[Evaluation, ...]:
     return tuple(evaluations)
 
 
+def pair(after: Evaluation, before: Evaluation) -> bool:
+    """Whether two evaluations are of the same prompts and seeds."""
+    return after.prompts == before.prompts and after.seeds == before.seeds
+
+
 def paired_difference(after: Evaluation, before: Evaluation, reward: str) -> Interval:
     """How much `after` gains over `before`, prompt by prompt on the same seeds.
 
     Raises:
         ValueError: the two were not taken on the same prompts and seeds.
     """
-    if after.prompts != before.prompts or after.seeds != before.seeds:
+    if not pair(after, before):
         raise ValueError("the evaluations are of different prompts or seeds: they do not pair")
     gain = np.array(after.rewards[reward]) - np.array(before.rewards[reward])
     return prompt_interval(gain)
@@ -210,11 +215,18 @@ def trained_gain(after: Evaluation, before: Evaluation, reward: RewardSum) -> In
     """As `paired_difference`, of what is trained on, which may be a sum (`RewardSum.gain`)."""
     if len(reward.names) == 1:
         return paired_difference(after, before, reward.names[0])
-    values = [
-        np.stack([np.array(evaluation.rewards[name]) for name in reward.names], axis=-1)
-        for evaluation in (after, before)
-    ]
-    return prompt_interval(reward.gain(*values))
+    return prompt_interval(reward.gain(_stacked(after, reward), _stacked(before, reward)))
+
+
+def mean_gain(after: Evaluation, before: Evaluation, reward: RewardSum) -> float:
+    """The mean of `RewardSum.gain`, also between evaluations of different prompts or seeds."""
+    mean = _stacked(after, reward).mean(axis=(0, 1))
+    return float(reward.gain(mean, _stacked(before, reward)).mean())
+
+
+def _stacked(evaluation: Evaluation, reward: RewardSum) -> NDArray[np.float64]:
+    """values[P, S, R]."""
+    return np.stack([np.array(evaluation.rewards[name]) for name in reward.names], axis=-1)
 
 
 def prompt_interval(values: NDArray[np.float64]) -> Interval:

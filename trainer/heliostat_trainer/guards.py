@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from heliostat_trainer.evaluate import paired_difference, prompt_interval, trained_gain
+from heliostat_trainer.evaluate import pair, paired_difference, prompt_interval, trained_gain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +48,10 @@ def alarms(
     A statistic with mean m0 at the base model and m now has drifted if |m - m0| > limit * m0 and
     the 95 % interval of its paired difference does not hold 0. The reward is suspect if its paired
     gain is above 0 and that of every held-out reward below, each with its whole 95 % interval.
+    Evaluations of other prompts or seeds than the base model's are not compared.
     """
+    if not pair(now, base):
+        return ()
     before, after = measured(base), measured(now)
     found = [
         alarm

@@ -14,7 +14,7 @@ import torch
 from heliostat_trainer.ahead import ExploreAhead
 from heliostat_trainer.checkpoint import RunState, improved
 from heliostat_trainer.clock import Meter, Phase, PhaseClock
-from heliostat_trainer.evaluate import trained_gain
+from heliostat_trainer.evaluate import mean_gain
 from heliostat_trainer.guards import alarms
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.progress import Outlook
@@ -445,7 +445,7 @@ class Trainer:
         base = self.parts.evaluator.base()
         if len(self._reward.names) == 1 or base is None:
             return evaluation.means[self._reward.names[0]].mean
-        return trained_gain(evaluation, base, self._reward).mean
+        return mean_gain(evaluation, base, self._reward)
 
 
 @dataclass(frozen=True)
