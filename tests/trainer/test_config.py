@@ -163,7 +163,7 @@ def test_wrong_settings_are_one_sentence(toml: Path, overrides: list[str], sente
     ("content", "sentence"),
     [
         ("[run", "is not TOML"),
-        ('[run]\nname = "x"', "prompts is missing: Prompt files."),
+        ('[run]\nname = "x"', "prompts is missing: Prompts:"),
         ("run = 3", "run = 3"),
     ],
 )

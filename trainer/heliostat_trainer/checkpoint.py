@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_trainer.config import completed, first_change, flatten
+from heliostat_trainer.curriculum import Sighting
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.files import atomic_folder
 from heliostat_trainer.optimiser import restore_state, state_tensors
@@ -50,6 +51,8 @@ class RunState:
     best_reward: float | None = None
     raised_at: tuple[int, ...] = ()
     """The training steps from which on exploration takes one denoising step more."""
+    sightings: tuple[Sighting, ...] = ()
+    """Prompts whose groups were found flat, and since when they are not."""
     explorers: Mapping[int, AdapterFiles] = field(default_factory=dict)
     """The old policies, by step, that the next steps are explored with, besides the latest."""
 
@@ -143,8 +146,10 @@ def _plain(state: RunState) -> dict[str, object]:
 
 
 def _state(plain: Mapping[str, Any], explorers: Mapping[int, AdapterFiles]) -> RunState:
-    raised_at = tuple(plain.get("raised_at", ()))  # checkpoints of before it was kept lack it
-    return RunState(**{**plain, "raised_at": raised_at, "explorers": explorers})
+    # checkpoints of before these were kept lack them
+    raised_at = tuple(plain.get("raised_at", ()))
+    seen = tuple(Sighting(*sight) for sight in plain.get("sightings", ()))
+    return RunState(**{**plain, "raised_at": raised_at, "sightings": seen, "explorers": explorers})
 
 
 def _explorers(path: Path) -> dict[int, AdapterFiles]:

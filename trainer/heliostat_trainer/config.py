@@ -32,7 +32,7 @@ from heliostat_trainer.objectives.settings import (
     Need,
     ObjectiveSection,
 )
-from heliostat_trainer.prompts import read_prompts
+from heliostat_trainer.prompts import HUB, PromptSets, PromptSource, hold_out, read_prompts
 from heliostat_trainer.rewards import Normalise, RewardSum
 from heliostat_trainer.section import Count, Decay, Fraction, NotNegative, Positive, Section
 
@@ -147,14 +147,29 @@ class ModelSection(Section):
 
 
 class PromptsSection(Section):
-    """[prompts]: files with one prompt a line, relative to the TOML."""
+    """[prompts]: where prompts come from, and which are drawn.
 
-    train: Path
-    """Prompts to train on."""
-    heldout: Path
-    """Prompts to evaluate on; never trained on."""
+    A source is a file relative to the TOML, of text with one prompt a line or of JSONL with objects
+    that have a `prompt`, or a data set: "hf://owner/name?split=train&column=prompt".
+    """
+
+    train: PromptSource
+    """Prompts to train on: a .txt or .jsonl file, or a data set as hf://owner/name?split=train&column=prompt
+    or { dataset = "owner/name", split = "train", column = "prompt" }."""
+    heldout: PromptSource | None = None
+    """Prompts to evaluate on, never trained on: a source like `train`; by default a part of that."""
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Without `heldout`: the share of `train` that is held out, at random."""
+    heldout_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of that choice, apart from run.seed so that runs compare."""
     per_step: Count = 48
     """Prompts of one training step."""
+    min_spread: NotNegative = 0.0
+    """Groups whose explored rewards have a smaller standard deviation are skipped: not redrawn, not
+    trained on. Of several rewards: the sum of |weight| times deviation. 0: none is skipped."""
+    flat_after: Count = 2
+    """A prompt that was skipped so many times in a row is drawn half as often, and half as often
+    again with each further time, until it shows contrast."""
 
 
 class RecipeSection(Section):
@@ -448,7 +463,7 @@ class TrainConfig(Section):
     model: ModelSection = ModelSection()
     """The diffusion model."""
     prompts: PromptsSection
-    """Prompt files."""
+    """Prompts: where they come from, and which are drawn."""
     recipe: RecipeSection = RecipeSection()
     """How training samples come about."""
     watch: WatchSection = WatchSection()
@@ -537,16 +552,34 @@ class TrainConfig(Section):
             )
         return self
 
+    def prompt_sets(self) -> PromptSets:
+        """Read the prompts that are trained and evaluated on. Raises ConfigError."""
+        settings = self.prompts
+        train = read_prompts(settings.train, "prompts.train")
+        if settings.heldout is None:
+            return hold_out(train, settings.heldout_fraction, settings.heldout_seed)
+        return PromptSets(train, read_prompts(settings.heldout, "prompts.heldout"))
+
     def check_files(self) -> tuple[str, ...]:
-        """Read the prompt files; returns warnings, one sentence each.
+        """Read the prompts; returns what the user should know of them, one sentence each.
 
         Raises:
             ConfigError: a file is missing, empty, or shorter than the settings ask for.
         """
-        train = read_prompts(self.prompts.train, "prompts.train")
-        heldout = read_prompts(self.prompts.heldout, "prompts.heldout")
-        _at_least(train, self.prompts.per_step, "prompts.per_step", self.prompts.train)
-        _at_least(heldout, self.evaluation.prompts, "evaluation.prompts", self.prompts.heldout)
+        settings, sets = self.prompts, self.prompt_sets()
+        train, heldout = sets.train, sets.heldout
+        if settings.heldout is None:
+            rest = f"what prompts.heldout_fraction leaves of {settings.train}"
+            part = f"prompts.heldout_fraction = {settings.heldout_fraction:g} of {settings.train}"
+            _at_least(train, settings.per_step, "prompts.per_step", rest)
+            _at_least(heldout, self.evaluation.prompts, "evaluation.prompts", part)
+            return (
+                f"{len(heldout)} of the {len(train) + len(heldout)} prompts of {settings.train} are "
+                f"held out (prompts.heldout_fraction = {settings.heldout_fraction:g}) and never "
+                "trained on",
+            )
+        _at_least(train, settings.per_step, "prompts.per_step", settings.train)
+        _at_least(heldout, self.evaluation.prompts, "evaluation.prompts", settings.heldout)
         shared = set(train) & set(heldout)
         if not shared:
             return ()
@@ -698,13 +731,23 @@ def _resolve_paths(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     prompts, model = resolved.get("prompts"), resolved.get("model")
     if isinstance(prompts, dict):
         for key in ("train", "heldout"):
-            if isinstance(prompts.get(key), str):
-                prompts[key] = str(folder / prompts[key])
+            if key in prompts:
+                prompts[key] = _resolved_source(prompts[key], folder)
     if isinstance(model, dict) and isinstance(model.get("checkpoint"), str):
         local = folder / model["checkpoint"]
         if local.is_dir():
             model["checkpoint"] = str(local)
     return resolved
+
+
+def _resolved_source(source: object, folder: Path) -> object:
+    """A prompt source with its path made absolute; a data set's only if there is such a folder."""
+    if isinstance(source, dict) and isinstance(source.get("dataset"), str):
+        local = folder / source["dataset"]
+        return source | {"dataset": str(local)} if local.is_dir() else source
+    if isinstance(source, str) and not source.startswith(HUB):
+        return str(folder / source)
+    return source
 
 
 def _toml_value(text: str) -> object:
@@ -714,7 +757,7 @@ def _toml_value(text: str) -> object:
         return text
 
 
-def _at_least(prompts: Sequence[str], wanted: int, setting: str, path: Path) -> None:
+def _at_least(prompts: Sequence[str], wanted: int, setting: str, path: object) -> None:
     if len(prompts) < wanted:
         raise ConfigError(
             f"{setting} = {wanted}, but {path} has {len(prompts)} prompts: lower {setting} or add "

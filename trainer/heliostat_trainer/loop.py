@@ -14,11 +14,18 @@ import torch
 from heliostat_trainer.ahead import ExploreAhead
 from heliostat_trainer.checkpoint import RunState, improved
 from heliostat_trainer.clock import Meter, Phase, PhaseClock
+from heliostat_trainer.curriculum import (
+    contrasted,
+    draw_prompts,
+    flats,
+    most_contrasted,
+    resting,
+    sightings,
+)
 from heliostat_trainer.evaluate import mean_gain
 from heliostat_trainer.guards import alarms
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.progress import Outlook
-from heliostat_trainer.prompts import step_prompts
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
 from heliostat_trainer.selection import select
 from heliostat_trainer.types import (
@@ -138,11 +145,13 @@ class Trainer:
         self._server_at_work.lap()
         self._explore_ahead(number)
         conditioning = self._encode(self._step_prompts(number))
-        selections, samples = [], []
+        selections: list[Selection] = []
+        samples: list[Samples] = []
         for groups in self._drawn_together(self._explore(conditioning, number)):
             chosen = [self._select(group, number) for group in groups]
             selections += chosen
-            samples += self._regenerate(chosen, conditioning)
+            samples += self._regenerate(contrasted(self._config, chosen), conditioning)
+        samples = samples or self._regenerate([most_contrasted(selections)], conditioning)
         fidelity = self._watch([chosen.group for chosen in selections], conditioning, number)
         report = self._optimise(samples, conditioning, number)
         self._complete(_StepResult(number, selections, samples, report, fidelity), started)
@@ -172,8 +181,8 @@ class Trainer:
         return explore_steps(self._recipe, self.state.raised_at, step)
 
     def _step_prompts(self, step: int) -> tuple[str, ...]:
-        config = self._config
-        return step_prompts(self._prompts, config.prompts.per_step, config.run.seed, step)
+        counts = flats(self.state.sightings, self._explorer_of(step))
+        return draw_prompts(self._config, self._prompts, counts, step)
 
     def _explore_ahead(self, step: int) -> None:
         """Have the server explore this step and the `depth` next ones, unless it does already."""
@@ -264,7 +273,7 @@ class Trainer:
         self, selections: Sequence[Selection], conditioning: Conditioning
     ) -> list[Samples]:
         """Draw the kept seeds again, unless the recipe trains on the candidates themselves."""
-        if self._recipe.redraws:
+        if self._recipe.redraws and selections:
             requests = [chosen.redrawn_in(self._recipe.steps) for chosen in selections]
             return self._draw(requests, conditioning)
         return [chosen.as_samples() for chosen in selections]
@@ -384,6 +393,9 @@ class Trainer:
             seconds,
             elapsed,
         )
+        groups = [chosen.group for chosen in result.selections]
+        seen = sightings(self._config, self.state.sightings, groups, result.step)
+        metrics = replace(metrics, resting_prompts=resting(self._config, flats(seen, result.step)))
         parts, verdict = self.parts, self._verdict(result)
         with parts.interrupts.shielded():
             parts.metrics.append(metrics)
@@ -393,6 +405,7 @@ class Trainer:
                 elapsed_s=elapsed,
                 metrics_bytes=parts.metrics.position,
                 raised_at=self._raised_at(verdict),
+                sightings=seen,
             )
         parts.progress.step(metrics, self.outlook)
         if verdict is not None and verdict.too_low:
@@ -485,6 +498,8 @@ class _StepResult:
         # In prompt order: sums depend on the order in their last bits.
         selections = sorted(self.selections, key=lambda chosen: chosen.group.request.row)
         samples = sorted(self.samples, key=lambda group: group.row)
+        rows = {group.row for group in samples}
+        trained_on = [chosen for chosen in selections if chosen.group.request.row in rows]
         proxy = np.concatenate([chosen.group.rewards for chosen in selections])
         rewards = np.concatenate([group.rewards for group in samples])
         explore_s = max(selection.group.elapsed_s for selection in selections)
@@ -501,7 +516,7 @@ class _StepResult:
             trainer_busy=explored.busy.trainer,
             proxy_reward_mean=float(proxy.mean()),
             proxy_reward_std=float(proxy.std()),
-            kept_proxy_spread=float(np.mean([chosen.spread for chosen in selections])),
+            kept_proxy_spread=float(np.mean([chosen.spread for chosen in trained_on])),
             reward_mean=float(rewards.mean()),
             reward_std=float(rewards.std()),
             kept_spread=float(np.mean([group.rewards.std() for group in samples])),
@@ -518,6 +533,7 @@ class _StepResult:
             elapsed_s=elapsed_s,
             explore_steps=selections[0].group.request.steps,
             fidelity=self.fidelity,
+            skipped_groups=len(selections) - len(samples),
             rewards=_means(config.reward.trained, [group.parts for group in samples]),
             proxy_rewards=_means(
                 config.reward.trained, [chosen.group.parts for chosen in selections]

@@ -50,6 +50,10 @@ class RewardSum:
         sums: NDArray[np.float64] = (values * np.array(self.weights)).sum(axis=1)
         return sums
 
+    def spread(self, values: NDArray[np.float64]) -> float:
+        """How much values[N, R] of one group differ: sum_k |w_k| std_k, in the rewards' own units."""
+        return float(values.std(axis=0) @ np.abs(self.weights))
+
     def gain(self, after: NDArray[np.float64], before: NDArray[np.float64]) -> NDArray[np.float64]:
         """Gains[P, S] of the sum from before[P, S, R] to after[P, S, R], on the same prompts and seeds.
 

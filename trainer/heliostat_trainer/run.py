@@ -26,7 +26,6 @@ from heliostat_trainer.objectives.build import build_objective
 from heliostat_trainer.objectives.grpo import stochastic_sampler
 from heliostat_trainer.policy import Policy
 from heliostat_trainer.progress import Outlook, Progress, open_progress
-from heliostat_trainer.prompts import read_prompts
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.regenerate import Artist
 from heliostat_trainer.showcase import keep_showcase
@@ -121,13 +120,12 @@ def build_trainer(
         CheckpointError: the model cannot be read.
         RunFolderError: the run cannot be resumed or its folder not written.
     """
-    train_prompts = read_prompts(config.prompts.train, "prompts.train")
-    heldout_prompts = read_prompts(config.prompts.heldout, "prompts.heldout")
+    prompts = config.prompt_sets()
     family = get_family(config.model.family)
     resolution_px = config.model.resolution_px or family.default_resolution_px
     checkpoint = config.model.checkpoint or family.default_checkpoint
     info = server.info()
-    check_against_server(config, info, (*train_prompts, *heldout_prompts), resolution_px)
+    check_against_server(config, info, (*prompts.train, *prompts.heldout), resolution_px)
     for warning in (*config.check_files(), *checkpoint_warnings(checkpoint, info)):
         progress.say(warning)
     policy = Policy(
@@ -150,7 +148,7 @@ def build_trainer(
     path = config.run.path
     write_run_file(config, info)
     artist = Artist(policy, family, resolution_px, config.model.sample_batch, sampler)
-    evaluator = Evaluator(config, heldout_prompts, server, artist, path / "evaluation")
+    evaluator = Evaluator(config, prompts.heldout, server, artist, path / "evaluation")
     evaluator.forget_after(state.step if resume else -1)
     parts = Parts(
         server=server,
@@ -163,7 +161,7 @@ def build_trainer(
         progress=progress,
         interrupts=interrupts,
     )
-    return Trainer(config, train_prompts, parts, state)
+    return Trainer(config, prompts.train, parts, state)
 
 
 def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
@@ -193,7 +191,7 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
 def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
     """Explore and redraw one held-out group with the final policy, for people to look at."""
     recipe = config.recipe
-    prompt = read_prompts(config.prompts.heldout, "prompts.heldout")[0]
+    prompt = config.prompt_sets().heldout[0]
     request = GroupRequest(
         row=0,
         prompt=prompt,

@@ -248,6 +248,10 @@ class StepMetrics:
     fidelity: Fidelity | None = None
     """How well their ranking is that of their BF16 redraws, by a policy `version_lag` steps newer;
     None where the step was not watched."""
+    skipped_groups: int = 0
+    """Groups with too little contrast to be trained on (prompts.min_spread)."""
+    resting_prompts: int = 0
+    """Prompts that are drawn less often because they were skipped repeatedly."""
     rewards: Mapping[str, float] = field(default_factory=dict)
     """Mean of each reward by itself, over the samples trained on."""
     proxy_rewards: Mapping[str, float] = field(default_factory=dict)

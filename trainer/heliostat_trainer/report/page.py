@@ -62,6 +62,17 @@ class Ranking:
 
 
 @dataclass(frozen=True)
+class Flat:
+    """What was skipped because its candidates did not differ."""
+
+    chart: str
+    skipped: int
+    """Groups, over the whole run."""
+    resting: int
+    """Prompts that were drawn less often at the end."""
+
+
+@dataclass(frozen=True)
 class Gallery:
     """A grid of pictures under a caption."""
 
@@ -94,6 +105,7 @@ def _content(record: RunRecord) -> dict[str, object]:
         "reward_curves": _reward_curves(record),
         "evaluation_curves": [_evaluation_curve(record, name) for name in record.rewards],
         "ranking": _ranking(record.steps),
+        "flat": _flat(record.steps),
         "busy": _busy(record.steps),
         "phases": shares_svg(_phase_seconds(record.steps)) if record.steps else None,
         "galleries": _galleries(record),
@@ -182,6 +194,17 @@ def _guard_curve(record: RunRecord, name: str) -> str:
         marked=[float(step) for step in sorted(alarmed)],
     )
     return curves_svg([curve], "training step", f"{name.replace('_', ' ')}, held-out images")
+
+
+def _flat(steps: Sequence[Mapping[str, Any]]) -> Flat | None:
+    """None where no group was skipped."""
+    skipped = [float(line.get("skipped_groups", 0)) for line in steps]
+    if not any(skipped):
+        return None
+    x = [float(line["step"]) for line in steps]
+    waiting = [float(line.get("resting_prompts", 0)) for line in steps]
+    curves = [Curve("groups skipped", x, skipped), Curve("prompts drawn less often", x, waiting)]
+    return Flat(curves_svg(curves, "training step", "count"), int(sum(skipped)), int(waiting[-1]))
 
 
 def _ranking(steps: Sequence[Mapping[str, Any]]) -> Ranking | None:
