@@ -53,6 +53,7 @@ FREE_TO_CHANGE = (
     "watch.",
     "evaluation.",
     "guards.",
+    "logging.",
     "checkpoint.",
     "server.",
 )
@@ -99,6 +100,24 @@ class OptimiserName(StrEnum):
     """In float32: 8 bytes a LoRA parameter."""
     ADAMW_8BIT = "adamw_8bit"
     """In 8 bits with a scale a block of 256 (bitsandbytes): 2 bytes. Needs `heliostat[adamw-8bit]`."""
+
+
+class TrackerName(StrEnum):
+    """Where numbers and pictures go besides the run folder."""
+
+    TENSORBOARD = "tensorboard"
+    """Event files in the run folder."""
+    WANDB = "wandb"
+    """Weights & Biases."""
+
+
+class WandbMode(StrEnum):
+    """What Weights & Biases does with a run."""
+
+    ONLINE = "online"
+    """Sends it as it goes."""
+    OFFLINE = "offline"
+    """Keeps it in the run folder, for `wandb sync`."""
 
 
 class RunSection(Section):
@@ -438,6 +457,22 @@ class CheckpointSection(Section):
     """How many of the latest are kept, besides the best evaluated one."""
 
 
+class LoggingSection(Section):
+    """[logging]: the numbers of metrics.jsonl and evaluation pictures, to other tools."""
+
+    to: tuple[TrackerName, ...] = ()
+    """tensorboard (heliostat[tensorboard]; files in the run's tensorboard/), wandb (heliostat[wandb]),
+    both or none."""
+    project: str = "heliostat"
+    """Project at Weights & Biases; the run is called run.name there."""
+    entity: str | None = None
+    """User or team at Weights & Biases; by default yours."""
+    mode: WandbMode = WandbMode.ONLINE
+    """online, or offline: kept in the run's wandb/, for `wandb sync` later."""
+    pictures: Annotated[int, Field(ge=0)] = 8
+    """Prompts whose first picture is logged with each evaluation, of evaluation.images."""
+
+
 class ServerSection(Section):
     """[server]: the rollout server's control plane."""
 
@@ -486,6 +521,8 @@ class TrainConfig(Section):
     """Warnings of reward hacking."""
     checkpoint: CheckpointSection = CheckpointSection()
     """Checkpoints."""
+    logging: LoggingSection = LoggingSection()
+    """TensorBoard and Weights & Biases."""
     server: ServerSection = ServerSection()
     """The rollout server."""
 

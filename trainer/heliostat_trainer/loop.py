@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.progress import Progress
     from heliostat_trainer.regenerate import Artist
     from heliostat_trainer.service import RolloutService
+    from heliostat_trainer.trackers import Trackers
     from heliostat_trainer.types import PublishedAdapter, UpdateReport
 
 
@@ -70,6 +71,7 @@ class Parts:
     checkpoints: Checkpoints
     metrics: MetricsLog
     progress: Progress
+    trackers: Trackers
     interrupts: Interrupts
 
 
@@ -408,6 +410,7 @@ class Trainer:
                 sightings=seen,
             )
         parts.progress.step(metrics, self.outlook)
+        parts.trackers.step(metrics)
         if verdict is not None and verdict.too_low:
             parts.progress.say(verdict.warning)
 
@@ -435,6 +438,7 @@ class Trainer:
             evaluations = self.parts.evaluator.run(step, policy, guidances)
         for evaluation in evaluations:
             self.parts.progress.evaluated(evaluation)
+            self.parts.trackers.evaluated(evaluation, self.parts.evaluator.path(step))
         self._began += time.monotonic() - began
         self._guard(evaluations[0])
         self._keep_if_best(evaluations[0])

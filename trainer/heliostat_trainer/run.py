@@ -29,6 +29,7 @@ from heliostat_trainer.progress import Outlook, Progress, open_progress
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.regenerate import Artist
 from heliostat_trainer.showcase import keep_showcase
+from heliostat_trainer.trackers import open_trackers, require_trackers
 from heliostat_trainer.types import GroupRequest
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def train(
     """
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
+    require_trackers(config.logging)
     checkpoints = open_run(config, resume=resume)
     interrupts = Interrupts()
     outlook = Outlook(0, config.run.steps, 0.0, config.run.minutes)
@@ -159,6 +161,7 @@ def build_trainer(
         checkpoints=checkpoints,
         metrics=MetricsLog(path / "metrics.jsonl", state.metrics_bytes),
         progress=progress,
+        trackers=open_trackers(config, state.step),
         interrupts=interrupts,
     )
     return Trainer(config, prompts.train, parts, state)
@@ -186,6 +189,8 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
     except HeliostatError:
         trainer.save()
         raise
+    finally:
+        trainer.parts.trackers.close()
 
 
 def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
