@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
+import numpy as np
 import pytest
 import torch
 
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
 from heliostat_trainer.client import RolloutServer
 from heliostat_trainer.errors import ServerRefusedError, ServerUnreachableError
-from heliostat_trainer.rewards import RewardSum
+from heliostat_trainer.rewards import Normalise, RewardSum
 from heliostat_trainer.types import Group, GroupRequest
 from tests.trainer.fake_wire import WireServer, reward_of
 
@@ -69,6 +71,17 @@ def check(groups: list[Group], asked: list[GroupRequest]) -> None:
 
 def abort(context) -> None:
     context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+
+
+def test_several_rewards_come_in_the_order_asked_for_and_are_combined(
+    client: RolloutServer,
+) -> None:
+    reward = RewardSum(("judge", "other"), (1.0, -0.25), Normalise.NONE)
+    (group,) = client.explore([replace(requests(1)[0], reward=reward)])
+    truth = np.array([reward_of(seed) for seed in group.request.seeds], np.float32)
+    assert group.parts is not None
+    np.testing.assert_array_equal(group.parts, np.stack([truth, 2 * truth], axis=1))
+    np.testing.assert_allclose(group.rewards, truth / 2, rtol=1e-6)
 
 
 def test_info_is_read(client: RolloutServer) -> None:

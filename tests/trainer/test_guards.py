@@ -58,7 +58,7 @@ def test_each_statistic_alarms_beyond_its_limit(name: str, sign: int) -> None:
     guards = GuardsSection.model_validate({name: 0.4})
     assert raised(guards, **{name: sign * 0.15}) == []
     assert raised(guards, **{name: sign * 0.25}) == [name]
-    off = GuardsSection.model_validate({name: None})
+    off = GuardsSection.model_validate({name: 100})
     assert raised(off, **{name: sign * 0.25}) == []
 
 

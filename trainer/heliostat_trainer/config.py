@@ -424,16 +424,16 @@ class EvaluationSection(Section):
 class GuardsSection(Section):
     """[guards]: warnings of reward hacking, at each evaluation, against the base model's images.
 
-    Each limit is a share of the base model's value; the run goes on.
+    Each limit is a share of the base model's value: 100 turns one off. The run goes on in any case.
     """
 
-    brightness: NotNegative | None = 0.25
+    brightness: NotNegative = 0.25
     """By which share the mean brightness of held-out images may change before the run warns."""
-    colour_entropy: NotNegative | None = 0.25
+    colour_entropy: NotNegative = 0.25
     """The same of the entropy of their colours."""
-    edge_density: NotNegative | None = 0.5
+    edge_density: NotNegative = 0.5
     """The same of the share of pixels at an edge."""
-    diversity: NotNegative | None = 0.5
+    diversity: NotNegative = 0.5
     """The same of the mean distance between the images of one prompt."""
     heldout: bool = True
     """Warn if the reward that is trained on rises while every held-out one falls."""
@@ -441,11 +441,7 @@ class GuardsSection(Section):
     @property
     def limits(self) -> Mapping[str, float]:
         """By statistic, the largest relative change."""
-        return {
-            name: limit
-            for name, limit in self.model_dump(exclude={"heldout"}).items()
-            if limit is not None
-        }
+        return self.model_dump(exclude={"heldout"})
 
 
 class CheckpointSection(Section):
