@@ -27,4 +27,15 @@ def test_every_example_is_a_valid_run(path: Path) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert {path.name for path in RUNS} >= {"demo.toml", "demo_long.toml"}
+    families = {"sana.toml", "flux.toml", "sd3.toml"}
+    assert {path.name for path in RUNS} >= {"demo.toml", "demo_long.toml"} | families
+
+
+@pytest.mark.parametrize("name", ["sana.toml", "flux.toml", "sd3.toml"])
+def test_examples_of_real_models_are_the_published_recipe(name: str) -> None:
+    config = load_config(ROOT / "examples" / name)
+    recipe = config.recipe
+    assert (recipe.candidates, recipe.kept, recipe.explore_steps, recipe.steps) == (96, 24, 6, 10)
+    assert (config.prompts.per_step, config.lora.rank, config.lora.alpha) == (48, 32, 64)
+    assert config.objective.name == "diffusion_nft"
+    assert config.old_policy.decay(10**6) == 0.5

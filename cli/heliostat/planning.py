@@ -108,9 +108,10 @@ def _memory(config: TrainConfig) -> Iterable[tuple[str, str]]:
         "transformer in BF16": memory.transformer,
         "LoRA of three policies": memory.lora,
         "AdamW": memory.optimiser,
+        "activations of a micro-batch": memory.activations,
     }
     each = " + ".join(f"{filesize.decimal(taken)} {name}" for name, taken in parts.items())
-    text = f"{filesize.decimal(memory.total)} = {each}; activations of a micro-batch come on top"
+    text = f"{filesize.decimal(memory.total)} = {each}"
     return [("trainer's memory", text)]
 
 

@@ -3,7 +3,8 @@
     python -m tests.benchmarks.engine_build [FAMILY ...] [--blocks 1] [--out engine_build.json]
 
 Published widths with random weights, cut to a few blocks of each kind; TensorRT-RTX compiles them for
-SM120, which needs no GPU. NVFP4 (W4A4), FP4 weights alone, and BF16 of the same graph, in one run.
+SM120, which needs no GPU. NVFP4 (W4A4), FP4 weights alone, and BF16 of the same graph, in one run. `--unstacked` compiles the graph with LoRA
+inputs of their own for each site: for comparison.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Measurement:
     resolution_px: int
     nvfp4_linears: int
     lora_sites: int
+    inputs: int
     weight_bytes: int
     plan_bytes: int
     export_s: float
@@ -64,6 +66,9 @@ def main() -> None:
     parser.add_argument("--resolution-px", type=int, help="the family's by default")
     parser.add_argument("--precisions", nargs="*", default=[p.value for p in Precision])
     parser.add_argument("--map", default="published", choices=[name.value for name in MapName])
+    parser.add_argument(
+        "--unstacked", action="store_true", help="two LoRA inputs a site, not two a weight shape"
+    )
     parser.add_argument("--out", type=Path, default=Path("engine_build.json"))
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -74,6 +79,7 @@ def main() -> None:
             MapName(options.map),
             options.blocks,
             options.resolution_px,
+            stacked=not options.unstacked,
         )
         print(json.dumps(asdict(measured)))
         return
@@ -90,7 +96,13 @@ def main() -> None:
 
 
 def measure(
-    name: str, precision: Precision, map_name: MapName, blocks: int, resolution_px: int | None
+    name: str,
+    precision: Precision,
+    map_name: MapName,
+    blocks: int,
+    resolution_px: int | None,
+    *,
+    stacked: bool,
 ) -> Measurement:
     family = get_family(name)
     pixels = resolution_px or family.default_resolution_px
@@ -99,7 +111,7 @@ def measure(
     point = Point(batch=1, resolution_px=pixels)
     largest = Point(batch=8, resolution_px=pixels)
     profile = Profile(smallest=point, best=largest, largest=largest)
-    options = ExportOptions(precision=precision, precision_map=map_name)
+    options = ExportOptions(precision=precision, precision_map=map_name, stacked=stacked)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         started = time.perf_counter()
@@ -124,6 +136,7 @@ def measure(
         resolution_px=pixels,
         nvfp4_linears=len(graph.nvfp4_linears),
         lora_sites=len(graph.lora),
+        inputs=len(graph.inputs),
         weight_bytes=graph.weight_bytes,
         plan_bytes=len(plan),
         export_s=round(exported - started, 1),
@@ -136,6 +149,8 @@ def _in_own_process(family: str, precision: str, options: argparse.Namespace) ->
     """So that each has its own peak memory."""
     command = [sys.executable, "-m", __spec__.name, family, "--one", "--precisions", precision]
     command += ["--blocks", str(options.blocks), "--map", options.map]
+    if options.unstacked:
+        command.append("--unstacked")
     if options.resolution_px:
         command += ["--resolution-px", str(options.resolution_px)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -143,7 +158,9 @@ def _in_own_process(family: str, precision: str, options: argparse.Namespace) ->
 
 
 def _print(results: list[Measurement]) -> None:
-    table = Table("family", "precision", "NVFP4 linears", "LoRA sites", "constants", "plan")
+    table = Table(
+        "family", "precision", "NVFP4 linears", "LoRA sites", "inputs", "constants", "plan"
+    )
     for heading in ("plan / constants", "export", "compile", "peak memory"):
         table.add_column(heading)
     for result in results:
@@ -152,6 +169,7 @@ def _print(results: list[Measurement]) -> None:
             result.precision,
             str(result.nvfp4_linears),
             str(result.lora_sites),
+            str(result.inputs),
             filesize.decimal(result.weight_bytes),
             filesize.decimal(result.plan_bytes),
             f"{result.plan_bytes / result.weight_bytes:.2f}",

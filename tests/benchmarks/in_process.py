@@ -22,7 +22,7 @@ from heliostat_server.rewards import demo_judge
 from heliostat_server.rewards.judge import Judge
 from heliostat_server.rewards.registry import RewardBook
 from heliostat_trainer.service import Scores
-from heliostat_trainer.types import Candidate, Group, PublishedAdapter, ServerInfo
+from heliostat_trainer.types import Group, PublishedAdapter, ServerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -99,17 +99,16 @@ class InProcessService:
         latents = self._draw(requests, adapter)
         prompts = [request.prompt for request in requests for _ in request.seeds]
         (reward,) = {request.reward for request in requests}
-        rewards = self.score(latents, prompts, [reward]).rewards[:, 0]
+        rewards = self.score(latents, prompts, reward.names).rewards
         position = 0
         for request in requests:
             rows = slice(position, position + len(request.seeds))
             position = rows.stop
-            pairs = zip(request.seeds, rewards[rows].tolist(), strict=True)
-            yield Group(
+            yield Group.rewarded(
                 request,
-                tuple(Candidate(*pair) for pair in pairs),
+                rewards[rows],
                 latents[rows] if request.return_latents else None,
-                elapsed_s=time.perf_counter() - started,
+                time.perf_counter() - started,
             )
 
     @torch.inference_mode()

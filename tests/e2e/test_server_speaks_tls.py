@@ -17,6 +17,7 @@ from heliostat_server.launcher.state import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
 from heliostat_trainer.client import RolloutServer
 from heliostat_trainer.errors import ServerUnreachableError
+from heliostat_trainer.rewards import RewardSum
 from heliostat_trainer.tokens import GivenTokens
 from heliostat_trainer.types import GroupRequest
 from tests.e2e.conftest import BATCH, ServerHarness
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
+COLOURFULNESS = RewardSum.single("colourfulness")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_all_endpoints_speak_tls_alone(
         info = client.info()
         adapter = client.publish(random_adapter(info.lora_targets))
         (group,) = client.explore(
-            [GroupRequest(0, "a red cat", tuple(range(BATCH)), 1, "colourfulness")], adapter
+            [GroupRequest(0, "a red cat", tuple(range(BATCH)), 1, COLOURFULNESS)], adapter
         )
         assert len(group.candidates) == BATCH
         assert len(client.encode(["a"]).pooled) == 1

@@ -17,6 +17,7 @@ from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling import sample_euler
+from heliostat_trainer.rewards import RewardSum
 from heliostat_trainer.service import Scores
 from heliostat_trainer.types import Candidate, Group, GroupRequest, PublishedAdapter, ServerInfo
 
@@ -102,14 +103,10 @@ class FakeServer:
                 for start in range(0, len(seeds), BATCH)
             ]
             latents = torch.cat(parts)
-            values = REWARDS[request.reward](latents).tolist()
-            group = Group(
-                request,
-                tuple(Candidate(*pair) for pair in zip(seeds, values, strict=True)),
-                latents if request.return_latents else None,
-                elapsed_s=1.0,
-            )
-            yield group
+            columns = [REWARDS[name](latents) for name in request.reward.names]
+            values = torch.stack(columns, dim=1).double().numpy()
+            kept = latents if request.return_latents else None
+            yield Group.rewarded(request, values, kept, elapsed_s=1.0)
 
     def score(
         self,
@@ -157,6 +154,6 @@ def with_rewards(group: Group, rewards: Sequence[float]) -> Group:
 def make_group(rewards: Sequence[float], seeds: Sequence[int] | None = None) -> Group:
     """A group of candidates with given rewards."""
     numbers = tuple(seeds) if seeds is not None else tuple(range(len(rewards)))
-    request = GroupRequest(0, "a prompt", numbers, 2, "warmth")
+    request = GroupRequest(0, "a prompt", numbers, 2, RewardSum.single("warmth"))
     pairs = zip(numbers, np.asarray(rewards, dtype=float).tolist(), strict=True)
     return Group(request, tuple(Candidate(*pair) for pair in pairs))

@@ -168,7 +168,8 @@ class _KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
         answer = service_pb2.ModelStreamInferResponse()
         response = answer.infer_response
         response.id = request.id
-        rewards = np.array([[reward_of(int(seed))] for seed in seeds], np.float32)
+        columns = 1 + np.arange(len(spec["rewards"]))
+        rewards = np.array([reward_of(int(seed)) * columns for seed in seeds], np.float32)
         if self._server.faults.nan:
             rewards[0] = np.nan
         add(response, "SEEDS", seeds, "INT64")

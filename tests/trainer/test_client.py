@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from heliostat_trainer.errors import (
     ServerUnreachableError,
     TokenRefusedError,
 )
+from heliostat_trainer.rewards import Normalise, RewardSum
 from heliostat_trainer.tokens import GivenTokens, RunTokens
 from heliostat_trainer.types import Group, GroupRequest
 from tests.trainer.fake_wire import WireServer, reward_of
@@ -55,7 +58,14 @@ def adapter(rank: int = 2, fill: float = 1.0) -> AdapterFiles:
 
 def requests(count: int = 5, seeds: int = 6, **more) -> list[GroupRequest]:
     return [
-        GroupRequest(row, f"p{row}", tuple(range(100 * row, 100 * row + seeds)), 2, "judge", **more)
+        GroupRequest(
+            row,
+            f"p{row}",
+            tuple(range(100 * row, 100 * row + seeds)),
+            2,
+            RewardSum.single("judge"),
+            **more,
+        )
         for row in range(count)
     ]
 
@@ -71,6 +81,17 @@ def check(groups: list[Group], asked: list[GroupRequest]) -> None:
 
 def abort(context) -> None:
     context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+
+
+def test_several_rewards_come_in_the_order_asked_for_and_are_combined(
+    client: RolloutServer,
+) -> None:
+    reward = RewardSum(("judge", "other"), (1.0, -0.25), Normalise.NONE)
+    (group,) = client.explore([replace(requests(1)[0], reward=reward)])
+    truth = np.array([reward_of(seed) for seed in group.request.seeds], np.float32)
+    assert group.parts is not None
+    np.testing.assert_array_equal(group.parts, np.stack([truth, 2 * truth], axis=1))
+    np.testing.assert_allclose(group.rewards, truth / 2, rtol=1e-6)
 
 
 def test_info_is_read(client: RolloutServer) -> None:

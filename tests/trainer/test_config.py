@@ -146,6 +146,8 @@ def test_overrides_are_toml_or_text() -> None:
         (["--watch.max_explore_steps", "1"], "is not between recipe.explore_steps = 2 and recipe.steps = 4: set it so"),
         (["--watch.max_explore_steps", "5"], "watch.max_explore_steps = 5 is not between"),
         (["--watch.min_rho", "1.5"], "watch.min_rho = 1.5: input should be less than or equal to 1"),
+        (["--reward.weights", "{ contrast = 1 }"], "either reward.name, or reward.weights"),
+        (["--guards.edges", "1"], "unknown setting guards.edges: "),
         (["steps=3"], "'steps=3' is no setting: write --section.key value"),
         (["--run.steps"], "--run.steps needs a value"),
     ],
@@ -161,7 +163,7 @@ def test_wrong_settings_are_one_sentence(toml: Path, overrides: list[str], sente
     ("content", "sentence"),
     [
         ("[run", "is not TOML"),
-        ('[run]\nname = "x"', "prompts is missing: Prompt files."),
+        ('[run]\nname = "x"', "prompts is missing: Prompts:"),
         ("run = 3", "run = 3"),
     ],
 )

@@ -152,6 +152,26 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     ]
 
 
+def test_an_8_bit_run_resumes_to_the_bit(
+    configure: Configure, server: FakeServer, checkpoint: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    settings = ("--optimiser.name", "adamw_8bit", "--run.name")
+    whole = run(configure("--run.steps", "4", *settings, "whole"), server)
+    run(configure("--run.steps", "2", *settings, "halves"), FakeServer(checkpoint))
+    halves = configure("--run.steps", "4", *settings, "halves")
+    assert same(whole, run(halves, FakeServer(checkpoint), resume=True))
+
+
+def test_checkpointing_changes_no_bit_and_may_be_switched_on_resume(
+    configure: Configure, server: FakeServer, checkpoint: Path
+) -> None:
+    plain = run(configure("--run.name", "plain"), server)
+    run(configure("--run.steps", "1", "--run.name", "saving"), FakeServer(checkpoint))
+    saving = configure("--run.name", "saving", "--model.gradient_checkpointing", "true")
+    assert same(plain, run(saving, FakeServer(checkpoint), resume=True))
+
+
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_a_step_is_explored_by_the_policy_of_so_many_steps_ago(
     configure: Configure, server: FakeServer, depth: int

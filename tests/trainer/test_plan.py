@@ -31,6 +31,7 @@ from tests.trainer.test_loop import make_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.loop import Trainer
@@ -144,22 +145,46 @@ def test_equivalents_discount_nvfp4_and_count_a_backward_pass_twice() -> None:
 def test_memory_is_what_the_trainer_holds(
     configure: Callable[..., TrainConfig], server: FakeServer
 ) -> None:
-    trainer = make_trainer(configure(), server)
+    config = configure()
+    trainer = make_trainer(config, server)
     policy, family = trainer.parts.policy, get_family("demo")
     base = family.load_transformer(server.checkpoint, torch.bfloat16)
-    memory = memory_of(family, base, rank=4)
+    memory = memory_of(config, family, base, 64)
     lora = sum(value.numel() for value in policy.trained.tensors.values())
     assert len(ADAPTERS) == POLICIES
     assert memory.lora_parameters == lora
     with_copies = sum(2 * value.numel() for value in policy._transformer.state_dict().values())
     assert memory.transformer + 3 * 2 * lora == with_copies
-    assert memory.total == with_copies + 3 * 4 * lora + (2 + 1) * 4 * lora
+    held = with_copies + 3 * 4 * lora + (2 + 1) * 4 * lora
+    assert memory.total == held + memory.activations
+
+
+def test_memory_follows_what_saves_it(
+    configure: Callable[..., TrainConfig], checkpoint: Path
+) -> None:
+    def memory(*overrides: str) -> TrainerMemory:
+        family = get_family("demo")
+        base = family.load_transformer(str(checkpoint), torch.bfloat16)
+        return memory_of(configure(*overrides), family, base, 64)
+
+    plain, half = memory(), memory("--optimiser.micro_batch", "4")
+    assert plain.activations == 2 * half.activations > 0
+    checkpointed = memory("--model.gradient_checkpointing", "true")
+    assert 0 < checkpointed.activations < plain.activations
+    assert replace(checkpointed, activations=plain.activations) == plain
+    small = memory("--optimiser.name", "adamw_8bit")
+    assert small.optimiser == round((2 * (1 + 4 / 256) + 4) * small.lora_parameters)
 
 
 def test_memory_of_a_large_model_by_hand() -> None:
-    memory = TrainerMemory(transformer=16_000_000_000, lora_parameters=50_000_000)
+    memory = TrainerMemory(
+        transformer=16_000_000_000,
+        lora_parameters=50_000_000,
+        moment_bytes=4,
+        activations=1_000_000_000,
+    )
     assert (memory.lora, memory.optimiser) == (900_000_000, 600_000_000)
-    assert memory.total == 17_500_000_000
+    assert memory.total == 18_500_000_000
 
 
 @contextmanager

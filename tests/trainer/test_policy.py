@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def targets_of(checkpoint: Path) -> dict[str, tuple[int, int]]:
     return TorchEngine(get_family("demo"), str(checkpoint)).describe().lora_targets
 
 
-def make_policy(checkpoint: Path, seed: int = 0) -> Policy:
+def make_policy(checkpoint: Path, seed: int = 0, **how: bool) -> Policy:
     return Policy(
         get_family("demo"),
         str(checkpoint),
@@ -31,6 +32,7 @@ def make_policy(checkpoint: Path, seed: int = 0) -> Policy:
         alpha=ALPHA,
         seed=seed,
         device=torch.device("cpu"),
+        **how,
     )
 
 
@@ -177,3 +179,47 @@ def test_guidance_moves_along_the_difference(policy: Policy) -> None:
     guided = artist.draw(PolicyName.BASE, [1], conditioning, 1, null=null, guidance=3.0)
     assert torch.equal(with_one, plain)
     assert torch.allclose(guided, null_only + 3 * (plain - null_only), atol=0.05)
+
+
+def gradients(policy: Policy) -> dict[str, torch.Tensor]:
+    stir(policy, PolicyName.TRAINED)
+    policy.backward(policy.velocity(PolicyName.TRAINED, *point()).square().mean())
+    return {key: value.grad for key, value in policy.trained.tensors.items()}
+
+
+def family_policy(name: str, folder: Path, **how: bool) -> Policy:
+    family = get_family(name)
+    if not folder.exists():
+        family.write_tiny_checkpoint(folder)
+    targets = TorchEngine(family, str(folder)).describe().lora_targets
+    device = torch.device("cpu")
+    return Policy(family, str(folder), targets, rank=4, alpha=8.0, seed=0, device=device, **how)
+
+
+@pytest.mark.parametrize("name", ["sana", "flux", "sd3.5-large", "sd3.5-medium"])
+def test_checkpointed_gradients_of_every_family_are_the_same(tmp_path: Path, name: str) -> None:
+    family, results = get_family(name), []
+    for checkpointed in (False, True):
+        policy = family_policy(name, tmp_path / name, gradient_checkpointing=checkpointed)
+        stir(policy, PolicyName.TRAINED)
+        random = torch.Generator().manual_seed(0)
+        shape = family.latent_shape(family.resolutions.smallest_px)
+        latents = torch.randn(1, *shape, generator=random)
+        conditioning = family.probe_conditioning(policy._transformer, 8).to(torch.bfloat16)
+        velocity = policy.velocity(PolicyName.TRAINED, latents, torch.tensor([0.5]), conditioning)
+        policy.backward(velocity.square().mean())
+        results.append({key: value.grad for key, value in policy.trained.tensors.items()})
+    plain, checkpointed = results
+    assert any(gradient.any() for gradient in plain.values())
+    assert all(torch.equal(plain[key], checkpointed[key]) for key in plain)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_a_compiled_policy_agrees(checkpoint: Path) -> None:
+    plain, compiled = make_policy(checkpoint), make_policy(checkpoint, compiled=True)
+    expected, actual = gradients(plain), gradients(compiled)
+    for key, value in expected.items():
+        assert torch.allclose(value, actual[key], atol=0.05 * float(value.abs().max())), key
+    base, ours = (policy.velocity(PolicyName.BASE, *point()) for policy in (plain, compiled))
+    assert torch.allclose(base, ours, atol=0.05 * float(base.abs().max()))

@@ -95,7 +95,7 @@ def test_the_page_states_results_samplers_and_gains(run: Path) -> None:
 def test_the_page_carries_all_it_shows_and_escapes_prompts(run: Path) -> None:
     page = write_report(run).read_text()
     assert page.count("data:image/png;base64,") == 3
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 6
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "<apple>" not in page
 
@@ -111,11 +111,21 @@ def test_a_watched_run_shows_how_exploration_ranks_beside_what_was_published(run
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = write_report(run).read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 7
     text = re.sub(r"\s+", " ", page)
     assert "Means over 2 watched steps, of 96 candidates a prompt: rho 0.913, tau-b 0.798." in text
     assert "overlap with the true ones by 70 %, have the mean true ranks 9.0 and 88.0" in text
     assert "Explored with 6 denoising steps, 7 from step 3 on." in text
+
+
+def test_alarms_are_listed_and_marked(run: Path) -> None:
+    text = re.sub(r"\s+", " ", write_report(run).read_text())
+    assert "step 2: brightness of held-out images went from 0.375 at the base model to 0.6" in text
+    path = run / "evaluation" / "step-000002" / "results.json"
+    (result,) = json.loads(path.read_text())
+    same = asdict(evaluation(2, PolicyName.EMA, 1.0, 0.01))["statistics"]
+    path.write_text(json.dumps([result | {"statistics": same}]))
+    assert "No guard has raised an alarm" in write_report(run).read_text()
 
 
 def test_a_run_that_has_only_begun_can_be_looked_at(run: Path) -> None:

@@ -1,7 +1,7 @@
 """What a run resumes from: safetensors and JSON, written whole or not at all.
 
 A checkpoint is a folder `step-000012` with `state.json` (step, settings, where the metrics end)
-and `tensors.safetensors` (the policies' LoRA and Adam's moments), and with explore-ahead
+and `tensors.safetensors` (the policies' LoRA and the optimiser's state), and with explore-ahead
 `explorer-000011.*`, the adapters that the next steps are explored with. Random numbers need no
 state: they follow from the seed and the step.
 """
@@ -17,9 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from heliostat_engines.adapters import AdapterFiles
-from heliostat_trainer.config import first_change, flatten
+from heliostat_trainer.config import completed, first_change, flatten
+from heliostat_trainer.curriculum import Sighting
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.files import atomic_folder
+from heliostat_trainer.optimiser import restore_state, state_tensors
 from heliostat_trainer.policy import ADAPTERS
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from heliostat_trainer.policy import Policy
 
 EXPLORER = "explorer-"
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class RunState:
     best_reward: float | None = None
     raised_at: tuple[int, ...] = ()
     """The training steps from which on exploration takes one denoising step more."""
+    sightings: tuple[Sighting, ...] = ()
+    """Prompts whose groups were found flat, and since when they are not."""
     explorers: Mapping[int, AdapterFiles] = field(default_factory=dict)
     """The old policies, by step, that the next steps are explored with, besides the latest."""
 
@@ -111,7 +114,7 @@ class Checkpoints:
         return state
 
     def _require_same(self, saved: Mapping[str, object]) -> None:
-        change = first_change(saved, flatten(self._config))
+        change = first_change(completed(saved), flatten(self._config))
         if change is not None:
             raise RunFolderError(f"{change}: set it back to resume, or start another run.name")
 
@@ -143,8 +146,10 @@ def _plain(state: RunState) -> dict[str, object]:
 
 
 def _state(plain: Mapping[str, Any], explorers: Mapping[int, AdapterFiles]) -> RunState:
-    raised_at = tuple(plain.get("raised_at", ()))  # checkpoints of before it was kept lack it
-    return RunState(**{**plain, "raised_at": raised_at, "explorers": explorers})
+    # checkpoints of before these were kept lack them
+    raised_at = tuple(plain.get("raised_at", ()))
+    seen = tuple(Sighting(*sight) for sight in plain.get("sightings", ()))
+    return RunState(**{**plain, "raised_at": raised_at, "sightings": seen, "explorers": explorers})
 
 
 def _explorers(path: Path) -> dict[int, AdapterFiles]:
@@ -163,8 +168,8 @@ def _tensors(policy: Policy, optimiser: torch.optim.Optimizer) -> dict[str, torc
         for key, value in policy.weights[name].tensors.items()
     }
     for key, parameter in policy.trained.tensors.items():
-        moments = optimiser.state.get(parameter, {})
-        tensors |= {f"adam/{key}/{moment}": value.cpu() for moment, value in moments.items()}
+        state = state_tensors(optimiser, parameter)
+        tensors |= {f"adam/{key}/{name}": value for name, value in state.items()}
     return tensors
 
 
@@ -175,10 +180,11 @@ def _restore(
         for key, value in policy.weights[name].tensors.items():
             value.copy_(tensors[f"{name}/{key}"])
     for key, parameter in policy.trained.tensors.items():
-        if f"adam/{key}/step" not in tensors:
-            continue
-        for moment in MOMENTS:
-            value = tensors[f"adam/{key}/{moment}"].clone()
-            on = "cpu" if moment == "step" else parameter.device
-            optimiser.state[parameter][moment] = value.to(on)
+        prefix = f"adam/{key}/"
+        state = {
+            name.removeprefix(prefix): value
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
+        restore_state(optimiser, parameter, state)
     policy.refresh()

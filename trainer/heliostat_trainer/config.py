@@ -14,7 +14,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.objectives.settings import (
@@ -25,7 +32,8 @@ from heliostat_trainer.objectives.settings import (
     Need,
     ObjectiveSection,
 )
-from heliostat_trainer.prompts import read_prompts
+from heliostat_trainer.prompts import HUB, PromptSets, PromptSource, hold_out, read_prompts
+from heliostat_trainer.rewards import Normalise, RewardSum
 from heliostat_trainer.section import Count, Decay, Fraction, NotNegative, Positive, Section
 
 if TYPE_CHECKING:
@@ -42,8 +50,11 @@ FREE_TO_CHANGE = (
     "run.minutes",
     "run.threads",
     "model.sample_batch",
+    "model.gradient_checkpointing",
     "watch.",
     "evaluation.",
+    "guards.",
+    "logging.",
     "checkpoint.",
     "server.",
 )
@@ -83,6 +94,33 @@ class LrSchedule(StrEnum):
     """Falls to 0 as half a cosine, which averages the noise of the last updates away."""
 
 
+class OptimiserName(StrEnum):
+    """How the optimiser keeps its moments."""
+
+    ADAMW = "adamw"
+    """In float32: 8 bytes a LoRA parameter."""
+    ADAMW_8BIT = "adamw_8bit"
+    """In 8 bits with a scale a block of 256 (bitsandbytes): 2 bytes. Needs `heliostat[adamw-8bit]`."""
+
+
+class TrackerName(StrEnum):
+    """Where numbers and pictures go besides the run folder."""
+
+    TENSORBOARD = "tensorboard"
+    """Event files in the run folder."""
+    WANDB = "wandb"
+    """Weights & Biases."""
+
+
+class WandbMode(StrEnum):
+    """What Weights & Biases does with a run."""
+
+    ONLINE = "online"
+    """Sends it as it goes."""
+    OFFLINE = "offline"
+    """Keeps it in the run folder, for `wandb sync`."""
+
+
 class RunSection(Section):
     """[run]: what the run is called, and when it ends."""
 
@@ -120,17 +158,38 @@ class ModelSection(Section):
     """Side of the images; by default the family's own."""
     sample_batch: Count = 48
     """Images that the trainer draws at once (memory and speed only)."""
+    gradient_checkpointing: bool = False
+    """Keep only the blocks' inputs for the backward pass and evaluate each block again in it: a
+    fraction of the memory of activations for about a third more time; the same gradients."""
+    compile: bool = False
+    """Compile the transformer's repeated blocks with torch.compile: faster after some minutes at the
+    start, and again where a batch has another size. Results differ in the last bits."""
 
 
 class PromptsSection(Section):
-    """[prompts]: files with one prompt a line, relative to the TOML."""
+    """[prompts]: where prompts come from, and which are drawn.
 
-    train: Path
-    """Prompts to train on."""
-    heldout: Path
-    """Prompts to evaluate on; never trained on."""
+    A source is a file relative to the TOML, of text with one prompt a line or of JSONL with objects
+    that have a `prompt`, or a data set: "hf://owner/name?split=train&column=prompt".
+    """
+
+    train: PromptSource
+    """Prompts to train on: a .txt or .jsonl file, or a data set as hf://owner/name?split=train&column=prompt
+    or { dataset = "owner/name", split = "train", column = "prompt" }."""
+    heldout: PromptSource | None = None
+    """Prompts to evaluate on, never trained on: a source like `train`; by default a part of that."""
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Without `heldout`: the share of `train` that is held out, at random."""
+    heldout_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of that choice, apart from run.seed so that runs compare."""
     per_step: Count = 48
     """Prompts of one training step."""
+    min_spread: NotNegative = 0.0
+    """Groups whose explored rewards have a smaller standard deviation are skipped: not redrawn, not
+    trained on. Of several rewards: the sum of |weight| times deviation. 0: none is skipped."""
+    flat_after: Count = 2
+    """A prompt that was skipped so many times in a row is drawn half as often, and half as often
+    again with each further time, until it shows contrast."""
 
 
 class RecipeSection(Section):
@@ -225,17 +284,52 @@ class WatchSection(Section):
 
 
 class RewardSection(Section):
-    """[reward]: names of the server's rewards."""
+    """[reward]: names of the server's rewards; either `name` or `weights`."""
 
-    name: str
-    """The reward to train on."""
+    name: str | None = None
+    """The reward to train on, as it is."""
+    weights: Annotated[dict[str, FiniteFloat], Field(min_length=1)] | None = None
+    """Several rewards to train on, each with its weight in their sum: { pickscore = 1.0, ocr = 0.5 }.
+    A negative weight penalises."""
+    normalise: Normalise = Normalise.GROUP_STD
+    """How `weights` make rewards comparable, among the candidates of one prompt: group_std centres
+    each and divides it by its standard deviation; none takes them as they are."""
     heldout: tuple[str, ...] = ()
     """Rewards that evaluation reports besides and training never sees."""
 
+    @model_validator(mode="after")
+    def _one_or_several(self) -> RewardSection:
+        if (self.name is None) == (self.weights is None):
+            raise ValueError(
+                "say what to train on: either reward.name, or reward.weights with several rewards "
+                "(to train on weights, leave reward.name out)"
+            )
+        if self.weights and not all(self.weights.values()):
+            raise ValueError("reward.weights: a weight of 0 does nothing: leave that reward out")
+        return self
+
+    @property
+    def sum(self) -> RewardSum:
+        """What is trained on."""
+        if self.weights is None:
+            return RewardSum.single(str(self.name))
+        return RewardSum(tuple(self.weights), tuple(self.weights.values()), self.normalise)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The rewards that are trained on."""
+        return self.sum.names
+
+    @property
+    def label(self) -> str:
+        """What is trained on, in words."""
+        weights = self.weights or {}
+        return self.name or " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
+
     @property
     def all(self) -> tuple[str, ...]:
-        """The training reward, then the held-out ones."""
-        return tuple(dict.fromkeys((self.name, *self.heldout)))
+        """The rewards trained on, then the held-out ones."""
+        return tuple(dict.fromkeys((*self.trained, *self.heldout)))
 
 
 class LoraSection(Section):
@@ -250,6 +344,8 @@ class LoraSection(Section):
 class OptimiserSection(Section):
     """[optimiser]: AdamW on the LoRA."""
 
+    name: OptimiserName = OptimiserName.ADAMW
+    """adamw, or adamw_8bit, which keeps its moments in a quarter of the memory."""
     lr: Positive = 3e-4
     """Learning rate, of the first step."""
     lr_schedule: LrSchedule = LrSchedule.CONSTANT
@@ -326,6 +422,29 @@ class EvaluationSection(Section):
         return guidances
 
 
+class GuardsSection(Section):
+    """[guards]: warnings of reward hacking, at each evaluation, against the base model's images.
+
+    Each limit is a share of the base model's value: 100 turns one off. The run goes on in any case.
+    """
+
+    brightness: NotNegative = 0.25
+    """By which share the mean brightness of held-out images may change before the run warns."""
+    colour_entropy: NotNegative = 0.25
+    """The same of the entropy of their colours."""
+    edge_density: NotNegative = 0.5
+    """The same of the share of pixels at an edge."""
+    diversity: NotNegative = 0.5
+    """The same of the mean distance between the images of one prompt."""
+    heldout: bool = True
+    """Warn if the reward that is trained on rises while every held-out one falls."""
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """By statistic, the largest relative change."""
+        return self.model_dump(exclude={"heldout"})
+
+
 class CheckpointSection(Section):
     """[checkpoint]: what a run resumes from."""
 
@@ -333,6 +452,22 @@ class CheckpointSection(Section):
     """Steps between checkpoints."""
     keep: Count = 2
     """How many of the latest are kept, besides the best evaluated one."""
+
+
+class LoggingSection(Section):
+    """[logging]: the numbers of metrics.jsonl and evaluation pictures, to other tools."""
+
+    to: tuple[TrackerName, ...] = ()
+    """tensorboard (heliostat[tensorboard]; files in the run's tensorboard/), wandb (heliostat[wandb]),
+    both or none."""
+    project: str = "heliostat"
+    """Project at Weights & Biases; the run is called run.name there."""
+    entity: str | None = None
+    """User or team at Weights & Biases; by default yours."""
+    mode: WandbMode = WandbMode.ONLINE
+    """online, or offline: kept in the run's wandb/, for `wandb sync` later."""
+    pictures: Annotated[int, Field(ge=0)] = 8
+    """Prompts whose first picture is logged with each evaluation, of evaluation.images."""
 
 
 class ServerSection(Section):
@@ -367,7 +502,7 @@ class TrainConfig(Section):
     model: ModelSection = ModelSection()
     """The diffusion model."""
     prompts: PromptsSection
-    """Prompt files."""
+    """Prompts: where they come from, and which are drawn."""
     recipe: RecipeSection = RecipeSection()
     """How training samples come about."""
     watch: WatchSection = WatchSection()
@@ -386,8 +521,12 @@ class TrainConfig(Section):
     """The evaluated policy."""
     evaluation: EvaluationSection = EvaluationSection()
     """Held-out evaluation."""
+    guards: GuardsSection = GuardsSection()
+    """Warnings of reward hacking."""
     checkpoint: CheckpointSection = CheckpointSection()
     """Checkpoints."""
+    logging: LoggingSection = LoggingSection()
+    """TensorBoard and Weights & Biases."""
     server: ServerSection = ServerSection()
     """The rollout server."""
 
@@ -454,16 +593,34 @@ class TrainConfig(Section):
             )
         return self
 
+    def prompt_sets(self) -> PromptSets:
+        """Read the prompts that are trained and evaluated on. Raises ConfigError."""
+        settings = self.prompts
+        train = read_prompts(settings.train, "prompts.train")
+        if settings.heldout is None:
+            return hold_out(train, settings.heldout_fraction, settings.heldout_seed)
+        return PromptSets(train, read_prompts(settings.heldout, "prompts.heldout"))
+
     def check_files(self) -> tuple[str, ...]:
-        """Read the prompt files; returns warnings, one sentence each.
+        """Read the prompts; returns what the user should know of them, one sentence each.
 
         Raises:
             ConfigError: a file is missing, empty, or shorter than the settings ask for.
         """
-        train = read_prompts(self.prompts.train, "prompts.train")
-        heldout = read_prompts(self.prompts.heldout, "prompts.heldout")
-        _at_least(train, self.prompts.per_step, "prompts.per_step", self.prompts.train)
-        _at_least(heldout, self.evaluation.prompts, "evaluation.prompts", self.prompts.heldout)
+        settings, sets = self.prompts, self.prompt_sets()
+        train, heldout = sets.train, sets.heldout
+        if settings.heldout is None:
+            rest = f"what prompts.heldout_fraction leaves of {settings.train}"
+            part = f"prompts.heldout_fraction = {settings.heldout_fraction:g} of {settings.train}"
+            _at_least(train, settings.per_step, "prompts.per_step", rest)
+            _at_least(heldout, self.evaluation.prompts, "evaluation.prompts", part)
+            return (
+                f"{len(heldout)} of the {len(train) + len(heldout)} prompts of {settings.train} are "
+                f"held out (prompts.heldout_fraction = {settings.heldout_fraction:g}) and never "
+                "trained on",
+            )
+        _at_least(train, settings.per_step, "prompts.per_step", settings.train)
+        _at_least(heldout, self.evaluation.prompts, "evaluation.prompts", settings.heldout)
         shared = set(train) & set(heldout)
         if not shared:
             return ()
@@ -546,6 +703,18 @@ def flatten(config: TrainConfig) -> dict[str, object]:
     }
 
 
+def completed(flat: Mapping[str, object]) -> Mapping[str, object]:
+    """Flattened settings with the defaults of keys that there were not when they were kept."""
+    settings: dict[str, dict[str, object]] = {}
+    for key, value in flat.items():
+        section, _, name = key.partition(".")
+        settings.setdefault(section, {})[name] = value
+    try:
+        return flatten(TrainConfig.model_validate(settings))
+    except ValidationError:  # of keys that there are no longer
+        return flat
+
+
 def first_change(before: Mapping[str, object], after: Mapping[str, object]) -> str | None:
     """The first flattened setting that differs and that a resumed run may not change, in words."""
     for key in sorted(before.keys() | after.keys()):
@@ -568,7 +737,10 @@ def unknown_setting(location: Sequence[str]) -> str:
         for section in TrainConfig.model_fields
         for name in _known_fields([section])
     ]
-    far = difflib.get_close_matches(f"{prefix}{key}", elsewhere, n=1, cutoff=0.5)
+    meant = [name for name, meaning in known.items() if key.replace("_", " ") in meaning.lower()]
+    far = [f"{prefix}{name}" for name in meant] or difflib.get_close_matches(
+        f"{prefix}{key}", elsewhere, n=1, cutoff=0.5
+    )
     hint = f"the nearest is {far[0]}" if far else f"known here are {', '.join(known)}"
     return f"unknown setting {prefix}{key}: {hint}"
 
@@ -600,13 +772,23 @@ def _resolve_paths(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     prompts, model = resolved.get("prompts"), resolved.get("model")
     if isinstance(prompts, dict):
         for key in ("train", "heldout"):
-            if isinstance(prompts.get(key), str):
-                prompts[key] = str(folder / prompts[key])
+            if key in prompts:
+                prompts[key] = _resolved_source(prompts[key], folder)
     if isinstance(model, dict) and isinstance(model.get("checkpoint"), str):
         local = folder / model["checkpoint"]
         if local.is_dir():
             model["checkpoint"] = str(local)
     return resolved
+
+
+def _resolved_source(source: object, folder: Path) -> object:
+    """A prompt source with its path made absolute; a data set's only if there is such a folder."""
+    if isinstance(source, dict) and isinstance(source.get("dataset"), str):
+        local = folder / source["dataset"]
+        return source | {"dataset": str(local)} if local.is_dir() else source
+    if isinstance(source, str) and not source.startswith(HUB):
+        return str(folder / source)
+    return source
 
 
 def _toml_value(text: str) -> object:
@@ -616,7 +798,7 @@ def _toml_value(text: str) -> object:
         return text
 
 
-def _at_least(prompts: Sequence[str], wanted: int, setting: str, path: Path) -> None:
+def _at_least(prompts: Sequence[str], wanted: int, setting: str, path: object) -> None:
     if len(prompts) < wanted:
         raise ConfigError(
             f"{setting} = {wanted}, but {path} has {len(prompts)} prompts: lower {setting} or add "

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from heliostat_engines.conditioning import Conditioning
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.regenerate import Artist
+    from heliostat_trainer.rewards import RewardSum
     from heliostat_trainer.service import RolloutService
 
 RESULTS = "results.json"
@@ -75,6 +76,7 @@ class Evaluator:
         self._server = server
         self._artist = artist
         self._folder = folder
+        self._base: Evaluation | None = None
         self._seeds = tuple(
             candidate_seeds(settings.seed, Purpose.EVALUATION, settings.seeds_per_prompt, row)
             for row in range(len(self._prompts))
@@ -83,6 +85,12 @@ class Evaluator:
     def path(self, step: int) -> Path:
         """The folder of a step's evaluation."""
         return self._folder / f"step-{step:06d}"
+
+    def base(self) -> Evaluation | None:
+        """The base model's evaluation at the first guidance scale; None before there is one."""
+        if self._base is None and self.path(0).exists():
+            self._base = _read(self.path(0) / RESULTS)[0]
+        return self._base
 
     def forget_after(self, step: int) -> None:
         """Delete evaluations of steps that will be done anew."""
@@ -180,14 +188,15 @@ def read_evaluations(folder: Path) -> tuple[Evaluation, ...]:
     Raises:
         RunFolderError: a file is not readable.
     """
-    evaluations = []
+    evaluations: list[Evaluation] = []
     for path in sorted(folder.glob(f"step-*/{RESULTS}")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            evaluations += [_evaluation(entry) for entry in content]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunFolderError(f"cannot read {path}: {error}") from error
+        evaluations += _read(path)
     return tuple(evaluations)
+
+
+def pair(after: Evaluation, before: Evaluation) -> bool:
+    """Whether two evaluations are of the same prompts and seeds."""
+    return after.prompts == before.prompts and after.seeds == before.seeds
 
 
 def paired_difference(after: Evaluation, before: Evaluation, reward: str) -> Interval:
@@ -196,15 +205,40 @@ def paired_difference(after: Evaluation, before: Evaluation, reward: str) -> Int
     Raises:
         ValueError: the two were not taken on the same prompts and seeds.
     """
-    if after.prompts != before.prompts or after.seeds != before.seeds:
+    if not pair(after, before):
         raise ValueError("the evaluations are of different prompts or seeds: they do not pair")
     gain = np.array(after.rewards[reward]) - np.array(before.rewards[reward])
     return prompt_interval(gain)
 
 
+def trained_gain(after: Evaluation, before: Evaluation, reward: RewardSum) -> Interval:
+    """As `paired_difference`, of what is trained on, which may be a sum (`RewardSum.gain`)."""
+    if len(reward.names) == 1:
+        return paired_difference(after, before, reward.names[0])
+    return prompt_interval(reward.gain(_stacked(after, reward), _stacked(before, reward)))
+
+
+def mean_gain(after: Evaluation, before: Evaluation, reward: RewardSum) -> float:
+    """The mean of `RewardSum.gain`, also between evaluations of different prompts or seeds."""
+    mean = _stacked(after, reward).mean(axis=(0, 1))
+    return float(reward.gain(mean, _stacked(before, reward)).mean())
+
+
+def _stacked(evaluation: Evaluation, reward: RewardSum) -> NDArray[np.float64]:
+    """values[P, S, R]."""
+    return np.stack([np.array(evaluation.rewards[name]) for name in reward.names], axis=-1)
+
+
 def prompt_interval(values: NDArray[np.float64]) -> Interval:
     """Mean of values[P, S] with its interval over prompts, the independent draws."""
     return interval(torch.from_numpy(values.mean(axis=1)))
+
+
+def _read(path: Path) -> list[Evaluation]:
+    try:
+        return [_evaluation(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunFolderError(f"cannot read {path}: {error}") from error
 
 
 def _evaluation(entry: dict[str, object]) -> Evaluation:

@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_trainer.errors import ServerRefusedError
 from heliostat_trainer.patience import ServerAwayError, ServerBusyError
-from heliostat_trainer.types import Candidate, Group, GroupRequest
+from heliostat_trainer.types import Group, GroupRequest
 from heliostat_trainer.wire import array_input, output, spec_input, triton_error
 
 if TYPE_CHECKING:
@@ -41,11 +41,12 @@ class Behaviour:
 
 @dataclass(frozen=True)
 class Answer:
-    """One finished batch: seeds[B], rewards[B], latents[B, ...] if asked for."""
+    """One finished batch: seeds[B], rewards[B, R], latents[B, ...] if asked for."""
 
     row: int
     seeds: NDArray[np.int64]
     rewards: NDArray[np.float64]
+    """rewards[B, R]."""
     latents: torch.Tensor | None
     version: int
     final: bool
@@ -73,7 +74,7 @@ class RolloutStream:
                 version=self.behaviour.version,
                 prompt=request.prompt,
                 steps=request.steps,
-                rewards=[request.reward],
+                rewards=request.reward.names,
                 return_latents=request.return_latents,
             )
         )
@@ -237,7 +238,7 @@ class _PendingGroup:
 
     def __init__(self, request: GroupRequest) -> None:
         self.request = request
-        self._rewards: dict[int, float] = {}
+        self._rewards: dict[int, NDArray[np.float64]] = {}
         self._latents: dict[int, torch.Tensor] = {}
 
     def missing(self) -> tuple[int, ...]:
@@ -256,13 +257,14 @@ class _PendingGroup:
                 f"asked for adapter version {version}, the server drew with {answer.version}"
             )
         for position, seed in enumerate(answer.seeds.tolist()):
-            reward = float(answer.rewards[position])
-            if not np.isfinite(reward):
-                raise ServerRefusedError(
-                    f"reward {self.request.reward} of seed {seed} for {self.request.prompt!r} is "
-                    f"{reward}: mend the reward model on the server"
-                )
-            self._rewards[seed] = reward
+            rewards = answer.rewards[position]
+            for name, reward in zip(self.request.reward.names, rewards.tolist(), strict=True):
+                if not np.isfinite(reward):
+                    raise ServerRefusedError(
+                        f"reward {name} of seed {seed} for {self.request.prompt!r} is "
+                        f"{reward}: mend the reward model on the server"
+                    )
+            self._rewards[seed] = rewards
             if answer.latents is not None:
                 self._latents[seed] = answer.latents[position]
         if not self._rewards.keys() <= set(self.request.seeds):
@@ -274,8 +276,8 @@ class _PendingGroup:
         latents = None
         if self.request.return_latents:
             latents = torch.stack([self._latents[seed] for seed in seeds])
-        candidates = tuple(Candidate(seed, self._rewards[seed]) for seed in seeds)
-        return Group(self.request, candidates, latents, elapsed_s)
+        rewards = np.stack([self._rewards[seed] for seed in seeds])
+        return Group.rewarded(self.request, rewards, latents, elapsed_s)
 
 
 def _decode(result: Any) -> Answer:
@@ -288,7 +290,7 @@ def _decode(result: Any) -> Answer:
     return Answer(
         row=int(response.id),
         seeds=output(result, "SEEDS"),
-        rewards=output(result, "REWARDS")[:, 0].astype(np.float64),
+        rewards=output(result, "REWARDS").astype(np.float64),
         latents=None if latents is None else torch.from_numpy(latents.copy()),
         version=int(output(result, "VERSION")[0]),
         final=final,

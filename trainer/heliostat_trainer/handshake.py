@@ -71,7 +71,8 @@ def _check_rewards(config: TrainConfig, info: ServerInfo) -> None:
     for reward in config.reward.all:
         if reward in info.rewards:
             continue
-        setting = "reward.name" if reward == config.reward.name else "reward.heldout"
+        trained = "reward.name" if config.reward.name else "reward.weights"
+        setting = trained if reward in config.reward.trained else "reward.heldout"
         close = difflib.get_close_matches(reward, info.rewards, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ConfigError(

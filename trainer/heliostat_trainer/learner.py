@@ -11,6 +11,7 @@ from heliostat_trainer.advantages import has_contrast
 from heliostat_trainer.batch import Schedule, lay_out
 from heliostat_trainer.errors import DivergedError
 from heliostat_trainer.objectives.objective import Velocities, mean_of_each
+from heliostat_trainer.optimiser import build_optimiser
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.randomness import Purpose, stream
 from heliostat_trainer.types import UpdateReport
@@ -46,14 +47,8 @@ class Learner:
         self._objective = objective
         self._levels = sigmas.numpy().astype(np.float32)
         self._interrupts = interrupts
-        settings = config.optimiser
-        self.optimiser = torch.optim.AdamW(
-            list(policy.trained.tensors.values()),
-            lr=settings.lr,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            eps=settings.eps,
-        )
+        parameters = list(policy.trained.tensors.values())
+        self.optimiser = build_optimiser(config.optimiser, parameters)
         self.step: int | None = 0
         """The training step whose results the weights are; None in the middle of one."""
 

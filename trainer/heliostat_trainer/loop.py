@@ -14,13 +14,21 @@ import torch
 from heliostat_trainer.ahead import ExploreAhead
 from heliostat_trainer.checkpoint import RunState, improved
 from heliostat_trainer.clock import Meter, Phase, PhaseClock
+from heliostat_trainer.curriculum import (
+    contrasted,
+    draw_prompts,
+    flats,
+    most_contrasted,
+    resting,
+    sightings,
+)
+from heliostat_trainer.evaluate import mean_gain
+from heliostat_trainer.guards import alarms
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.progress import Outlook
-from heliostat_trainer.prompts import step_prompts
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
 from heliostat_trainer.selection import select
 from heliostat_trainer.types import (
-    Candidate,
     Group,
     GroupRequest,
     Samples,
@@ -31,6 +39,8 @@ from heliostat_trainer.watch import Verdict, explore_steps, fidelity_of, watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.conditioning import Conditioning
@@ -45,6 +55,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.progress import Progress
     from heliostat_trainer.regenerate import Artist
     from heliostat_trainer.service import RolloutService
+    from heliostat_trainer.trackers import Trackers
     from heliostat_trainer.types import PublishedAdapter, UpdateReport
 
 
@@ -60,6 +71,7 @@ class Parts:
     checkpoints: Checkpoints
     metrics: MetricsLog
     progress: Progress
+    trackers: Trackers
     interrupts: Interrupts
 
 
@@ -79,6 +91,7 @@ class Trainer:
     ) -> None:
         self._config = config
         self._recipe = config.recipe
+        self._reward = config.reward.sum
         self._prompts = tuple(prompts)
         self.parts = parts
         self._clock = PhaseClock(parts.progress.phase)
@@ -134,11 +147,13 @@ class Trainer:
         self._server_at_work.lap()
         self._explore_ahead(number)
         conditioning = self._encode(self._step_prompts(number))
-        selections, samples = [], []
+        selections: list[Selection] = []
+        samples: list[Samples] = []
         for groups in self._drawn_together(self._explore(conditioning, number)):
             chosen = [self._select(group, number) for group in groups]
             selections += chosen
-            samples += self._regenerate(chosen, conditioning)
+            samples += self._regenerate(contrasted(self._config, chosen), conditioning)
+        samples = samples or self._regenerate([most_contrasted(selections)], conditioning)
         fidelity = self._watch([chosen.group for chosen in selections], conditioning, number)
         report = self._optimise(samples, conditioning, number)
         self._complete(_StepResult(number, selections, samples, report, fidelity), started)
@@ -168,8 +183,8 @@ class Trainer:
         return explore_steps(self._recipe, self.state.raised_at, step)
 
     def _step_prompts(self, step: int) -> tuple[str, ...]:
-        config = self._config
-        return step_prompts(self._prompts, config.prompts.per_step, config.run.seed, step)
+        counts = flats(self.state.sightings, self._explorer_of(step))
+        return draw_prompts(self._config, self._prompts, counts, step)
 
     def _explore_ahead(self, step: int) -> None:
         """Have the server explore this step and the `depth` next ones, unless it does already."""
@@ -199,7 +214,7 @@ class Trainer:
                     self._config.run.seed, Purpose.CANDIDATES, recipe.pool, step, row
                 ),
                 steps=self._explore_steps(step),
-                reward=self._config.reward.name,
+                reward=self._reward,
                 return_latents=not recipe.redraws,
             )
             for row, prompt in enumerate(self._step_prompts(step))
@@ -229,12 +244,9 @@ class Trainer:
         for start in range(0, len(requests), size):
             together = requests[start : start + size]
             for request, samples in zip(together, self._draw(together, conditioning), strict=True):
-                candidates = zip(samples.seeds, samples.rewards.tolist(), strict=True)
-                yield Group(
-                    request,
-                    tuple(Candidate(*pair) for pair in candidates),
-                    samples.latents,
-                    trajectory=samples.trajectory,
+                assert samples.parts is not None
+                yield Group.rewarded(
+                    request, samples.parts, samples.latents, trajectory=samples.trajectory
                 )
 
     def _groups_a_draw(self, seeds: int) -> int:
@@ -263,7 +275,7 @@ class Trainer:
         self, selections: Sequence[Selection], conditioning: Conditioning
     ) -> list[Samples]:
         """Draw the kept seeds again, unless the recipe trains on the candidates themselves."""
-        if self._recipe.redraws:
+        if self._recipe.redraws and selections:
             requests = [chosen.redrawn_in(self._recipe.steps) for chosen in selections]
             return self._draw(requests, conditioning)
         return [chosen.as_samples() for chosen in selections]
@@ -301,16 +313,25 @@ class Trainer:
                 seeds, conditioning.take(rows), self._recipe.steps
             )
         with self._waiting(scoring):
-            scores = self.parts.server.score(latents, prompts, [self._config.reward.name])
+            scores = self.parts.server.score(latents, prompts, self._reward.names)
         each = zip(
             requests,
             torch.split(latents, sizes),
-            np.split(scores.rewards[:, 0], np.cumsum(sizes)[:-1]),
+            np.split(scores.rewards, np.cumsum(sizes)[:-1]),
             [None] * len(sizes) if trajectory is None else trajectory.split(sizes),
             strict=True,
         )
         return [
-            Samples(request.row, request.prompt, request.seeds, *drawn) for request, *drawn in each
+            Samples(
+                request.row,
+                request.prompt,
+                request.seeds,
+                drawn,
+                self._reward.combine(parts),
+                path,
+                parts,
+            )
+            for request, drawn, parts, path in each
         ]
 
     def _optimise(
@@ -374,6 +395,9 @@ class Trainer:
             seconds,
             elapsed,
         )
+        groups = [chosen.group for chosen in result.selections]
+        seen = sightings(self._config, self.state.sightings, groups, result.step)
+        metrics = replace(metrics, resting_prompts=resting(self._config, flats(seen, result.step)))
         parts, verdict = self.parts, self._verdict(result)
         with parts.interrupts.shielded():
             parts.metrics.append(metrics)
@@ -383,8 +407,10 @@ class Trainer:
                 elapsed_s=elapsed,
                 metrics_bytes=parts.metrics.position,
                 raised_at=self._raised_at(verdict),
+                sightings=seen,
             )
         parts.progress.step(metrics, self.outlook)
+        parts.trackers.step(metrics)
         if verdict is not None and verdict.too_low:
             parts.progress.say(verdict.warning)
 
@@ -412,14 +438,31 @@ class Trainer:
             evaluations = self.parts.evaluator.run(step, policy, guidances)
         for evaluation in evaluations:
             self.parts.progress.evaluated(evaluation)
+            self.parts.trackers.evaluated(evaluation, self.parts.evaluator.path(step))
         self._began += time.monotonic() - began
+        self._guard(evaluations[0])
         self._keep_if_best(evaluations[0])
 
+    def _guard(self, evaluation: Evaluation) -> None:
+        """Warn of what the reward does not show."""
+        base = self.parts.evaluator.base()
+        config = self._config
+        if base is not None and evaluation.step:
+            for alarm in alarms(config.guards, config.reward, base, evaluation):
+                self.parts.progress.say(alarm.sentence)
+
     def _keep_if_best(self, evaluation: Evaluation) -> None:
-        state = improved(self.state, evaluation.means[self._config.reward.name].mean)
+        state = improved(self.state, self._standing(evaluation))
         if state != self.state:
             self.state = state
             self.save()
+
+    def _standing(self, evaluation: Evaluation) -> float:
+        """How good an evaluation is: the mean reward, or the gain in the sum of several."""
+        base = self.parts.evaluator.base()
+        if len(self._reward.names) == 1 or base is None:
+            return evaluation.means[self._reward.names[0]].mean
+        return mean_gain(evaluation, base, self._reward)
 
 
 @dataclass(frozen=True)
@@ -459,6 +502,8 @@ class _StepResult:
         # In prompt order: sums depend on the order in their last bits.
         selections = sorted(self.selections, key=lambda chosen: chosen.group.request.row)
         samples = sorted(self.samples, key=lambda group: group.row)
+        rows = {group.row for group in samples}
+        trained_on = [chosen for chosen in selections if chosen.group.request.row in rows]
         proxy = np.concatenate([chosen.group.rewards for chosen in selections])
         rewards = np.concatenate([group.rewards for group in samples])
         explore_s = max(selection.group.elapsed_s for selection in selections)
@@ -475,7 +520,7 @@ class _StepResult:
             trainer_busy=explored.busy.trainer,
             proxy_reward_mean=float(proxy.mean()),
             proxy_reward_std=float(proxy.std()),
-            kept_proxy_spread=float(np.mean([chosen.spread for chosen in selections])),
+            kept_proxy_spread=float(np.mean([chosen.spread for chosen in trained_on])),
             reward_mean=float(rewards.mean()),
             reward_std=float(rewards.std()),
             kept_spread=float(np.mean([group.rewards.std() for group in samples])),
@@ -492,4 +537,15 @@ class _StepResult:
             elapsed_s=elapsed_s,
             explore_steps=selections[0].group.request.steps,
             fidelity=self.fidelity,
+            skipped_groups=len(selections) - len(samples),
+            rewards=_means(config.reward.trained, [group.parts for group in samples]),
+            proxy_rewards=_means(
+                config.reward.trained, [chosen.group.parts for chosen in selections]
+            ),
         )
+
+
+def _means(names: Sequence[str], parts: Sequence[NDArray[np.float64] | None]) -> dict[str, float]:
+    """The mean of each reward over all groups' parts[N, R]."""
+    rows = np.concatenate([part for part in parts if part is not None])
+    return dict(zip(names, rows.mean(axis=0).tolist(), strict=True))

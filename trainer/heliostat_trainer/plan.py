@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from heliostat_trainer.config import OptimiserName
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -24,6 +26,12 @@ POLICIES = 3
 """That the trainer holds a LoRA of: trained, old, EMA."""
 FLOAT32_BYTES = 4
 BF16_BYTES = 2
+MOMENT_BYTES = {
+    OptimiserName.ADAMW: FLOAT32_BYTES,
+    OptimiserName.ADAMW_8BIT: 1 + FLOAT32_BYTES / 256,
+}
+"""Of a moment, a parameter: in 8 bits with a float32 scale a block of 256. Small matrices (below
+4,096 elements) stay in float32, which this leaves out."""
 
 
 class Activity(StrEnum):
@@ -95,12 +103,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class TrainerMemory:
-    """What the trainer holds throughout, in bytes. Activations come on top."""
+    """What the trainer holds, in bytes."""
 
     transformer: int
     """In BF16."""
     lora_parameters: int
     """Of one policy."""
+    moment_bytes: float
+    """Of one of AdamW's moments, a parameter."""
+    activations: int
+    """Kept for the backward pass of a micro-batch."""
 
     @property
     def lora(self) -> int:
@@ -109,13 +121,13 @@ class TrainerMemory:
 
     @property
     def optimiser(self) -> int:
-        """AdamW's two moments and the gradient, in float32."""
-        return 3 * FLOAT32_BYTES * self.lora_parameters
+        """AdamW's two moments, and the gradient in float32."""
+        return round((2 * self.moment_bytes + FLOAT32_BYTES) * self.lora_parameters)
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.transformer + self.lora + self.optimiser
+        return self.transformer + self.lora + self.optimiser + self.activations
 
 
 def plan_run(config: TrainConfig) -> Plan:

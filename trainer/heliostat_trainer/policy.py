@@ -11,7 +11,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -111,6 +111,8 @@ class Policy:
         alpha: float,
         seed: int,
         device: torch.device,
+        gradient_checkpointing: bool = False,
+        compiled: bool = False,
     ) -> None:
         """Load the transformer and attach the LoRA.
 
@@ -122,6 +124,8 @@ class Policy:
             alpha: the update is scaled by alpha / rank.
             seed: of the initial weights.
             device: where the policy lives.
+            gradient_checkpointing: keep only the blocks' inputs for the backward pass.
+            compiled: run the repeated blocks through torch.compile.
 
         Raises:
             ConfigError: the server's targets are not this model's.
@@ -135,6 +139,13 @@ class Policy:
         trained = LoraWeights.initial(targets, rank, seed, device)
         self.weights = {name: trained.clone() for name in ADAPTERS}
         self._layers = _attach(self._transformer, sorted(targets), rank, alpha)
+        if gradient_checkpointing:
+            transformer: Any = self._transformer
+            transformer.enable_gradient_checkpointing()
+        if compiled:
+            for name in family.block_counts:
+                for block in self._transformer.get_submodule(name).children():
+                    block.compile()
         self.refresh()
 
     @property

@@ -184,9 +184,14 @@ class LiveProgress(Progress):
 
 
 def _rewards(metrics: StepMetrics) -> str:
+    skipped = f", {metrics.skipped_groups} flat groups skipped" if metrics.skipped_groups else ""
+    if len(metrics.rewards) > 1:
+        each = ", ".join(f"{name} {mean:.4f}" for name, mean in metrics.rewards.items())
+        explored = ", ".join(f"{mean:.4f}" for mean in metrics.proxy_rewards.values())
+        return f"rewards {each} (kept spread of the sum {metrics.kept_spread:.4f}), explored {explored}{skipped}"
     return (
         f"reward {metrics.reward_mean:.4f} (kept spread {metrics.kept_spread:.4f}), "
-        f"explored {metrics.proxy_reward_mean:.4f}"
+        f"explored {metrics.proxy_reward_mean:.4f}{skipped}"
     )
 
 

@@ -1,32 +1,99 @@
-"""Prompt files: one prompt a line; empty lines and lines that start with # are skipped."""
+"""Where prompts come from: text files, JSONL files, data sets of the Hugging Face hub.
+
+A text file has a prompt a line; empty lines and lines that start with # are skipped. A JSONL file
+has an object a line, whose `prompt` is taken; whatever else it holds (`metadata`) is left alone.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import BeforeValidator, Field, ValidationError
 
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.randomness import Purpose, stream
+from heliostat_trainer.section import Section
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
+
+HUB = "hf://"
 
 
-def read_prompts(path: Path, setting: str) -> tuple[str, ...]:
-    """The prompts of a file, without repetitions, in its order.
+class HubPrompts(Section):
+    """A column of a data set of the Hugging Face hub, or of a folder that `datasets` reads."""
+
+    dataset: Annotated[str, Field(min_length=1)]
+    """owner/name, or a folder."""
+    split: str = "train"
+    """Which of its splits; slices as in train[:1000] too."""
+    column: str = "prompt"
+    """Which of its columns."""
+    revision: str | None = None
+    """A branch, tag or commit; None: the newest."""
+
+    def __str__(self) -> str:
+        return f"{HUB}{self.dataset}?split={self.split}&column={self.column}"
+
+
+def _source(value: object) -> object:
+    """`hf://owner/name?split=train&column=prompt` and a table of the same keys are a data set."""
+    if isinstance(value, str) and value.startswith(HUB):
+        url = urlsplit(value)
+        value = {"dataset": f"{url.netloc}{url.path}", **dict(parse_qsl(url.query))}
+    if not isinstance(value, dict):
+        return value
+    try:
+        return HubPrompts.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, known = ".".join(map(str, first["loc"])), ", ".join(HubPrompts.model_fields)
+        raise ValueError(f"a data set of prompts has {known}; {key}: {first['msg']}") from error
+
+
+PromptSource = Annotated[Path | HubPrompts, BeforeValidator(_source)]
+
+
+@dataclass(frozen=True)
+class PromptSets:
+    """What is trained on, and what is evaluated on."""
+
+    train: tuple[str, ...]
+    heldout: tuple[str, ...]
+
+
+def read_prompts(source: Path | HubPrompts, setting: str) -> tuple[str, ...]:
+    """The prompts of a source, without repetitions, in its order.
 
     Raises:
-        ConfigError: the file cannot be read or holds no prompt; names the setting.
+        ConfigError: it cannot be read or holds no prompt; names the setting.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{setting}: cannot read {path}: {reason}") from error
-    lines = (line.strip() for line in text.splitlines())
-    prompts = tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    if isinstance(source, HubPrompts):
+        lines = iter(_column(source, setting))
+    elif source.suffix == ".jsonl":
+        lines = _jsonl(_text(source, setting), f"{setting}: {source}")
+    else:
+        lines = (line for line in _text(source, setting).splitlines() if line.strip()[:1] != "#")
+    prompts = tuple(dict.fromkeys(prompt for line in lines if (prompt := line.strip())))
     if not prompts:
-        raise ConfigError(f"{setting}: {path} holds no prompt; write one a line")
+        raise ConfigError(f"{setting}: {source} holds no prompt; write one a line")
     return prompts
+
+
+def hold_out(prompts: tuple[str, ...], fraction: float, seed: int) -> PromptSets:
+    """Part with a random fraction, at least one prompt; both parts keep the source's order."""
+    count = max(1, round(fraction * len(prompts)))
+    order = stream(seed, Purpose.HELDOUT).permutation(len(prompts))
+    held = {prompts[row] for row in order[:count]}
+    return PromptSets(
+        train=tuple(prompt for prompt in prompts if prompt not in held),
+        heldout=tuple(prompt for prompt in prompts if prompt in held),
+    )
 
 
 def step_prompts(prompts: tuple[str, ...], per_step: int, seed: int, step: int) -> tuple[str, ...]:
@@ -39,3 +106,53 @@ def step_prompts(prompts: tuple[str, ...], per_step: int, seed: int, step: int) 
     order = stream(seed, Purpose.PROMPTS, epoch).permutation(len(prompts))
     chosen = order[position * per_step : (position + 1) * per_step]
     return tuple(prompts[row] for row in chosen)
+
+
+def _text(path: Path, setting: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{setting}: cannot read {path}: {reason}") from error
+
+
+def _jsonl(text: str, where: str) -> Iterator[str]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            prompt = json.loads(line)["prompt"]
+        except (ValueError, KeyError, TypeError):
+            prompt = None
+        if not isinstance(prompt, str):
+            raise ConfigError(
+                f'{where}, line {number}: write an object with a prompt, {{"prompt": "a red cat"}}'
+            )
+        yield prompt
+
+
+def _column(source: HubPrompts, setting: str) -> Sequence[str]:
+    try:
+        datasets: Any = import_module("datasets")
+    except ImportError as error:
+        raise ConfigError(
+            f"{setting}: {source} needs datasets ({error}): pip install 'heliostat[datasets]', or give a "
+            "text or JSONL file"
+        ) from error
+    try:
+        table = datasets.load_dataset(source.dataset, split=source.split, revision=source.revision)
+    except (OSError, ValueError) as error:  # what is offline or not there is an OSError
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ConfigError(
+            f"{setting}: cannot load {source}: {reason}: check name, split and connection, or give "
+            "a text or JSONL file"
+        ) from error
+    if source.column not in table.column_names:
+        raise ConfigError(
+            f"{setting}: {source} has no column {source.column!r}, only "
+            f"{', '.join(table.column_names)}: name one with column="
+        )
+    values = table[source.column][:]
+    if not all(isinstance(value, str) for value in values):
+        raise ConfigError(f"{setting}: the column {source.column!r} of {source} is not text")
+    return list(values)

@@ -31,6 +31,8 @@ class Purpose(IntEnum):
     MINI_BATCHES = 7
     SHOWCASE = 8
     WATCH = 9
+    HELDOUT = 10
+    CURRICULUM = 11
 
 
 def stream(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:

@@ -113,6 +113,10 @@ def _values(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if "prefixItems" in field:
         each = ", ".join(_values(item, definitions) for item in field["prefixItems"])
         return f"[{each}]"
+    if field["type"] == "object" and "properties" in field:
+        return f"table with {', '.join(field['properties'])}"
+    if field["type"] == "object":
+        return f"table of {_values(field['additionalProperties'], definitions)}"
     if field["type"] == "array":
         return f"list of {_values(field['items'], definitions)}"
     if field.get("format") == "path":

@@ -8,7 +8,8 @@ from heliostat_engines.families import get_family
 from heliostat_engines.families.family import Size
 from heliostat_engines.inspection import transformer_bytes
 from heliostat_engines.precision import Precision, lora_targets, plan_linears
-from heliostat_trainer.plan import TrainerMemory
+from heliostat_trainer.activations import saved_bytes
+from heliostat_trainer.plan import MOMENT_BYTES, TrainerMemory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,14 +28,29 @@ def trainer_memory(config: TrainConfig) -> TrainerMemory:
     family = get_family(config.model.family)
     resolution_px = config.model.resolution_px or family.default_resolution_px
     family.resolutions.check(family.name, resolution_px)
-    return memory_of(family, family.build_transformer(Size.PUBLISHED), config.lora.rank)
+    return memory_of(config, family, family.build_transformer(Size.PUBLISHED), resolution_px)
 
 
-def memory_of(family: Family, transformer: nn.Module, rank: int) -> TrainerMemory:
-    """With a LoRA of that rank on each of the family's targets."""
+def memory_of(
+    config: TrainConfig, family: Family, transformer: nn.Module, resolution_px: int
+) -> TrainerMemory:
+    """With a LoRA on each of the family's targets, which is left in the transformer."""
+    rank = config.lora.rank
     plans = plan_linears(transformer, family.precision_map, family.lora_targets)
-    targets = lora_targets(plans).values()
+    targets = lora_targets(plans)
+    weights = transformer_bytes(transformer, plans, Precision.BF16)
+    a_row = saved_bytes(
+        family,
+        transformer,
+        targets,
+        rank=rank,
+        resolution_px=resolution_px,
+        checkpointed=config.model.gradient_checkpointing,
+    )
     return TrainerMemory(
-        transformer=transformer_bytes(transformer, plans, Precision.BF16),
-        lora_parameters=rank * sum(width_in + width_out for width_in, width_out in targets),
+        transformer=weights,
+        lora_parameters=rank
+        * sum(width_in + width_out for width_in, width_out in targets.values()),
+        moment_bytes=MOMENT_BYTES[config.optimiser.name],
+        activations=config.optimiser.micro_batch * a_row,
     )

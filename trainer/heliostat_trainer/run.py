@@ -26,11 +26,11 @@ from heliostat_trainer.objectives.build import build_objective
 from heliostat_trainer.objectives.grpo import stochastic_sampler
 from heliostat_trainer.policy import Policy
 from heliostat_trainer.progress import Outlook, Progress, open_progress
-from heliostat_trainer.prompts import read_prompts
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.regenerate import Artist
 from heliostat_trainer.showcase import keep_showcase
 from heliostat_trainer.tokens import RunTokens
+from heliostat_trainer.trackers import open_trackers, require_trackers
 from heliostat_trainer.types import GroupRequest
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def train(
     """
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
+    require_trackers(config.logging)
     checkpoints = open_run(config, resume=resume)
     interrupts = Interrupts()
     outlook = Outlook(0, config.run.steps, 0.0, config.run.minutes)
@@ -127,13 +128,12 @@ def build_trainer(
         CheckpointError: the model cannot be read.
         RunFolderError: the run cannot be resumed or its folder not written.
     """
-    train_prompts = read_prompts(config.prompts.train, "prompts.train")
-    heldout_prompts = read_prompts(config.prompts.heldout, "prompts.heldout")
+    prompts = config.prompt_sets()
     family = get_family(config.model.family)
     resolution_px = config.model.resolution_px or family.default_resolution_px
     checkpoint = config.model.checkpoint or family.default_checkpoint
     info = server.info()
-    check_against_server(config, info, (*train_prompts, *heldout_prompts), resolution_px)
+    check_against_server(config, info, (*prompts.train, *prompts.heldout), resolution_px)
     for warning in (*config.check_files(), *checkpoint_warnings(checkpoint, info)):
         progress.say(warning)
     policy = Policy(
@@ -144,6 +144,8 @@ def build_trainer(
         alpha=config.lora.alpha,
         seed=config.run.seed,
         device=choose_device(config.run.device),
+        gradient_checkpointing=config.model.gradient_checkpointing,
+        compiled=config.model.compile,
     )
     sigmas = family.sigmas(config.recipe.steps, resolution_px)
     sampler = stochastic_sampler(config.objective, sigmas)
@@ -154,7 +156,7 @@ def build_trainer(
     path = config.run.path
     write_run_file(config, info)
     artist = Artist(policy, family, resolution_px, config.model.sample_batch, sampler)
-    evaluator = Evaluator(config, heldout_prompts, server, artist, path / "evaluation")
+    evaluator = Evaluator(config, prompts.heldout, server, artist, path / "evaluation")
     evaluator.forget_after(state.step if resume else -1)
     parts = Parts(
         server=server,
@@ -165,9 +167,10 @@ def build_trainer(
         checkpoints=checkpoints,
         metrics=MetricsLog(path / "metrics.jsonl", state.metrics_bytes),
         progress=progress,
+        trackers=open_trackers(config, state.step),
         interrupts=interrupts,
     )
-    return Trainer(config, train_prompts, parts, state)
+    return Trainer(config, prompts.train, parts, state)
 
 
 def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
@@ -192,18 +195,20 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
     except HeliostatError:
         trainer.save()
         raise
+    finally:
+        trainer.parts.trackers.close()
 
 
 def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
     """Explore and redraw one held-out group with the final policy, for people to look at."""
     recipe = config.recipe
-    prompt = read_prompts(config.prompts.heldout, "prompts.heldout")[0]
+    prompt = config.prompt_sets().heldout[0]
     request = GroupRequest(
         row=0,
         prompt=prompt,
         seeds=candidate_seeds(config.evaluation.seed, Purpose.SHOWCASE, recipe.pool),
         steps=trainer.explore_steps,
-        reward=config.reward.name,
+        reward=config.reward.sum,
         return_latents=True,
     )
     parts, folder = trainer.parts, config.run.path / "showcase"

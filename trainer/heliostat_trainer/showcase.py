@@ -67,7 +67,7 @@ def keep_showcase(
     conditioning = artist.prepare(server.encode([request.prompt])).repeat(len(request.seeds))
     redrawn = artist.draw(PolicyName.OLD, request.seeds, conditioning, steps)
     truth = server.score(
-        redrawn, [request.prompt] * len(redrawn), [request.reward], return_images=True
+        redrawn, [request.prompt] * len(redrawn), request.reward.names, return_images=True
     )
     seen = server.score(group.latents, [request.prompt] * len(redrawn), [], return_images=True)
     _write(group, seen, truth, steps, folder, each)
@@ -102,7 +102,7 @@ def read_showcase(folder: Path) -> Showcase | None:
 def _write(group: Group, seen: Scores, truth: Scores, steps: int, folder: Path, each: int) -> None:
     assert seen.images is not None
     assert truth.images is not None
-    rewards = truth.rewards[:, 0]
+    rewards = group.request.reward.combine(truth.rewards)
     order = np.argsort(group.rewards, kind="stable")
     rows = np.concatenate([order[::-1][:each], order[:each]])
     content = {

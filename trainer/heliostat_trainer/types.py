@@ -12,7 +12,7 @@ StepMetrics    all of it in numbers: a line of metrics.jsonl.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.stochastic import Trajectory
     from heliostat_trainer.fidelity import Fidelity
+    from heliostat_trainer.rewards import RewardSum
 
 
 @dataclass(frozen=True)
@@ -66,20 +67,20 @@ class PublishedAdapter:
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """Draw `seeds` for `prompt`, with `steps` Euler steps and one reward."""
+    """Draw `seeds` for `prompt`, with `steps` Euler steps, and reward them."""
 
     row: int
     """Index of the prompt within the training step."""
     prompt: str
     seeds: tuple[int, ...]
     steps: int
-    reward: str
+    reward: RewardSum
     return_latents: bool = False
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One explored seed."""
+    """One explored seed, and what it is selected by: its reward, or the sum of several."""
 
     seed: int
     reward: float
@@ -97,6 +98,21 @@ class Group:
     """From the step's first request to this group's last answer."""
     trajectory: Trajectory | None = None
     """How they came about, where the objective needs it."""
+    parts: NDArray[np.float64] | None = None
+    """parts[N, R]: each of the request's rewards by itself."""
+
+    @staticmethod
+    def rewarded(
+        request: GroupRequest,
+        parts: NDArray[np.float64],
+        latents: torch.Tensor | None = None,
+        elapsed_s: float = 0.0,
+        trajectory: Trajectory | None = None,
+    ) -> Group:
+        """The group whose candidates have the rewards parts[N, R], combined as the request says."""
+        sums = request.reward.combine(parts).tolist()
+        candidates = tuple(Candidate(*pair) for pair in zip(request.seeds, sums, strict=True))
+        return Group(request, candidates, latents, elapsed_s, trajectory, parts)
 
     @property
     def rewards(self) -> NDArray[np.float64]:
@@ -142,6 +158,7 @@ class Selection:
             latents[kept],
             self.group.rewards[kept],
             None if trajectory is None else trajectory.take(kept),
+            None if self.group.parts is None else self.group.parts[kept],
         )
 
 
@@ -157,6 +174,8 @@ class Samples:
     rewards: NDArray[np.float64]
     trajectory: Trajectory | None = None
     """How the latents came about, where the objective needs it."""
+    parts: NDArray[np.float64] | None = None
+    """parts[K, R]: each reward by itself; `rewards` is what they come to."""
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -229,3 +248,11 @@ class StepMetrics:
     fidelity: Fidelity | None = None
     """How well their ranking is that of their BF16 redraws, by a policy `version_lag` steps newer;
     None where the step was not watched."""
+    skipped_groups: int = 0
+    """Groups with too little contrast to be trained on (prompts.min_spread)."""
+    resting_prompts: int = 0
+    """Prompts that are drawn less often because they were skipped repeatedly."""
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    """Mean of each reward by itself, over the samples trained on."""
+    proxy_rewards: Mapping[str, float] = field(default_factory=dict)
+    """The same over all candidates."""

@@ -62,8 +62,8 @@ def model_card(record: RunRecord, family: Family, lora: TrainedLora, kind: Forma
         family=family,
         base=base if _on_hub(base) else None,
         step=lora.step,
-        reward=record.reward,
-        heldout=record.rewards[1:],
+        reward=record.reward.label,
+        heldout=record.reward.heldout,
         recipe=_recipe(record.settings),
         rows=_rows(record, after),
         after=after,
@@ -138,7 +138,7 @@ def _rows(record: RunRecord, after: Evaluation | None) -> list[Row]:
         rows.append(
             Row(
                 reward=name,
-                trained_on=name == record.reward,
+                trained_on=name in record.reward.trained,
                 before=f"{before.means[name].mean:.4f}",
                 after=f"{after.means[name].mean:.4f}",
                 gain=f"{gain.mean:+.4f} ± {gain.high - gain.mean:.4f}",

@@ -99,7 +99,7 @@ def _comfyui_metadata(record: RunRecord, family: Family, lora: TrainedLora) -> d
         "modelspec.implementation": "diffusers",
         "modelspec.title": record.name,
         "modelspec.description": (
-            f"Trained {lora.step} steps on {record.reward} with heliostat; needs no trigger word."
+            f"Trained {lora.step} steps on {record.reward.label} with heliostat; needs no trigger word."
         ),
         "ss_network_dim": str(record.settings["lora.rank"]),
         "ss_network_alpha": str(record.settings["lora.alpha"]),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#8d96a3", "#66a182")
+ALARM = "#b3261e"
 SIZE_IN = (6.4, 3.0)
 
 
@@ -28,6 +29,8 @@ class Curve:
     markers: bool = False
     level: float | None = None
     """What to compare y with: a dashed horizontal line of the curve's colour."""
+    marked: Sequence[float] = ()
+    """Where something is wrong: vertical lines."""
 
 
 def curves_svg(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
@@ -42,6 +45,8 @@ def curves_svg(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
             axes.fill_between(curve.x, low, high, color=colour, alpha=0.18, linewidth=0)
         if curve.level is not None:
             axes.axhline(curve.level, color=colour, linestyle="--", linewidth=1)
+        for x in curve.marked:
+            axes.axvline(x, color=ALARM, linestyle=":", linewidth=2)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     if curves:

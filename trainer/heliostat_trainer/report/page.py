@@ -13,6 +13,7 @@ from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluate import paired_difference, prompt_interval
 from heliostat_trainer.fidelity import PUBLISHED, Fidelity
 from heliostat_trainer.files import atomic_text
+from heliostat_trainer.guards import measured
 from heliostat_trainer.report.figures import Curve, curves_svg, shares_svg
 from heliostat_trainer.report.pictures import grid_uri, image_uri
 from heliostat_trainer.report.record import RunRecord, read_run
@@ -61,6 +62,17 @@ class Ranking:
 
 
 @dataclass(frozen=True)
+class Flat:
+    """What was skipped because its candidates did not differ."""
+
+    chart: str
+    skipped: int
+    """Groups, over the whole run."""
+    resting: int
+    """Prompts that were drawn less often at the end."""
+
+
+@dataclass(frozen=True)
 class Gallery:
     """A grid of pictures under a caption."""
 
@@ -89,14 +101,16 @@ def _content(record: RunRecord) -> dict[str, object]:
         "run": record,
         "rewards": record.rewards,
         "rows": _rows(record),
-        "spread": _spread(record.base[0], record.reward),
+        "spread": _spread(record.base[0], record.rewards[0]),
         "reward_curves": _reward_curves(record),
         "evaluation_curves": [_evaluation_curve(record, name) for name in record.rewards],
         "ranking": _ranking(record.steps),
+        "flat": _flat(record.steps),
         "busy": _busy(record.steps),
         "phases": shares_svg(_phase_seconds(record.steps)) if record.steps else None,
         "galleries": _galleries(record),
         "statistics": _statistics(record),
+        "guard_curves": [_guard_curve(record, name) for name in measured(record.base[0])],
         "showcase": record.showcase,
         "image_uri": image_uri,
     }
@@ -130,16 +144,26 @@ def _spread(evaluation: Evaluation, reward: str) -> float:
     return float(np.std(np.array(evaluation.rewards[reward]), axis=1, ddof=1).mean())
 
 
-def _reward_curves(record: RunRecord) -> str:
+def _reward_curves(record: RunRecord) -> list[str]:
+    """One chart a reward; of a sum, one a summand: the sum itself has mean 0 in every group."""
     steps = [float(line["step"]) for line in record.steps]
-    return curves_svg(
-        [
-            Curve("explored candidates", steps, _column(record.steps, "proxy_reward_mean")),
-            Curve("samples trained on", steps, _column(record.steps, "reward_mean")),
-        ],
-        "training step",
-        f"{record.reward}, training prompts",
-    )
+    return [
+        curves_svg(
+            [
+                Curve(label, steps, [_mean(line, which, name) for line in record.steps])
+                for label, which in (("explored candidates", "proxy_"), ("samples trained on", ""))
+            ],
+            "training step",
+            f"{name}, training prompts",
+        )
+        for name in record.reward.trained
+    ]
+
+
+def _mean(line: Mapping[str, Any], which: str, reward: str) -> float:
+    """Of a reward in a step; lines of before there could be several have one."""
+    means = line.get(f"{which}rewards") or {reward: line[f"{which}reward_mean"]}
+    return float(means[reward])
 
 
 def _evaluation_curve(record: RunRecord, reward: str) -> str:
@@ -154,6 +178,33 @@ def _evaluation_curve(record: RunRecord, reward: str) -> str:
         level=None if guided.guidance == 1.0 else guided.means[reward].mean,
     )
     return curves_svg([curve], "training step", f"{reward}, held-out prompts")
+
+
+def _guard_curve(record: RunRecord, name: str) -> str:
+    """A statistic over the evaluations, the base model's as a level, and where it alarmed."""
+    means = [prompt_interval(measured(evaluation)[name]) for evaluation in record.progress]
+    alarmed = {alarm.step for alarm in record.alarms if alarm.what == name}
+    curve = Curve(
+        "no guidance",
+        [float(evaluation.step) for evaluation in record.progress],
+        [mean.mean for mean in means],
+        [mean.high - mean.mean for mean in means],
+        markers=True,
+        level=float(measured(record.base[0])[name].mean()),
+        marked=[float(step) for step in sorted(alarmed)],
+    )
+    return curves_svg([curve], "training step", f"{name.replace('_', ' ')}, held-out images")
+
+
+def _flat(steps: Sequence[Mapping[str, Any]]) -> Flat | None:
+    """None where no group was skipped."""
+    skipped = [float(line.get("skipped_groups", 0)) for line in steps]
+    if not any(skipped):
+        return None
+    x = [float(line["step"]) for line in steps]
+    waiting = [float(line.get("resting_prompts", 0)) for line in steps]
+    curves = [Curve("groups skipped", x, skipped), Curve("prompts drawn less often", x, waiting)]
+    return Flat(curves_svg(curves, "training step", "count"), int(sum(skipped)), int(waiting[-1]))
 
 
 def _ranking(steps: Sequence[Mapping[str, Any]]) -> Ranking | None:
@@ -196,17 +247,14 @@ def _galleries(record: RunRecord) -> list[Gallery]:
 def _statistics(record: RunRecord) -> list[tuple[str, list[Interval]]]:
     """By statistic, its mean for the unguided base model and for the trained one."""
     pair = [record.base[0], *record.trained[:1]]
-    rows = [
-        (name.replace("_", " "), [prompt_interval(np.array(e.statistics[name])) for e in pair])
-        for name in record.base[0].statistics
-    ]
-    rows.append(
+    labels = {"diversity": "diversity within a prompt"}
+    return [
         (
-            "diversity within a prompt",
-            [prompt_interval(np.array(e.diversity)[:, None]) for e in pair],
+            labels.get(name, name.replace("_", " ")),
+            [prompt_interval(measured(evaluation)[name]) for evaluation in pair],
         )
-    )
-    return rows
+        for name in measured(record.base[0])
+    ]
 
 
 def _phase_seconds(steps: Sequence[Mapping[str, object]]) -> dict[str, float]:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
+from heliostat_trainer.config import GuardsSection, RewardSection
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluate import Evaluation, read_evaluations
+from heliostat_trainer.guards import Alarm, alarms
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.showcase import Showcase, read_showcase
@@ -37,14 +39,25 @@ class RunRecord:
     showcase: Showcase | None
 
     @property
-    def reward(self) -> str:
-        """The reward that was trained on."""
-        return str(self.settings["reward.name"])
+    def reward(self) -> RewardSection:
+        """What was trained on, and the rewards that were not."""
+        return RewardSection.model_validate(self._section("reward"))
 
     @property
     def rewards(self) -> tuple[str, ...]:
-        """The trained reward, then the held-out ones."""
-        return (self.reward, *self.settings["reward.heldout"])
+        """The trained rewards, then the held-out ones."""
+        return self.reward.all
+
+    @property
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Of all evaluations, by step; runs of before there were guards have the default ones."""
+        guards = GuardsSection.model_validate(self._section("guards"))
+        return tuple(
+            alarm
+            for evaluation in self.progress
+            if evaluation.step
+            for alarm in alarms(guards, self.reward, self.base[0], evaluation)
+        )
 
     @property
     def base(self) -> tuple[Evaluation, ...]:
@@ -72,6 +85,14 @@ class RunRecord:
             f"{evaluation.policy}/guidance_{evaluation.guidance:g}"
         ].numpy()
         return images
+
+    def _section(self, name: str) -> dict[str, Any]:
+        prefix = f"{name}."
+        return {
+            key.removeprefix(prefix): value
+            for key, value in self.settings.items()
+            if key.startswith(prefix)
+        }
 
     def _of(self, policy: PolicyName) -> tuple[Evaluation, ...]:
         return _by_guidance(e for e in self.evaluations if e.policy is policy)

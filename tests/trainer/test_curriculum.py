@@ -1,0 +1,124 @@
+"""Flat groups are skipped, their prompts rest, and a resumed run does the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from heliostat_trainer.curriculum import Sighting, draw_prompts, flats
+from heliostat_trainer.metrics import read_metrics
+from heliostat_trainer.prompts import step_prompts
+from heliostat_trainer.report import write_report
+from heliostat_trainer.rewards import Normalise, RewardSum
+from tests.trainer.conftest import PROMPTS
+from tests.trainer.fake_server import FakeServer
+from tests.trainer.test_loop import run, same
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from heliostat_trainer.config import TrainConfig
+
+DULL = PROMPTS[:2]
+
+
+class DullServer(FakeServer):
+    """Some prompts' candidates are all rewarded alike."""
+
+    def explore(self, requests, adapter):
+        for group in super().explore(requests, adapter):
+            if group.request.prompt in DULL:
+                parts = np.full_like(group.parts, 0.5)
+                group = type(group).rewarded(group.request, parts, group.latents, 1.0)
+            yield group
+
+
+CURRICULUM = ("--prompts.min_spread", "1e-4", "--prompts.flat_after", "1")
+
+
+def test_counts_are_of_flats_in_a_row_until_a_step() -> None:
+    seen = [
+        Sighting(1, "a", True),
+        Sighting(2, "b", True),
+        Sighting(3, "a", True),
+        Sighting(4, "a", False),
+        Sighting(5, "a", True),
+    ]
+    assert flats(seen, 0) == {}
+    assert flats(seen, 3) == {"a": 2, "b": 1}
+    assert flats(seen, 4) == {"b": 1}
+    assert flats(seen, 9) == {"a": 1, "b": 1}
+
+
+def test_flat_prompts_are_drawn_less_often_and_the_others_in_their_place(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    config = configure("--prompts.flat_after", "2")
+    steps = range(1, 601)
+
+    def share(counts: dict[str, int]) -> float:
+        drawn = [draw_prompts(config, PROMPTS, counts, step) for step in steps]
+        assert all(len(set(prompts)) == 2 for prompts in drawn)
+        assert drawn == [draw_prompts(config, PROMPTS, counts, step) for step in steps]
+        return sum("two owls" in prompts for prompts in drawn) / len(steps)
+
+    assert share({}) == share({"two owls": 1}) == pytest.approx(1 / 3, abs=0.01)
+    assert share({"two owls": 2}) == pytest.approx(1 / 6, abs=0.04)
+    assert share({"two owls": 4}) == pytest.approx(1 / 24, abs=0.03)
+    everything = dict.fromkeys(PROMPTS, 9)
+    drawn = [draw_prompts(config, PROMPTS, everything, step) for step in (1, 2, 3)]
+    assert drawn == [step_prompts(PROMPTS, 2, 42, step) for step in (1, 2, 3)]
+
+
+def test_the_spread_of_several_rewards_is_in_their_own_units() -> None:
+    reward = RewardSum(("a", "b"), (1.0, -0.5), Normalise.GROUP_STD)
+    assert reward.spread(np.array([[0.0, 4.0], [2.0, 4.0]])) == 1.0
+    assert reward.spread(np.array([[0.0, 0.0], [2.0, 8.0]])) == 1.0 + 0.5 * 4.0
+
+
+@pytest.mark.parametrize("ahead", ["0", "1"])
+def test_flat_groups_are_skipped_and_a_resumed_run_does_the_same(
+    configure: Callable[..., TrainConfig], checkpoint: Path, ahead: str
+) -> None:
+    settings = (*CURRICULUM, "--recipe.explore_ahead", ahead, "--run.name")
+    config = configure(*settings, "whole", "--run.steps", "9")
+    server = DullServer(checkpoint)
+    whole = run(config, server)
+    lines = list(read_metrics(config.run.path / "metrics.jsonl"))
+    skipped = [int(str(line["skipped_groups"])) for line in lines]
+    assert max(skipped) == 1  # never all
+    assert lines[-1]["resting_prompts"] == 2
+    asked = [request.prompt for request in server.explored]
+    dull = sum(asked.count(prompt) for prompt in DULL)
+    plain = DullServer(checkpoint)
+    run(configure("--run.name", "plain", "--run.steps", "9"), plain)
+    assert dull < sum([r.prompt for r in plain.explored].count(prompt) for prompt in DULL)
+    run(configure(*settings, "halves", "--run.steps", "5"), DullServer(checkpoint))
+    halves = configure(*settings, "halves", "--run.steps", "9")
+    assert same(whole, run(halves, DullServer(checkpoint, reverse=True), resume=True))
+    page = write_report(config.run.path).read_text()
+    assert f"{sum(skipped)} groups differed in reward by less than" in page
+
+
+def test_a_step_of_nothing_but_flat_groups_trains_on_one(
+    configure: Callable[..., TrainConfig], server: FakeServer
+) -> None:
+    config = configure("--prompts.min_spread", "1e9", "--run.steps", "2")
+    lora = run(config, server)
+    assert all(torch.isfinite(value).all() for value in lora.values())
+    lines = list(read_metrics(config.run.path / "metrics.jsonl"))
+    assert [line["skipped_groups"] for line in lines] == [1, 1]
+    assert server.scored == 2 * 4 + 2 * 6 + 2 * 8 + 8  # redrawn, evaluated, showcase, watched
+
+
+def test_no_spread_is_asked_for_by_default(
+    configure: Callable[..., TrainConfig], checkpoint: Path
+) -> None:
+    config = configure("--run.steps", "1")
+    run(config, DullServer(checkpoint))
+    (line,) = read_metrics(config.run.path / "metrics.jsonl")
+    assert (line["skipped_groups"], line["resting_prompts"]) == (0, 0)
