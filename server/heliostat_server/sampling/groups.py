@@ -115,10 +115,11 @@ class RedisGroups:
             arguments += [name, value]
         self._script(keys=[experiment_key(group.experiment)], args=arguments)
 
-    def latest(self, experiment: str, count: int) -> list[KeptGroup]:
-        """The latest groups, newest first. Raises UnavailableError."""
-        key = _key(experiment)
-        return _groups(experiment, answered(lambda: self._redis.xrevrange(key, count=count)))
+    def latest(self, experiment: str, count: int, before: str = "") -> list[KeptGroup]:
+        """The latest groups, or the latest before one, newest first. Raises UnavailableError."""
+        key, newest = _key(experiment), f"({before}" if before else "+"
+        rows = answered(lambda: self._redis.xrevrange(key, max=newest, count=count))
+        return _groups(experiment, rows)
 
     def after(self, experiment: str, group_id: str) -> Iterator[KeptGroup]:
         """The groups after one, or with "" all, oldest first. Raises UnavailableError."""

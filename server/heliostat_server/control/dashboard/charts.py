@@ -1,4 +1,4 @@
-"""Where the parts of a chart lie; templates/charts.svg draws them."""
+"""Where the parts of a chart lie; templates/macros.html draws them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from heliostat_server.control.dashboard.curves import Outcome, Point
 
-WIDTH, HEIGHT = 640, 240
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 10, 28
+WIDTH, HEIGHT = 960, 260
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 32
 SPARK_WIDTH, SPARK_HEIGHT = 120, 28
 SPARK_POINTS = 40
 

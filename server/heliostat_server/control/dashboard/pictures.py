@@ -13,7 +13,6 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, count, islice
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Protocol
 
@@ -182,7 +181,9 @@ def contact_sheet(images: NDArray[np.uint8], columns: int) -> bytes:
 def _filled(shown: Sequence[int], group: Sequence[int], batch: int) -> list[int]:
     """The shown seeds, and others of their group until they fill whole batches."""
     size = math.ceil(len(shown) / batch) * batch
-    return list(islice(dict.fromkeys(chain(shown, group, count())), size))
+    # Batches may have grown since the group was drawn: any other seeds do then.
+    candidates = dict.fromkeys([*shown, *group, *range(size)])
+    return list(candidates)[:size]
 
 
 def _key(kept: KeptGroup) -> str:

@@ -12,14 +12,15 @@ from heliostat_engines.errors import HeliostatError
 from heliostat_server.control.dashboard.curves import Axis
 from heliostat_server.control.dashboard.pages import LOGIN, STATIC, PageRoute, go_to, page
 from heliostat_server.control.dashboard.sessions import SESSION_S, Sessions
-from heliostat_server.control.dashboard.views import Views
+from heliostat_server.control.dashboard.views import GALLERY_GROUPS, LATEST, Excerpt, Views
 from heliostat_server.control.http import STATUS
 from heliostat_server.control.operations import Operations
 from heliostat_server.errors import NotFoundError, TokenError, code_of, describe
 from heliostat_server.experiments.authority import Caller
 from heliostat_server.experiments.model import ShareChange
 
-GroupId = Annotated[str, Path(pattern=r"^\d{1,20}-\d{1,20}$")]
+GROUP_ID = r"^\d{1,20}-\d{1,20}$"
+GroupId = Annotated[str, Path(pattern=GROUP_ID)]
 VersionNumber = Annotated[int, Path(ge=1, le=2**53)]
 STATIC_AGE_S = 3600
 
@@ -87,16 +88,18 @@ def dashboard_routes(  # noqa: C901
         by: Caller,
         name: str,
         axis: Axis = Axis.VERSION,
-        version: int | None = None,
+        shown: Excerpt = LATEST,
         token: str = "",
     ) -> HTMLResponse:
+        cards = views.gallery(by, name, shown)
         return page(
             "experiment.html",
             by=by,
             live=views.live(by, name, axis),
             events=views.events(by, name),
-            cards=views.gallery(by, name, version),
-            version=version,
+            cards=cards,
+            shown=shown,
+            older=cards[-1].kept.id if len(cards) == GALLERY_GROUPS else "",
             token=token,
         )
 
@@ -106,8 +109,9 @@ def dashboard_routes(  # noqa: C901
         name: str,
         axis: Axis = Axis.VERSION,
         version: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+        before: Annotated[str, Query(pattern=GROUP_ID)] = "",
     ) -> HTMLResponse:
-        return experiment_page(by, name, axis, version)
+        return experiment_page(by, name, axis, Excerpt(version, before))
 
     @router.get("/experiments/{name}/live")
     def live_experiment(by: By, name: str, axis: Axis = Axis.VERSION) -> HTMLResponse:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from heliostat_server.sampling.activity import Activity, ActivityStore
     from heliostat_server.sampling.groups import Group, KeptGroup, RedisGroups
 
-GALLERY_GROUPS = 24
+GALLERY_GROUPS = 12
 GALLERY_READ = 300
 """Groups that are looked through for those of one version."""
 EVENTS = 20
@@ -57,6 +57,19 @@ class Overview:
     throughput: str
     """A polyline of images a second in the last minutes; "": there were none."""
     now: datetime
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Which groups the gallery shows."""
+
+    version: int | None = None
+    """Only those of one version; None: of all."""
+    before: str = ""
+    """Only those before that one; "": the latest."""
+
+
+LATEST = Excerpt()
 
 
 @dataclass(frozen=True)
@@ -156,11 +169,13 @@ class Views:
         """The latest events of an experiment."""
         return self._operations.events(caller, name, EVENTS)
 
-    def gallery(self, caller: Caller, name: str, version: int | None) -> list[Card]:
-        """The latest groups, of one version or of all."""
+    def gallery(self, caller: Caller, name: str, excerpt: Excerpt) -> list[Card]:
+        """Some groups, newest first."""
         experiment = self._operations.get(caller, name)
-        latest = self._groups.latest(name, GALLERY_GROUPS if version is None else GALLERY_READ)
-        shown = [kept for kept in latest if version in {None, kept.group.version}][:GALLERY_GROUPS]
+        count = GALLERY_GROUPS if excerpt.version is None else GALLERY_READ
+        latest = self._groups.latest(name, count, excerpt.before)
+        shown = [kept for kept in latest if excerpt.version in {None, kept.group.version}]
+        shown = shown[:GALLERY_GROUPS]
         drawn = self._pictures.drawn(shown)
         return [_card(kept, experiment, is_drawn=kept.id in drawn) for kept in shown]
 

@@ -12,10 +12,9 @@ if TYPE_CHECKING:
 def ago(at: datetime) -> str:
     """How long since a time."""
     seconds = (datetime.now(UTC) - at).total_seconds()
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         if seconds >= length:
-            whole = int(seconds // length)
-            return f"{whole} {unit}{'s' if whole > 1 else ''} ago"
+            return f"{int(seconds // length)} {unit} ago"
     return "just now"
 
 
