@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 960, 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 32
+DAY_S = 86400
 SPARK_WIDTH, SPARK_HEIGHT = 120, 28
 SPARK_POINTS = 40
 
@@ -71,7 +72,7 @@ def chart(outcomes: Sequence[Outcome], reward: str, axis: Axis) -> Chart:
     y = _scale(low, high, HEIGHT - BOTTOM, TOP)
     best = [(x(point.x), y(point.best)) for point in shown]
     worst = [(x(point.x), y(point.worst)) for point in shown]
-    label = _clock if axis is Axis.TIME else _version
+    label = _version if axis is Axis.VERSION else _clock if last - first < DAY_S else _date
     ticks = _time_ticks(first, last) if axis is Axis.TIME else _ticks(first, last, whole=True)
     return Chart(
         reward=reward,
@@ -133,6 +134,10 @@ def _time_ticks(first: float, last: float) -> list[float]:
 
 def _clock(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M")
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%d %b %H:%M")
 
 
 def _version(value: float) -> str:

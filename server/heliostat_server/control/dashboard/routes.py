@@ -22,7 +22,7 @@ from heliostat_server.experiments.model import ShareChange
 GROUP_ID = r"^\d{1,20}-\d{1,20}$"
 GroupId = Annotated[str, Path(pattern=GROUP_ID)]
 VersionNumber = Annotated[int, Path(ge=1, le=2**53)]
-STATIC_AGE_S = 3600
+STATIC_AGE_S = 300
 
 
 def dashboard_routes(  # noqa: C901
@@ -116,6 +116,10 @@ def dashboard_routes(  # noqa: C901
     @router.get("/experiments/{name}/live")
     def live_experiment(by: By, name: str, axis: Axis = Axis.VERSION) -> HTMLResponse:
         return page("experiment_live.html", live=views.live(by, name, axis))
+
+    @router.get("/experiments/{name}/numbers")
+    def numbers(by: By, name: str, axis: Axis = Axis.VERSION) -> HTMLResponse:
+        return page("numbers.html", by=by, live=views.live(by, name, axis))
 
     @router.post("/experiments/{name}/pause")
     def pause(by: By, name: str) -> Response:

@@ -24,8 +24,8 @@ def iso(at: datetime) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A time of day, of seconds since 1970."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
+    """A time, of seconds since 1970."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def percent(part: float) -> str:

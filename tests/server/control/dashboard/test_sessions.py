@@ -24,6 +24,7 @@ OPEN = [
     "/overview",
     "/experiments/mine",
     "/experiments/mine/live",
+    "/experiments/mine/numbers",
     "/experiments/mine/groups/1-1",
 ]
 ACTIONS = [
