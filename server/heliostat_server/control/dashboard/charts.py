@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from heliostat_server.control.dashboard.curves import Outcome, Point
 
 WIDTH, HEIGHT = 960, 260
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 32
+LEFT, RIGHT, TOP, BOTTOM = 84, 16, 12, 32
 DAY_S = 86400
 SPARK_WIDTH, SPARK_HEIGHT = 120, 28
 SPARK_POINTS = 40
@@ -96,8 +96,8 @@ def spark(values: Sequence[float]) -> str:
 
 
 def number(value: float) -> str:
-    """A reward as people read it: three or four digits that count."""
-    return f"{value:.4g}" if abs(value) >= 1 else f"{value:.3f}"
+    """A reward as people read it: three digits after the point, four of a larger one."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
@@ -119,9 +119,9 @@ def _path(corners: Sequence[tuple[float, float]]) -> str:
 
 
 def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
-    """Some four round values between two."""
-    step = 10.0 ** math.floor(math.log10((high - low) / 4))
-    step = next(step * times for times in (1, 2, 5, 10) if (high - low) / (step * times) <= 5)
+    """Some round values between two: three to seven."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 7))
+    step = next(step * times for times in (1, 2, 5, 10) if (high - low) / (step * times) <= 7)
     if whole:
         step = max(1.0, step)
     start = math.ceil(low / step - 1e-9)

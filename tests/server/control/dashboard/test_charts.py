@@ -36,7 +36,7 @@ def test_whatever_the_rewards_the_chart_stays_in_its_box(
     ]
     assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in corners)
     assert all(0 <= tick.at <= WIDTH for tick in drawn.x_ticks)
-    assert 1 <= len(drawn.y_ticks) <= 7
+    assert 2 <= len(drawn.y_ticks) <= 8
     assert all(math.isfinite(dot.y) for dot in drawn.dots)
 
 

@@ -63,9 +63,9 @@ def test_curves_go_by_version_and_by_time(admin: Browser, groups: RedisGroups) -
         rewards = group().rewards + np.float32(version)
         groups.add(group(version=version, rewards=rewards))
     page = admin.get("/experiments/mine").text
-    assert "version 1: mean 1.45, best 1.8, worst 1.1, 2 groups" in page
-    assert "the groups&#39; mean went from 1.45 to 2.45 over 3 groups" in page
-    assert '<td class="n">2.45</td>' in admin.get("/experiments/mine/numbers").text
+    assert "version 1: mean 1.450, best 1.800, worst 1.100, 2 groups" in page
+    assert "the groups&#39; mean went from 1.450 to 2.450 over 3 groups" in page
+    assert '<td class="n">2.450</td>' in admin.get("/experiments/mine/numbers").text
     assert "<td>20" in admin.get("/experiments/mine/numbers?axis=time").text
     assert " UTC: mean" in admin.get("/experiments/mine/live?axis=time").text
     assert admin.get("/experiments/mine?axis=length").status_code == 422
