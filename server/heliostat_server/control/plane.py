@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from heliostat_server.adapters.store import AdapterStore
+from heliostat_server.control.dashboard.build import build_dashboard
 from heliostat_server.control.http import build_app
 from heliostat_server.control.operations import Operations
 from heliostat_server.control.publisher import Publisher
@@ -19,7 +20,7 @@ from heliostat_server.experiments.tokens import digest
 
 if TYPE_CHECKING:
     from heliostat_server.control.operations import RolloutEngine
-    from heliostat_server.control.publisher import AdapterLoader
+    from heliostat_server.launcher.triton_client import TritonClient
     from heliostat_server.settings import ServeSettings
 
 
@@ -27,7 +28,7 @@ def start_plane(
     settings: ServeSettings,
     redis_url: str,
     engine: RolloutEngine,
-    loader: AdapterLoader,
+    triton: TritonClient,
     admin_token: str,
     ports: tuple[int, int],
 ) -> tuple[Any, WebServer]:
@@ -40,13 +41,15 @@ def start_plane(
     experiments = ExperimentStore.connect(redis_url)
     authority = Authority(experiments, (digest(admin_token),))
     ours = version("heliostat")
-    operations = Operations(engine, experiments, adapters, Publisher(adapters, loader), ours)
+    operations = Operations(engine, experiments, adapters, Publisher(adapters, triton), ours)
     control = start_control(
         ControlService(operations, authority), f"{settings.host}:{ports[0]}", _credentials(settings)
     )
+    app = build_app(operations, authority, ours)
+    app.include_router(build_dashboard(operations, authority, admin_token, redis_url, triton))
     try:
         web = WebServer(
-            build_app(operations, authority, ours),
+            app,
             settings.host,
             ports[1],
             certificate=settings.tls_certificate,

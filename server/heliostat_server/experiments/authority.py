@@ -91,7 +91,10 @@ class Authority:
             )
         if authorization[: len(_SCHEME)].lower() != _SCHEME:
             raise TokenError("the header authorization must read `Bearer TOKEN`")
-        presented = digest(authorization[len(_SCHEME) :].strip())
+        return self.caller_of(digest(authorization[len(_SCHEME) :].strip()))
+
+    def caller_of(self, presented: str) -> Caller:
+        """Whose token has this digest. Raises TokenError, UnavailableError."""
         if any(hmac.compare_digest(presented, admin) for admin in self._admins):
             return ADMIN
         return Caller(self._owner(presented))

@@ -5,6 +5,7 @@ Keys, all under `heliostat:`
     experiment:<name>         hash: created, the terms that differ from the usual, and what the
                               adapter store keeps there.
     experiment:<name>:usage   hash: images, nfes, seconds.
+    experiment:<name>:groups  stream of what was drawn (sampling/groups.py).
     experiment:<name>:tokens  set of the digests of its tokens.
     token:<digest>            the experiment whose token it is.
     events                    stream of what was done, the last ten thousand.

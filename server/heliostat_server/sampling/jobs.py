@@ -64,6 +64,7 @@ class ExploreJob:
         self.request = request
         self.reply = reply
         self.drawing: Drawing | None = None
+        self.rewards: list[torch.Tensor] = []
         self._timeout_s = timeout_s
         self._started = time.monotonic()
         self._batch = batch
@@ -135,19 +136,21 @@ class ExploreJob:
                 "images to go: ask for fewer or give it longer"
             )
 
-    def answer(self, answer: FinishedBatch | Binding) -> None:
-        """Send an answer, and end after the last one."""
+    def answer(self, answer: FinishedBatch | Binding) -> bool:
+        """Send an answer, and end after the last one; tells whether it was that."""
         with self._lock:
             if self._ended:
-                return
+                return False
             if isinstance(answer, FinishedBatch):
                 self.reply.batch(answer)
             else:
                 self.reply.report(answer)
             self._unanswered -= 1
-            if self._unanswered == 0:
-                self._ended = True
-                self.reply.finish()
+            if self._unanswered:
+                return False
+            self._ended = True
+            self.reply.finish()
+            return True
 
     def fail(self, error: BaseException) -> None:
         """End with an error, or quietly if the client is gone."""

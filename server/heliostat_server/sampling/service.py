@@ -10,10 +10,12 @@ from queue import Queue
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
+import numpy as np
 import structlog
 
 from heliostat_engines.errors import HeliostatError
 from heliostat_server.errors import UnavailableError, code_of
+from heliostat_server.sampling.groups import Group
 from heliostat_server.sampling.jobs import CancelledError, ExploreJob, FinishedBatch
 from heliostat_server.sampling.metrics import ExploreMetrics
 from heliostat_server.sampling.requests import Rollout, parse_explore
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from heliostat_server.experiments.authority import Caller
     from heliostat_server.sampling.explorer import Explorer
+    from heliostat_server.sampling.groups import GroupWriter
     from heliostat_server.sampling.jobs import Reply
     from heliostat_server.sampling.usage import UsageWriter
     from heliostat_server.scheduling.scheduler import Scheduler
@@ -62,6 +65,7 @@ class ExploreService:
         rewards: Sequence[str],
         metrics: ExploreMetrics | None = None,
         usage: UsageWriter | None = None,
+        groups: GroupWriter | None = None,
     ) -> None:
         self._explorer = explorer
         self._scheduler = scheduler
@@ -69,6 +73,7 @@ class ExploreService:
         self._rewards = rewards
         self._metrics = metrics or ExploreMetrics()
         self._usage = usage
+        self._groups = groups
         self._metrics.batch_size.set(limits.batch)
         self._denoised: Queue[_Denoised | None] = Queue(SCORE_BACKLOG)
         self._log = structlog.get_logger("explore")
@@ -114,8 +119,9 @@ class ExploreService:
             job.fail(UnavailableError("the rollout server is shutting down"))
         for thread in self._threads:
             thread.join(CLOSE_TIMEOUT_S)
-        if self._usage is not None:
-            self._usage.close()
+        for writer in (self._usage, self._groups):
+            if writer is not None:
+                writer.close()
 
     def _denoise_all(self) -> None:
         while (job := self._scheduler.next()) is not None:
@@ -152,7 +158,10 @@ class ExploreService:
         rollout = batch.rollout
         rewards = self._explorer.reward(rollout, batch.seeds, batch.latents)
         latents = batch.latents if rollout.return_latents else None
-        batch.job.answer(FinishedBatch(batch.seeds, rewards, rollout.version, latents))
+        batch.job.rewards.append(rewards)
+        done = batch.job.answer(FinishedBatch(batch.seeds, rewards, rollout.version, latents))
+        if done and rollout.rewards and self._groups is not None:
+            self._groups.finished(_group(rollout, batch.job.rewards))
 
     def _review_all(self) -> None:
         """End what waits in vain, so that it fills no queue and its client hears of it."""
@@ -164,6 +173,8 @@ class ExploreService:
                 if not job.is_urgent:
                     queued[job.experiment] += job.images_left
             self._metrics.queued(queued)
+            if self._usage is not None:
+                self._usage.queued(queued)
 
     @contextmanager
     def _failing(self, job: ExploreJob) -> Iterator[None]:
@@ -185,3 +196,17 @@ class ExploreService:
             self._log.warning("refused", reason=str(error), **context)
         else:
             self._log.error("failed", exc_info=error, **context)
+
+
+def _group(rollout: Rollout, rewards: Sequence[torch.Tensor]) -> Group:
+    """A rollout whose batches, in the order of its seeds, have these rewards[B, R]."""
+    return Group(
+        experiment=rollout.experiment,
+        version=rollout.version,
+        prompt=rollout.prompt,
+        steps=rollout.steps,
+        guidance=rollout.guidance,
+        names=rollout.rewards,
+        seeds=rollout.seeds,
+        rewards=np.concatenate([batch.numpy() for batch in rewards]),
+    )

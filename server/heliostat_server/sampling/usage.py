@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
-from threading import Event, Lock, Thread
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 import redis
 import structlog
 
 from heliostat_server.experiments.names import experiment_key
+from heliostat_server.sampling.activity import DRAWN, DRAWN_TTL_S, STRETCH_S, note_queue
+from heliostat_server.sampling.periodic import PeriodicThread
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Self
 
 WRITE_INTERVAL_S = 2.0
-CLOSE_TIMEOUT_S = 5.0
 SOCKET_TIMEOUT_S = 2.0
 
 _COUNT = """
@@ -24,6 +27,11 @@ local usage = KEYS[1] .. ':usage'
 redis.call('HINCRBY', usage, 'images', ARGV[1])
 redis.call('HINCRBY', usage, 'nfes', ARGV[2])
 redis.call('HINCRBYFLOAT', usage, 'seconds', ARGV[3])
+local stretch = ARGV[5] .. math.floor(redis.call('TIME')[1] / ARGV[6])
+redis.call('HINCRBY', stretch, 'images:' .. ARGV[4], ARGV[1])
+redis.call('HINCRBY', stretch, 'nfes:' .. ARGV[4], ARGV[2])
+redis.call('HINCRBYFLOAT', stretch, 'seconds:' .. ARGV[4], ARGV[3])
+redis.call('EXPIRE', stretch, ARGV[7])
 return 1
 """
 
@@ -38,16 +46,23 @@ class UsageStore(Protocol):
             redis.RedisError: it could not be added.
         """
 
+    def queued(self, images: Mapping[str, int]) -> None:
+        """Say how many images of each experiment wait here. Raises redis.RedisError."""
+
 
 class RedisUsage:
     """Usage in the hash `heliostat:experiment:<name>:usage`: images, nfes, seconds.
+
+    The last hour's is there by the quarter minute, too (activity.py).
 
     Of an experiment that Redis knows, that is: one that only ever drew with the base model and was
     never created is not counted.
     """
 
     def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
         self._script = client.register_script(_COUNT)
+        self._replica = secrets.token_hex(8)
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -56,7 +71,13 @@ class RedisUsage:
 
     def count(self, name: str, *, images: int, nfes: int, seconds: float) -> None:
         """Add to what an experiment has used. Raises redis.RedisError."""
-        self._script(keys=[experiment_key(name)], args=[images, nfes, repr(seconds)])
+        used: list[str | int] = [images, nfes, repr(seconds)]
+        stretch: list[str | int] = [name, DRAWN, STRETCH_S, DRAWN_TTL_S]
+        self._script(keys=[experiment_key(name)], args=used + stretch)
+
+    def queued(self, images: Mapping[str, int]) -> None:
+        """Say how many images of each experiment wait here. Raises redis.RedisError."""
+        note_queue(self._redis, self._replica, images)
 
 
 @dataclass
@@ -74,13 +95,11 @@ class UsageWriter:
 
     def __init__(self, store: UsageStore, *, interval_s: float = WRITE_INTERVAL_S) -> None:
         self._store = store
-        self._interval_s = interval_s
         self._unwritten: dict[str, _Used] = {}
+        self._queued: Mapping[str, int] = {}
         self._lock = Lock()
-        self._closing = Event()
         self._log = structlog.get_logger("usage")
-        self._thread = Thread(target=self._write_all, name="usage", daemon=True)
-        self._thread.start()
+        self._thread = PeriodicThread("usage", self._write, interval_s)
 
     def drawn(self, experiment: str, images: int, nfes: int, seconds: float) -> None:
         """A batch is denoised."""
@@ -90,15 +109,13 @@ class UsageWriter:
             used.nfes += nfes
             used.seconds += seconds
 
+    def queued(self, images: Mapping[str, int]) -> None:
+        """How many images of each experiment wait."""
+        self._queued = images
+
     def close(self) -> None:
         """Write what is left."""
-        self._closing.set()
-        self._thread.join(CLOSE_TIMEOUT_S)
-
-    def _write_all(self) -> None:
-        while not self._closing.wait(self._interval_s):
-            self._write()
-        self._write()
+        self._thread.close()
 
     def _write(self) -> None:
         with self._lock:
@@ -111,3 +128,7 @@ class UsageWriter:
             except Exception as error:
                 self._log.warning("usage kept for later", reason=str(error))
                 self.drawn(experiment, used.images, used.nfes, used.seconds)
+        try:
+            self._store.queued(self._queued)
+        except Exception as error:
+            self._log.warning("queues not told", reason=str(error))

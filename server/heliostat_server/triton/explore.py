@@ -17,6 +17,7 @@ from heliostat_server.rewards.registry import RewardBook, offered_rewards
 from heliostat_server.sampling.conditioning import PromptCache
 from heliostat_server.sampling.engine import load_engine
 from heliostat_server.sampling.explorer import Explorer
+from heliostat_server.sampling.groups import GroupWriter, RedisGroups
 from heliostat_server.sampling.metrics import ExploreMetrics
 from heliostat_server.sampling.service import ExploreService
 from heliostat_server.sampling.usage import RedisUsage, UsageWriter
@@ -94,7 +95,8 @@ def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreSe
         max_queued_images=settings.limits.max_queued_images,
     )
     usage = UsageWriter(RedisUsage.connect(settings.redis))
-    return ExploreService(explorer, scheduler, settings.limits, rewards, metrics, usage)
+    groups = GroupWriter(RedisGroups.connect(settings.redis))
+    return ExploreService(explorer, scheduler, settings.limits, rewards, metrics, usage, groups)
 
 
 class TritonReply:

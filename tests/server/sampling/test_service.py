@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import Adapter
     from heliostat_server.experiments.authority import Caller
+    from heliostat_server.sampling.groups import Group
     from heliostat_server.sampling.jobs import FinishedBatch
 
 BATCH = 4
@@ -353,3 +354,30 @@ def test_results_are_the_same_to_the_bit_whatever_they_are_drawn_between(
         assert reply.error is None
         left, right = ([batch.rewards for batch in each.batches] for each in (reply, alone))
         assert torch.equal(torch.cat(left), torch.cat(right))
+
+
+class Recorder:
+    """Keeps finished groups."""
+
+    def __init__(self) -> None:
+        self.groups: list[Group] = []
+
+    def finished(self, group: Group) -> None:
+        self.groups.append(group)
+
+    def close(self) -> None: ...
+
+
+def test_a_finished_rollout_is_recorded_with_all_its_batches(harness: Harness) -> None:
+    recorder = Recorder()
+    harness.service._groups = recorder  # type: ignore[assignment]
+    reply = harness.ask(version=1, guidance=3)
+    harness.ask(version=2)
+    harness.ask(rewards=[], returnLatents=True)
+    harness.service.close()
+    (group,) = recorder.groups
+    assert (group.experiment, group.version, group.prompt) == ("e", 1, "a cat")
+    assert (group.steps, group.guidance, group.names) == (2, 3.0, ("mean",))
+    assert group.seeds == tuple(range(8))
+    answered = torch.cat([batch.rewards for batch in reply.batches])
+    assert torch.equal(torch.from_numpy(group.rewards), answered)

@@ -7,6 +7,8 @@ import redis
 from heliostat_server.sampling.usage import RedisUsage, UsageWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from heliostat_server.launcher.valkey import EmbeddedValkey
 
 KEY = "heliostat:experiment:e"
@@ -38,6 +40,8 @@ def test_what_could_not_be_written_is_kept() -> None:
                 self.away = False
                 raise redis.ConnectionError("away")
             self.counted.append((name, images))
+
+        def queued(self, images: Mapping[str, int]) -> None: ...
 
     store = AwayOnce()
     writer = UsageWriter(store, interval_s=0.01)

@@ -1,0 +1,1 @@
+"""The dashboard: the control plane's operations as pages, made on the server."""

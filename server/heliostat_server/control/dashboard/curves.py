@@ -1,0 +1,122 @@
+"""How the rewards of an experiment's groups went."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict, deque
+from dataclasses import dataclass
+from enum import StrEnum
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from heliostat_server.sampling.groups import MAX_GROUPS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
+
+    from heliostat_server.experiments.model import Experiment
+    from heliostat_server.sampling.groups import KeptGroup, RedisGroups
+
+MAX_EXPERIMENTS = 256
+"""Whose groups are remembered: those asked for last."""
+TIME_BINS = 60
+
+
+class Axis(StrEnum):
+    """What rewards are drawn against."""
+
+    VERSION = "version"
+    TIME = "time"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The rewards of one group: mean, best and worst of its candidates, by the reward's name."""
+
+    id: str
+    at: datetime
+    version: int
+    rewards: dict[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Means over some groups: of their means, their best and their worst candidates."""
+
+    x: float
+    mean: float
+    best: float
+    worst: float
+    groups: int
+
+
+class Curves:
+    """The outcomes of experiments' groups; reads each group once. Safe to share between threads."""
+
+    def __init__(self, groups: RedisGroups) -> None:
+        self._groups = groups
+        self._known: OrderedDict[tuple[str, datetime], deque[Outcome]] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, experiment: Experiment) -> list[Outcome]:
+        """The outcomes of an experiment's last groups, oldest first. Raises UnavailableError."""
+        # One of the same name that was made anew is another.
+        key = (experiment.name, experiment.created)
+        with self._lock:
+            known = self._known.setdefault(key, deque(maxlen=MAX_GROUPS))
+            self._known.move_to_end(key)
+            while len(self._known) > MAX_EXPERIMENTS:
+                self._known.popitem(last=False)
+            last = known[-1].id if known else ""
+            known.extend(map(_outcome, self._groups.after(experiment.name, last)))
+            return list(known)
+
+
+def reward_names(outcomes: Iterable[Outcome]) -> list[str]:
+    """The rewards that the groups were drawn for, the latest first."""
+    names: dict[str, None] = {}
+    for outcome in reversed(list(outcomes)):
+        names.update(dict.fromkeys(outcome.rewards))
+    return list(names)
+
+
+def points(outcomes: Sequence[Outcome], reward: str, axis: Axis) -> list[Point]:
+    """One point a version, or one for each of up to sixty stretches of time."""
+    rewarded = [outcome for outcome in outcomes if reward in outcome.rewards]
+    if not rewarded:
+        return []
+    place = _by_version if axis is Axis.VERSION else _by_time(rewarded)
+    bins: dict[float, list[tuple[float, float, float]]] = defaultdict(list)
+    for outcome in rewarded:
+        bins[place(outcome)].append(outcome.rewards[reward])
+    return [
+        Point(x, mean, best, worst, len(rewards))
+        for x, rewards in sorted(bins.items())
+        for mean, best, worst in [np.mean(rewards, axis=0).tolist()]
+    ]
+
+
+def _by_version(outcome: Outcome) -> float:
+    return float(outcome.version)
+
+
+def _by_time(outcomes: Sequence[Outcome]) -> Callable[[Outcome], float]:
+    first, last = outcomes[0].at.timestamp(), outcomes[-1].at.timestamp()
+    width = max(1.0, (last - first) / TIME_BINS)
+    return lambda outcome: first + ((outcome.at.timestamp() - first) // width) * width
+
+
+def _outcome(kept: KeptGroup) -> Outcome:
+    rewards = kept.group.rewards
+    columns = zip(
+        kept.group.names,
+        rewards.mean(0, dtype=np.float64).tolist(),
+        rewards.max(0).tolist(),
+        rewards.min(0).tolist(),
+        strict=True,
+    )
+    return Outcome(
+        kept.id, kept.at, kept.group.version, {name: (m, b, w) for name, m, b, w in columns}
+    )

@@ -1,0 +1,190 @@
+"""The best and the worst candidates of a group, drawn again from their seeds when somebody asks.
+
+Keys, all under `heliostat:`
+    sheet:<experiment>:<group>   WebP: a row of the best and one of the worst; goes after an hour.
+    sheets                       sorted set of these keys by age: only so many are kept.
+    redraw:<caller>              there while one of the caller's is being drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import BoundedSemaphore
+from typing import TYPE_CHECKING, Protocol
+
+import redis
+from PIL import Image
+
+from heliostat_proto.rollout_pb2 import RolloutSpec
+from heliostat_server.errors import PutOffError
+from heliostat_server.state import answered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Self
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from heliostat_server.experiments.authority import Caller
+    from heliostat_server.sampling.groups import Group, KeptGroup
+
+SHOWN = 4
+"""Of the best, and of the worst."""
+THUMBNAIL_PX = 192
+SHEET_TTL_S = 3600
+MAX_SHEETS = 256
+"""Together some 40 MB at most: a sheet has up to 8 x 192 x 192 pixels."""
+DRAW_TIMEOUT_S = 90.0
+DECODE_TIMEOUT_S = 30.0
+REDRAW_TTL_S = 180
+"""Longer than both together: a caller's lock goes by itself if its process is killed."""
+MAX_AT_ONCE = 4
+RETRY_AFTER_S = 5
+QUALITY = 90
+
+_SHEETS = "heliostat:sheets"
+
+
+class Painter(Protocol):
+    """Draws candidates: Triton, asked with the administrator's token."""
+
+    def draw(
+        self, rollout: RolloutSpec, seeds: Sequence[int], timeout_s: float
+    ) -> NDArray[np.float32]:
+        """latents[N, ...] of seeds[N]. Raises the reason if the server refuses."""
+
+    def decode(
+        self, latents: NDArray[np.float32], prompt: str, timeout_s: float
+    ) -> NDArray[np.uint8]:
+        """images[B, H, W, 3] of latents[B, ...]. Raises the reason if the server refuses."""
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """Places of a group's best candidates, the best first, and of its worst, the worst first."""
+
+    best: tuple[int, ...]
+    worst: tuple[int, ...]
+
+    @classmethod
+    def of(cls, group: Group) -> Self:
+        """Up to four of each, and no candidate twice."""
+        ranked = group.ranked().tolist()
+        shown = min(SHOWN, len(ranked) // 2)
+        return cls(tuple(ranked[: shown or 1]), tuple(ranked[::-1][:shown]))
+
+
+class Pictures:
+    """Draws contact sheets and keeps them for a while. Safe to share between threads."""
+
+    def __init__(self, client: redis.Redis, painter: Painter) -> None:
+        self._redis = client
+        self._painter = painter
+        self._places = BoundedSemaphore(MAX_AT_ONCE)
+
+    @classmethod
+    def connect(cls, url: str, painter: Painter) -> Self:
+        """Kept at a redis:// or unix:// URL."""
+        return cls(redis.Redis.from_url(url, socket_timeout=10), painter)
+
+    def sheet(self, kept: KeptGroup) -> bytes | None:
+        """A group's contact sheet, if there is one. Raises UnavailableError."""
+        found: bytes | None = answered(lambda: self._redis.get(_key(kept)))
+        return found
+
+    def drawn(self, groups: Sequence[KeptGroup]) -> set[str]:
+        """The ids of those groups that have a contact sheet. Raises UnavailableError."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for kept in groups:
+            pipeline.exists(_key(kept))
+        there = answered(pipeline.execute)
+        return {kept.id for kept, exists in zip(groups, there, strict=True) if exists}
+
+    def draw(self, caller: Caller, kept: KeptGroup, batch: int) -> None:
+        """Draw a group's contact sheet, unless there is one, and keep it.
+
+        It is drawn as a rollout of the experiment: in its turn, and counted as its usage.
+
+        Raises:
+            NotFoundError: the version is no longer kept.
+            PutOffError: the caller has one drawn already, or the experiment is paused.
+            UnavailableError: the server did not get round to it.
+        """
+        with self._alone(caller):
+            if self.sheet(kept) is None:
+                self._keep(_key(kept), self._draw(kept.group, batch))
+
+    def _draw(self, group: Group, batch: int) -> bytes:
+        extremes = Extremes.of(group)
+        shown = [group.seeds[place] for place in extremes.best + extremes.worst]
+        rollout = RolloutSpec(
+            experiment=group.experiment,
+            version=group.version,
+            prompt=group.prompt,
+            steps=group.steps,
+            guidance=group.guidance,
+        )
+        latents = self._painter.draw(rollout, _filled(shown, group.seeds, batch), DRAW_TIMEOUT_S)
+        images = self._painter.decode(latents[: len(shown)], group.prompt, DECODE_TIMEOUT_S)
+        return contact_sheet(images, columns=len(extremes.best))
+
+    def _keep(self, key: str, sheet: bytes) -> None:
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.set(key, sheet, ex=SHEET_TTL_S)
+        pipeline.zadd(_SHEETS, {key: time.time()})
+        pipeline.zrange(_SHEETS, 0, -MAX_SHEETS - 1)
+        oldest = answered(pipeline.execute)[-1]
+        if oldest:
+            answered(lambda: self._redis.delete(*oldest))
+            answered(lambda: self._redis.zrem(_SHEETS, *oldest))
+
+    @contextmanager
+    def _alone(self, caller: Caller) -> Iterator[None]:
+        key = f"heliostat:redraw:{'' if caller.is_admin else caller.experiment}"
+        if not answered(lambda: self._redis.set(key, 1, nx=True, ex=REDRAW_TTL_S)):
+            raise PutOffError(
+                "pictures of yours are being drawn already: try again when they are there",
+                RETRY_AFTER_S,
+            )
+        try:
+            if not self._places.acquire(blocking=False):
+                raise PutOffError(
+                    "others have pictures drawn: try again in some seconds", RETRY_AFTER_S
+                )
+            try:
+                yield
+            finally:
+                self._places.release()
+        finally:
+            answered(lambda: self._redis.delete(key))
+
+
+def contact_sheet(images: NDArray[np.uint8], columns: int) -> bytes:
+    """A WebP of images[B, H, W, 3], row by row, each at most 192 pixels wide."""
+    height, width = images.shape[1:3]
+    ratio = min(1.0, THUMBNAIL_PX / max(height, width))
+    size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+    sheet = Image.new("RGB", (columns * size[0], math.ceil(len(images) / columns) * size[1]))
+    for place, image in enumerate(images):
+        thumbnail = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+        sheet.paste(thumbnail, (place % columns * size[0], place // columns * size[1]))
+    file = io.BytesIO()
+    sheet.save(file, "WEBP", quality=QUALITY)
+    return file.getvalue()
+
+
+def _filled(shown: Sequence[int], group: Sequence[int], batch: int) -> list[int]:
+    """The shown seeds, and others of their group until they fill whole batches."""
+    size = math.ceil(len(shown) / batch) * batch
+    # Batches may have grown since the group was drawn: any other seeds do then.
+    candidates = dict.fromkeys([*shown, *group, *range(size)])
+    return list(candidates)[:size]
+
+
+def _key(kept: KeptGroup) -> str:
+    return f"heliostat:sheet:{kept.group.experiment}:{kept.id}"

@@ -1,0 +1,244 @@
+"""What the pages show, for whoever is signed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from heliostat_server.control.dashboard.charts import Chart, chart, spark
+from heliostat_server.control.dashboard.curves import Axis, points, reward_names
+from heliostat_server.control.dashboard.pictures import Extremes
+from heliostat_server.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from heliostat_server.control.dashboard.curves import Curves
+    from heliostat_server.control.dashboard.pictures import Pictures
+    from heliostat_server.control.operations import Operations, ServerInfo
+    from heliostat_server.experiments.authority import Caller
+    from heliostat_server.experiments.model import Event, Experiment
+    from heliostat_server.sampling.activity import Activity, ActivityStore
+    from heliostat_server.sampling.groups import Group, KeptGroup, RedisGroups
+
+GALLERY_GROUPS = 12
+GALLERY_READ = 300
+"""Groups that are looked through for those of one version."""
+EVENTS = 20
+STRIP_WIDTH = 240
+
+
+@dataclass(frozen=True)
+class Row:
+    """An experiment in the list."""
+
+    experiment: Experiment
+    share: float
+    queued: int
+    reward: str
+    """The one its latest groups were drawn for; "": there are no groups."""
+    last: float
+    spark: str
+    """A polyline of the reward's mean."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The server and its experiments."""
+
+    rows: Sequence[Row]
+    activity: Activity
+    server: ServerInfo | None
+    unavailable: str
+    """Why there is no server to tell of."""
+    throughput: str
+    """A polyline of images a second in the last minutes; "": there were none."""
+    now: datetime
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Which groups the gallery shows."""
+
+    version: int | None = None
+    """Only those of one version; None: of all."""
+    before: str = ""
+    """Only those before that one; "": the latest."""
+
+
+LATEST = Excerpt()
+
+
+@dataclass(frozen=True)
+class Live:
+    """What changes by itself on an experiment's page."""
+
+    experiment: Experiment
+    activity: Activity
+    axis: Axis
+    charts: Sequence[Chart]
+    now: datetime
+
+    @property
+    def share(self) -> float:
+        """The experiment's part of the engine."""
+        return self.activity.share(self.experiment.name)
+
+    @property
+    def queued(self) -> int:
+        """Images of it that wait."""
+        return self.activity.queued.get(self.experiment.name, 0)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A picture of a contact sheet: where it lies there, and what it is."""
+
+    column: int
+    row: int
+    seed: int
+    rewards: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A group in the gallery."""
+
+    kept: KeptGroup
+    is_drawn: bool
+    is_kept: bool
+    """Whether the version it was drawn with still is."""
+    strip: Sequence[float]
+    """Where its candidates lie on a line of 240, by the first reward."""
+    best: Sequence[Candidate]
+    worst: Sequence[Candidate]
+    problem: str = ""
+
+    @property
+    def group(self) -> Group:
+        """The group."""
+        return self.kept.group
+
+
+class Views:
+    """Reads what pages show. Each raises what Operations raise: a caller sees what is theirs."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        groups: RedisGroups,
+        activity: ActivityStore,
+        curves: Curves,
+        pictures: Pictures,
+    ) -> None:
+        self._operations = operations
+        self._groups = groups
+        self._activity = activity
+        self._curves = curves
+        self._pictures = pictures
+
+    def overview(self, caller: Caller) -> Overview:
+        """The server, and the experiments that the caller may see."""
+        experiments = self._operations.all(caller)
+        activity = self._activity.recent()
+        server, unavailable = None, ""
+        try:
+            server = self._operations.info(caller)
+        except UnavailableError as error:
+            unavailable = str(error)
+        return Overview(
+            [self._row(experiment, activity) for experiment in experiments],
+            activity,
+            server,
+            unavailable,
+            spark(activity.images[:-1]) if any(activity.images) else "",
+            datetime.now(UTC),
+        )
+
+    def live(self, caller: Caller, name: str, axis: Axis) -> Live:
+        """Curves, share and queue of an experiment."""
+        experiment = self._operations.get(caller, name)
+        outcomes = self._curves.of(experiment)
+        charts = [chart(outcomes, reward, axis) for reward in reward_names(outcomes)]
+        return Live(experiment, self._activity.recent(), axis, charts, datetime.now(UTC))
+
+    def events(self, caller: Caller, name: str) -> list[Event]:
+        """The latest events of an experiment."""
+        return self._operations.events(caller, name, EVENTS)
+
+    def gallery(self, caller: Caller, name: str, excerpt: Excerpt) -> list[Card]:
+        """Some groups, newest first."""
+        experiment = self._operations.get(caller, name)
+        count = GALLERY_GROUPS if excerpt.version is None else GALLERY_READ
+        latest = self._groups.latest(name, count, excerpt.before)
+        shown = [kept for kept in latest if excerpt.version in {None, kept.group.version}]
+        shown = shown[:GALLERY_GROUPS]
+        drawn = self._pictures.drawn(shown)
+        return [_card(kept, experiment, is_drawn=kept.id in drawn) for kept in shown]
+
+    def card(self, caller: Caller, name: str, group_id: str, problem: str = "") -> Card:
+        """One group."""
+        experiment = self._operations.get(caller, name)
+        kept = self._groups.get(name, group_id)
+        is_drawn = bool(self._pictures.drawn([kept]))
+        return _card(kept, experiment, is_drawn=is_drawn, problem=problem)
+
+    def sheet(self, caller: Caller, name: str, group_id: str) -> bytes | None:
+        """A group's contact sheet, if it is drawn."""
+        self._operations.get(caller, name)
+        return self._pictures.sheet(self._groups.get(name, group_id))
+
+    def draw(self, caller: Caller, name: str, group_id: str) -> None:
+        """Draw a group's contact sheet. Raises what Pictures.draw raises."""
+        self._operations.get(caller, name)
+        kept = self._groups.get(name, group_id)
+        batch = self._operations.info(caller).description.limits.batch
+        self._pictures.draw(caller, kept, batch)
+
+    def _row(self, experiment: Experiment, activity: Activity) -> Row:
+        outcomes = self._curves.of(experiment)
+        name = experiment.name
+        share, queued = activity.share(name), activity.queued.get(name, 0)
+        if not outcomes:
+            return Row(experiment, share, queued, "", 0.0, "")
+        reward = reward_names(outcomes)[0]
+        axis = Axis.VERSION if outcomes[-1].version else Axis.TIME
+        means = [point.mean for point in points(outcomes, reward, axis)]
+        return Row(experiment, share, queued, reward, means[-1], spark(means))
+
+
+def _card(kept: KeptGroup, experiment: Experiment, *, is_drawn: bool, problem: str = "") -> Card:
+    group = kept.group
+    extremes = Extremes.of(group)
+    known = {0, *(version.version for version in experiment.versions)}
+    return Card(
+        kept,
+        is_drawn,
+        group.version in known,
+        _strip(group),
+        _candidates(group, extremes.best, 0),
+        _candidates(group, extremes.worst, 1),
+        problem,
+    )
+
+
+def _candidates(group: Group, places: Sequence[int], row: int) -> list[Candidate]:
+    return [
+        Candidate(
+            column,
+            row,
+            group.seeds[place],
+            list(zip(group.names, group.rewards[place].tolist(), strict=True)),
+        )
+        for column, place in enumerate(places)
+    ]
+
+
+def _strip(group: Group) -> list[float]:
+    rewards = group.rewards[:, 0]
+    low, high = float(np.min(rewards)), float(np.max(rewards))
+    span = (high - low) or 1.0
+    return [round(6 + (reward - low) / span * (STRIP_WIDTH - 12), 1) for reward in rewards.tolist()]

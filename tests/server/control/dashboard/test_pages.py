@@ -1,0 +1,184 @@
+"""What pages show and do."""
+
+from __future__ import annotations
+
+from html import unescape
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from heliostat_server.adapters.store import AdapterStore
+from heliostat_server.experiments.store import ExperimentStore
+from heliostat_server.sampling.usage import RedisUsage
+from tests.server.checkpoints import random_adapter
+from tests.server.control.dashboard.conftest import Browser, Engine, group
+
+if TYPE_CHECKING:
+    import redis
+
+    from heliostat_server.sampling.groups import RedisGroups
+
+HOSTILE = "</h3><script>alert('prompt')</script><img src=x onerror=alert(1)>\"'"
+
+
+def test_an_empty_server_says_what_to_do(admin: Browser, experiments: ExperimentStore) -> None:
+    for name in ("mine", "theirs"):
+        experiments.delete(name)
+    assert "heliostat train examples/demo.toml" in admin.get("/").text
+    experiments.create("mine")
+    page = admin.get("/experiments/mine").text
+    for sentence in (
+        "Nothing is explored yet",
+        "There are no groups yet",
+        "Nothing is published yet",
+    ):
+        assert sentence in page
+
+
+def test_the_overview_tells_of_server_and_shares(
+    admin: Browser, client: redis.Redis, groups: RedisGroups
+) -> None:
+    usage = RedisUsage(client)
+    usage.count("mine", images=24, nfes=300, seconds=2.0)
+    usage.count("theirs", images=24, nfes=100, seconds=1.0)
+    usage.queued({"mine": 1200})
+    groups.add(group())
+    page = admin.get("/").text
+    for shown in ("75 %", "25 %", "1,200", "45 of 60 linears", "judge, colour", "no groups yet"):
+        assert shown in page
+    assert 'aria-label="judge of mine"' in page
+
+
+def test_while_models_load_the_rest_is_shown(admin: Browser, engine: Engine) -> None:
+    engine.is_ready = False
+    page = admin.get("/")
+    assert page.status_code == 200
+    assert "loading its models" in page.text
+    assert 'href="/experiments/mine"' in page.text
+
+
+def test_curves_go_by_version_and_by_time(admin: Browser, groups: RedisGroups) -> None:
+    for version in (1, 1, 2):
+        rewards = group().rewards + np.float32(version)
+        groups.add(group(version=version, rewards=rewards))
+    page = admin.get("/experiments/mine").text
+    assert "version 1: mean 1.450, best 1.800, worst 1.100, 2 groups" in page
+    assert "the groups&#39; mean went from 1.450 to 2.450 over 3 groups" in page
+    assert '<td class="n">2.450</td>' in admin.get("/experiments/mine/numbers").text
+    assert "<td>20" in admin.get("/experiments/mine/numbers?axis=time").text
+    assert " UTC: mean" in admin.get("/experiments/mine/live?axis=time").text
+    assert admin.get("/experiments/mine?axis=length").status_code == 422
+
+
+def test_each_reward_has_its_chart(admin: Browser, groups: RedisGroups) -> None:
+    groups.add(group(names=("judge", "colour"), rewards=np.zeros((8, 2), np.float32)))
+    groups.add(group(names=("compressible",), rewards=-np.ones((8, 1), np.float32)))
+    page = admin.get("/experiments/mine").text
+    for reward in ("judge", "colour", "compressible"):
+        assert f"<strong>{reward}</strong>" in page
+
+
+def test_prompts_and_names_are_shown_as_text(admin: Browser, groups: RedisGroups) -> None:
+    groups.add(group(prompt=HOSTILE, names=("<b>judge</b>",)))
+    page = admin.get("/experiments/mine").text
+    assert HOSTILE in unescape(page)
+    for part in ("<script>alert", "<img src=x", "<b>judge"):
+        assert part not in page
+
+
+def test_the_gallery_goes_back_and_by_version(admin: Browser, groups: RedisGroups) -> None:
+    for number in range(30):
+        groups.add(group(version=number % 2, prompt=f"prompt {number}."))
+    ids = [kept.id for kept in groups.latest("mine", 30)]
+    page = admin.get("/experiments/mine").text
+    assert page.index("prompt 29.") < page.index("prompt 18.")
+    assert "prompt 17." not in page
+    assert f"before={ids[11]}" in page
+    older = admin.get(f"/experiments/mine?before={ids[23]}").text
+    assert "prompt 5." in older
+    assert "Older groups" not in older
+    ones = admin.get("/experiments/mine?version=1").text
+    assert "prompt 7." in ones
+    assert "prompt 8." not in ones
+    assert "No group among the last ones" in admin.get("/experiments/mine?version=7").text
+    assert "no older groups" in admin.get(f"/experiments/mine?before={ids[-1]}").text
+    assert admin.get("/experiments/mine?before=x").status_code == 422
+
+
+def test_an_experiment_made_anew_begins_new_curves(
+    admin: Browser, groups: RedisGroups, experiments: ExperimentStore
+) -> None:
+    groups.add(group())
+    assert "over 1 groups" in admin.get("/experiments/mine").text
+    experiments.delete("mine")
+    experiments.create("mine")
+    assert "Nothing is explored yet" in admin.get("/experiments/mine").text
+
+
+def test_pausing_resuming_and_new_terms(
+    mine: Browser, admin: Browser, experiments: ExperimentStore
+) -> None:
+    answer = mine.post("/experiments/mine/pause")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/experiments/mine")
+    assert experiments.get("mine").share.paused
+    assert "Resume" in mine.get("/experiments/mine").text
+    mine.post("/experiments/mine/resume")
+    assert not experiments.get("mine").share.paused
+    admin.post("/experiments/mine/terms", weight="2.5", priority="-3")
+    share = experiments.get("mine").share
+    assert (share.weight, share.priority) == (2.5, -3)
+    refused = admin.post("/experiments/mine/terms", weight="-1")
+    assert refused.status_code == 422
+    assert "weight" in refused.text
+
+
+def test_tokens_are_shown_once_and_open_the_experiment(
+    admin: Browser, open_browser, experiments: ExperimentStore
+) -> None:
+    page = admin.post("/experiments/mine/tokens").text
+    token = page.split('<code id="new-token">')[1].split("<")[0]
+    assert token not in admin.get("/experiments/mine").text
+    assert open_browser(token).get("/experiments/mine").status_code == 200
+    admin.post("/experiments/mine/tokens/revoke")
+    assert open_browser().sign_in(token).status_code in {303, 401}
+    assert experiments.events("mine")[0].what == "tokens revoked"
+
+
+def test_a_new_experiment_comes_with_its_token(
+    admin: Browser, experiments: ExperimentStore
+) -> None:
+    page = admin.post("/experiments", name="  fresh ").text
+    assert experiments.exists("fresh")
+    assert '<code id="new-token">heliostat-' in page
+    again = admin.post("/experiments", name="fresh")
+    assert again.status_code == 409
+    assert "choose another name" in again.text
+    assert admin.post("/experiments", name="a b").status_code == 422
+    assert admin.post("/experiments").status_code == 422
+
+
+@pytest.fixture
+def published(client: redis.Redis, experiments: ExperimentStore) -> AdapterStore:
+    adapters = AdapterStore(client)
+    for width in (4, 8):
+        adapters.commit("mine", adapters.stage(random_adapter({"block": (width, width)})))
+    return adapters
+
+
+def test_versions_are_pinned_and_unpinned(mine: Browser, published: AdapterStore) -> None:
+    assert "Unpin" not in mine.get("/experiments/mine").text
+    assert mine.post("/experiments/mine/versions/1/pin").status_code == 303
+    assert "Unpin" in mine.get("/experiments/mine").text
+    mine.post("/experiments/mine/versions/1/unpin")
+    assert "Unpin" not in mine.get("/experiments/mine").text
+    refused = mine.post("/experiments/mine/versions/7/pin")
+    assert refused.status_code == 404
+    assert "version 7" in refused.text
+
+
+def test_paths_of_the_api_stay_its_own(admin: Browser) -> None:
+    assert admin.get("/v1/health").json() == {"status": "ok"}
+    assert admin.get("/v1/nothing").json() == {"detail": "Not Found"}
+    assert admin.get("/openapi.json").json()["paths"].keys() >= {"/v1/info"}
+    assert not any("login" in path for path in admin.get("/openapi.json").json()["paths"])
