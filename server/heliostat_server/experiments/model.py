@@ -8,6 +8,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
+Weight = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -15,7 +18,7 @@ class _Model(BaseModel):
 class Share(_Model):
     """An experiment's terms: what it is owed, and how much it may have waiting."""
 
-    weight: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
+    weight: Weight = 1.0
     """Its part of the engine, relative to the others of its priority."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     """Higher ones go first, whatever the weights."""
@@ -28,7 +31,7 @@ class Share(_Model):
 class ShareChange(_Model):
     """New terms; what is None stays as it is."""
 
-    weight: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
+    weight: Weight | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
     max_queued_images: Annotated[int, Field(ge=1, le=2**31)] | None = None
     paused: bool | None = None

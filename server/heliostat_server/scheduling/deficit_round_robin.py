@@ -25,6 +25,9 @@ STRICT_BATCHES = 15
 """Batches drawn in a row while lower priorities wait; then one goes to them."""
 LONGEST_RETRY_S = 60
 PAUSED_RETRY_S = 5
+ROUNDING = 1e-9
+"""Of what is saved up over many rounds: without it, a sum short of a batch by its last bits would wait for an
+income too small to change them."""
 
 
 class DeficitRoundRobin(Generic[JobT]):
@@ -161,7 +164,7 @@ class DeficitRoundRobin(Generic[JobT]):
                 queue.has_turn = True
                 queue.deficit += self._income(queue)
             cost = queue.jobs[0].batch_cost
-            if cost <= queue.deficit:
+            if cost <= queue.deficit * (1 + ROUNDING):
                 queue.deficit -= cost
                 return queue
             queue.has_turn = False

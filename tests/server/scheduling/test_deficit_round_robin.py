@@ -154,6 +154,16 @@ def test_any_weights_are_served(left: float, right: float) -> None:
     assert sorted(draw(scheduler, 6)) == ["a"] * 3 + ["b"] * 3
 
 
+@pytest.mark.timeout(20)
+@given(st.floats(1e-3, 1e-2), st.integers(1, 10**9))
+def test_savings_short_of_a_batch_by_their_last_bits_are_enough(weight: float, cost: int) -> None:
+    """Once, a weight so small that a round changed no bit of the savings kept the engine waiting."""
+    share = Share.model_construct(weight=weight * 1e-15, priority=0, max_queued_images=10**9)
+    scheduler = scheduler_of(a=share)
+    scheduler.submit(FakeJob("a", 3, cost))
+    assert draw(scheduler, 3) == ["a"] * 3
+
+
 @given(job_lists, st.dictionaries(st.sampled_from("abcd"), st.integers(-1, 1)))
 def test_all_work_is_drawn_and_the_engine_never_idles(
     jobs: list[FakeJob], priorities: dict[str, int]
