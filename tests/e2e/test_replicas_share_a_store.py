@@ -9,7 +9,6 @@ import pytest
 
 from heliostat_proto import control_pb2 as messages
 from heliostat_server.launcher.state import StateFolder
-from heliostat_server.settings import LimitSettings, ServeSettings
 from tests.e2e.conftest import BATCH, ServerHarness
 from tests.server.checkpoints import random_adapter
 
@@ -21,21 +20,15 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def replica(
-    server: ServerHarness, demo_checkpoint: Path, tmp_path: Path
-) -> Iterator[ServerHarness]:
+def replica(server: ServerHarness, tmp_path: Path) -> Iterator[ServerHarness]:
     first = StateFolder(server.settings.state)
     harness = ServerHarness(
-        ServeSettings(
-            checkpoint=str(demo_checkpoint),
-            state=tmp_path / "replica",
-            redis=f"unix://{first.path / 'redis.sock'}",
-            admin_token_file=first.admin_token,
-            limits=LimitSettings(batch=BATCH, max_steps=200),
-            max_rank=8,
-            threads=1,
-            port=0,
-            http_port=0,
+        server.settings.model_copy(
+            update={
+                "state": tmp_path / "replica",
+                "redis": f"unix://{first.path / 'redis.sock'}",
+                "admin_token_file": first.admin_token,
+            }
         )
     )
     harness.start()
