@@ -304,7 +304,15 @@ def train(
 
     Writes checkpoints, metrics.jsonl, evaluations and the LoRA to the run folder. Ctrl-C is
     safe at any time: `--resume` goes on from the latest checkpoint.
+
+    On several GPUs: `torchrun --nproc-per-node N -m heliostat.cli train CONFIG`.
     """
+    if os.environ.get("RANK", "0") != "0":  # it does what the leading rank says
+        from heliostat_trainer.run import assist
+
+        assist()
+        return
+
     from heliostat_trainer.config import load_config
 
     settings = load_config(config, context.args)

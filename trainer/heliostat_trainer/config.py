@@ -51,6 +51,7 @@ FREE_TO_CHANGE = (
     "run.threads",
     "model.sample_batch",
     "model.gradient_checkpointing",
+    "model.shard",
     "watch.",
     "evaluation.",
     "guards.",
@@ -164,6 +165,9 @@ class ModelSection(Section):
     compile: bool = False
     """Compile the transformer's repeated blocks with torch.compile: faster after some minutes at the
     start, and again where a batch has another size. Results differ in the last bits."""
+    shard: bool = False
+    """Under torchrun: spread the frozen transformer over the ranks, each of which then holds a part
+    and gathers a block at a time. For models that do not fit one card; slower than without."""
 
 
 class PromptsSection(Section):
