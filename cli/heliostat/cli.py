@@ -286,8 +286,10 @@ def train(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(help="The run's TOML; see examples/.")],
     server: Annotated[
-        str | None,
-        typer.Option(help="The rollout server's control plane, grpc://host:port."),
+        list[str] | None,
+        typer.Option(
+            help="The rollout server's control plane, grpc://host:port. Repeat it for replicas."
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run folder's latest checkpoint.")
@@ -325,8 +327,13 @@ def train(
     from heliostat.credentials import known_token
     from heliostat_trainer.run import train as run
 
-    url = server or settings.server.url
-    folder = run(settings, server_url=url, known_token=lambda: known_token(url), resume=resume)
+    urls = server or settings.server.urls
+    folder = run(
+        settings,
+        server_url=urls,
+        known_token=lambda: next(filter(None, map(known_token, urls)), None),
+        resume=resume,
+    )
     typer.echo(f"LoRA and metrics are in {folder}; pictures: heliostat report {folder}")
 
 

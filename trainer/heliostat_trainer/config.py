@@ -477,8 +477,9 @@ class LoggingSection(Section):
 class ServerSection(Section):
     """[server]: the rollout server's control plane."""
 
-    url: str = f"grpc://127.0.0.1:{DEFAULT_PORT}"
-    """grpc://host:port, or host:port; grpcs://host:port for a server with TLS."""
+    url: str | Annotated[tuple[str, ...], Field(min_length=1)] = f"grpc://127.0.0.1:{DEFAULT_PORT}"
+    """grpc://host:port, or host:port; grpcs://host:port for a server with TLS. Several, as a list,
+    are replicas on one store: groups are drawn by whichever has room, and one may go and come back."""
     token_file: Path | None = None
     """A file with a token, of this experiment or the administrator's, relative to the working
     directory. Before it HELIOSTAT_TOKEN is tried, and after it what `heliostat login` has kept. A
@@ -487,15 +488,24 @@ class ServerSection(Section):
     """With grpcs://: the certificates (PEM) that the server's must be signed by; by default the
     system's."""
     patience_s: NotNegative = 120.0
-    """How long the trainer waits for a server that went away, before it gives up."""
+    """How long the trainer waits for a server that went away, of several for the last, before it
+    gives up."""
     groups_in_flight: Count = 4
-    """Group requests that are queued at the server at once."""
+    """Group requests that are queued at the server at once, at each of several."""
 
     @field_validator("url")
     @classmethod
-    def _is_grpc(cls, url: str) -> str:
-        server_address(url)
+    def _is_grpc(cls, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        addresses = [server_address(each) for each in one_or_more(url)]
+        for address in addresses:
+            if addresses.count(address) > 1:
+                raise ConfigError(f"server.url names {address} twice: name each server once")
         return url
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All of them."""
+        return one_or_more(self.url)
 
 
 class TrainConfig(Section):
@@ -675,6 +685,11 @@ def parse_overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str, object
         if value is None:
             raise ConfigError(f"{word} needs a value")
         yield section, key, _toml_value(value)
+
+
+def one_or_more(url: str | Sequence[str]) -> tuple[str, ...]:
+    """The URLs of one server or several."""
+    return (url,) if isinstance(url, str) else tuple(url)
 
 
 def server_address(url: str) -> str:

@@ -12,8 +12,7 @@ from rich.console import Console
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
 from heliostat_trainer.checkpoint import Checkpoints, RunState
-from heliostat_trainer.client import RolloutServer
-from heliostat_trainer.config import TrainConfig
+from heliostat_trainer.config import TrainConfig, one_or_more
 from heliostat_trainer.errors import InterruptedRunError, RunFolderError
 from heliostat_trainer.evaluate import Evaluator
 from heliostat_trainer.export import export_run
@@ -25,6 +24,7 @@ from heliostat_trainer.metrics import MetricsLog
 from heliostat_trainer.progress import Outlook, Progress, open_progress
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.ranks import Ranks, RunEndedError, open_ranks
+from heliostat_trainer.servers import open_servers
 from heliostat_trainer.showcase import keep_showcase
 from heliostat_trainer.team import Call, Helper, announced, listen
 from heliostat_trainer.tokens import RunTokens
@@ -33,7 +33,7 @@ from heliostat_trainer.types import GroupRequest
 from heliostat_trainer.workshop import build_workshop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from heliostat_trainer.service import RolloutService
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 def train(
     config: TrainConfig,
     *,
-    server_url: str | None = None,
+    server_url: str | Sequence[str] | None = None,
     known_token: Callable[[], str | None] = lambda: None,
     resume: bool = False,
     console: Console | None = None,
@@ -55,7 +55,7 @@ def train(
 
     Args:
         config: the settings, from `load_config`.
-        server_url: takes the place of server.url.
+        server_url: takes the place of server.url; several are replicas.
         known_token: a token of the server that the user has left on this machine, tried last.
         resume: go on from the newest checkpoint.
         console: where progress is shown; standard output by default.
@@ -67,17 +67,15 @@ def train(
     require_trackers(config.logging)
     checkpoints = open_run(config, resume=resume)
     outlook = Outlook(0, config.run.steps, 0.0, config.run.minutes)
+    urls = config.server.urls if server_url is None else one_or_more(server_url)
     with (
         open_ranks() as ranks,
         open_progress(console or Console(), outlook) as progress,
-        RolloutServer(
-            server_url or config.server.url,
-            config.run.name,
-            tokens=RunTokens(config.run.path, config.server.token_file, known_token),
-            authority_file=config.server.authority_file,
-            patience_s=config.server.patience_s,
-            groups_in_flight=config.server.groups_in_flight,
-            say=progress.say,
+        open_servers(
+            config,
+            urls,
+            RunTokens(config.run.path, config.server.token_file, known_token),
+            progress.say,
         ) as server,
         Interrupts(repeated=ranks.size > 1).installed() as interrupts,
     ):
