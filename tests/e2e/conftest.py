@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import psutil
@@ -76,6 +76,13 @@ class ServerHarness:
             "triton": triton,
         } | models
 
+    def kill_all(self) -> None:
+        """Kill every process of it at once, as the loss of its machine would."""
+        launcher = psutil.Process(self.record.launcher.pid)
+        for process in [launcher, *launcher.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
     def kill(self, name: str) -> None:
         os.kill(self.processes()[name].pid, signal.SIGKILL)
 
@@ -116,6 +123,30 @@ def server(
         max_restarts=20,
     )
     harness = ServerHarness(settings)
+    harness.start()
+    yield harness
+    harness.stop()
+
+
+@pytest.fixture
+def replica(
+    server: ServerHarness, demo_checkpoint: Path, tmp_path: Path
+) -> Iterator[ServerHarness]:
+    """Another server on the store of `server`."""
+    first = StateFolder(server.settings.state)
+    harness = ServerHarness(
+        ServeSettings(
+            checkpoint=str(demo_checkpoint),
+            state=tmp_path / "replica",
+            redis=f"unix://{first.path / 'redis.sock'}",
+            admin_token_file=first.admin_token,
+            limits=LimitSettings(batch=BATCH, max_steps=200),
+            max_rank=8,
+            threads=1,
+            port=0,
+            http_port=0,
+        )
+    )
     harness.start()
     yield harness
     harness.stop()

@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pytest
 
 from heliostat_proto import control_pb2 as messages
-from heliostat_server.launcher.state import StateFolder
-from heliostat_server.settings import LimitSettings, ServeSettings
 from tests.e2e.conftest import BATCH, ServerHarness
 from tests.server.checkpoints import random_adapter
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def replica(
-    server: ServerHarness, demo_checkpoint: Path, tmp_path: Path
-) -> Iterator[ServerHarness]:
-    first = StateFolder(server.settings.state)
-    harness = ServerHarness(
-        ServeSettings(
-            checkpoint=str(demo_checkpoint),
-            state=tmp_path / "replica",
-            redis=f"unix://{first.path / 'redis.sock'}",
-            admin_token_file=first.admin_token,
-            limits=LimitSettings(batch=BATCH, max_steps=200),
-            max_rank=8,
-            threads=1,
-            port=0,
-            http_port=0,
-        )
-    )
-    harness.start()
-    yield harness
-    harness.stop()
 
 
 def test_what_one_publishes_each_draws(server: ServerHarness, replica: ServerHarness) -> None:
