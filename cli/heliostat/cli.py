@@ -301,6 +301,9 @@ def train(
             help="Only print what the run would take: images, evaluations, memory. Needs no server.",
         ),
     ] = False,
+    ranks: Annotated[
+        int, typer.Option(min=1, help="With --dry-run: of so many ranks (torchrun).")
+    ] = 1,
 ) -> None:
     """Train a LoRA against a running rollout server.
 
@@ -309,7 +312,9 @@ def train(
 
     On several GPUs: `torchrun --nproc-per-node N -m heliostat.cli train CONFIG`.
     """
-    if os.environ.get("RANK", "0") != "0":  # it does what the leading rank says
+    from heliostat_trainer.launch import leads
+
+    if not leads():
         from heliostat_trainer.run import assist
 
         assist()
@@ -317,11 +322,13 @@ def train(
 
     from heliostat_trainer.config import load_config
 
+    if ranks > 1 and not dry_run:
+        raise typer.BadParameter("--ranks goes with --dry-run: to train on several, use torchrun")
     settings = load_config(config, context.args)
     if dry_run:
         from heliostat.planning import show
 
-        show(settings)
+        show(settings, ranks)
         return
 
     from heliostat.credentials import known_token

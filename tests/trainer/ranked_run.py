@@ -20,6 +20,7 @@ from heliostat_engines.errors import HeliostatError
 from heliostat_trainer import run
 from heliostat_trainer.config import load_config
 from heliostat_trainer.interrupts import Interrupts
+from heliostat_trainer.launch import leads
 from heliostat_trainer.learner import Learner
 from heliostat_trainer.policy import Policy
 from heliostat_trainer.progress import LineProgress
@@ -71,7 +72,7 @@ def assist(trouble: str | None) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     toml, *rest = sys.argv[1:]
-    if os.environ.get("RANK", "0") != "0":
+    if not leads():
         assist(os.environ.get("TROUBLE"))
         return
     try:

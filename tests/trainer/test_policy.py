@@ -187,7 +187,7 @@ def gradients(policy: Policy) -> dict[str, torch.Tensor]:
     return {key: value.grad for key, value in policy.trained.tensors.items()}
 
 
-def family_policy(name: str, folder: Path, **how: bool) -> Policy:
+def family_policy(name: str, folder: Path, **how: object) -> Policy:
     family = get_family(name)
     if not folder.exists():
         family.write_tiny_checkpoint(folder)

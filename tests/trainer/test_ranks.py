@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from heliostat_engines.families import get_family
 from heliostat_trainer.config import load_config
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.evaluate import Evaluation, read_evaluations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = str(Path(__file__).with_name("ranked_run.py"))
+RUN, FAMILIES = "ranked_run.py", "ranked_families.py"
 WITHIN = 2e-5
 """Of a LoRA weight after two steps of about 1e-2 each: float32 sums in another order."""
 TIMED = {"seconds", "elapsed_s", "server_busy", "trainer_busy", "adapter_version"}
@@ -52,11 +53,12 @@ def alone(toml: Path, *sets: str, resume: bool = False) -> TrainConfig:
     return config
 
 
-def launch(toml: Path, *arguments: str, trouble: str = "") -> subprocess.Popen[str]:
+def launch(program: str, *arguments: str, trouble: str = "") -> subprocess.Popen[str]:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    program = str(Path(__file__).with_name(program))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.Popen(
-        [*torchrun, "--nproc-per-node", "2", PROGRAM, str(toml), *arguments],
+        [*torchrun, "--nproc-per-node", "2", program, *arguments],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TROUBLE": trouble},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -66,7 +68,7 @@ def launch(toml: Path, *arguments: str, trouble: str = "") -> subprocess.Popen[s
 
 def together(toml: Path, *sets: str) -> tuple[TrainConfig, str]:
     """A run of two ranks, and what it printed."""
-    process = launch(toml, "--run.steps", "2", *sets)
+    process = launch(RUN, str(toml), "--run.steps", "2", *sets)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     return load_config(toml, [word for word in sets if word != "--resume"]), output
@@ -128,6 +130,19 @@ def test_a_sharded_transformer_trains_as_a_whole_one_does(ranked: Path) -> None:
 
 
 @slow
+def test_every_family_can_be_sharded(tmp_path: Path) -> None:
+    families = ("flux", "sana", "sd3.5-large", "sd3.5-medium")
+    for name in families:
+        get_family(name).write_tiny_checkpoint(tmp_path / name)
+    process = launch(FAMILIES, str(tmp_path))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    for name in families:
+        assert f"{name} agrees on rank 0" in output
+        assert f"{name} agrees on rank 1" in output
+
+
+@slow
 def test_a_run_of_one_rank_goes_on_with_two(ranked: Path) -> None:
     one = alone(ranked)
     alone(ranked, "--run.name", "more", "--run.steps", "1")
@@ -148,7 +163,7 @@ def test_trouble_on_one_rank_ends_all_after_saving(
     ranked: Path, trouble: str, sharded: str, sentence: str
 ) -> None:
     sets = ("--checkpoint.every", "100", "--model.shard", sharded)
-    process = launch(ranked, *sets, trouble=trouble)
+    process = launch(RUN, str(ranked), *sets, trouble=trouble)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1
     assert re.search(sentence, output), output
@@ -158,7 +173,7 @@ def test_trouble_on_one_rank_ends_all_after_saving(
 
 @slow
 def test_ctrl_c_saves_once_and_ends_all(ranked: Path) -> None:
-    process = launch(ranked, "--checkpoint.every", "100", "--run.steps", "500")
+    process = launch(RUN, str(ranked), "--checkpoint.every", "100", "--run.steps", "500")
     assert process.stdout is not None
     while not process.stdout.readline().startswith("step 2/500"):
         assert process.poll() is None

@@ -78,12 +78,14 @@ class Learner:
         for number, terms in enumerate(shares):
             self._accumulate(batch, terms, conditioning, sums)
             self._sum_gradients()
+            last = number == len(shares) - 1
+            if last:
+                sums.over(self._ranks)
             with self._interrupts.shielded():
                 self._descend(sums, step)
-                if number == len(shares) - 1:
+                if last:
                     self._follow(step)
                     self.step = step
-        sums.over(self._ranks)
         contrast = sum(has_contrast(group.rewards) for group in groups)
         return sums.report(len(groups) - contrast)
 

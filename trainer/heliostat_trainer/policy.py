@@ -148,11 +148,7 @@ class Policy:
         if gradient_checkpointing:
             transformer: Any = self._transformer
             transformer.enable_gradient_checkpointing()
-        blocks = [
-            block
-            for name in family.block_counts
-            for block in self._transformer.get_submodule(name).children()
-        ]
+        blocks = family.blocks(self._transformer)
         if compiled:
             for block in blocks:
                 block.compile()

@@ -10,7 +10,6 @@ run then ends on all of them. Nothing is pickled: what is exchanged is tensors a
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import contextmanager
 from datetime import timedelta
@@ -26,6 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from heliostat_engines.errors import HeliostatError
 from heliostat_trainer.errors import RankFailedError
 from heliostat_trainer.interrupts import StopRequestedError
+from heliostat_trainer.launch import world_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -234,18 +234,13 @@ class DistributedRanks(Ranks):
             raise RankFailedError(report["sentence"])
 
 
-def local_rank() -> int | None:
-    """Which of a machine's ranks this process is; None if torchrun did not start it."""
-    return int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else None
-
-
 @contextmanager
 def open_ranks() -> Iterator[Ranks]:
     """The ranks that torchrun started; a process by itself if it did not.
 
     When the leader leaves, the others are let go.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world_size() == 1:
         yield Ranks()
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

@@ -9,11 +9,11 @@ import torch
 
 from heliostat_engines.families import get_family
 from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.launch import local_rank
 from heliostat_trainer.learner import Learner
 from heliostat_trainer.objectives.build import build_objective
 from heliostat_trainer.objectives.grpo import stochastic_sampler
 from heliostat_trainer.policy import Policy
-from heliostat_trainer.ranks import local_rank
 from heliostat_trainer.regenerate import Artist
 from heliostat_trainer.team import LeadingArtist, LeadingLearner
 
