@@ -21,6 +21,7 @@ from heliostat_trainer.evaluate import Evaluation, read_evaluations
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.ranks import Ranks
 from heliostat_trainer.trackers import numbers_of
+from heliostat_trainer.workshop import choose_device
 from tests.trainer import test_loop
 from tests.trainer.fake_server import FakeServer
 
@@ -105,9 +106,8 @@ def evaluations(config: TrainConfig) -> dict[int, Evaluation]:
 
 
 @slow
-@pytest.mark.parametrize("objective", ["diffusion_nft", "flow_grpo"])
-def test_two_ranks_train_as_one_does(ranked: Path, objective: str) -> None:
-    sets = ("--objective.name", objective)
+def test_two_ranks_train_as_one_does_with_trajectories_too(ranked: Path) -> None:
+    sets = ("--objective.name", "flow_grpo")
     one = alone(ranked, *sets)
     two, output = together(ranked, "--run.name", "two", *sets)
     assert_alike(two, one)
@@ -196,6 +196,30 @@ def test_work_is_shared_out_in_rounds_of_all_ranks() -> None:
         return ranks.shares(5)
 
     assert [shares(rank) for rank in range(3)] == [[0, 3], [1, 4], [2, None]]
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "expected"),
+    [
+        ("auto", "1", "cuda:1"),
+        ("cuda", "0", "cuda:0"),
+        ("cpu", "1", "cpu"),
+        ("cuda", "2", "--nproc-per-node 2"),
+        ("cuda:1", "0", "set it to cuda"),
+    ],
+)
+def test_each_rank_has_a_card_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, name: str, rank: str, expected: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    try:
+        assert str(choose_device(name)) == expected
+    except ConfigError as error:
+        assert expected in str(error)
 
 
 def test_sharding_over_one_rank_is_refused(toml: Path) -> None:

@@ -137,9 +137,10 @@ class RunSection(Section):
     """Time budget: training stops after the step that passes it, whatever `steps` says. Evaluations
     come on top."""
     threads: Count | None = None
-    """CPU threads of the trainer; by default as many as there are cores."""
+    """CPU threads of the trainer, or of each rank; by default as many as there are cores, under
+    torchrun one."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    """auto, cpu or cuda: where the policy lives."""
+    """auto, cpu or cuda: where the policy lives; under torchrun, a card of its own for each rank."""
 
     @property
     def path(self) -> Path:
@@ -158,7 +159,7 @@ class ModelSection(Section):
     resolution_px: Count | None = None
     """Side of the images; by default the family's own."""
     sample_batch: Count = 48
-    """Images that the trainer draws at once (memory and speed only)."""
+    """Images that the trainer draws at once, on each rank (memory and speed only)."""
     gradient_checkpointing: bool = False
     """Keep only the blocks' inputs for the backward pass and evaluate each block again in it: a
     fraction of the memory of activations for about a third more time; the same gradients."""
