@@ -26,6 +26,8 @@ from tests.trainer import test_loop
 from tests.trainer.fake_server import FakeServer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from heliostat_trainer.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -198,28 +200,28 @@ def test_work_is_shared_out_in_rounds_of_all_ranks() -> None:
     assert [shares(rank) for rank in range(3)] == [[0, 3], [1, 4], [2, None]]
 
 
-@pytest.mark.parametrize(
-    ("name", "rank", "expected"),
-    [
-        ("auto", "1", "cuda:1"),
-        ("cuda", "0", "cuda:0"),
-        ("cpu", "1", "cpu"),
-        ("cuda", "2", "--nproc-per-node 2"),
-        ("cuda:1", "0", "set it to cuda"),
-    ],
-)
-def test_each_rank_has_a_card_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, name: str, rank: str, expected: str
-) -> None:
+@pytest.fixture
+def cards(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A machine of two cards; cards(RANK) says which of three ranks we are."""
     monkeypatch.setenv("WORLD_SIZE", "3")
-    monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
-    try:
-        assert str(choose_device(name)) == expected
-    except ConfigError as error:
-        assert expected in str(error)
+    return lambda rank: monkeypatch.setenv("LOCAL_RANK", rank)
+
+
+def test_each_rank_has_a_card_of_its_own(cards: Callable[[str], None]) -> None:
+    cards("1")
+    assert [str(choose_device(name)) for name in ("auto", "cuda", "cpu")] == [
+        "cuda:1",
+        "cuda:1",
+        "cpu",
+    ]
+    with pytest.raises(ConfigError, match="set it to cuda"):
+        choose_device("cuda:1")
+    cards("2")
+    with pytest.raises(ConfigError, match="--nproc-per-node 2"):
+        choose_device("auto")
 
 
 def test_sharding_over_one_rank_is_refused(toml: Path) -> None:
