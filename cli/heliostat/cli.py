@@ -314,8 +314,10 @@ def train(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(help="The run's TOML; see examples/.")],
     server: Annotated[
-        str | None,
-        typer.Option(help="The rollout server's control plane, grpc://host:port."),
+        list[str] | None,
+        typer.Option(
+            help="The rollout server's control plane, grpc://host:port. Repeat it for replicas."
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run folder's latest checkpoint.")
@@ -327,26 +329,46 @@ def train(
             help="Only print what the run would take: images, evaluations, memory. Needs no server.",
         ),
     ] = False,
+    ranks: Annotated[
+        int, typer.Option(min=1, help="With --dry-run: of so many ranks (torchrun).")
+    ] = 1,
 ) -> None:
     """Train a LoRA against a running rollout server.
 
     Writes checkpoints, metrics.jsonl, evaluations and the LoRA to the run folder. Ctrl-C is
     safe at any time: `--resume` goes on from the latest checkpoint.
+
+    On several GPUs: `torchrun --nproc-per-node N -m heliostat.cli train CONFIG`.
     """
+    from heliostat_trainer.launch import leads
+
+    if not leads():
+        from heliostat_trainer.run import assist
+
+        assist()
+        return
+
     from heliostat_trainer.config import load_config
 
+    if ranks > 1 and not dry_run:
+        raise typer.BadParameter("--ranks goes with --dry-run: to train on several, use torchrun")
     settings = load_config(config, context.args)
     if dry_run:
         from heliostat.planning import show
 
-        show(settings)
+        show(settings, ranks)
         return
 
     from heliostat.credentials import known_token
     from heliostat_trainer.run import train as run
 
-    url = server or settings.server.url
-    folder = run(settings, server_url=url, known_token=lambda: known_token(url), resume=resume)
+    urls = server or settings.server.urls
+    folder = run(
+        settings,
+        server_url=urls,
+        known_token=lambda: next(filter(None, map(known_token, urls)), None),
+        resume=resume,
+    )
     typer.echo(f"LoRA and metrics are in {folder}; pictures: heliostat report {folder}")
 
 

@@ -27,8 +27,8 @@ LEGEND = (
 )
 
 
-def show(config: TrainConfig) -> None:
-    """Print the plan of a run.
+def show(config: TrainConfig, ranks: int = 1) -> None:
+    """Print the plan of a run on so many ranks.
 
     Raises:
         HeliostatError: the run could not be started; says what to do.
@@ -38,12 +38,12 @@ def show(config: TrainConfig) -> None:
     for warning in config.check_files():
         console.print(Text(warning))
     console.print(Text(_title(config), style="bold"))
-    console.print(_facts(_counts(config, plan)))
+    console.print(_facts(_counts(config, plan, ranks)))
     console.print(_costs("A step", plan.a_step))
     console.print(_costs("In all", plan.in_all))
     console.print(LEGEND, style="dim", highlight=False)
     console.print(_facts([("time", _time(config))]))
-    console.print(_facts(_memory(config)))
+    console.print(_facts(_memory(config, ranks)))
 
 
 def _title(config: TrainConfig) -> str:
@@ -53,7 +53,7 @@ def _title(config: TrainConfig) -> str:
     return f"{run.path}: {names}, {run.steps} steps{end}"
 
 
-def _counts(config: TrainConfig, plan: Plan) -> Iterable[tuple[str, str]]:
+def _counts(config: TrainConfig, plan: Plan, ranks: int) -> Iterable[tuple[str, str]]:
     objective = config.objective
     policies = ["trained"] + ["old"] * objective.needs_old + ["base"] * objective.needs_reference
     yield "prompts a step", f"{plan.prompts:,}"
@@ -64,6 +64,8 @@ def _counts(config: TrainConfig, plan: Plan) -> Iterable[tuple[str, str]]:
     )
     yield "optimiser steps", f"{plan.optimiser_steps:,}"
     yield "evaluations", f"{plan.evaluations:,}"
+    if ranks > 1:
+        yield "ranks", f"{ranks}, each of which evaluates 1/{ranks} of the NFEs in BF16"
 
 
 def _costs(title: str, costs: Mapping[Activity, Cost]) -> Table:
@@ -97,13 +99,13 @@ def _time(config: TrainConfig) -> str:
     )
 
 
-def _memory(config: TrainConfig) -> Iterable[tuple[str, str]]:
+def _memory(config: TrainConfig, ranks: int) -> Iterable[tuple[str, str]]:
     try:
         from heliostat_trainer.room import trainer_memory
     except ImportError as error:
         text = f"not counted: {error.name} is missing, pip install 'heliostat[trainer]'"
         return [("trainer's memory", text)]
-    memory = trainer_memory(config)
+    memory = trainer_memory(config, ranks)
     parts = {
         "transformer in BF16": memory.transformer,
         "LoRA of three policies": memory.lora,
@@ -112,7 +114,7 @@ def _memory(config: TrainConfig) -> Iterable[tuple[str, str]]:
     }
     each = " + ".join(f"{filesize.decimal(taken)} {name}" for name, taken in parts.items())
     text = f"{filesize.decimal(memory.total)} = {each}"
-    return [("trainer's memory", text)]
+    return [("a rank's memory" if ranks > 1 else "trainer's memory", text)]
 
 
 def _facts(facts: Iterable[tuple[str, str]]) -> Table:

@@ -53,6 +53,14 @@ def test_the_plan_is_printed_and_nothing_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_several_ranks_share_the_work_and_a_sharded_transformer(tmp_path: Path) -> None:
+    text = planned(tmp_path / "runs", "--ranks", "4", "--model.shard", "true")
+    assert "4, each of which evaluates 1/4 of the NFEs in BF16" in text
+    assert "a rank's memory" in text
+    refused = CliRunner().invoke(app, ["train", str(DEMO), "--ranks", "4"])
+    assert refused.exit_code == 2
+
+
 def test_the_time_is_that_of_the_run_if_it_has_begun(tmp_path: Path) -> None:
     words = ["--run.folder", str(tmp_path), "--run.steps", "100", "--run.minutes", "60"]
     config = load_config(DEMO, words)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import psutil
@@ -76,6 +76,13 @@ class ServerHarness:
             "triton": triton,
         } | models
 
+    def kill_all(self) -> None:
+        """Kill every process of it at once, as the loss of its machine would."""
+        launcher = psutil.Process(self.record.launcher.pid)
+        for process in [launcher, *launcher.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
     def kill(self, name: str) -> None:
         os.kill(self.processes()[name].pid, signal.SIGKILL)
 
@@ -116,6 +123,24 @@ def server(
         max_restarts=20,
     )
     harness = ServerHarness(settings)
+    harness.start()
+    yield harness
+    harness.stop()
+
+
+@pytest.fixture
+def replica(server: ServerHarness, tmp_path: Path) -> Iterator[ServerHarness]:
+    """Another server on the store of `server`, with its settings."""
+    first = StateFolder(server.settings.state)
+    harness = ServerHarness(
+        server.settings.model_copy(
+            update={
+                "state": tmp_path / "replica",
+                "redis": f"unix://{first.path / 'redis.sock'}",
+                "admin_token_file": first.admin_token,
+            }
+        )
+    )
     harness.start()
     yield harness
     harness.stop()

@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pytest
 
 from heliostat_proto import control_pb2 as messages
-from heliostat_server.launcher.state import StateFolder
 from tests.e2e.conftest import BATCH, ServerHarness
 from tests.server.checkpoints import random_adapter
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def replica(server: ServerHarness, tmp_path: Path) -> Iterator[ServerHarness]:
-    first = StateFolder(server.settings.state)
-    harness = ServerHarness(
-        server.settings.model_copy(
-            update={
-                "state": tmp_path / "replica",
-                "redis": f"unix://{first.path / 'redis.sock'}",
-                "admin_token_file": first.admin_token,
-            }
-        )
-    )
-    harness.start()
-    yield harness
-    harness.stop()
 
 
 def test_what_one_publishes_each_draws(server: ServerHarness, replica: ServerHarness) -> None:

@@ -58,10 +58,10 @@ server = {{ patience_s = 90 }}
 
 
 class Server(Protocol):
-    """Where a run is pointed at, and the token that its user has."""
+    """Where a run is pointed at, one or several, and the token that its user has."""
 
     @property
-    def url(self) -> str: ...
+    def url(self) -> str | tuple[str, ...]: ...
 
     @property
     def admin_token(self) -> str: ...
@@ -69,9 +69,9 @@ class Server(Protocol):
 
 @dataclass(frozen=True)
 class Address:
-    """One that is given."""
+    """One that is given, or several."""
 
-    url: str
+    url: str | tuple[str, ...]
     admin_token: str
 
 
@@ -99,6 +99,7 @@ class Run:
 
     def start(self) -> subprocess.Popen[str]:
         """Run in a process of its own, to be hurt."""
+        assert isinstance(self._server.url, str)
         command = [sys.executable, "-c", PROGRAM, str(self._toml)]
         command += [self._server.url, self._server.admin_token, *self._overrides]
         return subprocess.Popen(

@@ -43,6 +43,8 @@ class WireServer:
 
     def __init__(self, control_port: int = 0) -> None:
         self.faults = Faults()
+        self.precision = "nvfp4"
+        self.rewards = ["judge"]
         self.tokens = {"admin"}
         self.given = "of"
         self.published: list[AdapterFiles] = []
@@ -101,14 +103,21 @@ class _Control(control_pb2_grpc.ControlServicer):
             rollout_address=f"127.0.0.1:{self._server.triton_port}",
             engine=control_pb2.EngineInfo(
                 family="demo",
+                precision=self._server.precision,
                 max_rank=8,
                 resolution_px=64,
                 lora_targets={"a.to_q": control_pb2.LinearShape(in_features=4, out_features=6)},
             ),
-            rewards=["judge"],
+            rewards=self._server.rewards,
             limits=control_pb2.Limits(batch=BATCH, max_steps=9, max_seeds=100),
             latest_version=len(self._server.published),
         )
+
+    def GetExperiment(self, request, context):  # noqa: N802
+        self._server.check(context)
+        published = enumerate(self._server.published, start=1)
+        versions = [control_pb2.Version(version=n, sha256=each.sha256) for n, each in published]
+        return control_pb2.Experiment(name=request.experiment, versions=versions)
 
     def Publish(self, request_iterator, context):  # noqa: N802
         self._server.check(context)

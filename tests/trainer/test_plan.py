@@ -176,6 +176,22 @@ def test_memory_follows_what_saves_it(
     assert small.optimiser == round((2 * (1 + 4 / 256) + 4) * small.lora_parameters)
 
 
+def test_a_sharded_transformer_is_divided_by_the_ranks(
+    configure: Callable[..., TrainConfig], checkpoint: Path
+) -> None:
+    def memory(*overrides: str, ranks: int) -> TrainerMemory:
+        family = get_family("demo")
+        base = family.load_transformer(str(checkpoint), torch.bfloat16)
+        return memory_of(configure(*overrides), family, base, 64, ranks)
+
+    whole = memory(ranks=2)
+    sharded = memory("--model.shard", "true", ranks=1000)
+    base = get_family("demo").load_transformer(str(checkpoint), torch.bfloat16)
+    block = sum(value.numel() for value in base.transformer_blocks[0].parameters())
+    assert sharded.transformer == whole.transformer // 1000 + 2 * 2 * block
+    assert replace(sharded, transformer=whole.transformer) == whole
+
+
 def test_memory_of_a_large_model_by_hand() -> None:
     memory = TrainerMemory(
         transformer=16_000_000_000,

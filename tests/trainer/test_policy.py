@@ -159,11 +159,11 @@ def test_the_export_loads_in_peft(policy: Policy, checkpoint: Path, tmp_path: Pa
 
 def test_drawing_does_not_depend_on_the_batch(policy: Policy) -> None:
     family = get_family("demo")
-    conditioning = point()[2].take([0, 0, 1, 2, 2])
+    conditioning, rows = point()[2], [0, 0, 1, 2, 2]
     seeds = [5, 6, 7, 8, 9]
     stir(policy, PolicyName.OLD)
     whole, parts = (
-        Artist(policy, family, 64, batch).draw(PolicyName.OLD, seeds, conditioning, steps=3)
+        Artist(policy, family, 64, batch).draw(PolicyName.OLD, seeds, conditioning, rows, steps=3)
         for batch in (5, 2)
     )
     assert torch.allclose(whole, parts, atol=0.05)
@@ -173,10 +173,10 @@ def test_guidance_moves_along_the_difference(policy: Policy) -> None:
     artist = Artist(policy, get_family("demo"), 64, 4)
     conditioning, null = point()[2].take([0]), point()[2].take([1])
     with_one, plain, null_only = (
-        artist.draw(PolicyName.BASE, [1], rows, steps=1, null=other, guidance=1.0)
-        for rows, other in ((conditioning, null), (conditioning, None), (null, None))
+        artist.draw(PolicyName.BASE, [1], given, [0], steps=1, null=other, guidance=1.0)
+        for given, other in ((conditioning, null), (conditioning, None), (null, None))
     )
-    guided = artist.draw(PolicyName.BASE, [1], conditioning, 1, null=null, guidance=3.0)
+    guided = artist.draw(PolicyName.BASE, [1], conditioning, [0], 1, null=null, guidance=3.0)
     assert torch.equal(with_one, plain)
     assert torch.allclose(guided, null_only + 3 * (plain - null_only), atol=0.05)
 
@@ -187,7 +187,7 @@ def gradients(policy: Policy) -> dict[str, torch.Tensor]:
     return {key: value.grad for key, value in policy.trained.tensors.items()}
 
 
-def family_policy(name: str, folder: Path, **how: bool) -> Policy:
+def family_policy(name: str, folder: Path, **how: object) -> Policy:
     family = get_family(name)
     if not folder.exists():
         family.write_tiny_checkpoint(folder)

@@ -55,8 +55,9 @@ class AsRedrawn(ByTheSeed):
 
     def rewards(self, group: Group) -> list[float]:
         request, artist = group.request, self.trainer.parts.artist
-        conditioning = artist.prepare(self.encode([request.prompt] * len(request.seeds)))
-        latents, _ = artist.rollout(request.seeds, conditioning, 4)
+        conditioning = artist.prepare(self.encode([request.prompt]))
+        rows = [0] * len(request.seeds)
+        latents, _ = artist.rollout(request.seeds, conditioning, rows, 4)
         return [float(reward) for reward in latents[:, 0].flatten(1).mean(dim=1)]
 
 

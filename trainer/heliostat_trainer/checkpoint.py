@@ -25,7 +25,7 @@ from heliostat_trainer.optimiser import restore_state, state_tensors
 from heliostat_trainer.policy import ADAPTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import torch
@@ -88,8 +88,8 @@ class Checkpoints:
             if step not in kept:
                 shutil.rmtree(step_folder(self._folder, step), ignore_errors=True)
 
-    def load(self, policy: Policy, optimiser: torch.optim.Optimizer) -> RunState:
-        """Restore the newest checkpoint into the policy and the optimiser.
+    def load(self, restore: Callable[[Mapping[str, torch.Tensor], int], None]) -> RunState:
+        """The newest checkpoint's state; its tensors, and the step, are given to `restore`.
 
         Raises:
             RunFolderError: there is none, it cannot be read, or a setting that would change the
@@ -103,7 +103,7 @@ class Checkpoints:
             content = json.loads((path / "state.json").read_text(encoding="utf-8"))
             state = _state(content["state"], _explorers(path))
             self._require_same(content["settings"])
-            _restore(load_file(path / "tensors.safetensors"), policy, optimiser)
+            restore(load_file(path / "tensors.safetensors"), step)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             if isinstance(error, RunFolderError):
                 raise
@@ -173,9 +173,10 @@ def _tensors(policy: Policy, optimiser: torch.optim.Optimizer) -> dict[str, torc
     return tensors
 
 
-def _restore(
+def restore_tensors(
     tensors: Mapping[str, torch.Tensor], policy: Policy, optimiser: torch.optim.Optimizer
 ) -> None:
+    """Take over a checkpoint's tensors."""
     for name in ADAPTERS:
         for key, value in policy.weights[name].tensors.items():
             value.copy_(tensors[f"{name}/{key}"])

@@ -16,7 +16,7 @@ from heliostat_proto import control_pb2, control_pb2_grpc
 from heliostat_proto.rollout_pb2 import ScoreSpec
 from heliostat_trainer.config import TLS_SCHEME, server_address
 from heliostat_trainer.errors import ConfigError, ServerRefusedError, TokenRefusedError
-from heliostat_trainer.exploration import MODEL, Behaviour, Exploration, RolloutStream
+from heliostat_trainer.exploration import MODEL, Backlog, Behaviour, Exploration, RolloutStream
 from heliostat_trainer.patience import Patience, ServerAwayError
 from heliostat_trainer.published import PublishedAdapters
 from heliostat_trainer.service import Scores
@@ -115,8 +115,17 @@ class RolloutServer:
         Several groups are in flight; each is yielded when all its candidates are there. May run
         beside the other methods in another thread: it has connections of its own.
         """
+        yield from self.explore_from(Backlog(requests), adapter)
+
+    def explore_from(
+        self, backlog: Backlog, adapter: PublishedAdapter | None = None
+    ) -> Iterator[Group]:
+        """As `explore`, with groups of a backlog that others may take from too.
+
+        If the server stays away, what it was asked for goes back there.
+        """
         with self._twin() as twin:
-            yield from twin._explore(requests, adapter)
+            yield from twin._explore(backlog, adapter)
 
     def _twin(self) -> RolloutServer:
         """The same server over other connections, and with the same adapters."""
@@ -125,31 +134,31 @@ class RolloutServer:
         twin._patience = self._patience.anew()
         return twin
 
-    def _explore(
-        self, requests: Sequence[GroupRequest], adapter: PublishedAdapter | None
-    ) -> Iterator[Group]:
+    def _explore(self, backlog: Backlog, adapter: PublishedAdapter | None) -> Iterator[Group]:
         exploration = Exploration(
-            requests,
+            backlog,
             lambda: self._open_stream(adapter),
             self._probe,
             groups_in_flight=self._groups_in_flight,
             silence_s=self._silence_s,
             say=self._say,
         )
-        answers = -1
 
-        def next_group() -> Group:
-            nonlocal answers
-            if exploration.answers != answers:
-                self._patience.answered()
+        def next_group() -> Group | None:
             answers = exploration.answers
-            return exploration.next_group()
+            try:
+                return exploration.next_group()
+            finally:
+                if exploration.answers > answers:
+                    self._patience.answered()
 
         try:
-            while not exploration.done:
-                yield self._patiently(lambda: self._unless_forgotten(adapter, next_group))
+            while exploration.wait_for_work():
+                group = self._patiently(lambda: self._unless_forgotten(adapter, next_group))
+                if group is not None:
+                    yield group
         finally:
-            exploration.close()
+            exploration.give_back()
 
     def score(
         self,

@@ -51,6 +51,7 @@ FREE_TO_CHANGE = (
     "run.threads",
     "model.sample_batch",
     "model.gradient_checkpointing",
+    "model.shard",
     "watch.",
     "evaluation.",
     "guards.",
@@ -136,9 +137,10 @@ class RunSection(Section):
     """Time budget: training stops after the step that passes it, whatever `steps` says. Evaluations
     come on top."""
     threads: Count | None = None
-    """CPU threads of the trainer; by default as many as there are cores."""
+    """CPU threads of the trainer, or of each rank; by default as many as there are cores, under
+    torchrun one."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    """auto, cpu or cuda: where the policy lives."""
+    """auto, cpu or cuda: where the policy lives; under torchrun, a card of its own for each rank."""
 
     @property
     def path(self) -> Path:
@@ -157,13 +159,16 @@ class ModelSection(Section):
     resolution_px: Count | None = None
     """Side of the images; by default the family's own."""
     sample_batch: Count = 48
-    """Images that the trainer draws at once (memory and speed only)."""
+    """Images that the trainer draws at once, on each rank (memory and speed only)."""
     gradient_checkpointing: bool = False
     """Keep only the blocks' inputs for the backward pass and evaluate each block again in it: a
     fraction of the memory of activations for about a third more time; the same gradients."""
     compile: bool = False
     """Compile the transformer's repeated blocks with torch.compile: faster after some minutes at the
     start, and again where a batch has another size. Results differ in the last bits."""
+    shard: bool = False
+    """Under torchrun: spread the frozen transformer over the ranks, each of which then holds a part
+    and gathers a block at a time. For models that do not fit one card; slower than without."""
 
 
 class PromptsSection(Section):
@@ -473,8 +478,9 @@ class LoggingSection(Section):
 class ServerSection(Section):
     """[server]: the rollout server's control plane."""
 
-    url: str = f"grpc://127.0.0.1:{DEFAULT_PORT}"
-    """grpc://host:port, or host:port; grpcs://host:port for a server with TLS."""
+    url: str | Annotated[tuple[str, ...], Field(min_length=1)] = f"grpc://127.0.0.1:{DEFAULT_PORT}"
+    """grpc://host:port, or host:port; grpcs://host:port for a server with TLS. Several, as a list,
+    are replicas on one store: groups are drawn by whichever has room, and one may go and come back."""
     token_file: Path | None = None
     """A file with a token, of this experiment or the administrator's, relative to the working
     directory. Before it HELIOSTAT_TOKEN is tried, and after it what `heliostat login` has kept. A
@@ -483,15 +489,24 @@ class ServerSection(Section):
     """With grpcs://: the certificates (PEM) that the server's must be signed by; by default the
     system's."""
     patience_s: NotNegative = 120.0
-    """How long the trainer waits for a server that went away, before it gives up."""
+    """How long the trainer waits for a server that went away, of several for the last, before it
+    gives up."""
     groups_in_flight: Count = 4
-    """Group requests that are queued at the server at once."""
+    """Group requests that are queued at the server at once, at each of several."""
 
     @field_validator("url")
     @classmethod
-    def _is_grpc(cls, url: str) -> str:
-        server_address(url)
+    def _is_grpc(cls, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        addresses = [server_address(each) for each in one_or_more(url)]
+        for address in addresses:
+            if addresses.count(address) > 1:
+                raise ConfigError(f"server.url names {address} twice: name each server once")
         return url
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All of them."""
+        return one_or_more(self.url)
 
 
 class TrainConfig(Section):
@@ -671,6 +686,11 @@ def parse_overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str, object
         if value is None:
             raise ConfigError(f"{word} needs a value")
         yield section, key, _toml_value(value)
+
+
+def one_or_more(url: str | Sequence[str]) -> tuple[str, ...]:
+    """The URLs of one server or several."""
+    return (url,) if isinstance(url, str) else tuple(url)
 
 
 def server_address(url: str) -> str:

@@ -31,3 +31,7 @@ class RunFolderError(HeliostatError, ValueError):
 
 class InterruptedRunError(HeliostatError):
     """The user stopped the run; it can be resumed."""
+
+
+class RankFailedError(HeliostatError):
+    """Another process of the run failed: it says why."""

@@ -134,7 +134,8 @@ class Evaluator:
         latents = self._artist.draw(
             policy,
             [seed for group in self._seeds for seed in group],
-            conditioning.repeat(each),
+            conditioning,
+            [row for row in range(len(self._prompts)) for _ in range(each)],
             self._settings.steps,
             null=null,
             guidance=guidance,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -110,12 +112,57 @@ class RolloutStream:
         self._client.close()
 
 
+class Backlog:
+    """The groups of a step that no server has been asked for; threads share it."""
+
+    def __init__(self, requests: Sequence[GroupRequest]) -> None:
+        self.started = time.monotonic()
+        self._waiting = deque(PendingGroup(request) for request in requests)
+        self._left = len(requests)
+        self._changed = threading.Condition()
+        self.closed = False
+
+    def take(self) -> PendingGroup | None:
+        """The next group; None if there is none for now."""
+        with self._changed:
+            return self._waiting.popleft() if self._waiting else None
+
+    def give_back(self, pending: PendingGroup) -> None:
+        """A server that was asked for a group will not draw it: it is the next."""
+        with self._changed:
+            self._waiting.appendleft(pending)
+            self._changed.notify_all()
+
+    def handed_out(self) -> None:
+        """A group is complete."""
+        with self._changed:
+            self._left -= 1
+            self._changed.notify_all()
+
+    def wait(self) -> bool:
+        """Wait for a group to take; False once all are complete, or it is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or not self._left or self.closed)
+            return bool(self._waiting) and not self.closed
+
+    def rest(self, seconds: float) -> None:
+        """Wait so long, unless all are complete before."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.closed or not self._left, seconds)
+
+    def close(self) -> None:
+        """Nobody reads any more: whoever waits goes."""
+        with self._changed:
+            self.closed = True
+            self._changed.notify_all()
+
+
 class Exploration:
     """Which candidates of which groups are still to come; survives the streams it reads."""
 
     def __init__(
         self,
-        requests: Sequence[GroupRequest],
+        backlog: Backlog,
         open_stream: Callable[[], RolloutStream],
         probe: Callable[[RolloutStream], None],
         *,
@@ -124,8 +171,8 @@ class Exploration:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`probe` raises ServerAwayError if the stream's server is gone without a word."""
-        self._waiting = [_PendingGroup(request) for request in reversed(requests)]
-        self._asked: dict[int, _PendingGroup] = {}
+        self._backlog = backlog
+        self._asked: dict[int, PendingGroup] = {}
         self._open_stream = open_stream
         self._probe = probe
         self._groups_in_flight = groups_in_flight
@@ -134,16 +181,23 @@ class Exploration:
         self._stream: RolloutStream | None = None
         self._postponed: dict[int, float] = {}
         self._heard = time.monotonic()
-        self._started = time.monotonic()
         self.answers = 0
 
-    @property
-    def done(self) -> bool:
-        """Whether every group has been handed out."""
-        return not self._waiting and not self._asked
+    def wait_for_work(self) -> bool:
+        """Wait until there is a group to draw here; False once every group has been handed out."""
+        return not self._backlog.closed and (bool(self._asked) or self._backlog.wait())
 
-    def next_group(self) -> Group:
+    def give_back(self) -> None:
+        """Leave the groups that are not complete to others, with what has been answered of them."""
+        self.close()
+        for pending in self._asked.values():
+            self._backlog.give_back(pending)
+        self._asked.clear()
+
+    def next_group(self) -> Group | None:
         """Read answers until a group is complete; after a failure, call it again.
+
+        None if others took what there was to draw, or nobody reads any more.
 
         Raises:
             ServerAwayError: the stream broke; what was answered is kept.
@@ -152,13 +206,14 @@ class Exploration:
         try:
             stream = self._connected()
             self._ask_more(stream)
-            while True:
-                group = self._take(stream, self._next_answer(stream))
+            while self._asked and (answer := self._next_answer(stream)):
+                group = self._take(stream, answer)
                 if group is not None:
                     return group
         except (ServerAwayError, ServerRefusedError):
             self.close()
             raise
+        return None
 
     def close(self) -> None:
         """Drop the stream; a later `next_group` opens another and asks for what is missing."""
@@ -176,12 +231,11 @@ class Exploration:
         return self._stream
 
     def _ask_more(self, stream: RolloutStream) -> None:
-        while self._waiting and len(self._asked) < self._groups_in_flight:
-            pending = self._waiting.pop()
+        while len(self._asked) < self._groups_in_flight and (pending := self._backlog.take()):
             self._asked[pending.request.row] = pending
             stream.ask(pending.request, pending.missing())
 
-    def _next_answer(self, stream: RolloutStream) -> Answer:
+    def _next_answer(self, stream: RolloutStream) -> Answer | None:
         self._heard = probed = time.monotonic()
         while True:
             self._ask_postponed(stream)
@@ -192,6 +246,8 @@ class Exploration:
                 continue
             if answer is not None:
                 return answer
+            if self._backlog.closed:
+                return None
             now = time.monotonic()
             if now - self._heard > self._silence_s:
                 raise ServerAwayError(f"no answer for {self._silence_s:g} s")
@@ -223,9 +279,10 @@ class Exploration:
             self.answers += 1
         if not pending.missing():
             del self._asked[answer.row]
+            self._backlog.handed_out()
             with suppress(ServerAwayError):  # the next call meets it, and this group is whole
                 self._ask_more(stream)
-            return pending.group(time.monotonic() - self._started)
+            return pending.group(time.monotonic() - self._backlog.started)
         if answer.final:
             raise ServerAwayError(
                 f"the server ended a rollout with {len(pending.missing())} seeds unanswered"
@@ -233,7 +290,7 @@ class Exploration:
         return None
 
 
-class _PendingGroup:
+class PendingGroup:
     """The answered part of a group."""
 
     def __init__(self, request: GroupRequest) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,19 +24,21 @@ class Interrupts:
     Inside `shielded` the first signal waits for the end of the block.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, repeated: bool = False) -> None:
+        """repeated: a launcher sends its processes the terminal's signal again: ignore that one."""
         self._shields = 0
         self._pending = False
+        self._second = signal.SIG_IGN if repeated else signal.SIG_DFL
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self) -> Iterator[Self]:
         """Handle the signals; does nothing outside the main thread, where they never arrive."""
         if threading.current_thread() is not threading.main_thread():
-            yield
+            yield self
             return
         before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         try:
-            yield
+            yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -55,7 +57,7 @@ class Interrupts:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         for every in SIGNALS:
-            signal.signal(every, signal.SIG_DFL)
+            signal.signal(every, self._second)
         if self._shields:
             self._pending = True
         else:

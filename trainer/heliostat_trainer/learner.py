@@ -9,15 +9,17 @@ import torch
 
 from heliostat_trainer.advantages import has_contrast
 from heliostat_trainer.batch import Schedule, lay_out
+from heliostat_trainer.checkpoint import restore_tensors
 from heliostat_trainer.errors import DivergedError
 from heliostat_trainer.objectives.objective import Velocities, mean_of_each
 from heliostat_trainer.optimiser import build_optimiser
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.randomness import Purpose, stream
+from heliostat_trainer.ranks import Ranks
 from heliostat_trainer.types import UpdateReport
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,7 +33,12 @@ if TYPE_CHECKING:
 
 
 class Learner:
-    """Holds the optimiser; moves the trained policy, and the old one and the EMA after it."""
+    """Holds the optimiser; moves the trained policy, and the old one and the EMA after it.
+
+    On several ranks all make the same calls with the same samples. Each takes every size-th
+    micro-batch, the gradients are summed, and every rank makes the same optimiser step: that of a
+    single rank but for the order of a sum in float32.
+    """
 
     def __init__(
         self,
@@ -40,6 +47,7 @@ class Learner:
         objective: Objective[Any],
         sigmas: torch.Tensor,
         interrupts: Interrupts,
+        ranks: Ranks | None = None,
     ) -> None:
         """`sigmas` are the noise levels[steps + 1] that the samples were drawn at."""
         self._config = config
@@ -47,6 +55,7 @@ class Learner:
         self._objective = objective
         self._levels = sigmas.numpy().astype(np.float32)
         self._interrupts = interrupts
+        self._ranks = ranks or Ranks()
         parameters = list(policy.trained.tensors.values())
         self.optimiser = build_optimiser(config.optimiser, parameters)
         self.step: int | None = 0
@@ -68,13 +77,22 @@ class Learner:
         shares = self._mini_batches(batch)
         for number, terms in enumerate(shares):
             self._accumulate(batch, terms, conditioning, sums)
+            self._sum_gradients()
+            last = number == len(shares) - 1
+            if last:
+                sums.over(self._ranks)
             with self._interrupts.shielded():
                 self._descend(sums, step)
-                if number == len(shares) - 1:
+                if last:
                     self._follow(step)
                     self.step = step
         contrast = sum(has_contrast(group.rewards) for group in groups)
         return sums.report(len(groups) - contrast)
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+        """Go on from a checkpoint's tensors, after `step`."""
+        restore_tensors(tensors, self._policy, self.optimiser)
+        self.step = step
 
     def _mini_batches(self, batch: Batch) -> list[NDArray[np.int64]]:
         """Terms of each optimiser step: all of them, or a random equal share."""
@@ -91,14 +109,34 @@ class Learner:
     ) -> None:
         """Add up the gradient of the mean loss over the terms, a micro-batch at a time."""
         size = max(1, self._config.optimiser.micro_batch // batch.together)
-        for start in range(0, len(terms), size):
+        starts = range(0, len(terms), size)
+        problem = ""
+        for number in self._ranks.shares(len(starts)):
+            self._ranks.meet()
+            start = starts[number or 0]
             part = terms[start : start + size].reshape(-1)
             rows = batch.take(part)
             velocities = self._velocities(rows, conditioning.take(batch.prompts(part)))
             result = self._objective.loss(rows, velocities)
-            self._require_finite(result.loss, batch, part)
-            self._policy.backward(result.loss.sum() / terms.size)
-            sums.add(result, velocities)
+            wanted = number is not None
+            self._policy.backward(result.loss.sum() * wanted / terms.size)
+            sums.add(result, velocities, wanted=wanted)
+            if wanted:
+                problem = problem or self._not_finite(result.loss, batch, part)
+        self._require_finite(problem)
+
+    def _sum_gradients(self) -> None:
+        """Make every rank's gradient that of all ranks' terms."""
+        gradients = [
+            weight.grad
+            for weight in self._policy.trained.tensors.values()
+            if weight.grad is not None
+        ]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        self._ranks.sum(flat)
+        sizes = [gradient.numel() for gradient in gradients]
+        for gradient, total in zip(gradients, torch.split(flat, sizes), strict=True):
+            gradient.copy_(total.view_as(gradient))
 
     def _velocities(self, rows: Rows, conditioning: Conditioning) -> Velocities:
         def of(name: PolicyName) -> torch.Tensor:
@@ -133,17 +171,24 @@ class Learner:
         weights[PolicyName.EMA].decay_towards(trained, self._config.ema.decay_at(step))
         self._policy.refresh(PolicyName.OLD, PolicyName.EMA)
 
-    def _require_finite(self, loss: torch.Tensor, batch: Batch, rows: NDArray[np.int64]) -> None:
+    def _not_finite(self, loss: torch.Tensor, batch: Batch, rows: NDArray[np.int64]) -> str:
+        """Which row's loss is not finite, in words; empty if all are."""
         bad = torch.nonzero(~torch.isfinite(loss.detach()))
         if not len(bad):
-            return
+            return ""
         position = int(bad[0])
-        self.optimiser.zero_grad()
-        raise DivergedError(
+        return (
             f"step {batch.schedule.step}: the loss of {batch.describe(rows[position])} is "
-            f"{loss[position].item()}; the last checkpoint is kept: lower optimiser.lr and resume "
-            "from it"
+            f"{loss[position].item()}"
         )
+
+    def _require_finite(self, problem: str) -> None:
+        """Stop on every rank if any of them has a problem."""
+        for sentence in filter(None, self._ranks.exchange(problem)):
+            self.optimiser.zero_grad()
+            raise DivergedError(
+                f"{sentence}; the last checkpoint is kept: lower optimiser.lr and resume from it"
+            )
 
 
 class _Sums:
@@ -154,17 +199,28 @@ class _Sums:
         self._sums: dict[str, float] = {}
         self.grad_norm = 0.0
 
-    def add(self, result: Loss, velocities: Velocities) -> None:
-        self._rows += len(result.loss)
-        self._add("loss", result.loss.detach())
+    def add(self, result: Loss, velocities: Velocities, *, wanted: bool) -> None:
+        """Count a micro-batch; of one that is not wanted, only what there is to sum."""
+        rows = slice(None) if wanted else slice(0)
+        self._rows += len(result.loss[rows])
+        self._add("loss", result.loss.detach()[rows])
         if result.kl is not None:
-            self._add("kl", result.kl)
+            self._add("kl", result.kl[rows])
         if velocities.old is not None:
             difference = velocities.trained.detach() - velocities.old
-            self._add("drift", mean_of_each(difference.square()))
+            self._add("drift", mean_of_each(difference.square())[rows])
         if result.ratio is not None and result.clipped is not None:
-            self._add("ratio_error", (result.ratio - 1).abs())
-            self._add("clip_fraction", result.clipped.float())
+            self._add("ratio_error", (result.ratio - 1).abs()[rows])
+            self._add("clip_fraction", result.clipped.float()[rows])
+
+    def over(self, ranks: Ranks) -> None:
+        """Make them the sums over all ranks' rows."""
+        names = sorted(self._sums)
+        own = [self._rows, *(self._sums[name] for name in names)]
+        totals = torch.tensor(own, dtype=torch.float64)
+        ranks.sum(totals)
+        self._rows = int(totals[0])
+        self._sums = dict(zip(names, totals[1:].tolist(), strict=True))
 
     def report(self, zero_contrast_groups: int) -> UpdateReport:
         means = {name: total / self._rows for name, total in self._sums.items()}

@@ -250,8 +250,8 @@ class Trainer:
                 )
 
     def _groups_a_draw(self, seeds: int) -> int:
-        """How many prompts with so many seeds each fill the trainer's batch; at least one."""
-        return max(1, self._config.model.sample_batch // seeds)
+        """How many prompts with so many seeds each keep all ranks drawing; at least one."""
+        return max(1, self.parts.artist.capacity // seeds)
 
     def _drawn_together(self, groups: Iterator[Group]) -> Iterator[list[Group]]:
         """Neighbouring prompts' groups, as soon as all of them are complete.
@@ -310,7 +310,7 @@ class Trainer:
         rows = [request.row for request in requests for _ in request.seeds]
         with self._clock.phase(drawing):
             latents, trajectory = self.parts.artist.rollout(
-                seeds, conditioning.take(rows), self._recipe.steps
+                seeds, conditioning, rows, self._recipe.steps
             )
         with self._waiting(scoring):
             scores = self.parts.server.score(latents, prompts, self._reward.names)

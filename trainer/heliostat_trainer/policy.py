@@ -21,11 +21,13 @@ from heliostat_engines.adapters import AdapterFiles, pack_adapter
 from heliostat_engines.precision import is_lora_target, named_linears
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.randomness import Purpose, torch_stream
+from heliostat_trainer.sharding import shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import nn
+    from torch.distributed.device_mesh import DeviceMesh
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Family
@@ -113,6 +115,7 @@ class Policy:
         device: torch.device,
         gradient_checkpointing: bool = False,
         compiled: bool = False,
+        mesh: DeviceMesh | None = None,
     ) -> None:
         """Load the transformer and attach the LoRA.
 
@@ -126,26 +129,32 @@ class Policy:
             device: where the policy lives.
             gradient_checkpointing: keep only the blocks' inputs for the backward pass.
             compiled: run the repeated blocks through torch.compile.
+            mesh: devices that the frozen weights are spread over, instead of all on `device`.
 
         Raises:
             ConfigError: the server's targets are not this model's.
         """
         self._family = family
-        self._transformer = family.load_transformer(checkpoint, COMPUTE_DTYPE).to(device)
+        self._transformer = family.load_transformer(checkpoint, COMPUTE_DTYPE)
+        if mesh is None:
+            self._transformer.to(device)
         check_targets(family, self._transformer, targets)
         self.device = device
         self.alpha = alpha
         self.targets = dict(targets)
         trained = LoraWeights.initial(targets, rank, seed, device)
         self.weights = {name: trained.clone() for name in ADAPTERS}
-        self._layers = _attach(self._transformer, sorted(targets), rank, alpha)
+        self._layers = _attach(self._transformer, sorted(targets), rank, alpha, device)
         if gradient_checkpointing:
             transformer: Any = self._transformer
             transformer.enable_gradient_checkpointing()
+        blocks = family.blocks(self._transformer)
         if compiled:
-            for name in family.block_counts:
-                for block in self._transformer.get_submodule(name).children():
-                    block.compile()
+            for block in blocks:
+                block.compile()
+        if mesh is not None:
+            copies = {copy for name in ADAPTERS for copy in self._copies(name).values()}
+            shard(self._transformer, blocks, copies, mesh)
         self.refresh()
 
     @property
@@ -239,7 +248,7 @@ def check_targets(
 
 
 def _attach(
-    transformer: nn.Module, names: list[str], rank: int, alpha: float
+    transformer: nn.Module, names: list[str], rank: int, alpha: float, device: torch.device
 ) -> dict[str, LoraLayer]:
     """PEFT layers by module name, with BF16 weights for every policy."""
     with warnings.catch_warnings():
@@ -254,6 +263,6 @@ def _attach(
     }
     assert sorted(layers) == names, "PEFT bound other modules than the server's targets"
     for layer in layers.values():
-        layer.lora_A.to(COMPUTE_DTYPE)
-        layer.lora_B.to(COMPUTE_DTYPE)
+        layer.lora_A.to(device, COMPUTE_DTYPE)
+        layer.lora_B.to(device, COMPUTE_DTYPE)
     return layers

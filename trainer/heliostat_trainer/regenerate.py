@@ -10,9 +10,10 @@ from heliostat_engines.noise import initial_noise
 from heliostat_engines.sampling import guided, sample_euler
 from heliostat_engines.stochastic import Trajectory
 from heliostat_trainer.policy import COMPUTE_DTYPE, PolicyName
+from heliostat_trainer.ranks import Ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Family
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class Artist:
-    """Draws clean latents from seeds with one of the policies."""
+    """Draws clean latents from seeds with one of the policies; each rank draws its share.
+
+    All ranks make the same calls; only the leader gets all that was drawn.
+    """
 
     def __init__(
         self,
@@ -30,6 +34,7 @@ class Artist:
         resolution_px: int,
         batch: int,
         sampler: StochasticSampler | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """`batch` images are drawn at once; `sampler` draws rollouts where they are stochastic."""
         self._policy = policy
@@ -37,6 +42,12 @@ class Artist:
         self._resolution_px = resolution_px
         self._batch = batch
         self._sampler = sampler
+        self._ranks = ranks or Ranks()
+
+    @property
+    def capacity(self) -> int:
+        """Images that all ranks draw at once."""
+        return self._batch * self._ranks.size
 
     def prepare(self, conditioning: Conditioning) -> Conditioning:
         """Cast and move embeddings once, for all draws and updates of a step."""
@@ -47,40 +58,68 @@ class Artist:
         who: PolicyName,
         seeds: Sequence[int],
         conditioning: Conditioning,
+        rows: Sequence[int],
         steps: int,
         *,
         null: Conditioning | None = None,
         guidance: float = 1.0,
     ) -> torch.Tensor:
-        """Clean latents[B, ...] in float32 on the CPU, for seeds[B] and conditioning of B rows.
+        """Clean latents[B, ...] in float32 on the CPU, for seeds[B] and rows[B] of a conditioning.
 
         `null` is the empty prompt's single row, needed for a guidance above 1.
         """
-        parts = []
-        for start in range(0, len(seeds), self._batch):
-            rows = list(range(start, min(start + self._batch, len(seeds))))
-            chunk = [seeds[row] for row in rows]
-            parts.append(self._draw(who, chunk, conditioning.take(rows), steps, null, guidance))
-        return torch.cat(parts)
+
+        def some(chunk: Sequence[int], own: Conditioning) -> dict[str, torch.Tensor]:
+            return {"latents": self._draw(who, chunk, own, steps, null, guidance)}
+
+        return self._spread(seeds, conditioning, rows, some)["latents"]
 
     def rollout(
-        self, seeds: Sequence[int], conditioning: Conditioning, steps: int
+        self, seeds: Sequence[int], conditioning: Conditioning, rows: Sequence[int], steps: int
     ) -> tuple[torch.Tensor, Trajectory | None]:
         """Clean latents[B, ...] of the old policy to train on, as `draw`, and how they came about.
 
         There is a trajectory only where the objective needs it: then the sampler is stochastic.
         """
-        if self._sampler is None:
-            return self.draw(PolicyName.OLD, seeds, conditioning, steps), None
-        latents, trajectories = [], []
-        for start in range(0, len(seeds), self._batch):
-            rows = list(range(start, min(start + self._batch, len(seeds))))
-            chunk = [seeds[row] for row in rows]
-            velocity = self._policy.bind(PolicyName.OLD, conditioning.take(rows))
-            drawn, trajectory = self._sampler.sample(velocity, self._noise(chunk), chunk)
-            latents.append(drawn.cpu())
-            trajectories.append(trajectory)
-        return torch.cat(latents), Trajectory.concat(trajectories)
+        sampler = self._sampler
+
+        def some(chunk: Sequence[int], own: Conditioning) -> dict[str, torch.Tensor]:
+            if sampler is None:
+                return {"latents": self._draw(PolicyName.OLD, chunk, own, steps, None, 1.0)}
+            velocity = self._policy.bind(PolicyName.OLD, own)
+            drawn, path = sampler.sample(velocity, self._noise(chunk), chunk)
+            fields = {"path": path.latents, "first": path.first, "log_probs": path.log_probs}
+            return {"latents": drawn.cpu(), **fields}
+
+        drawn = self._spread(seeds, conditioning, rows, some)
+        if sampler is None:
+            return drawn["latents"], None
+        path = Trajectory(drawn["path"], drawn["first"], drawn["log_probs"])
+        return drawn["latents"], path
+
+    def _spread(
+        self,
+        seeds: Sequence[int],
+        conditioning: Conditioning,
+        rows: Sequence[int],
+        draw: Callable[[Sequence[int], Conditioning], dict[str, torch.Tensor]],
+    ) -> dict[str, torch.Tensor]:
+        """What `draw` makes of all seeds: an equal share on each rank, a batch at a time.
+
+        Ranks draw the same number of batches, if need be one that nobody wants: where the
+        transformer is sharded, each evaluation needs all of them.
+        """
+        share = -(-len(seeds) // self._ranks.size)
+        mine = range(min(share * self._ranks.rank, len(seeds)), len(seeds))[:share]
+        parts = []
+        for start in range(0, share, self._batch):
+            self._ranks.meet()
+            wanted = mine[start : start + self._batch]
+            chunk = wanted or range(1)
+            own = conditioning.take([rows[index] for index in chunk])
+            drawn = draw([seeds[index] for index in chunk], own)
+            parts.append({name: value[: len(wanted)] for name, value in drawn.items()})
+        return _concat(self._ranks.gather(_concat(parts)))
 
     def _noise(self, seeds: Sequence[int]) -> torch.Tensor:
         shape = self._family.latent_shape(self._resolution_px)
@@ -101,3 +140,7 @@ class Artist:
             velocity = guided(velocity, unconditional, guidance)
         sigmas = self._family.sigmas(steps, self._resolution_px)
         return sample_euler(velocity, self._noise(seeds), sigmas).cpu()
+
+
+def _concat(parts: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

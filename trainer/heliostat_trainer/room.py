@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from heliostat_trainer.config import TrainConfig
 
 
-def trainer_memory(config: TrainConfig) -> TrainerMemory:
-    """Counted on the meta device: takes no memory for weights, and reads no checkpoint.
+GATHERED_BLOCKS = 2
+"""Of a sharded transformer: the block that is evaluated, and the next one on its way."""
+
+
+def trainer_memory(config: TrainConfig, ranks: int = 1) -> TrainerMemory:
+    """Of one of so many ranks. Counted on the meta device: takes no memory for weights, and reads no checkpoint.
 
     Raises:
         UnknownFamilyError: there is no such family.
@@ -28,17 +32,26 @@ def trainer_memory(config: TrainConfig) -> TrainerMemory:
     family = get_family(config.model.family)
     resolution_px = config.model.resolution_px or family.default_resolution_px
     family.resolutions.check(family.name, resolution_px)
-    return memory_of(config, family, family.build_transformer(Size.PUBLISHED), resolution_px)
+    return memory_of(config, family, family.build_transformer(Size.PUBLISHED), resolution_px, ranks)
 
 
 def memory_of(
-    config: TrainConfig, family: Family, transformer: nn.Module, resolution_px: int
+    config: TrainConfig,
+    family: Family,
+    transformer: nn.Module,
+    resolution_px: int,
+    ranks: int = 1,
 ) -> TrainerMemory:
     """With a LoRA on each of the family's targets, which is left in the transformer."""
     rank = config.lora.rank
     plans = plan_linears(transformer, family.precision_map, family.lora_targets)
     targets = lora_targets(plans)
     weights = transformer_bytes(transformer, plans, Precision.BF16)
+    if config.model.shard:
+        block = max(
+            transformer_bytes(block, (), Precision.BF16) for block in family.blocks(transformer)
+        )
+        weights = min(weights, weights // ranks + GATHERED_BLOCKS * block)
     a_row = saved_bytes(
         family,
         transformer,

@@ -12,32 +12,30 @@ from rich.console import Console
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
 from heliostat_trainer.checkpoint import Checkpoints, RunState
-from heliostat_trainer.client import RolloutServer
-from heliostat_trainer.errors import ConfigError, InterruptedRunError, RunFolderError
+from heliostat_trainer.config import TrainConfig, one_or_more
+from heliostat_trainer.errors import InterruptedRunError, RunFolderError
 from heliostat_trainer.evaluate import Evaluator
 from heliostat_trainer.export import export_run
 from heliostat_trainer.files import atomic_text
 from heliostat_trainer.handshake import check_against_server, checkpoint_warnings
 from heliostat_trainer.interrupts import Interrupts, StopRequestedError
-from heliostat_trainer.learner import Learner
 from heliostat_trainer.loop import Parts, Trainer
 from heliostat_trainer.metrics import MetricsLog
-from heliostat_trainer.objectives.build import build_objective
-from heliostat_trainer.objectives.grpo import stochastic_sampler
-from heliostat_trainer.policy import Policy
 from heliostat_trainer.progress import Outlook, Progress, open_progress
 from heliostat_trainer.randomness import Purpose, candidate_seeds
-from heliostat_trainer.regenerate import Artist
+from heliostat_trainer.ranks import Ranks, RunEndedError, open_ranks
+from heliostat_trainer.servers import open_servers
 from heliostat_trainer.showcase import keep_showcase
+from heliostat_trainer.team import Call, Helper, announced, listen
 from heliostat_trainer.tokens import RunTokens
 from heliostat_trainer.trackers import open_trackers, require_trackers
 from heliostat_trainer.types import GroupRequest
+from heliostat_trainer.workshop import build_workshop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.service import RolloutService
     from heliostat_trainer.types import ServerInfo
 
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
 def train(
     config: TrainConfig,
     *,
-    server_url: str | None = None,
+    server_url: str | Sequence[str] | None = None,
     known_token: Callable[[], str | None] = lambda: None,
     resume: bool = False,
     console: Console | None = None,
@@ -57,7 +55,7 @@ def train(
 
     Args:
         config: the settings, from `load_config`.
-        server_url: takes the place of server.url.
+        server_url: takes the place of server.url; several are replicas.
         known_token: a token of the server that the user has left on this machine, tried last.
         resume: go on from the newest checkpoint.
         console: where progress is shown; standard output by default.
@@ -65,33 +63,59 @@ def train(
     Raises:
         HeliostatError: one sentence that says what to do. The last complete step is saved.
     """
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
+    _use_threads(config)
     require_trackers(config.logging)
     checkpoints = open_run(config, resume=resume)
-    interrupts = Interrupts()
     outlook = Outlook(0, config.run.steps, 0.0, config.run.minutes)
+    urls = config.server.urls if server_url is None else one_or_more(server_url)
     with (
+        open_ranks() as ranks,
         open_progress(console or Console(), outlook) as progress,
-        RolloutServer(
-            server_url or config.server.url,
-            config.run.name,
-            tokens=RunTokens(config.run.path, config.server.token_file, known_token),
-            authority_file=config.server.authority_file,
-            patience_s=config.server.patience_s,
-            groups_in_flight=config.server.groups_in_flight,
-            say=progress.say,
+        open_servers(
+            config,
+            urls,
+            RunTokens(config.run.path, config.server.token_file, known_token),
+            progress.say,
         ) as server,
-        interrupts.installed(),
+        Interrupts(repeated=ranks.size > 1).installed() as interrupts,
     ):
         try:
             trainer = build_trainer(
-                config, server, checkpoints, progress, interrupts, resume=resume
+                config, server, checkpoints, progress, interrupts, resume=resume, ranks=ranks
             )
         except StopRequestedError as stop:
             raise InterruptedRunError("stopped before the first step") from stop
         run_trainer(config, trainer)
     return config.run.path
+
+
+def assist() -> None:
+    """Be one of a run's other ranks: draw and train a share of what the leader announces.
+
+    Returns when the leader has ended the run; it says whatever there is to say.
+    """
+    with open_ranks() as ranks, Interrupts(repeated=True).installed() as interrupts:
+        try:
+            _, start, _ = listen(ranks)
+            config = TrainConfig.model_validate(start["config"])
+            _use_threads(config)
+            targets = {name: (into, out) for name, (into, out) in start["targets"].items()}
+            workshop = build_workshop(config, targets, ranks, interrupts)
+            Helper(ranks, workshop.artist, workshop.learner).help()
+        except RunEndedError:
+            return
+        except StopRequestedError:
+            ranks.failed("stopped", stop=True)
+        except HeliostatError as error:
+            ranks.failed(str(error))
+        except Exception as error:
+            if ranks.failed(f"{type(error).__name__}: {error}"):
+                raise
+
+
+def _use_threads(config: TrainConfig) -> None:
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
 
 
 def open_run(config: TrainConfig, *, resume: bool) -> Checkpoints:
@@ -120,8 +144,9 @@ def build_trainer(
     interrupts: Interrupts,
     *,
     resume: bool,
+    ranks: Ranks | None = None,
 ) -> Trainer:
-    """Compare the settings with the server's, load the model, and restore the state.
+    """Compare the settings with the server's, load the model on all ranks, restore the state.
 
     Raises:
         ConfigError: settings and server do not fit.
@@ -136,31 +161,19 @@ def build_trainer(
     check_against_server(config, info, (*prompts.train, *prompts.heldout), resolution_px)
     for warning in (*config.check_files(), *checkpoint_warnings(checkpoint, info)):
         progress.say(warning)
-    policy = Policy(
-        family,
-        checkpoint,
-        info.lora_targets,
-        rank=config.lora.rank,
-        alpha=config.lora.alpha,
-        seed=config.run.seed,
-        device=choose_device(config.run.device),
-        gradient_checkpointing=config.model.gradient_checkpointing,
-        compiled=config.model.compile,
-    )
-    sigmas = family.sigmas(config.recipe.steps, resolution_px)
-    sampler = stochastic_sampler(config.objective, sigmas)
-    objective = build_objective(config.objective, sampler)
-    learner = Learner(config, policy, objective, sigmas, interrupts)
-    state = checkpoints.load(policy, learner.optimiser) if resume else RunState()
-    learner.step = state.step
+    ranks = ranks or Ranks()
+    start = {"config": config.model_dump(mode="json"), "targets": dict(info.lora_targets)}
+    with announced(ranks, Call.START, start, {}):
+        workshop = build_workshop(config, info.lora_targets, ranks, interrupts)
+    learner, artist = workshop.learner, workshop.artist
+    state = checkpoints.load(learner.restore) if resume else RunState()
     path = config.run.path
     write_run_file(config, info)
-    artist = Artist(policy, family, resolution_px, config.model.sample_batch, sampler)
     evaluator = Evaluator(config, prompts.heldout, server, artist, path / "evaluation")
     evaluator.forget_after(state.step if resume else -1)
     parts = Parts(
         server=server,
-        policy=policy,
+        policy=workshop.policy,
         artist=artist,
         learner=learner,
         evaluator=evaluator,
@@ -219,16 +232,3 @@ def write_run_file(config: TrainConfig, info: ServerInfo) -> None:
     """Keep the settings and the server's description beside the results. Raises RunFolderError."""
     content = {"config": config.model_dump(mode="json"), "server": asdict(info)}
     atomic_text(config.run.path / "run.json", json.dumps(content, indent=1))
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of run.device; auto takes CUDA where there is a card.
-
-    Raises:
-        ConfigError: CUDA is asked for and there is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"run.device = {name!r}, but torch sees no CUDA card: set it to cpu")
-    return torch.device(name)

@@ -64,8 +64,9 @@ def keep_showcase(
     """
     (group,) = server.explore([request], adapter)
     assert group.latents is not None
-    conditioning = artist.prepare(server.encode([request.prompt])).repeat(len(request.seeds))
-    redrawn = artist.draw(PolicyName.OLD, request.seeds, conditioning, steps)
+    conditioning = artist.prepare(server.encode([request.prompt]))
+    rows = [0] * len(request.seeds)
+    redrawn = artist.draw(PolicyName.OLD, request.seeds, conditioning, rows, steps)
     truth = server.score(
         redrawn, [request.prompt] * len(redrawn), request.reward.names, return_images=True
     )

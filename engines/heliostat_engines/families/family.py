@@ -207,6 +207,14 @@ class Family(ABC):
         """A transformer's configuration with at most `blocks` blocks of each kind."""
         return config | {key: min(blocks, config[key]) for key in self.block_counts.values()}
 
+    def blocks(self, transformer: nn.Module) -> list[nn.Module]:
+        """A transformer's repeated blocks, in the order in which they are evaluated."""
+        return [
+            block
+            for name in self.block_counts
+            for block in transformer.get_submodule(name).children()
+        ]
+
     def sigmas(self, steps: int, resolution_px: int) -> torch.Tensor:  # noqa: ARG002
         """Noise levels[steps + 1] from 1 to 0; unshifted unless the family says otherwise."""
         return unshifted_sigmas(steps)

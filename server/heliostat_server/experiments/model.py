@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-
 Weight = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
 
 

@@ -1,0 +1,204 @@
+"""How ranks work together: the leader announces a call with its arguments, and all of them make it.
+
+Only what evaluates the transformer is announced: drawing and training. Prompts, groups, scores,
+metrics and files are the leader's alone, so that the loop knows nothing of ranks.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.stochastic import Trajectory
+from heliostat_trainer.learner import Learner
+from heliostat_trainer.policy import PolicyName
+from heliostat_trainer.regenerate import Artist
+from heliostat_trainer.types import Samples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from heliostat_trainer.ranks import Ranks, Tensors
+    from heliostat_trainer.types import UpdateReport
+
+
+class Call(StrEnum):
+    """What all ranks do at once."""
+
+    START = "start"
+    """Build the model with the server's LoRA targets."""
+    RESTORE = "restore"
+    """Take over a checkpoint's tensors."""
+    DRAW = "draw"
+    ROLLOUT = "rollout"
+    UPDATE = "update"
+
+
+@contextmanager
+def announced(
+    ranks: Ranks, call: Call, arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> Iterator[None]:
+    """Have the other ranks make a call; within, the leader makes it too.
+
+    Raises:
+        RankFailedError: another rank failed.
+        StopRequestedError: the user stopped it.
+    """
+    with ranks.explained():
+        ranks.broadcast(json.dumps({"call": call, **arguments}), tensors)
+        yield
+
+
+def listen(ranks: Ranks) -> tuple[Call, dict[str, Any], Tensors]:
+    """The leader's next call and its arguments.
+
+    Raises:
+        RunEndedError: there is none.
+    """
+    text, tensors = ranks.broadcast("", {})
+    arguments: dict[str, Any] = json.loads(text)
+    return Call(arguments.pop("call")), arguments, tensors
+
+
+class LeadingArtist(Artist):
+    """Draws with all ranks."""
+
+    def draw(
+        self,
+        who: PolicyName,
+        seeds: Sequence[int],
+        conditioning: Conditioning,
+        rows: Sequence[int],
+        steps: int,
+        *,
+        null: Conditioning | None = None,
+        guidance: float = 1.0,
+    ) -> torch.Tensor:
+        """As `Artist.draw`."""
+        arguments: dict[str, Any] = {
+            "who": who,
+            "seeds": list(seeds),
+            "rows": list(rows),
+            "steps": steps,
+        }
+        tensors = _of_conditioning(conditioning, "conditioning")
+        if null is not None:
+            tensors |= _of_conditioning(null, "null")
+        arguments["guidance"] = guidance
+        with announced(self._ranks, Call.DRAW, arguments, tensors):
+            return super().draw(who, seeds, conditioning, rows, steps, null=null, guidance=guidance)
+
+    def rollout(
+        self, seeds: Sequence[int], conditioning: Conditioning, rows: Sequence[int], steps: int
+    ) -> tuple[torch.Tensor, Trajectory | None]:
+        """As `Artist.rollout`."""
+        arguments = {"seeds": list(seeds), "rows": list(rows), "steps": steps}
+        tensors = _of_conditioning(conditioning, "conditioning")
+        with announced(self._ranks, Call.ROLLOUT, arguments, tensors):
+            return super().rollout(seeds, conditioning, rows, steps)
+
+
+class LeadingLearner(Learner):
+    """Trains with all ranks."""
+
+    def update(
+        self, samples: Sequence[Samples], conditioning: Conditioning, step: int
+    ) -> UpdateReport:
+        """As `Learner.update`."""
+        groups = [
+            {"row": group.row, "prompt": group.prompt, "seeds": group.seeds} for group in samples
+        ]
+        tensors = _of_conditioning(conditioning, "conditioning")
+        for number, group in enumerate(samples):
+            tensors |= _of_samples(group, str(number))
+        with announced(self._ranks, Call.UPDATE, {"groups": groups, "step": step}, tensors):
+            return super().update(samples, conditioning, step)
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+        """As `Learner.restore`."""
+        with announced(self._ranks, Call.RESTORE, {"step": step}, tensors):
+            super().restore(tensors, step)
+
+
+class Helper:
+    """A rank that is not the leader."""
+
+    def __init__(self, ranks: Ranks, artist: Artist, learner: Learner) -> None:
+        self._ranks = ranks
+        self._artist = artist
+        self._learner = learner
+
+    def help(self) -> None:
+        """Make the leader's calls, until it ends the run.
+
+        Raises:
+            RunEndedError: it has.
+        """
+        while True:
+            self._make(*listen(self._ranks))
+
+    def _make(self, call: Call, arguments: dict[str, Any], tensors: Tensors) -> None:
+        if call is Call.RESTORE:
+            self._learner.restore(tensors, arguments["step"])
+            return
+        conditioning = _conditioning(tensors, "conditioning")
+        assert conditioning is not None
+        conditioning = self._artist.prepare(conditioning)
+        if call is Call.UPDATE:
+            samples = [
+                _samples(group, tensors, str(number))
+                for number, group in enumerate(arguments["groups"])
+            ]
+            self._learner.update(samples, conditioning, arguments["step"])
+        elif call is Call.ROLLOUT:
+            self._artist.rollout(conditioning=conditioning, **arguments)
+        else:
+            null = _conditioning(tensors, "null")
+            arguments["who"] = PolicyName(arguments["who"])
+            arguments["null"] = None if null is None else self._artist.prepare(null)
+            self._artist.draw(conditioning=conditioning, **arguments)
+
+
+def _of_conditioning(conditioning: Conditioning, name: str) -> Tensors:
+    tensors = {f"{name}/tokens": conditioning.tokens, f"{name}/pooled": conditioning.pooled}
+    mask = conditioning.mask
+    return tensors if mask is None else tensors | {f"{name}/mask": mask}
+
+
+def _conditioning(tensors: Tensors, name: str) -> Conditioning | None:
+    if f"{name}/tokens" not in tensors:
+        return None
+    fields = (tensors[f"{name}/tokens"], tensors[f"{name}/pooled"])
+    return Conditioning(*fields, mask=tensors.get(f"{name}/mask"))
+
+
+def _of_samples(samples: Samples, name: str) -> Tensors:
+    tensors = {
+        f"{name}/latents": samples.latents,
+        f"{name}/rewards": torch.from_numpy(np.array(samples.rewards)),
+    }
+    path = samples.trajectory
+    if path is None:
+        return tensors
+    fields = {"path": path.latents, "first": path.first, "log_probs": path.log_probs}
+    return tensors | {f"{name}/{field}": value for field, value in fields.items()}
+
+
+def _samples(group: Mapping[str, Any], tensors: Tensors, name: str) -> Samples:
+    path = None
+    if f"{name}/path" in tensors:
+        path = Trajectory(*(tensors[f"{name}/{field}"] for field in ("path", "first", "log_probs")))
+    return Samples(
+        row=group["row"],
+        prompt=group["prompt"],
+        seeds=tuple(group["seeds"]),
+        latents=tensors[f"{name}/latents"],
+        rewards=tensors[f"{name}/rewards"].numpy(),
+        trajectory=path,
+    )

@@ -1,0 +1,107 @@
+"""What a rank evaluates and trains the transformer with; the same on every rank of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from heliostat_engines.families import get_family
+from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.launch import local_rank
+from heliostat_trainer.learner import Learner
+from heliostat_trainer.objectives.build import build_objective
+from heliostat_trainer.objectives.grpo import stochastic_sampler
+from heliostat_trainer.policy import Policy
+from heliostat_trainer.regenerate import Artist
+from heliostat_trainer.team import LeadingArtist, LeadingLearner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.interrupts import Interrupts
+    from heliostat_trainer.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A policy, and who draws with it and trains it."""
+
+    policy: Policy
+    artist: Artist
+    learner: Learner
+
+
+def build_workshop(
+    config: TrainConfig,
+    targets: Mapping[str, tuple[int, int]],
+    ranks: Ranks,
+    interrupts: Interrupts,
+) -> Workshop:
+    """Load the model; `targets` are the server's LoRA targets.
+
+    Raises:
+        ConfigError: settings do not fit the model, the devices or the ranks.
+        CheckpointError: the model cannot be read.
+    """
+    if config.model.shard and ranks.size == 1:
+        raise ConfigError(
+            "model.shard = true spreads the transformer over several ranks, and there is one: "
+            "start with torchrun --nproc-per-node N, or set it to false"
+        )
+    family = get_family(config.model.family)
+    resolution_px = config.model.resolution_px or family.default_resolution_px
+    device = choose_device(config.run.device)
+    policy = Policy(
+        family,
+        config.model.checkpoint or family.default_checkpoint,
+        targets,
+        rank=config.lora.rank,
+        alpha=config.lora.alpha,
+        seed=config.run.seed,
+        device=device,
+        gradient_checkpointing=config.model.gradient_checkpointing,
+        compiled=config.model.compile,
+        mesh=ranks.mesh(device) if config.model.shard else None,
+    )
+    sigmas = family.sigmas(config.recipe.steps, resolution_px)
+    sampler = stochastic_sampler(config.objective, sigmas)
+    objective = build_objective(config.objective, sampler)
+    leads = ranks.rank == 0
+    make_artist, make_learner = (LeadingArtist, LeadingLearner) if leads else (Artist, Learner)
+    batch = config.model.sample_batch
+    return Workshop(
+        policy,
+        make_artist(policy, family, resolution_px, batch, sampler, ranks),
+        make_learner(config, policy, objective, sigmas, interrupts, ranks),
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of run.device; auto takes CUDA where there is a card. Under torchrun a rank's own.
+
+    Raises:
+        ConfigError: CUDA is asked for and there is none, or not one for each rank.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device(name)
+    cards, rank = torch.cuda.device_count(), local_rank()
+    if not cards:
+        raise ConfigError(f"run.device = {name!r}, but torch sees no CUDA card: set it to cpu")
+    if rank is None:
+        return torch.device(name)
+    if name != "cuda":
+        raise ConfigError(
+            f"run.device = {name!r} is one card, and torchrun gives each rank its own: set it to cuda"
+        )
+    if rank >= cards:
+        raise ConfigError(
+            f"torchrun started more ranks than this machine has cards: --nproc-per-node {cards}"
+        )
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    return device
