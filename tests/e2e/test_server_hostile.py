@@ -20,14 +20,15 @@ from tritonclient.grpc import service_pb2
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_proto import control_pb2 as messages
 from heliostat_server.errors import read_streamed
-from tests.e2e.conftest import BATCH
+from heliostat_server.settings import LimitSettings, ServeSettings
+from tests.e2e.conftest import BATCH, ServerHarness
 from tests.server.checkpoints import random_adapter
 from tests.server.rollout_client import publish_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-    from tests.e2e.conftest import ServerHarness
     from tests.server.rollout_client import RolloutClient
 
 pytestmark = pytest.mark.slow
@@ -73,6 +74,27 @@ specs = (
 
 
 @pytest.fixture(scope="module")
+def server(
+    demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerHarness]:
+    """One of its own: what is sent pauses and deletes whatever experiments there are."""
+    harness = ServerHarness(
+        ServeSettings(
+            checkpoint=str(demo_checkpoint),
+            state=tmp_path_factory.mktemp("hostile") / "state",
+            limits=LimitSettings(batch=BATCH, max_steps=200),
+            max_rank=8,
+            threads=1,
+            port=0,
+            http_port=0,
+        )
+    )
+    harness.start()
+    yield harness
+    harness.stop()
+
+
+@pytest.fixture(scope="module")
 def client(server: ServerHarness) -> Iterator[RolloutClient]:
     client = server.client()
     client.open("e")
@@ -83,9 +105,9 @@ def client(server: ServerHarness) -> Iterator[RolloutClient]:
 @pytest.fixture(scope="module", autouse=True)
 def goes_on_as_before(client: RolloutClient) -> Iterator[None]:
     """What the server draws before and after is the same."""
-    before = client.rewards(SEEDS)
+    before = client.rewards(SEEDS, experiment="unheard-of")
     yield
-    np.testing.assert_array_equal(client.rewards(SEEDS), before)
+    np.testing.assert_array_equal(client.rewards(SEEDS, experiment="unheard-of"), before)
 
 
 @hostile
@@ -188,9 +210,9 @@ def test_http_requests_as_its_own_description_allows_them_and_not(server: Server
 def test_adapters_that_are_none_leave_nothing(
     client: RolloutClient, spoil: Callable[[AdapterFiles], AdapterFiles], sentence: str
 ) -> None:
-    code, said = outcome(lambda: client.publish(spoil(random_adapter(client.targets())), "e"))
+    code, said = outcome(lambda: client.publish(spoil(random_adapter(client.targets())), "broken"))
     assert (code, sentence in said) == ("INVALID_ARGUMENT", True), said
-    assert client.info("e").latest_version == 0
+    assert client.info("broken").latest_version == 0
 
 
 def test_a_slow_upload_and_one_that_stops_hold_nobody_up(
@@ -215,7 +237,7 @@ def test_a_slow_upload_and_one_that_stops_hold_nobody_up(
             outcome, lambda: publish(stopping(), timeout=1, metadata=client._metadata)
         )
         other = server.client()
-        assert len(other.rewards(SEEDS)) == BATCH
+        assert len(other.rewards(SEEDS, experiment="another")) == BATCH
         assert other.publish(files, "quick").version == 1
         other.close()
         assert stopped.result()[0] == "DEADLINE_EXCEEDED"
