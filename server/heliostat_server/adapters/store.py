@@ -76,7 +76,7 @@ redis.call('SADD', KEYS[2], ARGV[1])
 return 1
 """
 
-_ADAPTER = "heliostat:adapter:"
+ADAPTER_KEY = "heliostat:adapter:"
 
 
 class AdapterStore:
@@ -98,7 +98,7 @@ class AdapterStore:
 
     def stage(self, files: AdapterFiles) -> str:
         """Keep an adapter's bytes for a while, unpublished; answers its sha256. Idempotent."""
-        key = _ADAPTER + files.sha256
+        key = ADAPTER_KEY + files.sha256
         if self._extend(key):
             return files.sha256
         starts = range(0, len(files.tensors), CHUNK_BYTES)
@@ -116,7 +116,7 @@ class AdapterStore:
 
     def discard(self, sha256: str) -> None:
         """Forget a staged adapter; a published one stays."""
-        keys = [_ADAPTER + sha256, f"{_ADAPTER}{sha256}:users"]
+        keys = [ADAPTER_KEY + sha256, f"{ADAPTER_KEY}{sha256}:users"]
         answered(lambda: self._discard(keys=keys))
 
     def commit(self, experiment: str, sha256: str) -> int:
@@ -128,7 +128,7 @@ class AdapterStore:
         Raises:
             NotFoundError: nothing of that sha256 is staged, or there is no such experiment.
         """
-        arguments: list[str | int] = [sha256, experiment, self._keep, DROPPED_TTL_S, _ADAPTER]
+        arguments: list[str | int] = [sha256, experiment, self._keep, DROPPED_TTL_S, ADAPTER_KEY]
         version = int(
             answered(lambda: self._commit(keys=[experiment_key(experiment)], args=arguments))
         )
@@ -207,7 +207,7 @@ class AdapterStore:
         Raises:
             NotFoundError: no such adapter, or its bytes no longer have that digest.
         """
-        key = _ADAPTER + sha256
+        key = ADAPTER_KEY + sha256
         config, chunks = answered(lambda: self._redis.hmget(key, ["config", "chunks"]))
         if config is None or chunks is None:
             raise NotFoundError(f"the store has no adapter {sha256}: publish it again")

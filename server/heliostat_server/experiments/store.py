@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import redis
 
+from heliostat_server.adapters.store import ADAPTER_KEY, DROPPED_TTL_S
 from heliostat_server.errors import ExistsError, NotFoundError
 from heliostat_server.experiments.model import Event, Experiment, Share, Usage, Version
 from heliostat_server.experiments.names import check_experiment, experiment_key
@@ -31,11 +32,9 @@ if TYPE_CHECKING:
 _NAMES = "heliostat:experiments"
 _TOKEN = "heliostat:token:"  # noqa: S105
 _EVENTS = "heliostat:events"
-_ADAPTER = "heliostat:adapter:"
 MAX_EVENTS = 10_000
 MAX_TOKENS = 64
 """Of one experiment: each run that opens it takes one."""
-DROPPED_TTL_S = 3600
 
 _CREATE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
@@ -151,7 +150,7 @@ class ExperimentStore:
 
     def delete(self, name: str) -> None:
         """Forget an experiment, its tokens, versions and usage. Raises NotFoundError."""
-        arguments: list[str | int] = [name, _TOKEN, _ADAPTER, DROPPED_TTL_S]
+        arguments: list[str | int] = [name, _TOKEN, ADAPTER_KEY, DROPPED_TTL_S]
         keys = [experiment_key(name), _NAMES]
         self._require(name, answered(lambda: self._delete(keys=keys, args=arguments)))
         self.note(name, "deleted")
@@ -219,7 +218,7 @@ class ExperimentStore:
         kept = {int(key[1:]): sha for key, sha in fields.items() if key[1:].isdigit()}
         pipeline = self._redis.pipeline(transaction=False)
         for sha in kept.values():
-            pipeline.hget(_ADAPTER + sha, "bytes")
+            pipeline.hget(ADAPTER_KEY + sha, "bytes")
         sizes = answered(pipeline.execute)
         return Experiment(
             name=name,

@@ -13,7 +13,7 @@ from heliostat_server.control.dashboard.curves import Axis
 from heliostat_server.control.dashboard.pages import LOGIN, STATIC, PageRoute, go_to, page
 from heliostat_server.control.dashboard.sessions import SESSION_S, Sessions
 from heliostat_server.control.dashboard.views import GALLERY_GROUPS, LATEST, Excerpt, Views
-from heliostat_server.control.http import STATUS
+from heliostat_server.control.http import STATUS, VersionNumber
 from heliostat_server.control.operations import Operations
 from heliostat_server.errors import NotFoundError, TokenError, code_of, describe
 from heliostat_server.experiments.authority import Caller
@@ -21,7 +21,6 @@ from heliostat_server.experiments.model import ShareChange
 
 GROUP_ID = r"^\d{1,20}-\d{1,20}$"
 GroupId = Annotated[str, Path(pattern=GROUP_ID)]
-VersionNumber = Annotated[int, Path(ge=1, le=2**53)]
 STATIC_AGE_S = 300
 
 
