@@ -1,13 +1,15 @@
 """What does each recipe's reward cost?
 
     python -m tests.benchmarks.recipes [--device cuda] [--seeds 3] [--steps 150] [--jobs 6]
+    python -m tests.benchmarks.recipes --show
 
 Trains the demo's model by the four recipes, one setting apart, `--jobs` runs side by side, and
 evaluates the moving average on held-out prompts without guidance all along. A run's cost is counted
-in BF16-equivalent evaluations of the transformer: its rollouts', an NVFP4 one as 1/2.4 (published,
-against eager BF16) and as 1/1.33 (against compiled BF16), and a decoded and rewarded image as
-`--decode-nfes` of them. "Baseline" is what diffusionnft ends at. Prints a table, writes JSON and a
-plot.
+in BF16-equivalent evaluations of the transformer: an NVFP4 one as 1/2.4 (published, against eager
+BF16) and as 1/1.33 (against compiled BF16), and a decoded and rewarded image as `--decode-nfes` of
+them; once for the rollouts alone and once with the training on them. "Baseline" is what
+diffusionnft ends at. Prints a table, writes JSON and a plot. The runs are kept in `--folder`:
+started again, the benchmark goes on where it was stopped, and `--show` only shows what there is.
 """
 
 from __future__ import annotations
@@ -17,9 +19,8 @@ import io
 import json
 import multiprocessing
 import statistics
-import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from heliostat_trainer.config import RecipeName, TrainConfig, load_config
 from heliostat_trainer.evaluate import read_evaluations
 from heliostat_trainer.interrupts import Interrupts
 from heliostat_trainer.metrics import read_metrics
-from heliostat_trainer.plan import NVFP4_SPEEDUPS, Activity, plan_run
+from heliostat_trainer.plan import NVFP4_SPEEDUPS, Activity, plan_run, total
 from heliostat_trainer.progress import Outlook, open_progress
 from heliostat_trainer.run import build_trainer, open_run
 from tests.benchmarks.in_process import InProcessService
@@ -45,11 +46,24 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PUBLISHED = "NVFP4 = 1/2.4"
-COMPILED = "NVFP4 = 1/1.33"
-SPEEDUPS = {PUBLISHED: NVFP4_SPEEDUPS["eager"], COMPILED: NVFP4_SPEEDUPS["compiled"]}
 RECIPES = tuple(RecipeName)
 COLOURS = dict(zip(RECIPES, ("#d1495b", "#30638e", "#3c896d", "#edae49"), strict=True))
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a step's cost is taken to be."""
+
+    nvfp4_speedup: float
+    activities: tuple[Activity, ...]
+
+
+ROLLOUTS = (Activity.EXPLORE, Activity.DRAW)
+COUNTS = {
+    f"{what}, NVFP4 = 1/{NVFP4_SPEEDUPS[against]}": Count(NVFP4_SPEEDUPS[against], activities)
+    for what, activities in (("rollouts", ROLLOUTS), ("whole step", (*ROLLOUTS, Activity.TRAIN)))
+    for against in ("eager", "compiled")
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,7 @@ class Job:
     every: int
     device: str
     decode_nfes: float
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,17 @@ class Curve:
     rewards: dict[str, list[float]]
     seconds: list[float]
     nfes: dict[str, list[float]]
-    """By how an NVFP4 evaluation is counted."""
+    """By how they are counted."""
+
+    def until(self, evaluations: int) -> Curve:
+        """Its first evaluations."""
+        return replace(
+            self,
+            steps=self.steps[:evaluations],
+            rewards={name: values[:evaluations] for name, values in self.rewards.items()},
+            seconds=self.seconds[:evaluations],
+            nfes={name: values[:evaluations] for name, values in self.nfes.items()},
+        )
 
 
 def main() -> None:
@@ -87,47 +112,60 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--decode-nfes", type=float, default=1.0)
+    parser.add_argument("--folder", type=Path, default=Path("runs/recipes"))
+    parser.add_argument("--show", action="store_true", help="train nothing")
     parser.add_argument("--out", type=Path, default=Path("recipes.json"))
     options = parser.parse_args()
     jobs = [
-        Job(recipe, seed, options.steps, options.every, options.device, options.decode_nfes)
+        Job(
+            recipe,
+            seed,
+            options.steps,
+            options.every,
+            options.device,
+            options.decode_nfes,
+            options.folder,
+        )
         for seed in range(options.seeds)
         for recipe in RECIPES
     ]
-    curves: list[Curve] = []
-    context = multiprocessing.get_context("spawn")
-    with Bar() as bar, ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
-        task = bar.add_task("runs", total=len(jobs))
-        for done in as_completed([pool.submit(run, job) for job in jobs]):
-            curves.append(done.result())
-            bar.advance(task)
-            options.out.write_text(json.dumps([asdict(curve) for curve in curves]))
+    if not options.show:
+        run_all(jobs, options.jobs)
+    curves = comparable([read_curve(job) for job in jobs])
+    options.out.write_text(json.dumps([asdict(curve) for curve in curves]))
     show(curves)
     plot(curves, options.out.with_suffix(".png"))
 
 
-def run(job: Job) -> Curve:
-    """Train once."""
+def run_all(jobs: Sequence[Job], side_by_side: int) -> None:
+    """Train them, in processes of their own."""
+    context = multiprocessing.get_context("spawn")
+    with Bar() as bar, ProcessPoolExecutor(side_by_side, mp_context=context) as pool:
+        task = bar.add_task("runs", total=len(jobs))
+        for done in as_completed([pool.submit(run, job) for job in jobs]):
+            done.result()
+            bar.advance(task)
+
+
+def run(job: Job) -> None:
+    """Train once, or go on with it."""
     torch.set_num_threads(1)
     family = get_family("demo")
     encoder = family.load_text_encoder(family.default_checkpoint)
-    with tempfile.TemporaryDirectory() as folder:
-        config = settings(job, Path(folder))
-        service = InProcessService(job.device, encoder.encode, batch=384)
-        console, outlook = Console(file=io.StringIO()), Outlook(0, job.steps, 0.0, None)
-        with open_progress(console, outlook) as progress:
-            checkpoints = open_run(config, resume=False)
-            build_trainer(
-                config, service, checkpoints, progress, Interrupts(), resume=False
-            ).train()
-        return read_curve(job, config)
+    config = settings(job)
+    resume = any((config.run.path / "checkpoints").glob("step-*"))
+    service = InProcessService(job.device, encoder.encode, batch=384)
+    console, outlook = Console(file=io.StringIO()), Outlook(0, job.steps, 0.0, None)
+    with open_progress(console, outlook) as progress:
+        checkpoints = open_run(config, resume=resume)
+        build_trainer(config, service, checkpoints, progress, Interrupts(), resume=resume).train()
 
 
-def settings(job: Job, folder: Path) -> TrainConfig:
+def settings(job: Job) -> TrainConfig:
     """The hour's run with the published sizes of pool and selection."""
     overrides = {
         "run.name": f"{job.recipe}-{job.seed}",
-        "run.folder": folder,
+        "run.folder": job.folder,
         "run.seed": job.seed,
         "run.steps": job.steps,
         "run.device": job.device,
@@ -144,14 +182,15 @@ def settings(job: Job, folder: Path) -> TrainConfig:
         "evaluation.guidances": "[1.0]",
         "evaluation.images": 0,
         "reward.heldout": '["demo_judge_heldout"]',
-        "checkpoint.every": job.steps,
+        "checkpoint.every": job.every,
     }
     arguments = [text for key, value in overrides.items() for text in (f"--{key}", str(value))]
     return load_config(example("demo_long.toml"), arguments)
 
 
-def read_curve(job: Job, config: TrainConfig) -> Curve:
+def read_curve(job: Job) -> Curve:
     """What a run has left behind."""
+    config = settings(job)
     evaluations = read_evaluations(config.run.path / "evaluation")
     steps = [evaluation.step for evaluation in evaluations]
     metrics = list(read_metrics(config.run.path / "metrics.jsonl"))
@@ -167,17 +206,23 @@ def read_curve(job: Job, config: TrainConfig) -> Curve:
         },
         seconds=[float(until[step]) for step in steps],
         nfes={
-            name: [step * step_cost(config, speedup, job.decode_nfes) for step in steps]
-            for name, speedup in SPEEDUPS.items()
+            name: [step * step_cost(config, count, job.decode_nfes) for step in steps]
+            for name, count in COUNTS.items()
         },
     )
 
 
-def step_cost(config: TrainConfig, nvfp4_speedup: float, decode_nfes: float) -> float:
-    """BF16-equivalent evaluations of one training step's rollouts, decoding and rewards."""
+def step_cost(config: TrainConfig, count: Count, decode_nfes: float) -> float:
+    """BF16-equivalent evaluations of one training step, decoded and rewarded images included."""
     a_step = plan_run(config).a_step
-    rollouts = a_step[Activity.EXPLORE] + a_step[Activity.DRAW]
-    return rollouts.bf16_equivalents(nvfp4_speedup) + rollouts.images * decode_nfes
+    cost = total(a_step[activity] for activity in count.activities)
+    return cost.bf16_equivalents(count.nvfp4_speedup) + cost.images * decode_nfes
+
+
+def comparable(curves: Sequence[Curve]) -> list[Curve]:
+    """All of them up to the step that each has been evaluated at."""
+    evaluations = min(len(curve.steps) for curve in curves)
+    return [curve.until(evaluations) for curve in curves]
 
 
 def mean_curve(curves: Sequence[Curve], recipe: str, reward: str) -> NDArray[np.float64]:
@@ -203,16 +248,18 @@ def show(curves: Sequence[Curve]) -> None:
     """A row a recipe."""
     reward = next(iter(curves[0].rewards))
     goal = float(mean_curve(curves, RecipeName.DIFFUSIONNFT, reward)[-1])
-    table = Table(title=f"{reward}, held-out prompts; baseline {goal:.4f}")
+    table = Table(
+        title=f"{reward}, held-out prompts, {curves[0].steps[-1]} steps; baseline {goal:.4f}"
+    )
     columns = ("recipe", "final", "over seeds", "held-out judge")
-    for column in (*columns, *(f"speed-up, {name}" for name in SPEEDUPS), "speed-up, seconds"):
+    for column in (*columns, *(f"speed-up, {name}" for name in COUNTS), "speed-up, seconds"):
         table.add_column(column)
     for recipe in RECIPES:
         own = [curve for curve in curves if curve.recipe == recipe]
         rewards = mean_curve(curves, recipe, reward)
         finals = [curve.rewards[reward][-1] for curve in own]
         heldout = mean_curve(curves, recipe, list(curves[0].rewards)[-1])
-        speedups = [speedup(curves, recipe, reward, goal, name) for name in (*SPEEDUPS, None)]
+        speedups = [speedup(curves, recipe, reward, goal, name) for name in (*COUNTS, None)]
         table.add_row(
             recipe,
             f"{rewards[-1]:.4f}",
@@ -247,8 +294,8 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
     from matplotlib import pyplot
 
     reward = next(iter(curves[0].rewards))
-    figure, axes = pyplot.subplots(1, len(SPEEDUPS), figsize=(11, 4), sharey=True)
-    for axis, counted in zip(axes, SPEEDUPS, strict=True):
+    figure, axes = pyplot.subplots(1, len(COUNTS), figsize=(16, 4), sharey=True)
+    for axis, counted in zip(axes, COUNTS, strict=True):
         for recipe in RECIPES:
             for curve in curves:
                 if curve.recipe == recipe:
@@ -262,7 +309,7 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
                 lw=2.2,
                 label=recipe,
             )
-        axis.set(xlabel=f"BF16-equivalent NFEs ({counted})", xscale="symlog")
+        axis.set(xlabel=f"BF16-equivalent NFEs ({counted})")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f"{reward}, held-out prompts, unguided")
     axes[0].legend()
