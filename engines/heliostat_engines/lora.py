@@ -24,17 +24,26 @@ class SharedActivations(Generic[Quantised]):
     def __init__(self, quantise: Callable[[torch.Tensor, torch.Tensor], Quantised]) -> None:
         """`quantise` takes x[..., K] and its global scale."""
         self._quantise = quantise
-        self._last: tuple[torch.Tensor, float | None] | None = None
+        self._scales: dict[tuple[float, torch.device], torch.Tensor] = {}
+        self._last: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self._quantised: tuple[Quantised, torch.Tensor]
 
-    def quantise(self, x: torch.Tensor, scale: float | None) -> tuple[Quantised, torch.Tensor]:
-        """x[..., K] quantised, and its global scale: the calibrated `scale`, or x's own if None."""
-        if self._last is None or self._last[0] is not x or self._last[1] != scale:
-            global_scale = (
-                nvfp4.global_scale_of(x.abs().amax())
-                if scale is None
-                else torch.tensor(scale, device=x.device)
-            )
+    def scale_of(self, amax: float | None, device: torch.device) -> torch.Tensor | None:
+        """The global scale of activations whose calibrated largest magnitude is `amax`.
+
+        The same tensor each time: linears that share an input share it too.
+        """
+        if amax is None:
+            return None
+        scale = nvfp4.global_scale_of(torch.tensor(amax)).to(device)
+        return self._scales.setdefault((amax, device), scale)
+
+    def quantise(
+        self, x: torch.Tensor, scale: torch.Tensor | None
+    ) -> tuple[Quantised, torch.Tensor]:
+        """x[..., K] quantised, and its global scale: `scale` from `scale_of`, or x's own if None."""
+        if self._last is None or self._last[0] is not x or self._last[1] is not scale:
+            global_scale = nvfp4.global_scale_of(x.abs().amax()) if scale is None else scale
             self._quantised = self._quantise(x, global_scale), global_scale
             self._last = x, scale
         return self._quantised
@@ -42,11 +51,6 @@ class SharedActivations(Generic[Quantised]):
     def forget(self) -> None:
         """Let go of the last tensor."""
         self._last = None
-
-
-def activation_scale(amax: float | None) -> float | None:
-    """The global scale of activations whose calibrated largest magnitude is `amax`."""
-    return None if amax is None else nvfp4.global_scale_of(torch.tensor(amax)).item()
 
 
 class NVFP4Linear(nn.Module):
@@ -67,12 +71,12 @@ class NVFP4Linear(nn.Module):
         self.weight = nvfp4.quantise(linear.weight)
         self._unscaled_weight = nvfp4.unscaled_values(self.weight, torch.bfloat16)
         self._bias = _bfloat16_bias(linear)
-        self._activation_scale = activation_scale(activation_amax)
         self._activations = activations or SharedActivations(nvfp4.fake_quantise)
+        self._scale = self._activations.scale_of(activation_amax, linear.weight.device)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Quantise x by its blocks, under the calibrated scale or x's own; then multiply."""
-        quantised, scale = self._activations.quantise(x, self._activation_scale)
+        quantised, scale = self._activations.quantise(x, self._scale)
         product = functional.linear(quantised, self._unscaled_weight)
         return nvfp4.scale_and_add_(product, scale * self.weight.global_scale, self._bias)
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from heliostat_engines import nvfp4
-from heliostat_engines.lora import SharedActivations, activation_scale
+
+if TYPE_CHECKING:
+    from heliostat_engines.lora import SharedActivations
 
 FP4_CAPABILITY = (10, 0)
 ROWS, COLUMNS = 128, 4
@@ -80,14 +83,14 @@ class NativeNVFP4Linear(nn.Module):
         self.weight = nvfp4.quantise(linear.weight)
         self._tiled_scales = tile_scales(self.weight.block_scales)
         self._bias = None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
-        self._activation_scale = activation_scale(activation_amax)
         self._activations = activations
+        self._scale = activations.scale_of(activation_amax, linear.weight.device)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Quantise x by its blocks, under the calibrated scale or x's own; then multiply."""
         import comfy_kitchen
 
-        (codes, block_scales), scale = self._activations.quantise(x, self._activation_scale)
+        (codes, block_scales), scale = self._activations.quantise(x, self._scale)
         product: torch.Tensor = comfy_kitchen.scaled_mm_nvfp4(
             codes,
             self.weight.codes,

@@ -9,7 +9,10 @@ Source: NVIDIA, "Pretraining Large Language Models with NVFP4" (arXiv 2509.25149
 
 from __future__ import annotations
 
+import functools
+import logging
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -27,6 +30,8 @@ _FLOAT32_EXPONENT = 0x7F800000
 _ROUND_TO_HALF_EXPONENT = 1.5 * 2.0**22
 """Adding and subtracting p * this rounds a float32 in [p, 2p) to a multiple of p / 2, ties to
 even: one mantissa bit, which is E2M1's."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def fake_quantise(values: torch.Tensor, global_scale: torch.Tensor) -> torch.Ten
     NaN stays NaN: the caller's output shows it.
     """
     _check_shape(values)
-    kernels = nvfp4_cpu.kernels_for(values)
+    kernels = _fused_kernels_for(values)
     if kernels is None:
         return _fake_quantise_by_torch(values, global_scale)
     return kernels.fake_quantise(values, global_scale)
@@ -120,12 +125,35 @@ def scale_and_add_(
 
     The scale is rounded to bfloat16, and so is the result of each of the two operations.
     """
-    fused = bias is not None and product.dtype is torch.bfloat16 and product.is_contiguous()
-    kernels = nvfp4_cpu.kernels_for(product) if fused else None
+    fits = bias is not None and product.dtype is torch.bfloat16 and product.is_contiguous()
+    kernels = _fused_kernels_for(product) if fits else None
     if kernels is not None and bias is not None:
-        return kernels.scale_and_add_(product, scale.to(product.dtype), bias)
+        return kernels.scale_and_add_(product, scale, bias)
     product.mul_(scale.to(product.dtype))
     return product if bias is None else product.add_(bias)
+
+
+class _FusedKernels(Protocol):
+    def fake_quantise(self, values: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor: ...
+
+    def scale_and_add_(
+        self, product: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor: ...
+
+
+def _fused_kernels_for(values: torch.Tensor) -> _FusedKernels | None:
+    """Kernels of one pass that take this tensor, if this machine has them."""
+    return _triton_kernels() if values.is_cuda else nvfp4_cpu.kernels_for(values)
+
+
+@functools.cache
+def _triton_kernels() -> _FusedKernels | None:
+    try:
+        from heliostat_engines import nvfp4_triton
+    except ImportError as error:
+        _log.warning("NVFP4 is emulated by torch operations, ten times slower: %s", error)
+        return None
+    return nvfp4_triton
 
 
 def _check_shape(values: torch.Tensor) -> None:

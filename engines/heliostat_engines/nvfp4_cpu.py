@@ -89,9 +89,9 @@ class CpuKernels:
         self, product: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
         """product[..., N] * scale + bias[N] in place, all in bfloat16, rounded after each."""
-        bias = bias.contiguous()
+        bias, rounded_scale = bias.contiguous(), scale.to(torch.bfloat16).item()
         self._scale_and_add(
-            product.data_ptr(), product.numel(), scale.item(), bias.data_ptr(), bias.numel()
+            product.data_ptr(), product.numel(), rounded_scale, bias.data_ptr(), bias.numel()
         )
         return product
 

@@ -23,13 +23,14 @@ def test_the_product_is_that_of_the_dequantised_operands(amax: float | None) -> 
 def test_one_input_is_quantised_once_and_every_other_one_anew() -> None:
     shared = SharedActivations(nvfp4.fake_quantise)
     x = torch.randn(2, 16)
-    first, _ = shared.quantise(x, 4.0)
-    assert shared.quantise(x, 4.0)[0] is first
-    assert shared.quantise(x, 5.0)[0] is not first
-    assert shared.quantise(x.clone(), 4.0)[0] is not first
-    again, _ = shared.quantise(x, 4.0)
+    narrow, wide = (shared.scale_of(amax, x.device) for amax in (4.0, 5.0))
+    first, _ = shared.quantise(x, narrow)
+    assert shared.quantise(x, shared.scale_of(4.0, x.device))[0] is first
+    assert shared.quantise(x, wide)[0] is not first
+    assert shared.quantise(x.clone(), narrow)[0] is not first
+    again, _ = shared.quantise(x, narrow)
     shared.forget()
-    assert shared.quantise(x, 4.0)[0] is not again
+    assert shared.quantise(x, narrow)[0] is not again
 
 
 def test_weights_alone_are_quantised_to_what_they_dequantise_to() -> None:

@@ -24,7 +24,6 @@ from heliostat_engines.export.manifest import ExportOptions, GraphManifest, Lora
 from heliostat_engines.export.sources import MergedSource, ModuleSource
 from heliostat_engines.families import get_family
 from heliostat_engines.families.family import Family, MapName, Size
-from heliostat_engines.lora import activation_scale
 from heliostat_engines.precision import LinearPlan, Precision, lora_targets, plan_linears
 from heliostat_engines.runtimes.torch import TorchEngine
 from tests.engines.export.evaluator import (
@@ -271,9 +270,7 @@ class ExactLinear(nn.Module):
         if precision is not Precision.BF16:
             self._weight = nvfp4.dequantise(nvfp4.quantise(self._weight))
         self._bias = linear.bias
-        scale = activation_scale(amax)
-        assert scale is not None
-        self._scale = torch.tensor(scale)
+        self._scale = nvfp4.global_scale_of(torch.tensor(amax))
         self._pair = pair
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
