@@ -68,7 +68,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--out", type=Path, default=Path("adapter_swap.json"))
     options = parser.parse_args()
@@ -94,9 +94,9 @@ def _models(folder: Path, batch: int) -> list[Model]:
     others = [family for family in families if family.name != "demo"]
     for family in others:
         family.write_tiny_checkpoint(folder / family.name)
-        models.append(Model(f"{family.name}, tiny", family, str(folder / family.name), 256, batch))
+        models.append(Model(f"{family.name}, tiny", family, str(folder / family.name), 512, batch))
     models += [
-        Model(f"{family.name}, one block", _one_block(type(family)), None, 256, batch // 6)
+        Model(f"{family.name}, one block", _one_block(type(family)), None, 256, batch // 3)
         for family in others
     ]
     return models

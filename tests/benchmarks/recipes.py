@@ -21,6 +21,7 @@ import multiprocessing
 import statistics
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,11 +43,16 @@ from heliostat_trainer.run import build_trainer, open_run
 from tests.benchmarks.in_process import InProcessService
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    Costs = Callable[["Curve"], Sequence[float]]
+
 RECIPES = tuple(RecipeName)
+SECONDS = "seconds"
+SMOOTHED_OVER = 20
+"""Training steps: a step's pool is of a few prompts only."""
 COLOURS = dict(zip(RECIPES, ("#d1495b", "#30638e", "#3c896d", "#edae49"), strict=True))
 
 
@@ -81,7 +87,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Curve:
-    """One run's rewards by its steps, and what they cost: all lists of one length."""
+    """One run's rewards by its steps, and what they cost: lists of one length, but for `pools`."""
 
     recipe: str
     seed: int
@@ -90,6 +96,8 @@ class Curve:
     seconds: list[float]
     nfes: dict[str, list[float]]
     """By how they are counted."""
+    pools: list[float]
+    """By training step, the mean reward of all candidates, before any is selected."""
 
     def until(self, evaluations: int) -> Curve:
         """Its first evaluations."""
@@ -131,9 +139,9 @@ def main() -> None:
     ]
     if not options.show:
         run_all(jobs, options.jobs)
-    curves = comparable([read_curve(job) for job in jobs])
+    curves = [read_curve(job) for job in jobs]
     options.out.write_text(json.dumps([asdict(curve) for curve in curves]))
-    show(curves)
+    show(comparable(curves))
     plot(curves, options.out.with_suffix(".png"))
 
 
@@ -209,6 +217,7 @@ def read_curve(job: Job) -> Curve:
             name: [step * step_cost(config, count, job.decode_nfes) for step in steps]
             for name, count in COUNTS.items()
         },
+        pools=[float(str(line["proxy_reward_mean"])) for line in metrics],
     )
 
 
@@ -251,15 +260,15 @@ def show(curves: Sequence[Curve]) -> None:
     table = Table(
         title=f"{reward}, held-out prompts, {curves[0].steps[-1]} steps; baseline {goal:.4f}"
     )
-    columns = ("recipe", "final", "over seeds", "held-out judge")
-    for column in (*columns, *(f"speed-up, {name}" for name in COUNTS), "speed-up, seconds"):
-        table.add_column(column)
+    titles = ("recipe", "final", "over seeds", "held-out judge")
+    for title in (*titles, *(f"speed-up, {name}" for name in counted())):
+        table.add_column(title)
     for recipe in RECIPES:
         own = [curve for curve in curves if curve.recipe == recipe]
         rewards = mean_curve(curves, recipe, reward)
         finals = [curve.rewards[reward][-1] for curve in own]
         heldout = mean_curve(curves, recipe, list(curves[0].rewards)[-1])
-        speedups = [speedup(curves, recipe, reward, goal, name) for name in (*COUNTS, None)]
+        speedups = [speedup(curves, recipe, reward, goal, costs) for costs in counted().values()]
         table.add_row(
             recipe,
             f"{rewards[-1]:.4f}",
@@ -270,51 +279,78 @@ def show(curves: Sequence[Curve]) -> None:
     Console(width=140).print(table)
 
 
-def speedup(
-    curves: Sequence[Curve], recipe: str, reward: str, goal: float, counted: str | None
-) -> str:
+def speedup(curves: Sequence[Curve], recipe: str, reward: str, goal: float, costs_of: Costs) -> str:
     """Cost at which diffusionnft ends, over the cost at which the recipe has got as far."""
-    costs = _mean_costs(curves, recipe, counted)
-    whole = _mean_costs(curves, RecipeName.DIFFUSIONNFT, counted)[-1]
+    costs = _mean_costs(curves, recipe, costs_of)
+    whole = _mean_costs(curves, RecipeName.DIFFUSIONNFT, costs_of)[-1]
     reached = cost_of(goal, mean_curve(curves, recipe, reward), costs)
     return "never" if not reached else f"{whole / reached:.2f}x"
 
 
-def _mean_costs(curves: Sequence[Curve], recipe: str, counted: str | None) -> list[float]:
-    own = [curve for curve in curves if curve.recipe == recipe]
-    each = [curve.seconds if counted is None else curve.nfes[counted] for curve in own]
+def _mean_costs(curves: Sequence[Curve], recipe: str, costs_of: Costs) -> list[float]:
+    each = [costs_of(curve) for curve in curves if curve.recipe == recipe]
     return [float(cost) for cost in np.mean(each, axis=0)]
 
 
+def counted() -> dict[str, Costs]:
+    """What costs are counted in, by name."""
+
+    def nfes(name: str, curve: Curve) -> Sequence[float]:
+        return curve.nfes[name]
+
+    return {
+        "steps": lambda curve: curve.steps,
+        **{name: partial(nfes, name) for name in COUNTS},
+        SECONDS: lambda curve: curve.seconds,
+    }
+
+
 def plot(curves: Sequence[Curve], path: Path) -> None:
-    """Reward against cost: seeds thin, their mean thick."""
+    """Reward against cost: seeds thin, their mean thick; at last the training prompts' pools."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot
 
     reward = next(iter(curves[0].rewards))
-    figure, axes = pyplot.subplots(1, len(COUNTS), figsize=(16, 4), sharey=True)
-    for axis, counted in zip(axes, COUNTS, strict=True):
+    panels = {name: costs_of for name, costs_of in counted().items() if name != SECONDS}
+    figure, grid = pyplot.subplots(2, 3, figsize=(14, 8))
+    *axes, last = grid.flat
+    for axis, (name, costs_of) in zip(axes, panels.items(), strict=True):
+        unit, label = (1, name) if name == "steps" else (1000, f"{name}; thousand NFEs")
         for recipe in RECIPES:
-            for curve in curves:
-                if curve.recipe == recipe:
-                    axis.plot(
-                        curve.nfes[counted], curve.rewards[reward], color=COLOURS[recipe], lw=0.6
-                    )
+            own = comparable([curve for curve in curves if curve.recipe == recipe])
+            for curve in own:
+                costs = np.array(costs_of(curve)) / unit
+                axis.plot(costs, curve.rewards[reward], color=COLOURS[recipe], lw=0.6)
             axis.plot(
-                _mean_costs(curves, recipe, counted),
-                mean_curve(curves, recipe, reward),
+                np.array(_mean_costs(own, recipe, costs_of)) / unit,
+                mean_curve(own, recipe, reward),
                 color=COLOURS[recipe],
                 lw=2.2,
                 label=recipe,
             )
-        axis.set(xlabel=f"BF16-equivalent NFEs ({counted})")
+        axis.set(xlabel=label, ylabel=f"{reward}, held-out prompts")
+    for recipe in RECIPES:
+        last.plot(*smoothed_pools(curves, recipe), color=COLOURS[recipe], lw=2.2)
+    last.set(xlabel="steps", ylabel=f"{reward}, all candidates")
+    for axis in grid.flat:
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel(f"{reward}, held-out prompts, unguided")
     axes[0].legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
+
+
+def smoothed_pools(
+    curves: Sequence[Curve], recipe: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Steps, and the mean over seeds and over `SMOOTHED_OVER` steps of what the pools got."""
+    own = [curve.pools for curve in curves if curve.recipe == recipe]
+    length = min(map(len, own))
+    window = min(length, SMOOTHED_OVER)
+    means: NDArray[np.float64] = np.mean([pools[:length] for pools in own], axis=0)
+    smooth = np.convolve(means, np.full(window, 1 / window), "valid")
+    return np.arange(len(smooth)) + (window + 1) / 2, smooth
 
 
 if __name__ == "__main__":
