@@ -46,7 +46,7 @@ def start_plane(
         ControlService(operations, authority), f"{settings.host}:{ports[0]}", _credentials(settings)
     )
     app = build_app(operations, authority, ours)
-    app.include_router(build_dashboard(operations, authority, admin_token, redis_url, triton))
+    app.include_router(build_dashboard(operations, authority, redis_url, triton))
     try:
         web = WebServer(
             app,

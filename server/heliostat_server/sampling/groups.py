@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -64,6 +64,15 @@ class Group:
     def ranked(self) -> NDArray[np.intp]:
         """Places of the candidates, the best by the first reward first."""
         return np.argsort(-self.rewards[:, 0], kind="stable")
+
+    def led_by(self, reward: str) -> Group:
+        """The same group with that reward first; itself if it has no such reward."""
+        if reward not in self.names:
+            return self
+        first = self.names.index(reward)
+        order = [first, *(column for column in range(len(self.names)) if column != first)]
+        names = tuple(self.names[column] for column in order)
+        return replace(self, names=names, rewards=self.rewards[:, order])
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 def build_dashboard(
     operations: Operations,
     authority: Authority,
-    admin_token: str,
     redis_url: str,
     painter: Painter,
 ) -> APIRouter:
@@ -36,4 +35,4 @@ def build_dashboard(
         Curves(groups),
         Pictures.connect(redis_url, painter),
     )
-    return dashboard_routes(operations, views, Sessions(authority, admin_token))
+    return dashboard_routes(operations, views, Sessions.connect(redis_url, authority))

@@ -1,9 +1,10 @@
 """The best and the worst candidates of a group, drawn again from their seeds when somebody asks.
 
 Keys, all under `heliostat:`
-    sheet:<experiment>:<group>   WebP: a row of the best and one of the worst; goes after an hour.
-    sheets                       sorted set of these keys by age: only so many are kept.
-    redraw:<caller>              there while one of the caller's is being drawn.
+    sheet:<experiment>:<group>:<reward>   WebP: a row of the best and one of the worst by the
+                                          group's first reward; goes after an hour.
+    sheets            sorted set of these keys by age: only so many are kept.
+    redraw:<caller>   there while one of the caller's is being drawn.
 """
 
 from __future__ import annotations
@@ -187,4 +188,4 @@ def _filled(shown: Sequence[int], group: Sequence[int], batch: int) -> list[int]
 
 
 def _key(kept: KeptGroup) -> str:
-    return f"heliostat:sheet:{kept.group.experiment}:{kept.id}"
+    return f"heliostat:sheet:{kept.group.experiment}:{kept.id}:{kept.group.names[0]}"

@@ -21,6 +21,7 @@ from heliostat_server.experiments.model import ShareChange
 
 GROUP_ID = r"^\d{1,20}-\d{1,20}$"
 GroupId = Annotated[str, Path(pattern=GROUP_ID)]
+RewardName = Annotated[str, Query(max_length=100)]
 STATIC_AGE_S = 300
 
 
@@ -32,7 +33,7 @@ def dashboard_routes(  # noqa: C901
     assets = {path.name for path in STATIC.iterdir()}
 
     def caller(request: Request) -> Caller:
-        return sessions.caller(request.cookies.get(_cookie(request)))
+        return sessions.caller(_session(request))
 
     By = Annotated[Caller, Depends(caller)]  # noqa: N806
 
@@ -66,6 +67,7 @@ def dashboard_routes(  # noqa: C901
 
     @router.post("/logout")
     def logout(request: Request) -> Response:
+        sessions.close(_session(request))
         response = go_to(LOGIN)
         response.delete_cookie(_cookie(request), httponly=True, samesite="strict")
         return response
@@ -97,6 +99,7 @@ def dashboard_routes(  # noqa: C901
             live=views.live(by, name, axis),
             events=views.events(by, name),
             cards=cards,
+            rewards=sorted({reward for card in cards for reward in card.group.names}),
             shown=shown,
             older=cards[-1].kept.id if len(cards) == GALLERY_GROUPS else "",
             token=token,
@@ -109,8 +112,9 @@ def dashboard_routes(  # noqa: C901
         axis: Axis = Axis.VERSION,
         version: Annotated[int | None, Query(ge=0, le=2**53)] = None,
         before: Annotated[str, Query(pattern=GROUP_ID)] = "",
+        reward: RewardName = "",
     ) -> HTMLResponse:
-        return experiment_page(by, name, axis, Excerpt(version, before))
+        return experiment_page(by, name, axis, Excerpt(version, before, reward))
 
     @router.get("/experiments/{name}/live")
     def live_experiment(by: By, name: str, axis: Axis = Axis.VERSION) -> HTMLResponse:
@@ -160,24 +164,26 @@ def dashboard_routes(  # noqa: C901
         return go_to(_path(name) + "#versions")
 
     @router.get("/experiments/{name}/groups/{group}")
-    def group_page(by: By, name: str, group: GroupId) -> HTMLResponse:
-        return page("group_page.html", by=by, card=views.card(by, name, group))
+    def group_page(by: By, name: str, group: GroupId, reward: RewardName = "") -> HTMLResponse:
+        return page("group_page.html", by=by, card=views.card(by, name, group, reward))
 
     @router.post("/experiments/{name}/groups/{group}/pictures")
-    def draw(by: By, name: str, group: GroupId, request: Request) -> HTMLResponse:
+    def draw(
+        by: By, name: str, group: GroupId, request: Request, reward: RewardName = ""
+    ) -> HTMLResponse:
         template = "group.html" if "HX-Request" in request.headers else "group_page.html"
         try:
-            views.draw(by, name, group)
+            views.draw(by, name, group, reward)
         except TokenError:
             raise
         except HeliostatError as error:
-            card = views.card(by, name, group, describe(error))
+            card = views.card(by, name, group, reward, describe(error))
             return page(template, STATUS[code_of(error)], by=by, card=card)
-        return page(template, by=by, card=views.card(by, name, group))
+        return page(template, by=by, card=views.card(by, name, group, reward))
 
     @router.get("/experiments/{name}/groups/{group}/pictures.webp")
-    def sheet(by: By, name: str, group: GroupId) -> Response:
-        found = views.sheet(by, name, group)
+    def sheet(by: By, name: str, group: GroupId, reward: RewardName = "") -> Response:
+        found = views.sheet(by, name, group, reward)
         if found is None:
             raise NotFoundError("these pictures are not drawn, or not kept any longer")
         return Response(found, media_type="image/webp")
@@ -188,6 +194,10 @@ def dashboard_routes(  # noqa: C901
 def _cookie(request: Request) -> str:
     """Named after the port: cookies of one host are shared by all of its ports."""
     return f"heliostat-{request.url.port or 'session'}"
+
+
+def _session(request: Request) -> str:
+    return request.cookies.get(_cookie(request), "")
 
 
 def _path(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,8 @@ class Excerpt:
     """Only those of one version; None: of all."""
     before: str = ""
     """Only those before that one; "": the latest."""
+    reward: str = ""
+    """What candidates are ranked by; "": each group's first reward."""
 
 
 LATEST = Excerpt()
@@ -112,7 +114,7 @@ class Card:
     is_kept: bool
     """Whether the version it was drawn with still is."""
     strip: Sequence[float]
-    """Where its candidates lie on a line of 240, by the first reward."""
+    """Where its candidates lie on a line of 240, by the group's first reward, as all else here."""
     best: Sequence[Candidate]
     worst: Sequence[Candidate]
     problem: str = ""
@@ -174,27 +176,32 @@ class Views:
         experiment = self._operations.get(caller, name)
         count = GALLERY_GROUPS if excerpt.version is None else GALLERY_READ
         latest = self._groups.latest(name, count, excerpt.before)
-        shown = [kept for kept in latest if excerpt.version in {None, kept.group.version}]
-        shown = shown[:GALLERY_GROUPS]
+        shown = [
+            _led_by(excerpt.reward, kept)
+            for kept in latest
+            if excerpt.version in {None, kept.group.version}
+        ][:GALLERY_GROUPS]
         drawn = self._pictures.drawn(shown)
         return [_card(kept, experiment, is_drawn=kept.id in drawn) for kept in shown]
 
-    def card(self, caller: Caller, name: str, group_id: str, problem: str = "") -> Card:
-        """One group."""
+    def card(
+        self, caller: Caller, name: str, group_id: str, reward: str, problem: str = ""
+    ) -> Card:
+        """One group, ranked by a reward of its; "": by its first."""
         experiment = self._operations.get(caller, name)
-        kept = self._groups.get(name, group_id)
+        kept = _led_by(reward, self._groups.get(name, group_id))
         is_drawn = bool(self._pictures.drawn([kept]))
         return _card(kept, experiment, is_drawn=is_drawn, problem=problem)
 
-    def sheet(self, caller: Caller, name: str, group_id: str) -> bytes | None:
-        """A group's contact sheet, if it is drawn."""
+    def sheet(self, caller: Caller, name: str, group_id: str, reward: str) -> bytes | None:
+        """A group's contact sheet by a reward, if it is drawn."""
         self._operations.get(caller, name)
-        return self._pictures.sheet(self._groups.get(name, group_id))
+        return self._pictures.sheet(_led_by(reward, self._groups.get(name, group_id)))
 
-    def draw(self, caller: Caller, name: str, group_id: str) -> None:
-        """Draw a group's contact sheet. Raises what Pictures.draw raises."""
+    def draw(self, caller: Caller, name: str, group_id: str, reward: str) -> None:
+        """Draw a group's contact sheet by a reward. Raises what Pictures.draw raises."""
         self._operations.get(caller, name)
-        kept = self._groups.get(name, group_id)
+        kept = _led_by(reward, self._groups.get(name, group_id))
         batch = self._operations.info(caller).description.limits.batch
         self._pictures.draw(caller, kept, batch)
 
@@ -208,6 +215,10 @@ class Views:
         axis = Axis.VERSION if outcomes[-1].version else Axis.TIME
         means = [point.mean for point in points(outcomes, reward, axis)]
         return Row(experiment, share, queued, reward, means[-1], spark(means))
+
+
+def _led_by(reward: str, kept: KeptGroup) -> KeptGroup:
+    return replace(kept, group=kept.group.led_by(reward))
 
 
 def _card(kept: KeptGroup, experiment: Experiment, *, is_drawn: bool, problem: str = "") -> Card:

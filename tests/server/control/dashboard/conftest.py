@@ -152,7 +152,7 @@ def open_browser(
     publisher = Publisher(adapters, painter)
     operations = Operations(engine, experiments, adapters, publisher, "1")
     app = build_app(operations, authority, "1")
-    app.include_router(build_dashboard(operations, authority, ADMIN_TOKEN, valkey.url, painter))
+    app.include_router(build_dashboard(operations, authority, valkey.url, painter))
 
     def open_(token: str = "", url: str = URL) -> Browser:
         browser = Browser(TestClient(app, base_url=url, follow_redirects=False))

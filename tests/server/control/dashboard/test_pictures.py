@@ -59,6 +59,24 @@ def test_pictures_have_their_rewards(mine: Browser, path: str) -> None:
     assert 'viewBox="3 1 1 1"' in page
 
 
+def test_several_rewards_rank_the_group_each_by_itself(
+    mine: Browser, groups: RedisGroups, painter: Painter
+) -> None:
+    values = np.arange(8, dtype=np.float32)
+    groups.add(group(names=("judge", "colour"), rewards=np.stack([values, -values], axis=1)))
+    path = f"/experiments/mine/groups/{groups.latest('mine', 1)[0].id}"
+    gallery = mine.get("/experiments/mine?reward=colour").text
+    assert '<option value="colour" selected>' in gallery
+    assert f'action="{path}/pictures?reward=colour"' in gallery
+    assert mine.post(f"{path}/pictures?reward=colour").status_code == 200
+    assert painter.asked[0][1] == [10, 20, 30, 40, 80, 70, 60, 50]
+    assert "pictures.webp?reward=colour" in mine.get("/experiments/mine?reward=colour").text
+    assert "pictures.webp" not in mine.get("/experiments/mine").text
+    mine.post(f"{path}/pictures")
+    assert painter.asked[1][1] == [80, 70, 60, 50, 10, 20, 30, 40]
+    assert mine.get(f"{path}/pictures.webp?reward=nothing").status_code == 200
+
+
 def test_what_cannot_be_drawn_is_said_on_the_card(
     mine: Browser, painter: Painter, path: str
 ) -> None:

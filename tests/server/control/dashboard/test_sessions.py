@@ -16,6 +16,8 @@ from tests.server.control.dashboard.conftest import ADMIN_TOKEN, Browser, group
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import redis
+
     from heliostat_server.experiments.store import ExperimentStore
     from heliostat_server.sampling.groups import RedisGroups
 
@@ -93,22 +95,30 @@ def test_a_session_ends_with_its_token(
 
 
 def test_a_session_ends_in_time_and_with_signing_out(
-    open_browser: Callable[..., Browser], monkeypatch: pytest.MonkeyPatch
+    open_browser: Callable[..., Browser], client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser, stolen = open_browser(ADMIN_TOKEN), open_browser()
+    stolen.http.cookies.update(browser.http.cookies)
+    assert browser.get("/").status_code == stolen.get("/").status_code == 200
+    browser.post("/logout")
+    assert browser.get("/").status_code == stolen.get("/").status_code == 303
+    monkeypatch.setattr(sessions, "SESSION_S", 1)
+    browser.sign_in(ADMIN_TOKEN)
+    (key,) = client.keys("heliostat:session:*")
+    assert 0 < client.pttl(key) <= 1000
+    client.delete(key)
+    assert browser.get("/").status_code == 303
+
+
+def test_a_forged_session_is_none(
+    open_browser: Callable[..., Browser], client: redis.Redis
 ) -> None:
     browser = open_browser(ADMIN_TOKEN)
-    assert browser.get("/").status_code == 200
-    browser.post("/logout")
-    assert browser.get("/").status_code == 303
-    browser.sign_in(ADMIN_TOKEN)
-    monkeypatch.setattr(sessions, "SESSION_S", -1)
-    assert browser.get("/").status_code == 303
-
-
-def test_a_forged_session_is_none(open_browser: Callable[..., Browser]) -> None:
-    browser = open_browser(ADMIN_TOKEN)
     ((name, value),) = browser.http.cookies.items()
-    stamp = value.split(".", 1)[1]
-    for forged in (f"{'0' * 64}.{stamp}", value[:-1], "nonsense", ""):
+    (key,) = client.keys("heliostat:session:*")
+    kept, owner = key.decode().rpartition(":")[2], client.get(key).decode()
+    assert value not in {kept, owner}
+    for forged in (kept, owner, value[:-1], "nonsense", "*", ""):
         browser.http.cookies.clear()
         browser.http.cookies.set(name, forged)
         assert browser.get("/").status_code == 303
