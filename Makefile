@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/heliostat demo
 
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

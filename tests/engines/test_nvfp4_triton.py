@@ -86,7 +86,6 @@ def test_interpreted_scaling_and_bias_are_those_of_two_torch_operations(tmp_path
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("global_scale", GLOBAL_SCALES)
 def test_on_a_gpu_they_equal_the_torch_operations_to_the_bit(
@@ -101,7 +100,6 @@ def test_on_a_gpu_they_equal_the_torch_operations_to_the_bit(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_scaling_and_bias_round_as_two_torch_operations_do() -> None:
     product, bias = torch.randn(300, 80).bfloat16().cuda(), torch.randn(80).bfloat16().cuda()
     for value in (1.37e-3, 1e20, 1e-30):
