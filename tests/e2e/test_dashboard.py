@@ -151,7 +151,7 @@ def test_the_gallery_draws_the_very_candidates(
 
     wait_for(owner, is_there)
     assert owner.page.get_by_role("heading", name=HOSTILE).is_visible()
-    with owner.page.expect_response("**/pictures.webp") as sheet:
+    with owner.page.expect_response("**/pictures.webp?*") as sheet:
         owner.press("Draw best and worst")
     assert sheet.value.status == 200
     expect(owner.page.get_by_text(f"{rewards.max():.3f}").last).to_be_visible()

@@ -652,13 +652,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         path: the file; relative prompt files and checkpoints in it are relative to its folder.
         overrides: command-line arguments, `--section.key value` or `--section.key=value`;
             values are read as TOML where they can be, else as text; paths are relative to the
-            working directory.
+            working directory. Another objective.name takes the place of the file's [objective]:
+            what that sets is meant for its own.
 
     Raises:
         ConfigError: one sentence that names the key.
     """
     settings = _resolve_paths(_read_toml(path), path.resolve().parent)
-    for section, key, value in parse_overrides(overrides):
+    changes = list(parse_overrides(overrides))
+    named = dict(settings.get("objective", {})).get("name", DiffusionNftSettings().name)
+    if any(change[:2] == ("objective", "name") and change[2] != named for change in changes):
+        settings["objective"] = {}
+    for section, key, value in changes:
         settings.setdefault(section, {})[key] = value
     try:
         config = TrainConfig.model_validate(settings)

@@ -25,6 +25,10 @@ class DivergedError(HeliostatError, ArithmeticError):
     """A loss, gradient or reward is NaN or infinite."""
 
 
+class OutOfMemoryError(HeliostatError, MemoryError):
+    """The device has too little memory for what the settings ask it to do at once."""
+
+
 class RunFolderError(HeliostatError, ValueError):
     """A run folder that cannot be started into, resumed from, or written to."""
 
@@ -35,3 +39,8 @@ class InterruptedRunError(HeliostatError):
 
 class RankFailedError(HeliostatError):
     """Another process of the run failed: it says why."""
+
+
+def first_line(error: Exception) -> str:
+    """Of its text; the name of its kind if it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

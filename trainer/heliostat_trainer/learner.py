@@ -127,6 +127,8 @@ class Learner:
 
     def _sum_gradients(self) -> None:
         """Make every rank's gradient that of all ranks' terms."""
+        if self._ranks.size == 1:
+            return
         gradients = [
             weight.grad
             for weight in self._policy.trained.tensors.values()

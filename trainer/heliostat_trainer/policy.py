@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from heliostat_engines.sampling import Velocity
 
 COMPUTE_DTYPE = torch.bfloat16
+RECOMPILE_LIMIT = 64
 
 
 class PolicyName(StrEnum):
@@ -150,6 +151,8 @@ class Policy:
             transformer.enable_gradient_checkpointing()
         blocks = family.blocks(self._transformer)
         if compiled:
+            # A graph for each kind of block, policy and batch; Dynamo stops at 8 of a function.
+            torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
             for block in blocks:
                 block.compile()
         if mesh is not None:

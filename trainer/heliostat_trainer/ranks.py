@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
 from heliostat_engines.errors import HeliostatError
-from heliostat_trainer.errors import RankFailedError
+from heliostat_trainer.errors import RankFailedError, first_line
 from heliostat_trainer.interrupts import StopRequestedError
 from heliostat_trainer.launch import world_size
 
@@ -158,7 +158,10 @@ class DistributedRanks(Ranks):
                 raise
             self._look(at_once=True)
             if isinstance(error, dist.DistError) or "gloo" in str(error):
-                raise RankFailedError("another rank is gone: its own output says why") from error
+                raise RankFailedError(
+                    f"another rank is gone or out of reach: its own output says why, or this one's: "
+                    f"{first_line(error)}"
+                ) from error
             raise
 
     def failed(self, sentence: str, *, stop: bool = False) -> bool:
@@ -252,9 +255,14 @@ def open_ranks() -> Iterator[Ranks]:
     ranks = DistributedRanks(PrefixStore("heliostat", store), rank, size)
     try:
         yield ranks
-    finally:
+    except BaseException:
         ranks.close()
-        dist.destroy_process_group()
+        if backend == "gloo":
+            dist.destroy_process_group()
+        # NCCL's waits for collectives that the others will not join any more.
+        raise
+    ranks.close()
+    dist.destroy_process_group()
 
 
 def _packed(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:

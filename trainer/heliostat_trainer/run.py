@@ -13,7 +13,12 @@ from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
 from heliostat_trainer.checkpoint import Checkpoints, RunState
 from heliostat_trainer.config import TrainConfig, one_or_more
-from heliostat_trainer.errors import InterruptedRunError, RunFolderError
+from heliostat_trainer.errors import (
+    InterruptedRunError,
+    OutOfMemoryError,
+    RunFolderError,
+    first_line,
+)
 from heliostat_trainer.evaluate import Evaluator
 from heliostat_trainer.export import export_run
 from heliostat_trainer.files import atomic_text
@@ -190,7 +195,7 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
     """Train to the end and export; whatever stops it, keep the last complete step.
 
     Raises:
-        HeliostatError: what stopped it, in one sentence.
+        HeliostatError: what stopped it, in one sentence; anything else is a bug.
     """
     path = config.run.path
     try:
@@ -205,7 +210,14 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
         ) from stop
     except RunFolderError:
         raise  # saving would meet the same disk
-    except HeliostatError:
+    except torch.OutOfMemoryError as error:
+        trainer.save()
+        raise OutOfMemoryError(
+            f"out of memory; step {trainer.saved_step} is saved in {path}: lower "
+            "model.sample_batch (drawing) or optimiser.micro_batch (training), or set "
+            f"model.gradient_checkpointing, and continue with --resume ({first_line(error)})"
+        ) from error
+    except Exception:
         trainer.save()
         raise
     finally:

@@ -81,6 +81,7 @@ class LeadingArtist(Artist):
         guidance: float = 1.0,
     ) -> torch.Tensor:
         """As `Artist.draw`."""
+        conditioning, rows = _asked(conditioning, rows)
         arguments: dict[str, Any] = {
             "who": who,
             "seeds": list(seeds),
@@ -98,6 +99,7 @@ class LeadingArtist(Artist):
         self, seeds: Sequence[int], conditioning: Conditioning, rows: Sequence[int], steps: int
     ) -> tuple[torch.Tensor, Trajectory | None]:
         """As `Artist.rollout`."""
+        conditioning, rows = _asked(conditioning, rows)
         arguments = {"seeds": list(seeds), "rows": list(rows), "steps": steps}
         tensors = _of_conditioning(conditioning, "conditioning")
         with announced(self._ranks, Call.ROLLOUT, arguments, tensors):
@@ -163,6 +165,13 @@ class Helper:
             arguments["who"] = PolicyName(arguments["who"])
             arguments["null"] = None if null is None else self._artist.prepare(null)
             self._artist.draw(conditioning=conditioning, **arguments)
+
+
+def _asked(conditioning: Conditioning, rows: Sequence[int]) -> tuple[Conditioning, Sequence[int]]:
+    """The rows that are asked for, each once, and where those asked for are now."""
+    distinct = sorted(set(rows))
+    place = {row: at for at, row in enumerate(distinct)}
+    return conditioning.take(distinct), [place[row] for row in rows]
 
 
 def _of_conditioning(conditioning: Conditioning, name: str) -> Tensors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+NAME = "demo"
+
 
 def run_demo(*, runs: Path, minutes: float | None, server: str | None, resume: bool) -> Path:
     """Serve, train and report; returns the run folder.
@@ -26,7 +29,7 @@ def run_demo(*, runs: Path, minutes: float | None, server: str | None, resume: b
         server: a running server's URL; one is started for the demo if None.
         resume: go on from the latest checkpoint of an interrupted demo.
     """
-    overrides = ["--run.folder", str(runs)]
+    overrides = ["--run.folder", str(runs), "--run.name", run_name(runs, resume=resume)]
     if minutes is not None:
         overrides += ["--run.minutes", str(minutes)]
     config = load_config(example("demo.toml"), overrides)
@@ -44,6 +47,15 @@ def run_demo(*, runs: Path, minutes: float | None, server: str | None, resume: b
 
     _say_what_is_where(console, folder, write_report(folder))
     return folder
+
+
+def run_name(runs: Path, *, resume: bool) -> str:
+    """demo, or demo-2 and so on if there is one: the first free name, or the last one to resume."""
+    taken = [NAME, *(f"{NAME}-{number}" for number in range(2, 1000))]
+    taken = list(takewhile(lambda name: (runs / name).exists(), taken))
+    if resume:
+        return taken[-1] if taken else NAME
+    return f"{NAME}-{len(taken) + 1}" if taken else NAME
 
 
 def _server(url: str | None, runs: Path, console: Console) -> AbstractContextManager[Serving]:

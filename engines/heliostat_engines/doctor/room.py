@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from rich import filesize
 
-from heliostat_engines import native_fp4
 from heliostat_engines.build.target import BuildNeeds
 from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.families.family import Size
 from heliostat_engines.hardware import find_gpu, free_disk_bytes, free_memory_bytes
-from heliostat_engines.inspection import nvfp4_bytes, transformer_bytes
+from heliostat_engines.inspection import transformer_bytes
 from heliostat_engines.precision import Precision, plan_linears
 
 if TYPE_CHECKING:
@@ -24,12 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Space:
-    """Free bytes. gpu_bytes is None without a GPU; is_native: its FP4 tensor cores are used."""
+    """Free bytes; gpu_bytes is None without a GPU."""
 
     host_bytes: int
     disk_bytes: int
     gpu_bytes: int | None
-    is_native: bool
 
 
 class Need(BaseModel):
@@ -73,7 +70,6 @@ def measure_space(cache: Path) -> Space:
         host_bytes=free_memory_bytes(),
         disk_bytes=free_disk_bytes(cache),
         gpu_bytes=None if gpu is None else gpu.free_bytes,
-        is_native=gpu is not None and native_fp4.usable_on(torch.device("cuda")),
     )
 
 
@@ -83,11 +79,6 @@ def family_room(family: Family, space: Space) -> FamilyRoom:
     plans = plan_linears(transformer, family.precision_map, family.lora_targets)
     bf16 = transformer_bytes(transformer, plans, Precision.BF16)
     nvfp4 = transformer_bytes(transformer, plans, Precision.NVFP4)
-    codes = sum(
-        nvfp4_bytes(plan.in_features * plan.out_features)
-        for plan in plans
-        if plan.precision is Precision.NVFP4
-    )
     is_local = Path(family.default_checkpoint).is_dir()
     is_measured = is_local and family.activation_amax(family.default_checkpoint) is not None
     needs = BuildNeeds.of(nvfp4, 0 if is_measured else bf16)
@@ -100,7 +91,7 @@ def family_room(family: Family, space: Space) -> FamilyRoom:
         family=family.name,
         bf16_bytes=bf16,
         nvfp4_bytes=nvfp4,
-        torch=_torch_need(bf16, codes, space),
+        torch=_torch_need(bf16, space),
         build=tuple(build),
     )
 
@@ -122,12 +113,11 @@ def room_findings(room: FamilyRoom) -> list[Finding]:
     ]
 
 
-def _torch_need(bf16: int, codes: int, space: Space) -> Need:
-    """All of it in BF16 while it loads; emulation keeps that, and the codes beside it."""
-    takes = bf16 if space.is_native else bf16 + codes
+def _torch_need(bf16: int, space: Space) -> Need:
+    """All of it in BF16: while it loads, and for good where NVFP4 is emulated."""
     if space.gpu_bytes is None:
-        return Need(what="memory", takes=takes, free=space.host_bytes)
-    return Need(what="GPU memory", takes=takes, free=space.gpu_bytes)
+        return Need(what="memory", takes=bf16, free=space.host_bytes)
+    return Need(what="GPU memory", takes=bf16, free=space.gpu_bytes)
 
 
 def _lack(need: Need) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 import torch
@@ -76,6 +77,7 @@ class TorchEngine:
         self._native = native_fp4.usable_on(self._device)
         self._emulated_activations = SharedActivations(nvfp4.fake_quantise)
         self._native_activations = SharedActivations(native_fp4.quantise)
+        self._conditioning = MovedConditioning(self._device)
         self._resident: ResidentAdapters[Mapping[str, LoraPair]] = ResidentAdapters(slots)
         self._transformer = family.load_transformer(self._checkpoint, torch.bfloat16)
         self._transformer.to(self._device)
@@ -148,7 +150,7 @@ class TorchEngine:
                 self._transformer,
                 latents.to(self._device),
                 sigma.to(self._device),
-                conditioning.to(torch.bfloat16, self._device),
+                self._conditioning.moved(conditioning),
             )
             return velocity.to(latents.device)
         finally:
@@ -186,6 +188,23 @@ class TorchEngine:
         if self._base_probe is None:
             self._base_probe = self._probe(None)
         return self._base_probe
+
+
+class MovedConditioning:
+    """Casts and moves embeddings once for all steps of a rollout, its unconditional ones too."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._last: deque[tuple[Conditioning, Conditioning]] = deque(maxlen=2)
+
+    def moved(self, conditioning: Conditioning) -> Conditioning:
+        """The same in BF16 on the device."""
+        for known, moved in self._last:
+            if known is conditioning:
+                return moved
+        moved = conditioning.to(torch.bfloat16, self._device)
+        self._last.append((conditioning, moved))
+        return moved
 
 
 def _set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from heliostat_server.settings import ServeSettings
 
 POLL_S = 0.05
-LOAD_TIMEOUT_S = 900
+LOAD_TIMEOUT_S = 1800
+"""A first start may have to download a model."""
 """Loading may download or read many gigabytes."""
 CLOSED_PROTOCOLS = "model-repository,model-config,shared-memory,statistics,trace,logging"
 EXIT_TIMEOUT_S = 1
@@ -89,6 +90,11 @@ class TritonServer:
                 if is_stopping():
                     raise ServerStartError("stopped while the models were loading")
                 time.sleep(POLL_S)
+        if self.is_running():
+            raise ServerStartError(
+                f"the models were not loaded in {LOAD_TIMEOUT_S // 60} minutes: if they are being "
+                f"downloaded, fetch them with `hf download` first; see {self._state.triton_log}"
+            )
         raise ServerStartError(self._reason())
 
     def reload_model(self, model: str, is_stopping: Callable[[], bool]) -> None:

@@ -34,8 +34,8 @@ def _ocr(_: RewardContext) -> Reward:
     return Ocr()
 
 
-def _demo_judge(weights: Path, _: RewardContext) -> Reward:
-    return demo_judge.DemoJudge(weights)
+def _demo_judge(weights: Path, context: RewardContext) -> Reward:
+    return demo_judge.DemoJudge(weights, context.device)
 
 
 def _demo_entry(name: str, weights: Path) -> RewardEntry:

@@ -21,11 +21,12 @@ HELDOUT = WEIGHTS / "judge_heldout.safetensors"
 class DemoJudge:
     """A judge loaded from one weights file."""
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: Path, device: str = "cpu") -> None:
         # Here, so that a server without the demo's weights needs no judge to start.
         from heliostat_server.rewards.judge import Judge
 
         self._judge = Judge.load(weights)
+        self._judge.network.to(device)
 
     def score(
         self,

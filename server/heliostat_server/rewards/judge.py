@@ -151,9 +151,11 @@ class Judge:
     def score(self, images: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """Rate images[B, 3, 64, 64] float32 in 0..1 by their captions: scores[B] in 0..1.
 
+        The images are where the network is.
+
         About 0.88 for a real drawing of the caption, 0.12 when one of its words is wrong.
         """
-        cosine = self.network(images.float(), conditioning.to(torch.float32))
+        cosine = self.network(images.float(), conditioning.to(torch.float32, images.device))
         return torch.sigmoid(self.calibration.slope * (cosine - self.calibration.centre))
 
 

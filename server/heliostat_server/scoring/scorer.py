@@ -44,13 +44,16 @@ class Scorer:
         limits: LimitSettings,
         latent_shape: tuple[int, ...],
         metrics: ScoreMetrics | None = None,
+        device: str = "cpu",
     ) -> None:
+        """`device` is the decoder's and the rewards': images are made there and stay there."""
         self._decoder = decoder
         self._rewards = rewards
         self._prompts = prompts
         self._limits = limits
         self._latent_shape = latent_shape
         self._metrics = metrics or ScoreMetrics()
+        self._device = device
 
     @torch.inference_mode()
     def score(self, spec: bytes, latents: torch.Tensor, seeds: Sequence[int] | None) -> Scored:
@@ -68,10 +71,10 @@ class Scorer:
         if len(prompts) == 1:
             prompts *= len(latents)
         with self._metrics.decode_seconds.time():
-            images = self._decoder.decode(latents)
+            images = self._decoder.decode(latents.to(self._device))
         conditioning = self._prompts.encode(prompts) if asked.rewards else None
         rewards = self._reward(asked.rewards, images, prompts, conditioning, seeds)
-        return Scored(rewards, to_uint8(images) if asked.return_images else None)
+        return Scored(rewards, to_uint8(images).cpu() if asked.return_images else None)
 
     def _reward(
         self,

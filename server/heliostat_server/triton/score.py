@@ -45,6 +45,7 @@ class ScoreModel:
             settings.limits,
             family.latent_shape(settings.resolution_px),
             metrics,
+            settings.torch_device,
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

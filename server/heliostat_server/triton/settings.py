@@ -25,6 +25,8 @@ def start_model(arguments: Mapping[str, str]) -> ModelSettings:
         / config["parameters"]["settings"]["string_value"]
     )
     configure_logs(colours=False)
+    # Rewards promise float32; cuDNN would round convolutions' inputs to ten bits.
+    torch.backends.cudnn.allow_tf32 = False
     torch.set_num_threads(getattr(settings.threads, arguments["model_name"]))
     return settings
 

@@ -128,7 +128,7 @@ def test_only_so_many_sheets_are_kept(
     newest_first = [kept.id for kept in groups.latest("mine", 4)]
     for group_id in newest_first:
         mine.post(f"/experiments/mine/groups/{group_id}/pictures")
-    kept = {key.decode().rsplit(":", 1)[1] for key in client.keys("heliostat:sheet:*")}
+    kept = {key.decode().split(":")[3] for key in client.keys("heliostat:sheet:*")}
     assert kept == set(newest_first[2:])
     assert client.zcard("heliostat:sheets") == 2
     assert 0 < client.ttl(f"heliostat:sheet:mine:{newest_first[3]}") <= pictures.SHEET_TTL_S
