@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from heliostat.cli import app
+from heliostat.demo.run import run_name
 
 HEAVY = ("torch", "diffusers", "transformers", "grpc", "tritonclient", "numpy", "pydantic")
 
@@ -24,6 +26,29 @@ def test_help_imports_nothing_heavy() -> None:
         [sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_missing_package_is_one_sentence_that_names_the_extra() -> None:
+    probe = (
+        "import sys; sys.modules['onnx_ir'] = None\n"
+        "import heliostat.cli\n"
+        "sys.argv = ['heliostat', 'doctor']\n"
+        "heliostat.cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "needs onnx_ir, which is not installed: pip install 'heliostat[build]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_each_demo_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    for expected in ("demo", "demo-2", "demo-3"):
+        assert run_name(tmp_path, resume=False) == expected
+        (tmp_path / expected).mkdir()
+        assert run_name(tmp_path, resume=True) == expected
+    assert run_name(tmp_path / "none", resume=True) == "demo"
 
 
 @pytest.mark.parametrize(

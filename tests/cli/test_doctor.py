@@ -46,7 +46,7 @@ def test_a_family_that_was_asked_for_has_to_fit(monkeypatch: pytest.MonkeyPatch)
     assert invoke("demo")[0] == 0
     code, printed, _ = invoke("demo", "sana")
     assert code == 1
-    assert "too little to explore with it: 3.7 GB of memory, 2.0 GB are free" in printed
+    assert "too little to explore with it: 3.2 GB of memory, 2.0 GB are free" in printed
     assert "to mend" in printed
 
 

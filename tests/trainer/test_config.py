@@ -74,6 +74,16 @@ def test_the_objective_is_the_one_named_and_diffusion_nft_without_a_name(
         assert TrainConfig.model_validate_json(config.model_dump_json()) == config
 
 
+def test_another_objective_on_the_command_line_takes_the_files_place(
+    toml: Path,
+) -> None:
+    toml.write_text(toml.read_text() + "\n[objective]\nbeta = 0.1\nkl_weight = 0.0\n")
+    same = load_config(toml, ["--objective.name", "diffusion_nft"])
+    assert same.objective == DiffusionNftSettings(beta=0.1, kl_weight=0.0)
+    other = load_config(toml, ["--objective.power", "0.5", "--objective.name", "awm"])
+    assert other.objective == OBJECTIVES["awm"](power=0.5)
+
+
 def test_grpo_is_on_policy_unless_told_otherwise(configure: Callable[..., TrainConfig]) -> None:
     assert configure().old_policy.decay_max == 0.5
     grpo = ("--objective.name", "flow_grpo")

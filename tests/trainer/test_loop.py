@@ -13,7 +13,12 @@ from safetensors.torch import load_file
 
 from heliostat_engines.errors import HeliostatError
 from heliostat_trainer.config import TrainConfig
-from heliostat_trainer.errors import DivergedError, RunFolderError, ServerUnreachableError
+from heliostat_trainer.errors import (
+    DivergedError,
+    OutOfMemoryError,
+    RunFolderError,
+    ServerUnreachableError,
+)
 from heliostat_trainer.evaluate import paired_difference, read_evaluations
 from heliostat_trainer.interrupts import Interrupts
 from heliostat_trainer.metrics import read_metrics
@@ -307,6 +312,40 @@ def test_a_nan_loss_stops_with_the_sample_and_keeps_the_last_step(
     ):
         run_trainer(config, trainer)
     assert open_run(config, resume=True).latest() == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "match"),
+    [
+        (
+            torch.OutOfMemoryError("tried to allocate 2 GiB\nmore"),
+            OutOfMemoryError,
+            r"step 2 is saved .*model.sample_batch.*--resume \(tried to allocate 2 GiB\)",
+        ),
+        (ZeroDivisionError("a bug"), ZeroDivisionError, "a bug"),
+    ],
+)
+def test_whatever_stops_a_step_the_last_one_is_saved(
+    configure: Configure,
+    server: FakeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    raised: type[Exception],
+    match: str,
+) -> None:
+    config = configure("--checkpoint.every", "100")
+    trainer = make_trainer(config, server)
+    update = trainer.parts.learner.update
+
+    def fails_in_the_third_step(samples, conditioning, step):
+        if step == 3:
+            raise error
+        return update(samples, conditioning, step)
+
+    monkeypatch.setattr(trainer.parts.learner, "update", fails_in_the_third_step)
+    with pytest.raises(raised, match=match):
+        run_trainer(config, trainer)
+    assert open_run(config, resume=True).latest() == 2
 
 
 def test_an_unreachable_server_leaves_the_last_complete_step(

@@ -131,7 +131,7 @@ def test_only_so_many_sheets_are_kept(
     kept = {key.decode().split(":")[3] for key in client.keys("heliostat:sheet:*")}
     assert kept == set(newest_first[2:])
     assert client.zcard("heliostat:sheets") == 2
-    assert 0 < client.ttl(f"heliostat:sheet:mine:{newest_first[3]}") <= pictures.SHEET_TTL_S
+    assert 0 < client.ttl(f"heliostat:sheet:mine:{newest_first[3]}:judge") <= pictures.SHEET_TTL_S
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.data())
