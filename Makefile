@@ -20,7 +20,7 @@ lint: $(VENV)/.dev
 
 # torch first and alone: with it in place, no other package asks for a newer build of it.
 $(BIN)/pip:
-	$(PYTHON) -c 'import sys; sys.exit("heliostat needs Python 3.11 or newer: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -c 'import sys; sys.exit("heliostat needs Python 3.11 or 3.12: make PYTHON=python3.11 ...") if not (3, 11) <= sys.version_info < (3, 13) else None'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.torch: $(BIN)/pip constraints.txt

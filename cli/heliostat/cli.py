@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from enum import StrEnum
@@ -584,6 +585,8 @@ def main() -> None:
     # Trainer and server share cores: idle OpenMP threads must sleep, not spin. Read once, when
     # torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # It warns of a kernel that 8-bit AdamW does not use, whenever it is imported.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         app()
     except HeliostatError as error:

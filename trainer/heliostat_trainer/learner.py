@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class Learner:
         self._levels = sigmas.numpy().astype(np.float32)
         self._interrupts = interrupts
         self._ranks = ranks or Ranks()
+        self._undisturbed = interrupts.shielded if config.model.shard else nullcontext
         parameters = list(policy.trained.tensors.values())
         self.optimiser = build_optimiser(config.optimiser, parameters)
         self.step: int | None = 0
@@ -116,10 +118,11 @@ class Learner:
             start = starts[number or 0]
             part = terms[start : start + size].reshape(-1)
             rows = batch.take(part)
-            velocities = self._velocities(rows, conditioning.take(batch.prompts(part)))
-            result = self._objective.loss(rows, velocities)
             wanted = number is not None
-            self._policy.backward(result.loss.sum() * wanted / terms.size)
+            with self._undisturbed():
+                velocities = self._velocities(rows, conditioning.take(batch.prompts(part)))
+                result = self._objective.loss(rows, velocities)
+                self._policy.backward(result.loss.sum() * wanted / terms.size)
             sums.add(result, velocities, wanted=wanted)
             if wanted:
                 problem = problem or self._not_finite(result.loss, batch, part)

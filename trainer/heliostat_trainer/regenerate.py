@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from heliostat_trainer.ranks import Ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Family
@@ -35,14 +37,20 @@ class Artist:
         batch: int,
         sampler: StochasticSampler | None = None,
         ranks: Ranks | None = None,
+        undisturbed: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """`batch` images are drawn at once; `sampler` draws rollouts where they are stochastic."""
+        """`batch` images are drawn at once; `sampler` draws rollouts where they are stochastic.
+
+        Each batch is drawn within `undisturbed`: on a sharded transformer no rank may leave the
+        others alone with half of an evaluation.
+        """
         self._policy = policy
         self._family = family
         self._resolution_px = resolution_px
         self._batch = batch
         self._sampler = sampler
         self._ranks = ranks or Ranks()
+        self._undisturbed = undisturbed
 
     @property
     def capacity(self) -> int:
@@ -117,7 +125,8 @@ class Artist:
             wanted = mine[start : start + self._batch]
             chunk = wanted or range(1)
             own = conditioning.take([rows[index] for index in chunk])
-            drawn = draw([seeds[index] for index in chunk], own)
+            with self._undisturbed():
+                drawn = draw([seeds[index] for index in chunk], own)
             parts.append({name: value[: len(wanted)] for name, value in drawn.items()})
         return _concat(self._ranks.gather(_concat(parts)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,9 +73,10 @@ def build_workshop(
     leads = ranks.rank == 0
     make_artist, make_learner = (LeadingArtist, LeadingLearner) if leads else (Artist, Learner)
     batch = config.model.sample_batch
+    undisturbed = interrupts.shielded if config.model.shard else nullcontext
     return Workshop(
         policy,
-        make_artist(policy, family, resolution_px, batch, sampler, ranks),
+        make_artist(policy, family, resolution_px, batch, sampler, ranks, undisturbed),
         make_learner(config, policy, objective, sigmas, interrupts, ranks),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,10 +30,14 @@ from heliostat_engines.runtimes.resident import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Family
+
+SHARED_FROM = 50_000_000
+"""Weights of a transformer from which several CPU threads are faster at a single image: in a
+smaller one they wait for each other at every product."""
 
 
 class TorchEngine:
@@ -87,6 +92,7 @@ class TorchEngine:
         for linear in self.plan:
             self._rewrite(linear, amax.get(linear.name))
         self._targets = lora_targets(self.plan)
+        self._weights = sum(linear.in_features * linear.out_features for linear in self.plan)
         self._base_probe: torch.Tensor | None = None
 
     def describe(self) -> EngineInfo:
@@ -182,12 +188,23 @@ class TorchEngine:
         shape = self._family.latent_shape(self._family.resolutions.smallest_px)
         latents = initial_noise([PROBE_SEED], shape)
         conditioning = self._family.probe_conditioning(self._transformer)
-        return self._evaluate(latents, torch.tensor([PROBE_SIGMA]), conditioning, pairs)
+        with _one_thread() if self._weights < SHARED_FROM else nullcontext():
+            return self._evaluate(latents, torch.tensor([PROBE_SIGMA]), conditioning, pairs)
 
     def _base_output(self) -> torch.Tensor:
         if self._base_probe is None:
             self._base_probe = self._probe(None)
         return self._base_probe
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class MovedConditioning:
