@@ -25,9 +25,12 @@ class Interrupts:
     """
 
     def __init__(self, *, repeated: bool = False) -> None:
-        """repeated: a launcher sends its processes the terminal's signal again: ignore that one."""
+        """repeated: a launcher sends its processes signals of its own too, and one when another
+        ends: ignore them once this one is on its way out.
+        """
         self._shields = 0
         self._pending = False
+        self._repeated = repeated
         self._second = signal.SIG_IGN if repeated else signal.SIG_DFL
 
     @contextmanager
@@ -41,7 +44,7 @@ class Interrupts:
             yield self
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, self._second if self._repeated else handler)
 
     @contextmanager
     def shielded(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -211,17 +212,23 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
     except RunFolderError:
         raise  # saving would meet the same disk
     except torch.OutOfMemoryError as error:
-        trainer.save()
+        _save_at_last(trainer)
         raise OutOfMemoryError(
             f"out of memory; step {trainer.saved_step} is saved in {path}: lower "
             "model.sample_batch (drawing) or optimiser.micro_batch (training), or set "
             f"model.gradient_checkpointing, and continue with --resume ({first_line(error)})"
         ) from error
     except Exception:
-        trainer.save()
+        _save_at_last(trainer)
         raise
     finally:
         trainer.parts.trackers.close()
+
+
+def _save_at_last(trainer: Trainer) -> None:
+    """Save; a stop that is asked for meanwhile comes too late to be the reason."""
+    with suppress(StopRequestedError):
+        trainer.save()
 
 
 def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from heliostat_server.launcher.state import ServerRecord
     from heliostat_server.settings import ServeSettings
 
-START_TIMEOUT_S = 1200
+START_TIMEOUT_S = 2100
 STOP_TIMEOUT_S = 15
 
 

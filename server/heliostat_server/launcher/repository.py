@@ -41,6 +41,8 @@ def stage_repository(
     written.write_text(settings.model_dump_json(indent=2))
     words = {
         "kind": f"KIND_{settings.device.upper()}",
+        # Else Triton starts an instance for each card that it sees.
+        "cards": "gpus: [ 0 ] " if settings.device == "gpu" else "",
         "settings": str(settings_path),
         "latent_dims": ", ".join(["-1"] * latent_axes),
     }

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 POLL_S = 0.05
 LOAD_TIMEOUT_S = 1800
-"""A first start may have to download a model."""
 """Loading may download or read many gigabytes."""
 CLOSED_PROTOCOLS = "model-repository,model-config,shared-memory,statistics,trace,logging"
 EXIT_TIMEOUT_S = 1

@@ -159,7 +159,7 @@ def test_the_repository_is_filled_in(tmp_path: Path) -> None:
     assert read_back == settings
     for model in MODELS:
         config = (tmp_path / "models" / model / "config.pbtxt").read_text()
-        assert "KIND_GPU" in config
+        assert "kind: KIND_GPU count: 1 gpus: [ 0 ] }" in config
         assert str(tmp_path / "models.json") in config
         assert "$" not in config.split("\n", 1)[1]
         assert (tmp_path / "models" / model / "1" / "model.py").exists()
