@@ -475,7 +475,8 @@ def login(
 @app.command()
 def info(
     server: Annotated[
-        str, typer.Argument(help="The rollout server's control plane.")
+        str,
+        typer.Argument(envvar="HELIOSTAT_SERVER", help="The rollout server's control plane."),
     ] = "grpc://127.0.0.1:8600",
 ) -> None:
     """Show what a running rollout server serves: model, rewards, limits."""

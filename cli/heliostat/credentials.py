@@ -46,7 +46,7 @@ def token_for(url: str) -> str:
     if not token:
         raise CredentialsError(
             f"no token for the rollout server at {url}: run `heliostat login --server {url}`, or "
-            f"set {ENVIRONMENT}"
+            f"set {ENVIRONMENT}; one that you start here with `heliostat serve` needs neither"
         )
     return token
 
