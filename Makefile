@@ -10,7 +10,8 @@ demo: $(VENV)/.demo
 	$(BIN)/heliostat demo
 
 test: $(VENV)/.dev
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --ignore tests/e2e --ignore tests/docker
+	$(BIN)/pytest tests/e2e tests/docker
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
