@@ -591,19 +591,18 @@ def main() -> None:
     try:
         app()
     except HeliostatError as error:
-        typer.secho(f"heliostat: {error}", fg=typer.colors.RED, err=True)
-        sys.exit(1)
+        _fail(str(error))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        typer.secho(
-            f"heliostat: this needs {package}, which is not installed: "
-            f"pip install 'heliostat[{EXTRAS[package]}]'",
-            fg=typer.colors.RED,
-            err=True,
-        )
-        sys.exit(1)
+        extra = f"pip install 'heliostat[{EXTRAS[package]}]'"
+        _fail(f"this needs {package}, which is not installed: {extra}")
+
+
+def _fail(sentence: str) -> None:
+    typer.secho(f"heliostat: {sentence}", fg=typer.colors.RED, err=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ def retried(ask: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def outliving(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that do not end by themselves; a busy machine takes its time."""
-    _, alive = psutil.wait_procs(processes, timeout=60)
+    """Those that do not end by themselves."""
+    _, alive = psutil.wait_procs(processes, timeout=10)
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 

@@ -20,7 +20,8 @@ from heliostat_trainer.ranks import Ranks
 from heliostat_trainer.types import UpdateReport
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -49,15 +50,19 @@ class Learner:
         sigmas: torch.Tensor,
         interrupts: Interrupts,
         ranks: Ranks | None = None,
+        undisturbed: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """`sigmas` are the noise levels[steps + 1] that the samples were drawn at."""
+        """`sigmas` are the noise levels[steps + 1] that the samples were drawn at.
+
+        Each micro-batch is trained on within `undisturbed`, as `Artist` draws.
+        """
         self._config = config
         self._policy = policy
         self._objective = objective
         self._levels = sigmas.numpy().astype(np.float32)
         self._interrupts = interrupts
         self._ranks = ranks or Ranks()
-        self._undisturbed = interrupts.shielded if config.model.shard else nullcontext
+        self._undisturbed = undisturbed
         parameters = list(policy.trained.tensors.values())
         self.optimiser = build_optimiser(config.optimiser, parameters)
         self.step: int | None = 0

@@ -77,7 +77,7 @@ def build_workshop(
     return Workshop(
         policy,
         make_artist(policy, family, resolution_px, batch, sampler, ranks, undisturbed),
-        make_learner(config, policy, objective, sigmas, interrupts, ranks),
+        make_learner(config, policy, objective, sigmas, interrupts, ranks, undisturbed),
     )
 
 
