@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,6 +14,19 @@ def _one_torch_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def computing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """computing("float32"): what the CPU computes in from here on, whatever it has units for."""
+    from heliostat_engines import arithmetic
+
+    def choose(name: str) -> None:
+        monkeypatch.setenv(arithmetic.CPU_DTYPE, name)
+        arithmetic.cpu_dtype.cache_clear()
+
+    yield choose
+    arithmetic.cpu_dtype.cache_clear()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

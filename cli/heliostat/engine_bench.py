@@ -18,6 +18,7 @@ from heliostat.building import quieten
 from heliostat.examples import example
 from heliostat.output import table_console
 from heliostat_engines import native_fp4
+from heliostat_engines.arithmetic import compute_dtype, name_of, ready_for
 from heliostat_engines.build.manifest import read_manifest
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
@@ -189,10 +190,12 @@ class Bench:
 
     def _ways(self) -> Iterator[Way]:
         family, settings = self._family, self._settings
-        plain = family.load_transformer(self._checkpoint, torch.bfloat16).to(self._device)
-        yield Way("torch BF16, eager", self._plain(plain))
+        loaded = family.load_transformer(self._checkpoint, torch.bfloat16)
+        plain = ready_for(self._device, loaded).to(self._device)
+        dtype = name_of(compute_dtype(self._device))
+        yield Way(f"torch {dtype}, eager", self._plain(plain))
         if settings.compiled:
-            yield Way("torch BF16, compiled", self._plain(torch.compile(plain)))  # type: ignore[arg-type]
+            yield Way(f"torch {dtype}, compiled", self._plain(torch.compile(plain)))  # type: ignore[arg-type]
         if settings.nvfp4:
             engine = TorchEngine(
                 family, self._checkpoint, precision=Precision.NVFP4, device=self._device
@@ -217,7 +220,7 @@ class Bench:
                 transformer,
                 latents.to(self._device),
                 sigma.to(self._device),
-                conditioning.to(torch.bfloat16, self._device),
+                conditioning.to(torch.float32, self._device),
             ).to(latents.device)
 
         return velocity

@@ -39,7 +39,7 @@ def calibrate(
 
     Args:
         family: the model family.
-        transformer: its transformer in BF16, not quantised.
+        transformer: its transformer, not quantised.
         conditioning: a row a seed, typical of what will be drawn.
         seeds: what to draw.
         steps: with how many denoising steps.

@@ -24,6 +24,8 @@ class EngineInfo(BaseModel):
     """tensorrt, tensorrt_rtx or torch."""
     precision: str
     """nvfp4, nvfp4-w4a16 or bf16: what the block linears run in."""
+    compute_dtype: str = "bfloat16"
+    """bfloat16 or float32: what is not quantised, and the products of what is."""
     nvfp4_linears: int
     linears: int
     lora_targets: dict[str, tuple[int, int]]

@@ -1,4 +1,4 @@
-"""Linears of the torch engine: NVFP4 products, and a BF16 LoRA branch beside any linear."""
+"""Linears of the torch engine: NVFP4 products, and a LoRA branch beside any linear."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class SharedActivations(Generic[Quantised]):
 
 
 class NVFP4Linear(nn.Module):
-    """y = x W^T + b with W and x in NVFP4: x[..., in] -> y[..., out] in BF16.
+    """y = x W^T + b with W and x in NVFP4: x[..., in] -> y[..., out] in x's dtype.
 
-    Emulated: block_scale * code is exact in BF16, so a BF16 product of the unscaled values with
+    Emulated: block_scale * code is exact in BF16 and float32, so a product of the unscaled values with
     a wide accumulator, times both global scales, is what the tensor cores compute.
     """
 
@@ -69,9 +69,9 @@ class NVFP4Linear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight = nvfp4.quantise(linear.weight)
-        self._unscaled_weight = nvfp4.unscaled_values(weight, torch.bfloat16)
+        self._unscaled_weight = nvfp4.unscaled_values(weight, linear.weight.dtype)
         self._weight_scale = weight.global_scale
-        self._bias = _bfloat16_bias(linear)
+        self._bias = _bias(linear)
         self._activations = activations or SharedActivations(nvfp4.fake_quantise)
         self._scale = self._activations.scale_of(activation_amax, linear.weight.device)
 
@@ -87,16 +87,16 @@ class NVFP4Linear(nn.Module):
 
 
 class NVFP4WeightLinear(nn.Module):
-    """y = x W^T + b with W in NVFP4 and x in BF16: x[..., in] -> y[..., out] in BF16."""
+    """y = x W^T + b with W in NVFP4 and x not: x[..., in] -> y[..., out] in x's dtype."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self._dequantised = nvfp4.dequantise(nvfp4.quantise(linear.weight), torch.bfloat16)
-        self._bias = _bfloat16_bias(linear)
+        self._dequantised = nvfp4.dequantise(nvfp4.quantise(linear.weight), linear.weight.dtype)
+        self._bias = _bias(linear)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """A BF16 product with the weights that the codes stand for."""
+        """A product with the weights that the codes stand for."""
         return functional.linear(x, self._dequantised, self._bias)
 
     def extra_repr(self) -> str:
@@ -104,8 +104,8 @@ class NVFP4WeightLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, nvfp4-w4a16"
 
 
-def _bfloat16_bias(linear: nn.Linear) -> torch.Tensor | None:
-    return None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
+def _bias(linear: nn.Linear) -> torch.Tensor | None:
+    return None if linear.bias is None else linear.bias.detach()
 
 
 class LoraSlot:
@@ -116,7 +116,7 @@ class LoraSlot:
 
 
 class LoraBranch(nn.Module):
-    """base(x) + (x A^T)(s B)^T, the branch in BF16 on the unquantised x."""
+    """base(x) + (x A^T)(s B)^T, the branch on the unquantised x."""
 
     def __init__(self, name: str, base: nn.Module, slot: LoraSlot) -> None:
         super().__init__()

@@ -108,7 +108,8 @@ def unscaled_values(tensor: NVFP4Tensor, dtype: torch.dtype = torch.bfloat16) ->
 def fake_quantise(values: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
     """unscaled_values(quantise(values, global_scale)) without packing: the activations' path.
 
-    values[..., K] of any floating dtype -> block_scale * code[..., K] in bfloat16 (exact).
+    values[..., K] of any floating dtype -> block_scale * code[..., K], exact: float32 of float32,
+    bfloat16 of all else.
     NaN stays NaN: the caller's output shows it.
     """
     _check_shape(values)
@@ -121,16 +122,21 @@ def fake_quantise(values: torch.Tensor, global_scale: torch.Tensor) -> torch.Ten
 def scale_and_add_(
     product: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """product[..., N] in bfloat16, in place: times both global scales, plus bias[N] if any.
+    """product[..., N] in bfloat16 or float32, in place: times both global scales, plus bias[N] if any.
 
-    The scale is rounded to bfloat16, and so is the result of each of the two operations.
+    The scale is rounded to that dtype, and so is the result of each of the two operations.
     """
-    fits = bias is not None and product.dtype is torch.bfloat16 and product.is_contiguous()
+    fits = bias is not None and product.is_contiguous()
     kernels = _fused_kernels_for(product) if fits else None
     if kernels is not None and bias is not None:
         return kernels.scale_and_add_(product, scale, bias)
     product.mul_(scale.to(product.dtype))
     return product if bias is None else product.add_(bias)
+
+
+def unscaled_dtype(values: torch.Tensor) -> torch.dtype:
+    """What the unscaled values of these are kept in: float32 stays, all else is bfloat16."""
+    return torch.float32 if values.dtype is torch.float32 else torch.bfloat16
 
 
 class _FusedKernels(Protocol):
@@ -171,7 +177,8 @@ def _quantise_by_torch(values: torch.Tensor, global_scale: torch.Tensor) -> NVFP
 def _fake_quantise_by_torch(values: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
     scaled, block_scales = _scale_to_e2m1_range(values.float(), global_scale)
     rounded = _blocks(_round_to_e2m1(scaled))
-    return (rounded * block_scales.float().unsqueeze(-1)).flatten(-2).to(torch.bfloat16)
+    exact = (rounded * block_scales.float().unsqueeze(-1)).flatten(-2)
+    return exact.to(unscaled_dtype(values))
 
 
 def _scale_to_e2m1_range(

@@ -75,8 +75,16 @@ static inline void scales_of(const void *values, int64_t first, int64_t count, i
     block_scales[block] = block_scale_of(as_bits(block_scales[block]), global_scale);
 }
 
+/* What is stored needs no rounding: a block scale times a code has six significant bits. */
+static inline void store_exact(void *out, int64_t index, float value, int is_bf16) {
+  if (is_bf16)
+    ((uint16_t *)out)[index] = (uint16_t)(as_bits(value) >> 16);
+  else
+    ((float *)out)[index] = value;
+}
+
 static inline void fake_quantise_tile(const void *values, int64_t first, int64_t count,
-                                      int is_bf16, float global_scale, uint16_t *out) {
+                                      int is_bf16, float global_scale, void *out) {
   float scales[TILE];
   scales_of(values, first, count, is_bf16, global_scale, scales);
   for (int64_t block = 0; block < count; block++) {
@@ -84,7 +92,7 @@ static inline void fake_quantise_tile(const void *values, int64_t first, int64_t
     int64_t start = (first + block) * BLOCK;
     for (int i = 0; i < BLOCK; i++) {
       float scaled = load(values, start + i, is_bf16) / full_scale;
-      out[start + i] = (uint16_t)(as_bits(to_e2m1(scaled) * scales[block]) >> 16);
+      store_exact(out, start + i, to_e2m1(scaled) * scales[block], is_bf16);
     }
   }
 }
@@ -122,6 +130,14 @@ void scale_and_add_bf16(uint16_t *product, int64_t count, float scale, const uin
     }
 }
 
+void scale_and_add_f32(float *product, int64_t count, float scale, const float *bias,
+                       int64_t width) {
+#pragma omp parallel for schedule(static) if (count > MINIMUM_WORK * BLOCK)
+  for (int64_t row = 0; row < count / width; row++)
+    for (int64_t i = 0; i < width; i++)
+      product[row * width + i] = product[row * width + i] * scale + bias[i];
+}
+
 /* The loops over tiles stand here, where the type of the values is a constant: the compiler moves
  * a parallel loop into a function of its own, which would otherwise test the type at each value. */
 #define FOR_EACH_TILE(count, call)                                                           \
@@ -136,7 +152,7 @@ void scale_and_add_bf16(uint16_t *product, int64_t count, float scale, const uin
  * amax: the bits of the largest magnitude; at least infinity's if a value is NaN or infinite. */
 #define ENTRY_POINTS(suffix, is_bf16)                                                        \
   void fake_quantise_##suffix(const void *values, int64_t count, float global_scale,         \
-                              uint16_t *out) {                                               \
+                              void *out) {                                                   \
     FOR_EACH_TILE(count,                                                                     \
                   fake_quantise_tile(values, first, tile, is_bf16, global_scale, out))       \
   }                                                                                          \

@@ -51,14 +51,12 @@ class CpuKernels:
         self._fake_quantise = function("fake_quantise", None, ctypes.c_float, _POINTER)
         self._quantise = function("quantise", None, ctypes.c_float, _POINTER, _POINTER)
         self._amax = function("amax", ctypes.c_int32)
-        self._scale_and_add = library["scale_and_add_bf16"]
-        self._scale_and_add.argtypes = [_POINTER, _COUNT, ctypes.c_float, _POINTER, _COUNT]
-        self._scale_and_add.restype = None
+        self._scale_and_add = function("scale_and_add", None, ctypes.c_float, _POINTER, _COUNT)
 
     def fake_quantise(self, values: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
-        """values[..., K] -> block_scale * code[..., K] in bfloat16."""
+        """values[..., K] -> block_scale * code[..., K] in the values' dtype."""
         values = values.contiguous()
-        out = torch.empty(values.shape, dtype=torch.bfloat16)
+        out = torch.empty_like(values)
         self._fake_quantise[values.dtype](
             values.data_ptr(), values.numel(), global_scale.item(), out.data_ptr()
         )
@@ -88,9 +86,9 @@ class CpuKernels:
     def scale_and_add_(
         self, product: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        """product[..., N] * scale + bias[N] in place, all in bfloat16, rounded after each."""
-        bias, rounded_scale = bias.contiguous(), scale.to(torch.bfloat16).item()
-        self._scale_and_add(
+        """product[..., N] * scale + bias[N] in place, all in one dtype, rounded after each."""
+        bias, rounded_scale = bias.contiguous(), scale.to(product.dtype).item()
+        self._scale_and_add[product.dtype](
             product.data_ptr(), product.numel(), rounded_scale, bias.data_ptr(), bias.numel()
         )
         return product

@@ -12,6 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from heliostat_engines import nvfp4
+
 BLOCK = tl.constexpr(16)
 E2M1_MAX = tl.constexpr(6.0)
 E4M3_MAX = tl.constexpr(448.0)
@@ -28,9 +30,9 @@ ELEMENTS_A_PROGRAM = 1024
 
 
 def fake_quantise(values: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
-    """values[..., K] -> block_scale * code[..., K] in bfloat16; see nvfp4.fake_quantise."""
+    """values[..., K] -> block_scale * code[..., K]; see nvfp4.fake_quantise."""
     values = values.contiguous()
-    out = torch.empty(values.shape, dtype=torch.bfloat16, device=values.device)
+    out = torch.empty(values.shape, dtype=nvfp4.unscaled_dtype(values), device=values.device)
     blocks = values.numel() // BLOCK.value
     grid = (triton.cdiv(blocks, BLOCKS_A_PROGRAM),)
     with _device_of(values):
@@ -68,7 +70,7 @@ def _fake_quantise(values, global_scale, out, blocks, TILE: tl.constexpr):  # ty
     scaled = tl.div_rn(x, (block_scale * scale)[:, None].broadcast_to(x.shape))
     scaled = tl.minimum(tl.maximum(scaled, -E2M1_MAX), E2M1_MAX)
     rounded = _round(scaled, 1.0, ROUND_TO_HALF_POWER) * block_scale[:, None]
-    tl.store(out + at, tl.where(x == x, rounded, x).to(tl.bfloat16), mask=inside)
+    tl.store(out + at, tl.where(x == x, rounded, x).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -82,8 +84,9 @@ def _round(x, smallest_power, magic_of_one):  # type: ignore[no-untyped-def]
 def _scale_and_add(product, scale, bias, count, width, TILE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
     at = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     inside = at < count
-    rounded_scale = tl.load(scale).to(tl.bfloat16).to(tl.float32)
+    kept = product.dtype.element_ty
+    rounded_scale = tl.load(scale).to(kept).to(tl.float32)
     scaled = tl.load(product + at, mask=inside).to(tl.float32) * rounded_scale
     added = tl.load(bias + at % width, mask=inside).to(tl.float32)
-    total = scaled.to(tl.bfloat16).to(tl.float32) + added
-    tl.store(product + at, total.to(tl.bfloat16), mask=inside)
+    total = scaled.to(kept).to(tl.float32) + added
+    tl.store(product + at, total.to(kept), mask=inside)

@@ -70,6 +70,7 @@ class InProcessService:
             checkpoint=engine.checkpoint,
             runtime=engine.runtime,
             precision=engine.precision,
+            compute_dtype=engine.compute_dtype,
             lora_targets=engine.lora_targets,
             max_rank=engine.max_rank,
             resolution_px=self._resolution_px,

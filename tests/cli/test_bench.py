@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from heliostat.cli import app
 from heliostat.engine_bench import BenchError
+from heliostat_engines.arithmetic import cpu_dtype, name_of
 from heliostat_engines.errors import EngineFolderError
 
 SMALL = [
@@ -38,7 +39,8 @@ def bench(*options: str) -> list[dict[str, object]]:
 @pytest.mark.slow
 def test_every_way_is_timed_and_compared(tmp_path: Path) -> None:
     rows = bench("--reward", "demo_judge", "--out", str(tmp_path / "bench.json"))
-    ways = ["torch BF16, eager", "torch BF16, compiled", "torch NVFP4"]
+    dtype = name_of(cpu_dtype())
+    ways = [f"torch {dtype}, eager", f"torch {dtype}, compiled", "torch NVFP4"]
     assert [(row["way"], row["steps"]) for row in rows] == [(w, s) for w in ways for s in (3, 2)]
     errors = {(row["way"], row["steps"]): row["latent_error"] for row in rows}
     assert errors[ways[0], 3] == 0.0

@@ -11,7 +11,7 @@ from heliostat_engines.lora import NVFP4Linear, NVFP4WeightLinear, SharedActivat
 @pytest.mark.parametrize("amax", [None, 6.0])
 def test_the_product_is_that_of_the_dequantised_operands(amax: float | None) -> None:
     torch.manual_seed(0)
-    linear, x = nn.Linear(64, 32), torch.randn(5, 64).bfloat16()
+    linear, x = nn.Linear(64, 32).bfloat16(), torch.randn(5, 64).bfloat16()
     ours = NVFP4Linear(linear, amax)(x).float()
     scale = nvfp4.global_scale_of(x.abs().amax() if amax is None else torch.tensor(amax))
     weight = nvfp4.dequantise(nvfp4.quantise(linear.weight.detach()))
@@ -35,7 +35,7 @@ def test_one_input_is_quantised_once_and_every_other_one_anew() -> None:
 
 def test_weights_alone_are_quantised_to_what_they_dequantise_to() -> None:
     torch.manual_seed(0)
-    linear, x = nn.Linear(64, 32), torch.randn(5, 64).bfloat16()
+    linear, x = nn.Linear(64, 32).bfloat16(), torch.randn(5, 64).bfloat16()
     weight = nvfp4.dequantise(nvfp4.quantise(linear.weight), torch.bfloat16)
-    expected = nn.functional.linear(x, weight, linear.bias.bfloat16())
+    expected = nn.functional.linear(x, weight, linear.bias)
     assert torch.equal(NVFP4WeightLinear(linear)(x), expected)

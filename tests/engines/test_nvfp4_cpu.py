@@ -103,8 +103,8 @@ def test_threads_do_not_change_the_result() -> None:
 
 @pytest.mark.skipif(nvfp4_cpu.compiled() is None, reason="no C compiler")
 def test_scaling_and_bias_round_as_two_torch_operations_do(values: torch.Tensor) -> None:
-    product, bias = values.bfloat16(), torch.randn(80).bfloat16()
+    bias = torch.randn(80).to(values.dtype)
     for scale in (torch.tensor(1.37e-3), torch.tensor(1e20), torch.tensor(1e-38)):
-        expected = product.clone().mul_(scale.bfloat16()).add_(bias)
-        ours = nvfp4.scale_and_add_(product.clone(), scale, bias)
+        expected = values.clone().mul_(scale.to(values.dtype)).add_(bias)
+        ours = nvfp4.scale_and_add_(values.clone(), scale, bias)
         assert torch.equal(ours.view(torch.int16), expected.view(torch.int16))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from heliostat_engines.adapters import Adapter, pack_adapter, parse_adapter
+from heliostat_engines.arithmetic import ready_for
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.errors import (
     AdapterError,
@@ -55,7 +56,7 @@ def draw(engine: TorchEngine, adapter: Adapter | None = None) -> torch.Tensor:
 def test_fewer_bits_are_farther_from_bf16_which_is_the_plain_transformer(
     random_checkpoint: Path,
 ) -> None:
-    plain = FAMILY.load_transformer(str(random_checkpoint), torch.bfloat16)
+    plain = ready_for("cpu", FAMILY.load_transformer(str(random_checkpoint), torch.bfloat16))
     with torch.inference_mode():
         expected = FAMILY.velocity(plain, NOISE, SIGMA, CONDITIONING)
     assert torch.equal(draw(make_engine(random_checkpoint, precision=Precision.BF16)), expected)

@@ -27,6 +27,8 @@ from heliostat_trainer.run import build_trainer, open_run, run_trainer
 from tests.trainer.fake_server import FakeServer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from heliostat_trainer.loop import Trainer
 
 Configure = "Callable[..., TrainConfig]"
@@ -155,6 +157,33 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         3,
         4,
     ]
+
+
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "float32"])
+def test_a_run_trains_in_either_arithmetic_and_a_resumed_one_says_that_it_changed(
+    configure: Configure,
+    checkpoint: Path,
+    computing: Callable[[str], None],
+    arithmetic: str,
+) -> None:
+    computing(arithmetic)
+    config = configure("--run.steps", "2")
+    lora = run(config, FakeServer(checkpoint))
+    assert any(value.any() for key, value in lora.items() if "lora_B" in key)
+    assert json.loads((config.run.path / "run.json").read_text())["compute_dtype"] == arithmetic
+    said: list[str] = []
+    other = {"bfloat16": "float32", "float32": "bfloat16"}[arithmetic]
+    for name in (arithmetic, other):
+        computing(name)
+        progress = LineProgress(Console(quiet=True))
+        progress.say = said.append  # type: ignore[method-assign]
+        checkpoints = open_run(config, resume=True)
+        build_trainer(
+            config, FakeServer(checkpoint), checkpoints, progress, Interrupts(), resume=True
+        )
+        assert [f"was trained in {arithmetic} and goes on in {other}" in text for text in said] == (
+            [] if name == arithmetic else [True]
+        )
 
 
 def test_an_8_bit_run_resumes_to_the_bit(

@@ -43,7 +43,7 @@ def saved_bytes(
     device = next(transformer.parameters()).device
     latents = torch.zeros(1, *family.latent_shape(resolution_px), device=device)
     conditioning = family.probe_conditioning(transformer, family.text_tokens)
-    conditioning = conditioning.to(torch.bfloat16, device)
+    conditioning = conditioning.to(next(transformer.parameters()).dtype, device)
     weights = set(_storages(list(transformer.parameters())))
     blocks = _Blocks(weights)
     if checkpointed:

@@ -397,6 +397,7 @@ def _server_info(answer: control_pb2.InfoResponse, control_address: str) -> Serv
         checkpoint=engine.checkpoint,
         runtime=engine.runtime,
         precision=engine.precision,
+        compute_dtype=engine.compute_dtype,
         lora_targets={
             name: (shape.in_features, shape.out_features)
             for name, shape in sorted(engine.lora_targets.items())

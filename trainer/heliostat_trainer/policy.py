@@ -1,8 +1,9 @@
-"""The BF16 transformer and the LoRA weights it is driven with: trained, old, EMA, or none.
+"""The transformer and the LoRA weights it is driven with: trained, old, EMA, or none.
 
 The weights live in float32 (`LoraWeights`), where the optimiser and the averages act on them.
-The transformer computes with BF16 copies, the same arithmetic for every policy and for the
-server's LoRA branch: equal weights give equal velocities, to the bit.
+The transformer computes with copies in BF16 (in float32 where a CPU has no BF16 units), the same
+arithmetic for every policy and for the LoRA branch of a server on such a machine: equal weights give
+equal velocities, to the bit.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
+from heliostat_engines.arithmetic import compute_dtype, ready_for
 from heliostat_engines.precision import is_lora_target, named_linears
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.randomness import Purpose, torch_stream
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from heliostat_engines.families.family import Family
     from heliostat_engines.sampling import Velocity
 
-COMPUTE_DTYPE = torch.bfloat16
 RECOMPILE_LIMIT = 64
 
 
@@ -102,7 +103,7 @@ class LoraWeights:
 
 
 class Policy:
-    """A family's transformer in BF16 with the policies' LoRA on given modules."""
+    """A family's transformer with the policies' LoRA on given modules."""
 
     def __init__(
         self,
@@ -136,11 +137,13 @@ class Policy:
             ConfigError: the server's targets are not this model's.
         """
         self._family = family
-        self._transformer = family.load_transformer(checkpoint, COMPUTE_DTYPE)
+        loaded = family.load_transformer(checkpoint, torch.bfloat16)
+        self._transformer = ready_for(device, loaded)
         if mesh is None:
             self._transformer.to(device)
         check_targets(family, self._transformer, targets)
         self.device = device
+        self.dtype = compute_dtype(device)
         self.alpha = alpha
         self.targets = dict(targets)
         trained = LoraWeights.initial(targets, rank, seed, device)
@@ -166,7 +169,7 @@ class Policy:
         return self.weights[PolicyName.TRAINED]
 
     def refresh(self, *names: PolicyName) -> None:
-        """Make the BF16 copies follow the float32 weights (of all policies, if none is named)."""
+        """Make the copies that compute follow the float32 weights (of all policies, if none is named)."""
         for name in names or ADAPTERS:
             weights = self.weights[name]
             for key, parameter in self._copies(name).items():
@@ -253,7 +256,7 @@ def check_targets(
 def _attach(
     transformer: nn.Module, names: list[str], rank: int, alpha: float, device: torch.device
 ) -> dict[str, LoraLayer]:
-    """PEFT layers by module name, with BF16 weights for every policy."""
+    """PEFT layers by module name, with weights in what the device computes in for every policy."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # ours
         for adapter in ADAPTERS:
@@ -266,6 +269,6 @@ def _attach(
     }
     assert sorted(layers) == names, "PEFT bound other modules than the server's targets"
     for layer in layers.values():
-        layer.lora_A.to(device, COMPUTE_DTYPE)
-        layer.lora_B.to(device, COMPUTE_DTYPE)
+        layer.lora_A.to(device, compute_dtype(device))
+        layer.lora_B.to(device, compute_dtype(device))
     return layers

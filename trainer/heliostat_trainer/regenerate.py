@@ -10,7 +10,7 @@ import torch
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.sampling import guided, sample_euler
 from heliostat_engines.stochastic import Trajectory
-from heliostat_trainer.policy import COMPUTE_DTYPE, PolicyName
+from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Artist:
 
     def prepare(self, conditioning: Conditioning) -> Conditioning:
         """Cast and move embeddings once, for all draws and updates of a step."""
-        return conditioning.to(COMPUTE_DTYPE, self._policy.device)
+        return conditioning.to(self._policy.dtype, self._policy.device)
 
     def draw(
         self,

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 
+from heliostat_engines.arithmetic import CPU_DTYPE, cpu_dtype, name_of
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
 from heliostat_trainer.checkpoint import Checkpoints, RunState
 from heliostat_trainer.config import TrainConfig, one_or_more
 from heliostat_trainer.errors import (
+    ConfigError,
     InterruptedRunError,
     OutOfMemoryError,
     RunFolderError,
@@ -103,6 +105,7 @@ def assist() -> None:
     with open_ranks() as ranks, Interrupts(repeated=True).installed() as interrupts:
         try:
             _, start, _ = listen(ranks)
+            require_same_arithmetic(start["cpu_dtype"])
             config = TrainConfig.model_validate(start["config"])
             _use_threads(config)
             targets = {name: (into, out) for name, (into, out) in start["targets"].items()}
@@ -117,6 +120,16 @@ def assist() -> None:
         except Exception as error:
             if ranks.failed(f"{type(error).__name__}: {error}"):
                 raise
+
+
+def require_same_arithmetic(leaders: str) -> None:
+    """Refuse to draw and train in another arithmetic than the leading rank. Raises ConfigError."""
+    own = name_of(cpu_dtype())
+    if own != leaders:
+        raise ConfigError(
+            f"the CPU of one rank computes in {own}, the leader's in {leaders}: set "
+            f"{CPU_DTYPE}=float32 for all ranks"
+        )
 
 
 def _use_threads(config: TrainConfig) -> None:
@@ -168,13 +181,21 @@ def build_trainer(
     for warning in (*config.check_files(), *checkpoint_warnings(checkpoint, info)):
         progress.say(warning)
     ranks = ranks or Ranks()
-    start = {"config": config.model_dump(mode="json"), "targets": dict(info.lora_targets)}
+    start = {
+        "config": config.model_dump(mode="json"),
+        "targets": dict(info.lora_targets),
+        "cpu_dtype": name_of(cpu_dtype()),
+    }
     with announced(ranks, Call.START, start, {}):
         workshop = build_workshop(config, info.lora_targets, ranks, interrupts)
     learner, artist = workshop.learner, workshop.artist
     state = checkpoints.load(learner.restore) if resume else RunState()
     path = config.run.path
-    write_run_file(config, info)
+    dtype = name_of(workshop.policy.dtype)
+    changed = arithmetic_change(path, dtype) if resume else None
+    if changed is not None:
+        progress.say(changed)
+    write_run_file(config, info, dtype)
     evaluator = Evaluator(config, prompts.heldout, server, artist, path / "evaluation")
     evaluator.forget_after(state.step if resume else -1)
     parts = Parts(
@@ -247,7 +268,28 @@ def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
     keep_showcase(parts.server, trainer.explorer, parts.artist, request, recipe.steps, folder)
 
 
-def write_run_file(config: TrainConfig, info: ServerInfo) -> None:
-    """Keep the settings and the server's description beside the results. Raises RunFolderError."""
-    content = {"config": config.model_dump(mode="json"), "server": asdict(info)}
+def write_run_file(config: TrainConfig, info: ServerInfo, dtype: str) -> None:
+    """Keep the settings, the server's description and what the trainer computes in beside the results.
+
+    Raises:
+        RunFolderError: the folder cannot be written.
+    """
+    content = {
+        "config": config.model_dump(mode="json"),
+        "server": asdict(info),
+        "compute_dtype": dtype,
+    }
     atomic_text(config.run.path / "run.json", json.dumps(content, indent=1))
+
+
+def arithmetic_change(path: Path, dtype: str) -> str | None:
+    """A sentence if the run in this folder was trained in another arithmetic until now."""
+    run = path / "run.json"
+    # Runs of before there was a choice were all trained in BF16.
+    before = json.loads(run.read_text(encoding="utf-8")).get("compute_dtype", "bfloat16")
+    if before == dtype:
+        return None
+    return (
+        f"this run was trained in {before} and goes on in {dtype}: its results agree with an "
+        f"uninterrupted run's within rounding, not to the bit (set {CPU_DTYPE}={before} for that)"
+    )

@@ -39,6 +39,8 @@ class ServerInfo:
     checkpoint: str
     runtime: str
     precision: str
+    compute_dtype: str
+    """bfloat16 or float32; empty if the server is older than this field."""
     lora_targets: Mapping[str, tuple[int, int]]
     """name -> (in_features, out_features) of every linear with a LoRA branch."""
     max_rank: int

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from heliostat_engines.arithmetic import ready_for
 from heliostat_engines.calibration import calibrate
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.checkpoint import hub_errors_explained
@@ -70,13 +71,14 @@ def known_magnitudes(
 def measured_magnitudes(family: Family, checkpoint: Path) -> Mapping[str, float]:
     """The largest input magnitudes, calibrated on a few prompts.
 
-    Loads the BF16 transformer, on the GPU if it fits there; leaves nothing on it.
+    Loads the transformer, on the GPU if it fits there; leaves nothing on it.
     """
-    text_encoder = family.load_text_encoder(str(checkpoint))
+    text_encoder = family.load_text_encoder(str(checkpoint)).to("cpu")
     conditioning = text_encoder.encode(CALIBRATION_PROMPTS)
     del text_encoder
     transformer = family.load_transformer(str(checkpoint), torch.bfloat16)
-    transformer.to(_device_for(transformer))
+    device = _device_for(transformer)
+    transformer = ready_for(device, transformer).to(device)
     amax = calibrate(
         family, transformer, conditioning, range(len(CALIBRATION_PROMPTS)), CALIBRATION_STEPS
     )

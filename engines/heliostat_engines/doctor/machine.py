@@ -12,7 +12,7 @@ import pynvml  # type: ignore[import-untyped]
 import torch
 from rich import filesize
 
-from heliostat_engines import native_fp4, nvfp4_cpu
+from heliostat_engines import arithmetic, native_fp4, nvfp4_cpu
 from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.errors import RuntimeMissingError
 from heliostat_engines.hardware import (
@@ -38,6 +38,7 @@ def examine_machine(gpu: Gpu | None, cache: Path) -> list[Finding]:
         _disk(cache),
         _gpu(gpu),
         Finding(part="torch", level=Level.GOOD, text=torch.__version__),
+        Finding(part="CPU arithmetic", level=Level.GOOD, text=arithmetic.explanation()),
         _fp4(gpu),
         _c_compiler(),
         *(_vendor(runtime) for runtime in Runtime),

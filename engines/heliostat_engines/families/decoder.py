@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from heliostat_engines.arithmetic import dtype_on
 from heliostat_engines.families.checkpoint import load_part
 
 
@@ -38,12 +39,13 @@ class VaeDecoder:
         """
         self.module = DecoderModule(vae, scale, shift)
         self._at_once = at_once
+        self._kept: torch.dtype = self.module.vae.dtype
         self._device = torch.device("cpu")
 
     def to(self, device: torch.device | str) -> VaeDecoder:
         """Decode there from now on."""
         self._device = torch.device(device)
-        self.module.to(self._device)
+        self.module.to(self._device, dtype_on(self._device, self._kept))
         return self
 
     @torch.inference_mode()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from heliostat_engines.arithmetic import compute_dtype
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families.checkpoint import check_pipeline, hub_errors_explained
 
@@ -29,7 +30,8 @@ class PipelineTextEncoder:
 
     def to(self, device: torch.device | str) -> PipelineTextEncoder:
         """Encode there from now on."""
-        self._pipeline.to(device)
+        dtype = compute_dtype(device)
+        self._pipeline.to(device, *(() if dtype is torch.bfloat16 else (dtype,)))
         return self
 
     @torch.no_grad()

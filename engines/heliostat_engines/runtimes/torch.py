@@ -11,6 +11,7 @@ from torch import nn
 
 from heliostat_engines import native_fp4, nvfp4
 from heliostat_engines.adapters import Adapter, Binding, LoraPair, check_binding
+from heliostat_engines.arithmetic import compute_dtype, name_of, ready_for
 from heliostat_engines.engine import EngineInfo
 from heliostat_engines.families.family import MapName
 from heliostat_engines.lora import (
@@ -79,13 +80,14 @@ class TorchEngine:
         self._max_rank = max_rank
         self._slot = LoraSlot()
         self._device = torch.device(device)
+        self._dtype = compute_dtype(self._device)
         self._native = native_fp4.usable_on(self._device)
         self._emulated_activations = SharedActivations(nvfp4.fake_quantise)
         self._native_activations = SharedActivations(native_fp4.quantise)
-        self._conditioning = MovedConditioning(self._device)
+        self._conditioning = MovedConditioning(self._dtype, self._device)
         self._resident: ResidentAdapters[Mapping[str, LoraPair]] = ResidentAdapters(slots)
-        self._transformer = family.load_transformer(self._checkpoint, torch.bfloat16)
-        self._transformer.to(self._device)
+        transformer = family.load_transformer(self._checkpoint, torch.bfloat16)
+        self._transformer = ready_for(self._device, transformer).to(self._device)
         rules = family.rules(precision_map)
         self.plan = plan_linears(self._transformer, rules, family.lora_targets)
         amax = family.activation_amax(self._checkpoint) or {}
@@ -103,6 +105,7 @@ class TorchEngine:
             checkpoint=self._checkpoint,
             runtime="torch",
             precision=self._precision,
+            compute_dtype=name_of(self._dtype),
             nvfp4_linears=quantised,
             linears=len(self.plan),
             lora_targets=self._targets,
@@ -122,7 +125,7 @@ class TorchEngine:
             return binding
         pairs = {
             name: LoraPair(
-                pair.down.to(self._device, torch.bfloat16), pair.up.to(self._device, torch.bfloat16)
+                pair.down.to(self._device, self._dtype), pair.up.to(self._device, self._dtype)
             )
             for name, pair in adapter.pairs.items()
         }
@@ -139,7 +142,7 @@ class TorchEngine:
         conditioning: Conditioning,
         adapter: str | None = None,
     ) -> torch.Tensor:
-        """velocity[B, ...] in BF16 at latents[B, ...], sigma[B], under a resident adapter."""
+        """velocity[B, ...] in the device's arithmetic at latents[B, ...], sigma[B], under a resident adapter."""
         pairs = None if adapter is None else self._resident.use(adapter)
         return self._evaluate(latents, sigma, conditioning, pairs)
 
@@ -210,16 +213,16 @@ def _one_thread() -> Iterator[None]:
 class MovedConditioning:
     """Casts and moves embeddings once for all steps of a rollout, its unconditional ones too."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype, self._device = dtype, device
         self._last: deque[tuple[Conditioning, Conditioning]] = deque(maxlen=2)
 
     def moved(self, conditioning: Conditioning) -> Conditioning:
-        """The same in BF16 on the device."""
+        """The same in that dtype on the device."""
         for known, moved in self._last:
             if known is conditioning:
                 return moved
-        moved = conditioning.to(torch.bfloat16, self._device)
+        moved = conditioning.to(self._dtype, self._device)
         self._last.append((conditioning, moved))
         return moved
 

@@ -29,6 +29,7 @@ def info_message(info: ServerInfo) -> control_pb2.InfoResponse:
             checkpoint=engine.checkpoint,
             runtime=engine.runtime,
             precision=engine.precision,
+            compute_dtype=engine.compute_dtype,
             nvfp4_linears=engine.nvfp4_linears,
             linears=engine.linears,
             lora_targets=targets,

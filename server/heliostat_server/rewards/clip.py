@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from heliostat_engines.arithmetic import dtype_on
 from heliostat_engines.errors import CheckpointError
 from heliostat_server.rewards.last_batch import LastBatch
 from heliostat_server.rewards.preprocessing import clip_pixels
@@ -44,7 +45,7 @@ class ClipTower:
 
         model, found = CLIPModel.from_pretrained(
             folder,
-            dtype=getattr(torch, dtype),
+            dtype=dtype_on(device, getattr(torch, dtype)),
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from heliostat_engines.arithmetic import dtype_on
 from heliostat_server.rewards.head import linear_head
 from heliostat_server.rewards.preprocessing import clip_pixels
 from heliostat_server.rewards.state import load_exactly
@@ -110,7 +111,7 @@ class ImageReward:
         self._network = ImageRewardNetwork(json.loads((folder / CONFIG).read_text()))
         path = folder / TENSORS
         load_exactly(self._network, load_file(path), str(path))
-        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._dtype = dtype_on(device, getattr(torch, dtype))
         self._network.to(device, self._dtype).eval().requires_grad_(False)
         self._tokenizer = BertTokenizer.from_pretrained(tokenizer, local_files_only=True)
         self._device = device

@@ -37,6 +37,8 @@ class RunRecord:
     evaluations: tuple[Evaluation, ...]
     folder: Path
     showcase: Showcase | None
+    arithmetic: tuple[str, str]
+    """What trainer and server computed in: bfloat16 or float32; empty where that is not known."""
 
     @property
     def reward(self) -> RewardSection:
@@ -107,13 +109,15 @@ def read_run(folder: Path) -> RunRecord:
     run = folder / "run.json"
     if not run.exists():
         raise RunFolderError(f"{folder} is no run folder: it has no run.json")
+    content = json.loads(run.read_text(encoding="utf-8"))
     return RunRecord(
         name=folder.resolve().name,
-        settings=_settings(json.loads(run.read_text(encoding="utf-8"))["config"]),
+        settings=_settings(content["config"]),
         steps=tuple(read_metrics(folder / "metrics.jsonl")),
         evaluations=read_evaluations(folder / "evaluation"),
         folder=folder,
         showcase=read_showcase(folder / "showcase"),
+        arithmetic=(content.get("compute_dtype", ""), content["server"].get("compute_dtype", "")),
     )
 
 
