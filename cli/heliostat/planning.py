@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from heliostat.output import table_console
+from heliostat_engines.progress import duration
 from heliostat_trainer.pace import measured_pace
 from heliostat_trainer.plan import BACKWARD_NFES, NVFP4_SPEEDUPS, plan_run, total
-from heliostat_trainer.progress import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
