@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from rich.console import Group
 from rich.live import Live
@@ -16,8 +16,11 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from rich.console import Console
+
+T = TypeVar("T")
 
 REPORT_S = 10.0
 """Nothing that people wait for is silent for longer."""
@@ -104,6 +107,14 @@ class Stages:
         finally:
             with self._lock:
                 del self._open[key]
+
+    @contextmanager
+    def entering(self, name: str, context: AbstractContextManager[T]) -> Iterator[T]:
+        """The context, with a stage for as long as it takes to enter it."""
+        with ExitStack() as stack:
+            with self.during(name):
+                entered = stack.enter_context(context)
+            yield entered
 
     def count(self, done: int, total: int, unit: str = "") -> None:
         """So much of the innermost stage, or of its part, is done."""

@@ -30,6 +30,8 @@ class ServerHarness:
 
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
+        self.told: list[str] = []
+        """What the start was at, one after another."""
         self._stack = ExitStack()
 
     @property
@@ -44,7 +46,7 @@ class ServerHarness:
         return f"grpc://{self.record.control}"
 
     def start(self) -> None:
-        self._stack.enter_context(background_server(self.settings))
+        self._stack.enter_context(background_server(self.settings, self.told.append))
 
     def stop(self) -> None:
         self._stack.close()

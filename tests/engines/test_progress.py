@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import io
 import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
 
 from heliostat_engines.progress import Stage, Stages, Ticker, duration, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def test_a_stage_says_what_is_left_at_the_pace_so_far() -> None:
@@ -40,6 +45,20 @@ def test_the_innermost_stage_is_what_is_under_way() -> None:
         (stage,) = stages.open()
         assert (stage.name, stage.share) == ("evaluate the base", 0.5)
     assert stages.open() == ()
+
+
+def test_entering_is_a_stage_and_what_is_entered_stays_open() -> None:
+    stages, names = Stages(), []
+
+    @contextmanager
+    def server() -> Iterator[str]:
+        names.extend(stage.name for stage in stages.open())
+        yield "here"
+        names.append("closed")
+
+    with stages.entering("start", server()) as where:
+        assert (where, names, stages.open()) == ("here", ["start"], ())
+    assert names == ["start", "closed"]
 
 
 def test_a_stage_ends_with_an_error_in_it() -> None:

@@ -75,8 +75,8 @@ def train(
     outlook = Outlook(0, config.run.steps, 0.0, config.run.minutes)
     urls = config.server.urls if server_url is None else one_or_more(server_url)
     with (
-        open_ranks() as ranks,
         open_progress(console or Console(), outlook) as progress,
+        progress.stages.entering("join the other ranks", open_ranks()) as ranks,
         open_servers(
             config,
             urls,

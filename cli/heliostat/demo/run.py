@@ -67,7 +67,7 @@ def _server(url: str | None, runs: Path, console: Console) -> AbstractContextMan
     if url is not None:
         return nullcontext(Serving(url, token_for(url)))
     state = runs / "demo-server"
-    console.print(f"Starting a Triton server; its state and logs are in {state}")
+    console.print(f"Starting a Triton server; its state and logs are in {state}", soft_wrap=True)
     return running_server(state, console)
 
 

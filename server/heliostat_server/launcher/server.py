@@ -404,7 +404,7 @@ class RolloutServer:
         what = f"load {', '.join(models)}" if models else "wait for Triton"
         self._stages.part(what)
         self._stages.count(loaded, len(MODELS), "models loaded")
-        self._note(doing=f"{what}: {loaded} of {len(MODELS)} models loaded")
+        self._note(doing=f"{what} ({loaded} of {len(MODELS)} models loaded)")
 
     def _note(self, **changes: object) -> None:
         self._record = self._record.model_copy(update=changes)
