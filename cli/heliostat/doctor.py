@@ -89,18 +89,18 @@ def run(families: Sequence[str], cache: Path | None, *, trial: bool, as_json: bo
 def examine(asked: Sequence[str], cache: Path, *, trial: bool) -> Examination:
     """Look at every part, at the room of every family, and try a small engine if `trial`."""
     gpu = find_gpu()
-    space = measure_space(cache)
-    rooms = tuple(family_room(family(), space) for family in FAMILIES)
-    findings = [*examine_machine(gpu, cache), *_server_findings()]
+    with shown(Console(stderr=True)) as stages:
+        with stages.during("look at this machine"):
+            space = measure_space(cache)
+            rooms = tuple(family_room(family(), space) for family in FAMILIES)
+            findings = [*examine_machine(gpu, cache), *_server_findings()]
+        with stages.during("try a small engine"):
+            tried = _try_engines(gpu, EngineCache(cache), stages) if trial else ()
     for room in rooms:
         if room.family in asked:
             findings += room_findings(room)
-    trials: tuple[ModeTrial, ...] = ()
-    if trial:
-        with shown(Console(stderr=True)) as progress:
-            tried = _try_engines(gpu, EngineCache(cache), progress)
-        trials = tuple(one for one in tried if isinstance(one, ModeTrial))
-        findings += [one.finding() if isinstance(one, ModeTrial) else one for one in tried]
+    trials = tuple(one for one in tried if isinstance(one, ModeTrial))
+    findings += [one.finding() if isinstance(one, ModeTrial) else one for one in tried]
     return Examination(tuple(findings), rooms, trials)
 
 

@@ -92,6 +92,7 @@ def test_a_tight_budget_takes_fewer_prompts_and_always_the_same(
     config = configure("--run.steps", "3", *tight)
     said = complete(config, server, resume=True)
     assert "a first guess" not in said
+    assert "step 2: not evaluated, to leave time for the last evaluation" in said
     evaluations = read_evaluations(config.run.path / "evaluation")
     assert [each.step for each in evaluations] == [0, 1, 3]  # none at 2: the time is spent
     base = evaluations[0]

@@ -435,6 +435,10 @@ class Trainer:
         if not due or self.parts.evaluator.path(step).exists():
             return
         if step and not self.finished and not self.parts.evaluator.affords_another():
+            self.parts.progress.say(
+                f"step {step}: not evaluated, to leave time for the last evaluation "
+                f"(evaluation.budget = {settings.budget:g} of run.minutes)"
+            )
             return
         began = time.monotonic()
         policy = PolicyName.EMA if step else PolicyName.BASE
