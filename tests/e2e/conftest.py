@@ -130,14 +130,16 @@ def server(
     harness.stop()
 
 
-@pytest.fixture
-def replica(server: ServerHarness, tmp_path: Path) -> Iterator[ServerHarness]:
+@pytest.fixture(scope="module")
+def replica(
+    server: ServerHarness, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerHarness]:
     """Another server on the store of `server`, with its settings."""
     first = StateFolder(server.settings.state)
     harness = ServerHarness(
         server.settings.model_copy(
             update={
-                "state": tmp_path / "replica",
+                "state": tmp_path_factory.mktemp("replica") / "state",
                 "redis": f"unix://{first.path / 'redis.sock'}",
                 "admin_token_file": first.admin_token,
             }

@@ -87,7 +87,7 @@ def test_a_tight_budget_takes_fewer_prompts_and_always_the_same(
     tight = ["--run.minutes", "10", "--evaluation.budget", "1e-6", "--evaluation.every", "1"]
     said = complete(configure("--run.steps", "1", *tight), server)
     assert "2 of 3 held-out prompts are evaluated" in said
-    assert "a first guess: about " in said
+    assert "a first guess for this machine: " in said
     assert "a step takes " in said
     config = configure("--run.steps", "3", *tight)
     said = complete(config, server, resume=True)

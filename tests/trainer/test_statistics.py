@@ -182,9 +182,7 @@ def test_the_outlook_goes_by_steps_or_minutes_whichever_ends_first() -> None:
 def test_the_outlook_says_how_many_steps_the_minutes_will_do() -> None:
     outlook = Outlook(1, 1000, 11.2, 8.0)
     assert outlook.end == "of about 43"
-    assert (
-        "a step takes 11.2 s on this machine: expect about 43 in the 8 minutes" in outlook.promise
-    )
+    assert "a step takes 11.2 s on this machine: expect about 43 in the 8 min" in outlook.promise
     assert Outlook(10, 1000, 100.0, 8.0).end == "of about 48"
     assert Outlook(50, 1000, 481.0, 8.0).end == "of about 50"
     assert Outlook(1, 20, 11.2, 8.0).end == "of 20"

@@ -460,8 +460,8 @@ class Trainer:
         if pace is None:
             return
         self.parts.progress.say(
-            f"a first guess: about {pace.steps_in_time(config)} steps in the "
-            f"{config.run.minutes:g} minutes of training on this machine"
+            f"a first guess for this machine: {pace.steps_in_time(config)} steps in the "
+            f"{config.run.minutes:g} min of training"
         )
         if len(evaluator.prompts) < config.evaluation.prompts:
             self.parts.progress.say(

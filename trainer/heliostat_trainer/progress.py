@@ -71,7 +71,7 @@ class Outlook:
         last = self.steps if self.expected is None else self.expected
         return (
             f"a step takes {self.elapsed_s / self.step:.1f} s on this machine: expect about {last} "
-            f"in the {self.minutes:g} minutes of training, evaluations on top"
+            f"in the {self.minutes:g} min of training, evaluations on top"
         )
 
 
