@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -37,7 +38,10 @@ def running_server(state: Path, console: Console) -> Iterator[Serving]:
     Raises:
         ServerStartError: with the reason that the server gave.
     """
-    settings = ServeSettings(state=state, port=0, http_port=0)
+    device = os.environ.get("HELIOSTAT_DEVICE", "cpu")  # as `heliostat serve` takes it
+    settings = ServeSettings.model_validate(
+        {"state": state, "port": 0, "http_port": 0, "device": device}
+    )
     with ExitStack() as running:
         with shown(console) as stages, stages.during("start the rollout server"):
             record = running.enter_context(background_server(settings, stages.part))
