@@ -7,8 +7,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from heliostat.credentials import remember
 from heliostat_engines.progress import shown
+from heliostat_server.control.validation import first_problem
+from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.background import background_server
 from heliostat_server.launcher.state import StateFolder
 from heliostat_server.settings import ServeSettings
@@ -38,10 +42,7 @@ def running_server(state: Path, console: Console) -> Iterator[Serving]:
     Raises:
         ServerStartError: with the reason that the server gave.
     """
-    device = os.environ.get("HELIOSTAT_DEVICE", "cpu")  # as `heliostat serve` takes it
-    settings = ServeSettings.model_validate(
-        {"state": state, "port": 0, "http_port": 0, "device": device}
-    )
+    settings = _settings(state)
     with ExitStack() as running:
         with shown(console) as stages, stages.during("start the rollout server"):
             record = running.enter_context(background_server(settings, stages.part))
@@ -49,3 +50,13 @@ def running_server(state: Path, console: Console) -> Iterator[Serving]:
         token = StateFolder(state).read_admin_token()
         remember(url, token)
         yield Serving(url, token)
+
+
+def _settings(state: Path) -> ServeSettings:
+    device = os.environ.get("HELIOSTAT_DEVICE", "cpu")  # as `heliostat serve` takes it
+    try:
+        return ServeSettings.model_validate(
+            {"state": state, "port": 0, "http_port": 0, "device": device}
+        )
+    except ValidationError as error:
+        raise ServerStartError(f"HELIOSTAT_DEVICE: {first_problem(error.errors())}") from error
