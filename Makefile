@@ -1,17 +1,30 @@
 # Two commands do everything: `make demo` and `make test`. Each sets up its own virtual environment.
+#   make test PACKAGE=trainer    the tests of one package alone: cli, engines, server, trainer, e2e or docker
+#   make check                   what has changed: format, lint, types, and the fast tests of its packages
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean
+# What starts servers runs one after another: two at once starve each other on two cores.
+SERVERS := e2e docker
+SPREAD := --numprocesses 2 --dist loadfile
+
+.PHONY: demo test check lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/heliostat demo
 
 test: $(VENV)/.dev
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --ignore tests/e2e --ignore tests/docker
-	$(BIN)/pytest tests/e2e tests/docker
+ifdef PACKAGE
+	$(BIN)/pytest $(if $(filter $(PACKAGE),$(SERVERS)),,$(SPREAD)) tests/$(PACKAGE)
+else
+	$(BIN)/pytest $(SPREAD) $(SERVERS:%=--ignore tests/%)
+	$(BIN)/pytest $(SERVERS:%=tests/%)
+endif
+
+check: $(VENV)/.dev
+	PATH="$(abspath $(BIN)):$$PATH" .ci/check
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

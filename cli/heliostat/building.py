@@ -1,4 +1,4 @@
-"""`heliostat engine build`: compile with a progress bar, and write the Triton model repository."""
+"""`heliostat engine build`: compile, show how far it is, and write the Triton model repository."""
 
 from __future__ import annotations
 
@@ -6,19 +6,11 @@ import logging
 import sys
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import structlog
 from rich import filesize
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 
 from heliostat.output import table_console
@@ -30,6 +22,7 @@ from heliostat_engines.export.manifest import ExportOptions, LoraMode
 from heliostat_engines.families import get_family
 from heliostat_engines.families.family import DecoderName, MapName
 from heliostat_engines.precision import Precision
+from heliostat_engines.progress import shown
 from heliostat_server.compiled import write_repository
 
 if TYPE_CHECKING:
@@ -72,7 +65,7 @@ def run(settings: BuildSettings) -> None:
     cache = EngineCache(settings.cache or default_cache_root())
     console = Console(stderr=True)
     try:
-        with BuildProgress(console) as progress:
+        with shown(console) as progress:
             built = build_engine(request, cache, progress)
     except KeyboardInterrupt:
         console.print("stopped; nothing half-built is left behind")
@@ -88,39 +81,6 @@ def quieten() -> None:
     for name in ("torch.onnx", "torch.export", "torch.utils._pytree", "torchao", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
-
-
-class BuildProgress:
-    """One bar a stage that is under way. Called with (stage, done, total)."""
-
-    def __init__(self, console: Console) -> None:
-        self._bars = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
-        self._tasks: dict[str, int] = {}
-
-    def __call__(self, stage: str, done: int, total: int, /) -> None:
-        """Show it; a finished stage goes away."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-        task = self._tasks[stage]
-        self._bars.update(task, completed=done, total=total)  # type: ignore[arg-type]
-        if done >= total:
-            self._bars.remove_task(task)  # type: ignore[arg-type]
-            del self._tasks[stage]
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bars.stop()
 
 
 def _request(settings: BuildSettings) -> BuildRequest:

@@ -252,7 +252,7 @@ def serve(
     """
     from pydantic import ValidationError
 
-    from heliostat.credentials import CredentialsError, keep_token
+    from heliostat.credentials import remember
     from heliostat_server.control.validation import first_problem
     from heliostat_server.errors import ServerStartError
     from heliostat_server.rewards.definitions import VlmJudgeSettings, load_definitions
@@ -276,12 +276,6 @@ def serve(
         "max_prompt_chars": max_prompt_chars,
         "max_adapter_bytes": max_adapter_bytes,
     }
-
-    def remember(url: str, token: str) -> None:
-        try:
-            keep_token(url, token)
-        except CredentialsError as error:
-            typer.echo(f"heliostat: {error}", err=True)
 
     try:
         settings = ServeSettings(
@@ -414,9 +408,14 @@ def report(
     ] = None,
 ) -> None:
     """Draw a finished or running run as one self-contained HTML page."""
+    from rich.console import Console
+
+    from heliostat_engines.progress import shown
     from heliostat_trainer.report import write_report
 
-    typer.echo(f"Report: {write_report(run, out)}")
+    with shown(Console(stderr=True)) as stages, stages.during("write the report"):
+        path = write_report(run, out)
+    typer.echo(f"Report: {path}")
 
 
 @app.command()

@@ -70,6 +70,14 @@ def keep_token(url: str, token: str) -> Path:
     return path
 
 
+def remember(url: str, token: str) -> None:
+    """Keep the token of a server that this user starts; one that cannot be kept is only said."""
+    try:
+        keep_token(url, token)
+    except CredentialsError as error:
+        typer.echo(f"heliostat: {error}", err=True)
+
+
 def _read(path: Path) -> dict[str, str]:
     try:
         return cast("dict[str, str]", json.loads(path.read_text()))

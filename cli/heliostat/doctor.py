@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from heliostat.building import BuildProgress, quieten
+from heliostat.building import quieten
 from heliostat.output import table_console
 from heliostat_engines.build.cache import EngineCache, default_cache_root
 from heliostat_engines.doctor.findings import Finding, Level
@@ -21,6 +21,7 @@ from heliostat_engines.doctor.trial import ModeTrial, Trials, compile_ahead
 from heliostat_engines.errors import RuntimeMissingError
 from heliostat_engines.families import FAMILIES, get_family
 from heliostat_engines.hardware import find_gpu
+from heliostat_engines.progress import shown
 from heliostat_engines.runtimes.tensorrt import TensorRTEngine
 from heliostat_engines.runtimes.vendor import Runtime, load_vendor
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from heliostat_engines.doctor.room import FamilyRoom, Need
-    from heliostat_engines.export.graph import Progress
     from heliostat_engines.hardware import Gpu
+    from heliostat_engines.progress import Progress
 
 SMALL = "demo"
 """The family that is tried: its weights are here."""
@@ -88,18 +89,18 @@ def run(families: Sequence[str], cache: Path | None, *, trial: bool, as_json: bo
 def examine(asked: Sequence[str], cache: Path, *, trial: bool) -> Examination:
     """Look at every part, at the room of every family, and try a small engine if `trial`."""
     gpu = find_gpu()
-    space = measure_space(cache)
-    rooms = tuple(family_room(family(), space) for family in FAMILIES)
-    findings = [*examine_machine(gpu, cache), *_server_findings()]
+    with shown(Console(stderr=True)) as stages:
+        with stages.during("look at this machine"):
+            space = measure_space(cache)
+            rooms = tuple(family_room(family(), space) for family in FAMILIES)
+            findings = [*examine_machine(gpu, cache), *_server_findings()]
+        with stages.during("try a small engine"):
+            tried = _try_engines(gpu, EngineCache(cache), stages) if trial else ()
     for room in rooms:
         if room.family in asked:
             findings += room_findings(room)
-    trials: tuple[ModeTrial, ...] = ()
-    if trial:
-        with BuildProgress(Console(stderr=True)) as progress:
-            tried = _try_engines(gpu, EngineCache(cache), progress)
-        trials = tuple(one for one in tried if isinstance(one, ModeTrial))
-        findings += [one.finding() if isinstance(one, ModeTrial) else one for one in tried]
+    trials = tuple(one for one in tried if isinstance(one, ModeTrial))
+    findings += [one.finding() if isinstance(one, ModeTrial) else one for one in tried]
     return Examination(tuple(findings), rooms, trials)
 
 

@@ -7,11 +7,11 @@ import statistics
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from heliostat.building import quieten
@@ -24,6 +24,7 @@ from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import Precision
+from heliostat_engines.progress import shown
 from heliostat_engines.runtimes.tensorrt import TensorRTEngine
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling import sample_euler
@@ -33,7 +34,7 @@ from heliostat_trainer.fidelity import rank_fidelity
 from heliostat_trainer.prompts import read_prompts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Decoder
+    from heliostat_engines.progress import Stages
     from heliostat_server.rewards.reward import Reward
 
     Draws = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
@@ -130,7 +132,10 @@ def run(settings: BenchSettings, out: Path | None) -> None:
     """
     quieten()
     _check(settings)
-    rows = Bench(settings).rows()
+    with shown(Console(stderr=True)) as stages:
+        with stages.during("load the model"):
+            bench = Bench(settings, stages)
+        rows = bench.rows()
     if out is not None:
         out.write_text(json.dumps([asdict(row) for row in rows], indent=2))
     console = table_console()
@@ -154,9 +159,10 @@ def _check(settings: BenchSettings) -> None:
 class Bench:
     """The model and its prompts, loaded once for all ways."""
 
-    def __init__(self, settings: BenchSettings) -> None:
+    def __init__(self, settings: BenchSettings, stages: Stages) -> None:
         family = get_family(settings.family)
         self._settings = settings
+        self._stages = stages
         self._family = family
         self._checkpoint = settings.checkpoint or family.default_checkpoint
         self._pixels = settings.resolution_px or family.default_resolution_px
@@ -173,8 +179,13 @@ class Bench:
 
     def rows(self) -> list[Row]:
         """Every way with full steps and with exploration's; the first is the reference."""
-        ways = list(self._ways())
+        with self._stages.during("load every way of drawing"):
+            ways = list(self._ways())
         drawn = self._draw_all(ways)
+        with self._stages.during("compare"):
+            return self._compared(ways, drawn)
+
+    def _compared(self, ways: Sequence[Way], drawn: Mapping[tuple[str, int], Drawn]) -> list[Row]:
         (reference, *_) = drawn.values()
         images = self._decode(reference.latents)
         rewards = None if self._reward is None else self._rate(self._reward, images)
@@ -233,24 +244,21 @@ class Bench:
         }
         latents: dict[tuple[str, int], list[torch.Tensor]] = {key: [] for key in seconds}
         batches = settings.candidates // settings.batch
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("warming up", total=len(ways) * (1 + len(self._prompts)))
-            for way in ways:
-                progress.update(task, description=f"warming up {way.name}")
+        for way in ways:
+            with self._stages.during(f"warm up {way.name}"):
                 self._draw(way, 0, range(settings.batch), 1)
-                progress.advance(task)
-            for group in range(len(self._prompts)):
-                for way in ways:
-                    progress.update(task, description=way.name)
-                    for batch in range(batches):
-                        first = group * settings.candidates + batch * settings.batch
-                        for steps in self._step_counts:
-                            took, drawn = self._draw(
-                                way, group, range(first, first + settings.batch), steps
-                            )
-                            seconds[way.name, steps].append(took)
-                            latents[way.name, steps].append(drawn)
-                    progress.advance(task)
+        turns = list(product(range(len(self._prompts)), ways))
+        for done, (group, way) in enumerate(turns):
+            self._stages("draw", done, len(turns))
+            for batch in range(batches):
+                first = group * settings.candidates + batch * settings.batch
+                for steps in self._step_counts:
+                    took, drawn = self._draw(
+                        way, group, range(first, first + settings.batch), steps
+                    )
+                    seconds[way.name, steps].append(took)
+                    latents[way.name, steps].append(drawn)
+        self._stages("draw", len(turns), len(turns))
         size = (len(self._prompts), settings.candidates, *self._shape)
         return {
             key: Drawn(tuple(seconds[key]), torch.cat(latents[key]).view(size)) for key in seconds

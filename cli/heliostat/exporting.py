@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 
+from heliostat_engines.progress import shown
 from heliostat_trainer.export import Format, export_run
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ def export(run: Path, kind: str, out: Path | None, step: str, dtype: str | None)
         HeliostatError: one sentence that says what is missing or cannot be written.
     """
     stored = None if dtype is None else getattr(torch, dtype)
-    exported = export_run(run, Format(kind), out, step=step, dtype=stored)
     console = Console()
+    with shown(console) as stages, stages.during("export"):
+        exported = export_run(run, Format(kind), out, step=step, dtype=stored, progress=stages)
     console.print(f"Step {exported.step}: {exported.path}", soft_wrap=True)
     if exported.rounding is not None and exported.rounding.share > NOTICEABLE_ROUNDING:
         console.print(

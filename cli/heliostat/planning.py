@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from rich import filesize
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from heliostat.output import table_console
+from heliostat_engines.progress import duration, shown
 from heliostat_trainer.pace import measured_pace
 from heliostat_trainer.plan import BACKWARD_NFES, NVFP4_SPEEDUPS, plan_run, total
-from heliostat_trainer.progress import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -63,9 +64,16 @@ def _counts(config: TrainConfig, plan: Plan, ranks: int) -> Iterable[tuple[str, 
         f"{plan.rows:,} samples at a noise level, each evaluated by: {', '.join(policies)}",
     )
     yield "optimiser steps", f"{plan.optimiser_steps:,}"
-    yield "evaluations", f"{plan.evaluations:,}"
+    yield "evaluations", f"{plan.evaluations:,}{_budget(config)}"
     if ranks > 1:
         yield "ranks", f"{ranks}, each of which evaluates 1/{ranks} of the NFEs in BF16"
+
+
+def _budget(config: TrainConfig) -> str:
+    share = config.evaluation.budget
+    return (
+        "" if share is None else f", or what {share:g} of run.minutes (evaluation.budget) affords"
+    )
 
 
 def _costs(title: str, costs: Mapping[Activity, Cost]) -> Table:
@@ -105,7 +113,8 @@ def _memory(config: TrainConfig, ranks: int) -> Iterable[tuple[str, str]]:
     except ImportError as error:
         text = f"not counted: {error.name} is missing, pip install 'heliostat[trainer]'"
         return [("trainer's memory", text)]
-    memory = trainer_memory(config, ranks)
+    with shown(Console(stderr=True)) as stages, stages.during("count the memory"):
+        memory = trainer_memory(config, ranks)
     parts = {
         "transformer in BF16": memory.transformer,
         "LoRA of three policies": memory.lora,

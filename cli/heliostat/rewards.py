@@ -59,6 +59,11 @@ def convert(
     A pickle can run code when it is read, so the server reads none. This command reads the file
     with torch's restricted reader, which takes tensors only, and checks every name and shape.
     """
+    from rich.console import Console
+
+    from heliostat_engines.progress import shown
     from heliostat_server.rewards.conversion import convert as write
 
-    typer.echo(f"The weights of {reward} are in {write(reward, file, out)}")
+    with shown(Console(stderr=True)) as stages:
+        folder = write(reward, file, out, stages)
+    typer.echo(f"The weights of {reward} are in {folder}")

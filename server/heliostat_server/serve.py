@@ -6,9 +6,11 @@ import signal
 from threading import Event
 from typing import TYPE_CHECKING
 
+import structlog
 from rich.console import Console
 from rich.table import Table
 
+from heliostat_engines.progress import Stages, Ticker
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.server import RolloutServer
 from heliostat_server.logs import configure_logs
@@ -33,13 +35,17 @@ def serve(
     """
     console = Console(stderr=True)
     configure_logs(colours=console.is_terminal)
-    stopping = Event()
+    stopping, stages = Event(), Stages()
+    log = structlog.get_logger("server")
     handlers = {
         number: signal.signal(number, lambda *_: stopping.set())
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        with RolloutServer(settings, stopping, on_start) as server:
+        with (
+            Ticker(stages.sentence, log.info),
+            RolloutServer(settings, stopping, on_start, stages) as server,
+        ):
             console.print(_summary(server))
             server.watch()
             console.print("stopping")

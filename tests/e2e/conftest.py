@@ -30,6 +30,8 @@ class ServerHarness:
 
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
+        self.told: list[str] = []
+        """What the start was at, one after another."""
         self._stack = ExitStack()
 
     @property
@@ -44,7 +46,7 @@ class ServerHarness:
         return f"grpc://{self.record.control}"
 
     def start(self) -> None:
-        self._stack.enter_context(background_server(self.settings))
+        self._stack.enter_context(background_server(self.settings, self.told.append))
 
     def stop(self) -> None:
         self._stack.close()
@@ -128,14 +130,16 @@ def server(
     harness.stop()
 
 
-@pytest.fixture
-def replica(server: ServerHarness, tmp_path: Path) -> Iterator[ServerHarness]:
+@pytest.fixture(scope="module")
+def replica(
+    server: ServerHarness, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerHarness]:
     """Another server on the store of `server`, with its settings."""
     first = StateFolder(server.settings.state)
     harness = ServerHarness(
         server.settings.model_copy(
             update={
-                "state": tmp_path / "replica",
+                "state": tmp_path_factory.mktemp("replica") / "state",
                 "redis": f"unix://{first.path / 'redis.sock'}",
                 "admin_token_file": first.admin_token,
             }

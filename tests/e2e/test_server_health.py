@@ -25,6 +25,12 @@ def test_a_server_that_answers_is_well(server: ServerHarness) -> None:
     assert find_problem(StateFolder(server.settings.state)) is None
 
 
+def test_the_start_tells_which_models_are_still_loading(server: ServerHarness) -> None:
+    loading = [told for told in server.told if told.endswith("of 3 models loaded)")]
+    assert loading[0] == "load text_encoder, score, explore (0 of 3 models loaded)"
+    assert server.record.doing == ""
+
+
 def test_each_part_is_asked(server: ServerHarness, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     nowhere = f"127.0.0.1:{port}"

@@ -8,12 +8,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
+from heliostat_proto import control_pb2 as messages
 from heliostat_trainer.metrics import read_metrics
-from tests.e2e.conftest import ServerHarness
+from tests.e2e.conftest import BATCH, ServerHarness
 from tests.e2e.training import Address, Run, assert_same, wait_for, write_toml
+from tests.server.checkpoints import random_adapter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,11 +42,32 @@ def alone(toml: Path, server: ServerHarness) -> dict[str, torch.Tensor]:
     return run.lora()
 
 
+def test_what_one_replica_publishes_each_draws(
+    server: ServerHarness, replica: ServerHarness
+) -> None:
+    admin = server.client()
+    token = admin.open("everywhere")
+    here, there = server.client(token), replica.client(token)
+    for version, side in enumerate((here, there, here), start=1):
+        files = random_adapter(side.targets(), seed=version)
+        assert side.publish(files, "everywhere").version == version
+    for version in (1, 2, 3):
+        spec = {"experiment": "everywhere", "version": version}
+        np.testing.assert_array_equal(
+            here.rewards(range(BATCH), **spec), there.rewards(range(BATCH), **spec)
+        )
+    assert there.info("everywhere").latest_version == 3
+    events = there.ask("ListEvents", messages.ListEventsRequest(experiment="everywhere")).events
+    assert [event.what for event in events].count("published") == 3
+    for client in (admin, here, there):
+        client.close()
+
+
 def test_a_replica_killed_in_a_step_changes_nothing(
     toml: Path, server: ServerHarness, replica: ServerHarness, alone: dict[str, torch.Tensor]
 ) -> None:
     both = Address((server.url, replica.url), server.admin_token)
-    run = Run(toml, both, "scale-replicas")
+    run = Run(toml, both, "scale-replicas")  # the last test of the replica
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(run.complete)
         wait_for(lambda: run.saved(1))

@@ -47,14 +47,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def toml(tmp_path: Path, checkpoint: Path) -> Path:
     """A tiny run's settings."""
-    (tmp_path / "train.txt").write_text("\n".join(PROMPTS))
-    (tmp_path / "heldout.txt").write_text("\n".join(HELDOUT))
-    path = tmp_path / "run.toml"
+    return write_toml(tmp_path, checkpoint)
+
+
+def write_toml(folder: Path, checkpoint: Path) -> Path:
+    """A tiny run's settings and prompts; its run folders lie in `runs` beside them."""
+    (folder / "train.txt").write_text("\n".join(PROMPTS))
+    (folder / "heldout.txt").write_text("\n".join(HELDOUT))
+    path = folder / "run.toml"
     path.write_text(
         f"""
 [run]
 name = "tiny"
-folder = "{tmp_path / "runs"}"
+folder = "{folder / "runs"}"
 steps = 3
 device = "cpu"
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -118,11 +119,11 @@ def test_elsewhere_than_on_a_terminal_a_step_is_a_line() -> None:
     console = Console(file=io.StringIO(), width=40)
     with open_progress(console, Outlook(0, 10, 0.0, None)) as progress:
         assert isinstance(progress, LineProgress)
-        progress.phase(Phase.EXPLORE)
-        progress.explored(8, 16)
+        with progress.phase(Phase.EXPLORE):
+            progress.explored(8, 16)
         progress.step(METRICS, Outlook(3, 10, 30.0, None))
     assert console.file.getvalue() == (  # type: ignore[attr-defined]
-        "step 3/10: reward 0.6000 (kept spread 0.1500), explored 0.5000, explored 16 at 120 "
+        "step 3 of 10: reward 0.6000 (kept spread 0.1500), explored 0.5000, explored 16 at 120 "
         "images/s, adapter 3, 1 behind, busy: server 93%, trainer 70%, 3.5 s, 1:10 left\n"
     )
 
@@ -144,12 +145,31 @@ def test_a_terminal_gets_a_live_panel() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with open_progress(console, Outlook(0, 10, 0.0, 8.0)) as progress:
         assert isinstance(progress, LiveProgress)
-        progress.phase(Phase.REGENERATE)
-        progress.explored(8, 16)
+        with progress.phase(Phase.REGENERATE):
+            progress.stages.count(24, 96, "images")
+            progress.explored(8, 16)
+            console.print(progress._panel())
         progress.step(METRICS, Outlook(3, 10, 30.0, 8.0))
         progress.say("a sentence")
-    assert "a sentence" in console.file.getvalue()  # type: ignore[attr-defined]
-    assert "step 4 of 10" in console.file.getvalue()  # type: ignore[attr-defined]
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "regenerate: 24 of 96 images, 0:00 left, 8 of 16 candidates explored" in text
+    assert "a sentence" in text
+    assert "step 4 of 10" in text
+
+
+def test_elsewhere_than_on_a_terminal_what_takes_long_is_a_line() -> None:
+    console = Console(file=io.StringIO(), width=40)
+    with LineProgress(console, every_s=0.05) as progress:
+        with progress.phase(Phase.EVALUATE):
+            progress.stages.part("evaluate the base policy, guidance 3", 0.5, 1.0)
+            progress.stages.count(48, 128, "images")
+            deadline = time.monotonic() + 20
+            while not console.file.getvalue() and time.monotonic() < deadline:  # type: ignore[attr-defined]
+                time.sleep(0.01)
+        said = console.file.getvalue()  # type: ignore[attr-defined]
+        time.sleep(0.2)  # nothing is under way
+    assert said.startswith("evaluate the base policy, guidance 3: 48 of 128 images, 0:00 left\n")
+    assert console.file.getvalue().count("\n") <= said.count("\n") + 1  # type: ignore[attr-defined]
 
 
 def test_the_outlook_goes_by_steps_or_minutes_whichever_ends_first() -> None:
@@ -157,3 +177,13 @@ def test_the_outlook_goes_by_steps_or_minutes_whichever_ends_first() -> None:
     assert Outlook(5, 1000, 100.0, 2.0).remaining_s == 20.0
     assert Outlook(5, 1000, 60.0, 2.0).share == 0.5
     assert Outlook(0, 10, 1.0, None).remaining_s is None
+
+
+def test_the_outlook_says_how_many_steps_the_minutes_will_do() -> None:
+    outlook = Outlook(1, 1000, 11.2, 8.0)
+    assert outlook.end == "of about 43"
+    assert "a step takes 11.2 s on this machine: expect about 43 in the 8 min" in outlook.promise
+    assert Outlook(10, 1000, 100.0, 8.0).end == "of about 48"
+    assert Outlook(50, 1000, 481.0, 8.0).end == "of about 50"
+    assert Outlook(1, 20, 11.2, 8.0).end == "of 20"
+    assert Outlook(0, 20, 0.0, 8.0).end == Outlook(5, 20, 9.0, None).end == "of 20"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 
 class Phase(StrEnum):
@@ -36,8 +37,11 @@ class Phase(StrEnum):
 class PhaseClock:
     """Charges wall time to the innermost phase that is running."""
 
-    def __init__(self, on_enter: Callable[[Phase], None] = lambda _: None) -> None:
-        self._on_enter = on_enter
+    def __init__(
+        self, shown: Callable[[Phase], AbstractContextManager[object]] = nullcontext
+    ) -> None:
+        """Each phase runs within `shown(phase)`."""
+        self._shown = shown
         self._running: list[Phase] = []
         self._charged_at = time.perf_counter()
         self._seconds: dict[Phase, float] = {}
@@ -47,9 +51,9 @@ class PhaseClock:
         """Charge the block to `phase`."""
         self._charge()
         self._running.append(phase)
-        self._on_enter(phase)
         try:
-            yield
+            with self._shown(phase):
+                yield
         finally:
             self._charge()
             self._running.pop()

@@ -418,6 +418,13 @@ class EvaluationSection(Section):
     """Seed of the evaluation's noise, apart from run.seed so that runs compare."""
     images: Annotated[int, Field(ge=0)] = 8
     """Prompts whose first images are kept with each evaluation."""
+    budget: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The share of run.minutes that all evaluations may take: on a machine that is too slow for
+    them, fewer held-out prompts are evaluated (the same ones each time), and none in between."""
+
+    def nfes(self, guidance: float) -> int:
+        """Evaluations of the transformer that an image takes."""
+        return self.steps * (1 if guidance == 1 else 2)
 
     @field_validator("guidances")
     @classmethod
@@ -586,6 +593,15 @@ class TrainConfig(Section):
                 f"watch.max_explore_steps = {most} is not between recipe.explore_steps = "
                 f"{recipe.explore_steps} and recipe.steps = {recipe.steps}: set it so, or leave it "
                 "out to be warned only"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _budget_is_of_minutes(self) -> TrainConfig:
+        if self.evaluation.budget is not None and self.run.minutes is None:
+            raise ValueError(
+                f"evaluation.budget = {self.evaluation.budget:g} is a share of run.minutes, which "
+                "is not set: set it, or leave the budget out"
             )
         return self
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,14 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from heliostat_engines.progress import Stages
+from heliostat_trainer.budget import (
+    TRIAL_STEPS,
+    DrawingPace,
+    affordable_prompts,
+    affords_another,
+    allowed_s,
+)
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.files import atomic_folder
 from heliostat_trainer.policy import PolicyName
@@ -56,6 +65,8 @@ class Evaluation:
     """By name, statistic[P][S] of the images."""
     diversity: list[float]
     """diversity[P] within each prompt's images."""
+    seconds: float = 0.0
+    """What it took; 0 where that was not kept."""
 
 
 class Evaluator:
@@ -68,8 +79,11 @@ class Evaluator:
         server: RolloutService,
         artist: Artist,
         folder: Path,
+        stages: Stages | None = None,
     ) -> None:
         settings = config.evaluation
+        self._stages = stages or Stages()
+        self._allowed_s = allowed_s(config)
         self._settings = settings
         self._rewards = config.reward.all
         self._prompts = tuple(prompts[: settings.prompts])
@@ -98,6 +112,33 @@ class Evaluator:
             if int(path.name.removeprefix("step-")) > step:
                 shutil.rmtree(path)
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What is evaluated."""
+        return self._prompts
+
+    def fit(self) -> DrawingPace | None:
+        """Leave out prompts that evaluation.budget has no time for, as the base's evaluation did.
+
+        The first time, when there is none yet, the pace is measured, and returned.
+        """
+        if self._allowed_s is None:
+            return None
+        base, pace = self.base(), None
+        if base is None:
+            pace = self._measure()
+            fitting = affordable_prompts(self._settings, self._allowed_s, pace)
+        else:
+            fitting = len(base.prompts)
+        self._prompts, self._seeds = self._prompts[:fitting], self._seeds[:fitting]
+        return pace
+
+    def affords_another(self) -> bool:
+        """Whether evaluation.budget has time for one between the first and the last."""
+        if self._allowed_s is None:
+            return True
+        return affords_another(self._allowed_s, read_evaluations(self._folder))
+
     def run(
         self, step: int, policy: PolicyName, guidances: Sequence[float]
     ) -> tuple[Evaluation, ...]:
@@ -109,7 +150,12 @@ class Evaluator:
         conditioning = self._encode(self._prompts)
         null = self._encode([""]) if any(scale != 1.0 for scale in guidances) else None
         evaluations, images = [], {}
+        done, nfes = 0, sum(map(self._settings.nfes, guidances))
         for scale in guidances:
+            low, done = done, done + self._settings.nfes(scale)
+            self._stages.part(
+                f"evaluate the {policy} policy, guidance {scale:g}", low / nfes, done / nfes
+            )
             evaluation, pictures = self._evaluate(
                 step, policy, scale, conditioning, None if scale == 1.0 else null
             )
@@ -130,6 +176,7 @@ class Evaluator:
         null: Conditioning | None,
     ) -> tuple[Evaluation, torch.Tensor]:
         """The evaluation, and images[P, S, H, W, 3] of the first prompts to keep."""
+        began = time.monotonic()
         each = self._settings.seeds_per_prompt
         latents = self._artist.draw(
             policy,
@@ -160,9 +207,30 @@ class Evaluator:
             means={name: prompt_interval(values) for name, values in rewards.items()},
             statistics=statistics,
             diversity=groups,
+            seconds=round(time.monotonic() - began, 2),
         )
         kept = images.view(-1, each, *images.shape[1:])[: self._settings.images]
         return evaluation, kept.contiguous()
+
+    def _measure(self) -> DrawingPace:
+        """Draw and score a batch with few steps; once before, so that all is loaded and warm."""
+        each = self._settings.seeds_per_prompt
+        capacity = self._artist.capacity
+        seeds = [seed for group in self._seeds for seed in group][:capacity]
+        rows = [row for row in range(len(self._prompts)) for _ in range(each)][:capacity]
+        texts = [self._prompts[row] for row in rows]
+        conditioning = self._encode(texts[::each])
+        times = []
+        for steps in (1, TRIAL_STEPS):
+            times.append(time.monotonic())
+            latents = self._artist.draw(PolicyName.BASE, seeds, conditioning, rows, steps)
+            times.append(time.monotonic())
+            self._server.score(latents, texts, self._rewards, return_images=True)
+        *_, began, drawn = times
+        return DrawingPace(
+            nfe_s=(drawn - began) / (TRIAL_STEPS * len(seeds)),
+            score_s=(time.monotonic() - drawn) / len(seeds),
+        )
 
     def _describe(self, images: torch.Tensor) -> tuple[dict[str, list[list[float]]], list[float]]:
         """Statistics[P][S] by name, and diversity[P]; a prompt's images at a time."""

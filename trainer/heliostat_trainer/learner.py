@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from heliostat_engines.progress import Stages
 from heliostat_trainer.advantages import has_contrast
 from heliostat_trainer.batch import Schedule, lay_out
 from heliostat_trainer.checkpoint import restore_tensors
@@ -51,10 +52,11 @@ class Learner:
         interrupts: Interrupts,
         ranks: Ranks | None = None,
         undisturbed: Callable[[], AbstractContextManager[object]] = nullcontext,
+        stages: Stages | None = None,
     ) -> None:
         """`sigmas` are the noise levels[steps + 1] that the samples were drawn at.
 
-        Each micro-batch is trained on within `undisturbed`, as `Artist` draws.
+        Each micro-batch is trained on within `undisturbed`, and told to `stages`, as `Artist` draws.
         """
         self._config = config
         self._policy = policy
@@ -63,6 +65,7 @@ class Learner:
         self._interrupts = interrupts
         self._ranks = ranks or Ranks()
         self._undisturbed = undisturbed
+        self._stages = stages or Stages()
         parameters = list(policy.trained.tensors.values())
         self.optimiser = build_optimiser(config.optimiser, parameters)
         self.step: int | None = 0
@@ -119,6 +122,8 @@ class Learner:
         starts = range(0, len(terms), size)
         problem = ""
         for number in self._ranks.shares(len(starts)):
+            if number is not None:
+                self._stages.count(number, len(starts), "micro-batches")
             self._ranks.meet()
             start = starts[number or 0]
             part = terms[start : start + size].reshape(-1)

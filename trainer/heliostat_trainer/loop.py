@@ -98,6 +98,7 @@ class Trainer:
         self._server_at_work = Meter()
         self._ahead = ExploreAhead(parts.server, self._server_at_work)
         self._begun = state.step
+        self._first_step = state.step + 1
         self._explorers: dict[int, Explorer] = {}
         self._began = time.monotonic() - state.elapsed_s
         self.state = state
@@ -410,6 +411,8 @@ class Trainer:
                 sightings=seen,
             )
         parts.progress.step(metrics, self.outlook)
+        if self._config.run.minutes is not None and result.step == self._first_step:
+            parts.progress.say(self.outlook.promise)
         parts.trackers.step(metrics)
         if verdict is not None and verdict.too_low:
             parts.progress.say(verdict.warning)
@@ -431,10 +434,17 @@ class Trainer:
         due = step == 0 or self.finished or (settings.every > 0 and step % settings.every == 0)
         if not due or self.parts.evaluator.path(step).exists():
             return
+        if step and not self.finished and not self.parts.evaluator.affords_another():
+            self.parts.progress.say(
+                f"step {step}: not evaluated, to leave time for the last evaluation "
+                f"(evaluation.budget = {settings.budget:g} of run.minutes)"
+            )
+            return
         began = time.monotonic()
         policy = PolicyName.EMA if step else PolicyName.BASE
         guidances = settings.guidances if self.finished or not step else settings.guidances[:1]
         with self._clock.phase(Phase.EVALUATE):
+            self._fit_evaluation()
             evaluations = self.parts.evaluator.run(step, policy, guidances)
         for evaluation in evaluations:
             self.parts.progress.evaluated(evaluation)
@@ -442,6 +452,23 @@ class Trainer:
         self._began += time.monotonic() - began
         self._guard(evaluations[0])
         self._keep_if_best(evaluations[0])
+
+    def _fit_evaluation(self) -> None:
+        """Evaluate what there is time for, and say how far the time goes on this machine."""
+        evaluator, config = self.parts.evaluator, self._config
+        pace = evaluator.fit()
+        if pace is None:
+            return
+        self.parts.progress.say(
+            f"a first guess for this machine: {pace.steps_in_time(config)} steps in the "
+            f"{config.run.minutes:g} min of training"
+        )
+        if len(evaluator.prompts) < config.evaluation.prompts:
+            self.parts.progress.say(
+                f"{len(evaluator.prompts)} of {config.evaluation.prompts} held-out prompts are "
+                f"evaluated: there is no time for more (evaluation.budget = "
+                f"{config.evaluation.budget:g} of run.minutes)"
+            )
 
     def _guard(self, evaluation: Evaluation) -> None:
         """Warn of what the reward does not show."""

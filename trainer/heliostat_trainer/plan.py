@@ -190,10 +190,7 @@ def _watched(config: TrainConfig) -> Cost:
 def _evaluated(settings: EvaluationSection, steps: int) -> Cost:
     """All guidance scales before the first step and after the last, the first one in between."""
     images = settings.prompts * settings.seeds_per_prompt
-    each = [
-        Cost(images, bf16=images * settings.steps * (1 if scale == 1 else 2))
-        for scale in settings.guidances
-    ]
+    each = [Cost(images, bf16=images * settings.nfes(scale)) for scale in settings.guidances]
     return total(each) * 2 + each[0] * _evaluations_between(settings, steps)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -13,7 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from heliostat_engines.progress import REPORT_S, Stages, Ticker, duration
+
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from heliostat_trainer.clock import Phase
     from heliostat_trainer.evaluate import Evaluation
     from heliostat_trainer.types import StepMetrics
@@ -46,9 +51,37 @@ class Outlook:
         by_time = 60 * self.minutes - self.elapsed_s if self.minutes else by_steps
         return max(0.0, min(by_steps, by_time))
 
+    @property
+    def expected(self) -> int | None:
+        """Steps that the minutes will do at the pace so far; None if all of them, or not known."""
+        if not self.minutes or not self.step or not self.elapsed_s:
+            return None
+        in_time = math.ceil(60 * self.minutes * self.step / self.elapsed_s)
+        expected = max(self.step, in_time)
+        return expected if expected < self.steps else None
+
+    @property
+    def end(self) -> str:
+        """The last step, as in `of 100` or `of about 42`."""
+        return f"of {self.steps}" if self.expected is None else f"of about {self.expected}"
+
+    @property
+    def promise(self) -> str:
+        """How many steps the minutes will do, in a sentence."""
+        last = self.steps if self.expected is None else self.expected
+        return (
+            f"a step takes {self.elapsed_s / self.step:.1f} s on this machine: expect about {last} "
+            f"in the {self.minutes:g} min of training, evaluations on top"
+        )
+
 
 class Progress(ABC):
     """Shows a run; every method is cheap."""
+
+    def __init__(self) -> None:
+        self.stages = Stages()
+        """What the run is doing, from loading the model to writing the LoRA."""
+        self._explored = ""
 
     def __enter__(self) -> Self:
         return self
@@ -60,13 +93,13 @@ class Progress(ABC):
     def say(self, sentence: str) -> None:
         """Something the user should know."""
 
-    @abstractmethod
-    def phase(self, phase: Phase) -> None:
-        """A phase begins."""
+    def phase(self, phase: Phase) -> AbstractContextManager[None]:
+        """A phase of the loop, as long as the block."""
+        return self.stages.during(str(phase))
 
-    @abstractmethod
     def explored(self, done: int, total: int) -> None:
         """So many of a step's candidates have come back."""
+        self._explored = f"{done} of {total} candidates explored"
 
     @abstractmethod
     def step(self, metrics: StepMetrics, outlook: Outlook) -> None:
@@ -83,6 +116,11 @@ class Progress(ABC):
             f"{evaluation.guidance:g}: {rewards}"
         )
 
+    def _doing(self) -> str | None:
+        """What is under way, and how far; None between two things."""
+        sentence = self.stages.sentence()
+        return sentence and ", ".join(filter(None, (sentence, self._explored)))
+
 
 def open_progress(console: Console, outlook: Outlook) -> Progress:
     """A live panel if the console is a terminal, else lines."""
@@ -90,25 +128,30 @@ def open_progress(console: Console, outlook: Outlook) -> Progress:
 
 
 class LineProgress(Progress):
-    """A line a step."""
+    """A line a step, and one of what is under way where a step, or anything else, takes long."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, every_s: float = REPORT_S) -> None:
+        super().__init__()
         self._console = console
+        self._ticker = Ticker(self._doing, self.say, every_s)
+
+    def __enter__(self) -> Self:
+        self._ticker.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ticker.__exit__()
 
     def say(self, sentence: str) -> None:
         """Print it."""
+        self._ticker.spoke()
         self._console.print(Text(sentence), soft_wrap=True)
-
-    def phase(self, phase: Phase) -> None:
-        """Lines show whole steps only."""
-
-    def explored(self, done: int, total: int) -> None:
-        """Lines show whole steps only."""
 
     def step(self, metrics: StepMetrics, outlook: Outlook) -> None:
         """Show the step."""
+        self._explored = ""
         self.say(
-            f"step {metrics.step}/{outlook.steps}: {_rewards(metrics)}, "
+            f"step {metrics.step} {outlook.end}: {_rewards(metrics)}, "
             f"explored {metrics.explored} {_speed(metrics)}, {_adapter(metrics)}, "
             f"{_fidelity(metrics)}{_busy(metrics)}, {sum(metrics.seconds.values()):.1f} s, "
             f"{duration(outlook.remaining_s)} left"
@@ -119,11 +162,10 @@ class LiveProgress(Progress):
     """A panel of four lines that is redrawn in place; sentences scroll above it."""
 
     def __init__(self, console: Console, outlook: Outlook) -> None:
+        super().__init__()
         self._console = console
         self._outlook = outlook
         self._since = time.monotonic()
-        self._phase = "starting"
-        self._explored = ""
         self._metrics: StepMetrics | None = None
         self._fidelity = ""
         self._live = Live(
@@ -141,14 +183,6 @@ class LiveProgress(Progress):
         """Print it."""
         self._console.print(Text(sentence), soft_wrap=True)
 
-    def phase(self, phase: Phase) -> None:
-        """Show the phase."""
-        self._phase = str(phase)
-
-    def explored(self, done: int, total: int) -> None:
-        """Show the count."""
-        self._explored = f"{done} of {total} candidates"
-
     def step(self, metrics: StepMetrics, outlook: Outlook) -> None:
         """Show the step."""
         self._metrics, self._outlook = metrics, outlook
@@ -161,14 +195,14 @@ class LiveProgress(Progress):
             self._outlook,
             elapsed_s=self._outlook.elapsed_s + time.monotonic() - self._since,
         )
-        current = min(now.step + 1, now.steps)
+        current = min(now.step + 1, self._outlook.expected or now.steps)
         head = Table.grid(padding=(0, 2))
         head.add_row(
-            Text(f"step {current} of {now.steps}", style="bold"),
+            Text(f"step {current} {self._outlook.end}", style="bold"),
             ProgressBar(total=1.0, completed=now.share, width=30),
             Text(f"{duration(now.remaining_s)} left", style="dim"),
         )
-        lines = [Text(f"{self._phase}  {self._explored}", style="cyan")]
+        lines = [Text(self._doing() or "", style="cyan")]
         if self._metrics is not None:
             metrics = self._metrics
             lines += [
@@ -212,12 +246,3 @@ def _fidelity(metrics: StepMetrics) -> str:
 
 def _busy(metrics: StepMetrics) -> str:
     return f"busy: server {metrics.server_busy:.0%}, trainer {metrics.trainer_busy:.0%}"
-
-
-def duration(seconds: float | None) -> str:
-    """Minutes and seconds, and hours where there are some."""
-    if seconds is None:
-        return "unknown time"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from heliostat_engines.noise import initial_noise
+from heliostat_engines.progress import Stages
 from heliostat_engines.sampling import guided, sample_euler
 from heliostat_engines.stochastic import Trajectory
 from heliostat_trainer.policy import PolicyName
@@ -38,11 +39,12 @@ class Artist:
         sampler: StochasticSampler | None = None,
         ranks: Ranks | None = None,
         undisturbed: Callable[[], AbstractContextManager[object]] = nullcontext,
+        stages: Stages | None = None,
     ) -> None:
         """`batch` images are drawn at once; `sampler` draws rollouts where they are stochastic.
 
         Each batch is drawn within `undisturbed`: on a sharded transformer no rank may leave the
-        others alone with half of an evaluation.
+        others alone with half of an evaluation. `stages` hear of each batch.
         """
         self._policy = policy
         self._family = family
@@ -51,6 +53,7 @@ class Artist:
         self._sampler = sampler
         self._ranks = ranks or Ranks()
         self._undisturbed = undisturbed
+        self._stages = stages or Stages()
 
     @property
     def capacity(self) -> int:
@@ -128,6 +131,8 @@ class Artist:
             with self._undisturbed():
                 drawn = draw([seeds[index] for index in chunk], own)
             parts.append({name: value[: len(wanted)] for name, value in drawn.items()})
+            done = (start + self._batch) * self._ranks.size
+            self._stages.count(min(done, len(seeds)), len(seeds), "images")
         return _concat(self._ranks.gather(_concat(parts)))
 
     def _noise(self, seeds: Sequence[int]) -> torch.Tensor:

@@ -77,8 +77,8 @@ def train(
     outlook = Outlook(0, config.run.steps, 0.0, config.run.minutes)
     urls = config.server.urls if server_url is None else one_or_more(server_url)
     with (
-        open_ranks() as ranks,
         open_progress(console or Console(), outlook) as progress,
+        progress.stages.entering("join the other ranks", open_ranks()) as ranks,
         open_servers(
             config,
             urls,
@@ -176,7 +176,9 @@ def build_trainer(
     family = get_family(config.model.family)
     resolution_px = config.model.resolution_px or family.default_resolution_px
     checkpoint = config.model.checkpoint or family.default_checkpoint
-    info = server.info()
+    stages = progress.stages
+    with stages.during("ask the rollout server"):
+        info = server.info()
     check_against_server(config, info, (*prompts.train, *prompts.heldout), resolution_px)
     for warning in (*config.check_files(), *checkpoint_warnings(checkpoint, info)):
         progress.say(warning)
@@ -186,17 +188,18 @@ def build_trainer(
         "targets": dict(info.lora_targets),
         "cpu_dtype": name_of(cpu_dtype()),
     }
-    with announced(ranks, Call.START, start, {}):
-        workshop = build_workshop(config, info.lora_targets, ranks, interrupts)
+    with stages.during("load the model"), announced(ranks, Call.START, start, {}):
+        workshop = build_workshop(config, info.lora_targets, ranks, interrupts, stages)
     learner, artist = workshop.learner, workshop.artist
-    state = checkpoints.load(learner.restore) if resume else RunState()
+    with stages.during("read the checkpoint"):
+        state = checkpoints.load(learner.restore) if resume else RunState()
     path = config.run.path
     dtype = name_of(workshop.policy.dtype)
     changed = arithmetic_change(path, dtype) if resume else None
     if changed is not None:
         progress.say(changed)
     write_run_file(config, info, dtype)
-    evaluator = Evaluator(config, prompts.heldout, server, artist, path / "evaluation")
+    evaluator = Evaluator(config, prompts.heldout, server, artist, path / "evaluation", stages)
     evaluator.forget_after(state.step if resume else -1)
     parts = Parts(
         server=server,
@@ -222,9 +225,12 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
     path = config.run.path
     try:
         trainer.train()
+        stages = trainer.parts.progress.stages
         if config.recipe.redraws:
-            _keep_showcase(config, trainer)
-        export_run(path, out=path / "lora")
+            with stages.during("draw a group to look at"):
+                _keep_showcase(config, trainer)
+        with stages.during("write the LoRA"):
+            export_run(path, out=path / "lora")
     except StopRequestedError as stop:
         trainer.save()
         raise InterruptedRunError(

@@ -21,6 +21,7 @@ from heliostat_trainer.team import LeadingArtist, LeadingLearner
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from heliostat_engines.progress import Stages
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.interrupts import Interrupts
     from heliostat_trainer.ranks import Ranks
@@ -40,8 +41,9 @@ def build_workshop(
     targets: Mapping[str, tuple[int, int]],
     ranks: Ranks,
     interrupts: Interrupts,
+    stages: Stages | None = None,
 ) -> Workshop:
-    """Load the model; `targets` are the server's LoRA targets.
+    """Load the model; `targets` are the server's LoRA targets, `stages` hear what it then does.
 
     Raises:
         ConfigError: settings do not fit the model, the devices or the ranks.
@@ -76,8 +78,8 @@ def build_workshop(
     undisturbed = interrupts.shielded if config.model.shard else nullcontext
     return Workshop(
         policy,
-        make_artist(policy, family, resolution_px, batch, sampler, ranks, undisturbed),
-        make_learner(config, policy, objective, sigmas, interrupts, ranks, undisturbed),
+        make_artist(policy, family, resolution_px, batch, sampler, ranks, undisturbed, stages),
+        make_learner(config, policy, objective, sigmas, interrupts, ranks, undisturbed, stages),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -11,9 +12,11 @@ from rich.console import Console
 from heliostat.credentials import token_for
 from heliostat.demo.server import Serving, running_server
 from heliostat.examples import example
+from heliostat_engines.progress import shown
 from heliostat_trainer.config import load_config
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -35,9 +38,11 @@ def run_demo(*, runs: Path, minutes: float | None, server: str | None, resume: b
     config = load_config(example("demo.toml"), overrides)
     console = Console()
     with _server(server, runs, console) as serving:
-        console.print(f"[bold]Rollout server[/]  {serving.url}")
-
-        from heliostat_trainer.run import train
+        _say_where(console, {"Rollout server": serving.url, "CPU cores": _cores()})
+        with shown(console) as stages, stages.during("load torch"):
+            from heliostat_engines.arithmetic import explanation
+            from heliostat_trainer.run import train
+        _say_where(console, {"Arithmetic": explanation()})
 
         folder = train(
             config, server_url=serving.url, known_token=lambda: serving.token, resume=resume
@@ -45,7 +50,9 @@ def run_demo(*, runs: Path, minutes: float | None, server: str | None, resume: b
 
     from heliostat_trainer.report import write_report
 
-    _say_what_is_where(console, folder, write_report(folder))
+    with shown(console) as stages, stages.during("write the report"):
+        report = write_report(folder)
+    _say_what_is_where(console, folder, report)
     return folder
 
 
@@ -62,8 +69,18 @@ def _server(url: str | None, runs: Path, console: Console) -> AbstractContextMan
     if url is not None:
         return nullcontext(Serving(url, token_for(url)))
     state = runs / "demo-server"
-    console.print(f"Starting a Triton server; its state and logs are in {state}")
-    return running_server(state)
+    console.print(f"Starting a Triton server; its state and logs are in {state}", soft_wrap=True)
+    return running_server(state, console)
+
+
+def _say_where(console: Console, facts: Mapping[str, str]) -> None:
+    """What the run works with, a line each."""
+    for name, fact in facts.items():
+        console.print(f"[bold]{name}[/]  {fact}", highlight=False, soft_wrap=True)
+
+
+def _cores() -> str:
+    return f"{len(os.sched_getaffinity(0))}, for server and trainer together"
 
 
 def _say_what_is_where(console: Console, folder: Path, report: Path) -> None:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from heliostat_engines.errors import HeliostatError
+from pydantic import ValidationError
+
+from heliostat.credentials import remember
+from heliostat_engines.progress import shown
+from heliostat_server.control.validation import first_problem
+from heliostat_server.errors import ServerStartError
+from heliostat_server.launcher.background import background_server
 from heliostat_server.launcher.state import StateFolder
+from heliostat_server.settings import ServeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-START_S = 120.0
-STOP_S = 20.0
-
-
-class ServerDidNotStartError(HeliostatError):
-    """The server ended, or gave no address in time."""
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -35,54 +33,30 @@ class Serving:
 
 
 @contextmanager
-def running_server(state: Path, *options: str) -> Iterator[Serving]:
-    """Start `heliostat serve` on free ports; yields where it is and stops it in the end.
+def running_server(state: Path, console: Console) -> Iterator[Serving]:
+    """Run a server on free ports; yields where it is and stops it in the end.
 
-    It runs in a session of its own, so that Ctrl-C reaches the trainer first.
+    The console shows what it loads. It runs in a session of its own, so that Ctrl-C reaches the
+    trainer first.
 
     Raises:
-        ServerDidNotStartError: with the end of its log.
+        ServerStartError: with the reason that the server gave.
     """
-    state.mkdir(parents=True, exist_ok=True)
-    log = state / "serve.log"
-    command = [sys.executable, "-m", "heliostat.cli", "serve"]
-    command += ["--state", str(state), "--port", "0", "--http-port", "0", *options]
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            command, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+    settings = _settings(state)
+    with ExitStack() as running:
+        with shown(console) as stages, stages.during("start the rollout server"):
+            record = running.enter_context(background_server(settings, stages.part))
+        url = f"grpc://{record.control}"
+        token = StateFolder(state).read_admin_token()
+        remember(url, token)
+        yield Serving(url, token)
+
+
+def _settings(state: Path) -> ServeSettings:
+    device = os.environ.get("HELIOSTAT_DEVICE", "cpu")  # as `heliostat serve` takes it
+    try:
+        return ServeSettings.model_validate(
+            {"state": state, "port": 0, "http_port": 0, "device": device}
         )
-    try:
-        yield _wait(process, state, log)
-    finally:
-        _stop(process)
-
-
-def _wait(process: subprocess.Popen[bytes], state: Path, log: Path) -> Serving:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        serving = _read(StateFolder(state), process.pid)
-        if serving is not None:
-            return serving
-        time.sleep(0.1)
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
-    raise ServerDidNotStartError(f"the server did not start; the end of {log}:\n{tail}")
-
-
-def _read(state: StateFolder, pid: int) -> Serving | None:
-    record = state.read_record()
-    if record is None or not record.ready or record.launcher.pid != pid:
-        return None
-    return Serving(f"grpc://{record.control}", state.read_admin_token())
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    except ValidationError as error:
+        raise ServerStartError(f"HELIOSTAT_DEVICE: {first_problem(error.errors())}") from error

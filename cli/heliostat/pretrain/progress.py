@@ -1,10 +1,13 @@
-"""Progress bars of the recipe: a stage's step, loss and time left."""
+"""Progress of the recipe: a stage's step, loss and time left."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
+
+from heliostat_engines.progress import Stages, shown
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -14,29 +17,24 @@ _SMOOTHING = 0.98
 
 
 class StageProgress:
-    """A progress bar with a smoothed loss. Use as a context manager."""
+    """A stage with a smoothed loss. Use as a context manager."""
 
     def __init__(self, title: str) -> None:
         self.loss: float | None = None
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[loss]}"),
-            TimeRemainingColumn(),
-        )
-        self._task = self._bar.add_task(title, total=None, loss="")
+        self._title = title
+        self._stages = Stages()
+        self._shown = ExitStack()
 
     def update(self, done: int, total: int, loss: float | None = None) -> None:
         """Show `done` of `total`, and fold `loss` into the smoothed one."""
         if loss is not None:
             past = loss if self.loss is None else self.loss
             self.loss = _SMOOTHING * past + (1 - _SMOOTHING) * loss
-        shown = "" if self.loss is None else f"loss {self.loss:.4f}"
-        self._bar.update(self._task, completed=done, total=total, loss=shown)
+        self._stages.count(done, total, "" if self.loss is None else f"steps, loss {self.loss:.4f}")
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._stages = self._shown.enter_context(shown(Console()))
+        self._shown.enter_context(self._stages.during(self._title))
         return self
 
     def __exit__(
@@ -45,4 +43,4 @@ class StageProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        self._shown.close()

@@ -50,11 +50,11 @@ if TYPE_CHECKING:
     from heliostat_engines.build.cache import EngineCache
     from heliostat_engines.build.profiles import Profile
     from heliostat_engines.build.target import Toolchain
-    from heliostat_engines.export.graph import Progress
     from heliostat_engines.export.manifest import ExportOptions, GraphManifest
     from heliostat_engines.export.sources import TransformerSource
     from heliostat_engines.families.family import DecoderName, Family
     from heliostat_engines.precision import LinearPlan
+    from heliostat_engines.progress import Progress
     from heliostat_engines.runtimes.vendor import Vendor
 
 
@@ -91,7 +91,7 @@ def build_engine(request: BuildRequest, cache: EngineCache, progress: Progress) 
     check_resolutions(request.family, request.profiles)
     vendor = load_vendor(toolchain.runtime)
     checkpoint = local_checkpoint(request.checkpoint)
-    recipe = _recipe(request, checkpoint, toolchain, vendor, cache)
+    recipe = _recipe(request, checkpoint, toolchain, vendor, cache, progress)
     found = cache.find(recipe.key)
     if found is not None:
         return BuiltEngine(found, read_manifest(found), is_new=False)
@@ -173,11 +173,13 @@ class _Work:
         if self.request.decoder is None:
             return None
         family = self.request.family
+        self.progress("decoder", 0, 1)
         decoder = family.load_decoder(str(self.checkpoint), self.request.decoder)
         with tempfile.TemporaryDirectory(
             prefix="heliostat-decoder-", dir=self.cache.root
         ) as scratch:
             spec = export_decoder(family, decoder, Path(scratch))
+            self.progress("decoder", 1, 1)
             ranges = [
                 input_shapes(family, [spec], decoder_profile(profile))
                 for profile in self.request.profiles
@@ -208,11 +210,14 @@ def _recipe(
     toolchain: Toolchain,
     vendor: Vendor,
     cache: EngineCache,
+    progress: Progress,
 ) -> Recipe:
     digests = FileDigests(cache.root / "digests.json")
     return Recipe(
         family=request.family.name,
-        checkpoint_sha256=digests.combined(checkpoint, compiled_files(checkpoint, request.decoder)),
+        checkpoint_sha256=digests.combined(
+            checkpoint, compiled_files(checkpoint, request.decoder), progress
+        ),
         options=request.options,
         profiles=request.profiles,
         decoder=request.decoder,

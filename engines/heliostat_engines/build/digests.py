@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import heliostat_engines
+from heliostat_engines.progress import unheard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from heliostat_engines.progress import Progress
 
 _SOURCE = (
     "families",
@@ -30,13 +33,16 @@ class FileDigests:
     def __init__(self, memory: Path) -> None:
         self._memory = memory
 
-    def combined(self, root: Path, files: Iterable[Path]) -> str:
+    def combined(self, root: Path, files: Iterable[Path], progress: Progress = unheard) -> str:
         """One digest of several files: of their names within `root` and their contents."""
         known = self._read()
         combined = hashlib.sha256()
-        for path in sorted(files):
+        paths = sorted(files)
+        for done, path in enumerate(paths):
+            progress("checkpoint", done, len(paths))
             combined.update(f"{path.relative_to(root)}:{_digest(path, known)}\n".encode())
         self._write(known)
+        progress("checkpoint", len(paths), len(paths))
         return combined.hexdigest()
 
     def _read(self) -> dict[str, str]:

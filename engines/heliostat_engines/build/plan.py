@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
     from heliostat_engines.build.profiles import ShapeRange
-    from heliostat_engines.export.graph import Progress
+    from heliostat_engines.progress import Progress
     from heliostat_engines.runtimes.vendor import Vendor
 
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from heliostat_engines.build.builder import BuiltEngine
     from heliostat_engines.build.cache import EngineCache
     from heliostat_engines.engine import Engine
-    from heliostat_engines.export.graph import Progress
     from heliostat_engines.families.family import Family
     from heliostat_engines.hardware import Gpu
+    from heliostat_engines.progress import Progress
 
 RANK = 8
 PROFILE = "1x64,4x64,4x64"

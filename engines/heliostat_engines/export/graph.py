@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 import torch
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from heliostat_engines.export.sources import TransformerSource
     from heliostat_engines.families.family import Family
     from heliostat_engines.precision import LinearPlan
+    from heliostat_engines.progress import Progress
 
 _TORCH_DTYPES = {
     ir.DataType.BFLOAT16: torch.bfloat16,
@@ -47,13 +48,6 @@ _TORCH_DTYPES = {
     ir.DataType.INT64: torch.int64,
     ir.DataType.BOOL: torch.bool,
 }
-
-
-class Progress(Protocol):
-    """Hears how far an export is."""
-
-    def __call__(self, stage: str, done: int, total: int, /) -> None:
-        """`done` of `total` steps of a stage."""
 
 
 def export_graph(

@@ -15,7 +15,7 @@ from heliostat_server.launcher.state import StateFolder
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from heliostat_server.launcher.state import ServerRecord
     from heliostat_server.settings import ServeSettings
@@ -25,10 +25,13 @@ STOP_TIMEOUT_S = 15
 
 
 @contextmanager
-def background_server(settings: ServeSettings) -> Iterator[ServerRecord]:
+def background_server(
+    settings: ServeSettings, doing: Callable[[str], None] = lambda _: None
+) -> Iterator[ServerRecord]:
     """Run a server in a process of its own for as long as the block; answers where it is.
 
-    It ends with the thread that entered, too, if that is killed.
+    It ends with the thread that entered, too, if that is killed. While it starts, `doing` is told
+    at what it is.
 
     Raises:
         ServerStartError: with the reason that the server gave.
@@ -40,19 +43,25 @@ def background_server(settings: ServeSettings) -> Iterator[ServerRecord]:
     command = [sys.executable, "-m", "heliostat_server", settings.model_dump_json()]
     process = spawn(command, log, signal.SIGTERM, os.environ)
     try:
-        yield _wait(process, state)
+        yield _wait(process, state, doing)
     finally:
         stop_child(process, STOP_TIMEOUT_S)
 
 
-def _wait(process: subprocess.Popen[bytes], state: StateFolder) -> ServerRecord:
+def _wait(
+    process: subprocess.Popen[bytes], state: StateFolder, doing: Callable[[str], None]
+) -> ServerRecord:
     deadline = time.monotonic() + START_TIMEOUT_S
+    told = ""
     while time.monotonic() < deadline:
         if process.poll() is not None:
             lines = (state.path / "serve.log").read_text(errors="replace").strip().splitlines()
             raise ServerStartError(lines[-1] if lines else "the server ended without a word")
         record = state.read_record()
-        if record is not None and record.ready and record.launcher.pid == process.pid:
-            return record
+        if record is not None and record.launcher.pid == process.pid:
+            if record.ready:
+                return record
+            if record.doing and record.doing != told:
+                doing(told := record.doing)
         time.sleep(0.05)
     raise ServerStartError(f"the server did not start within {START_TIMEOUT_S} s")

@@ -9,6 +9,7 @@ import redis
 import requests
 import structlog
 
+from heliostat_engines.progress import Stages
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.redis_url import without_password
 from heliostat_server.launcher.repository import MODELS
@@ -21,16 +22,18 @@ if TYPE_CHECKING:
     from heliostat_server.rewards.definitions import RewardDefinitions
 
 POLL_S = 0.5
-REMIND_S = 15.0
 PROBE_TIMEOUT_S = 5.0
 
 
 class Patience:
-    """Waits up to `wait_s` for each thing, and says what for."""
+    """Waits up to `wait_s` for each thing, and says what for; `stages` show it while it lasts."""
 
-    def __init__(self, wait_s: float, is_stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, wait_s: float, is_stopping: Callable[[], bool], stages: Stages | None = None
+    ) -> None:
         self._wait_s = wait_s
         self._is_stopping = is_stopping
+        self._stages = stages or Stages()
         self._log = structlog.get_logger("server")
 
     def until(self, problem: Callable[[], str | None], remedy: str) -> None:
@@ -42,19 +45,20 @@ class Patience:
             ServerStartError: it did not end in time, or we are to stop.
         """
         start = time.monotonic()
-        reminder = start
+        said = ""
         while (missing := problem()) is not None:
-            now = time.monotonic()
+            waited = time.monotonic() - start
             if self._is_stopping():
                 raise ServerStartError(f"stopped while {missing}")
-            if now - start >= self._wait_s:
+            if waited >= self._wait_s:
                 raise ServerStartError(
                     f"{missing} after {self._wait_s:g} s: {remedy}, or wait longer with --wait"
                 )
-            if now >= reminder:
-                left = round(self._wait_s - (now - start))
-                self._log.info(f"waiting: {missing}", seconds_left=left)
-                reminder = now + REMIND_S
+            if missing != said:
+                said = missing
+                self._log.info(f"waiting: {missing}", seconds_left=round(self._wait_s - waited))
+                self._stages.part(f"waiting: {missing}")
+            self._stages.count(round(waited), round(self._wait_s), "s")
             time.sleep(POLL_S)
 
 

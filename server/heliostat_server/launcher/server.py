@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from threading import Event
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from heliostat_engines.errors import HeliostatError
+from heliostat_engines.progress import Stages
 from heliostat_server.description import ServerDescription
 from heliostat_server.errors import ServerStartError, UnavailableError
 from heliostat_server.experiments.tokens import digest, new_token
@@ -29,7 +31,7 @@ from heliostat_server.launcher.patience import (
 from heliostat_server.launcher.ports import choose_port
 from heliostat_server.launcher.processes import ProcessId, stop
 from heliostat_server.launcher.redis_url import with_password
-from heliostat_server.launcher.repository import DECOUPLED, stage_repository
+from heliostat_server.launcher.repository import DECOUPLED, MODELS, stage_repository
 from heliostat_server.launcher.state import ServerRecord, StateFolder, TritonPorts
 from heliostat_server.launcher.triton import TritonServer
 from heliostat_server.launcher.triton_client import TritonClient, TritonEndpoint
@@ -38,7 +40,7 @@ from heliostat_server.rewards.registry import offered_rewards
 from heliostat_server.settings import DEFAULT_HTTP_PORT, DEFAULT_PORT, ModelSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -82,12 +84,14 @@ class RolloutServer:
         settings: ServeSettings,
         stopping: Event | None = None,
         on_control: Callable[[str, str], None] = lambda _url, _token: None,
+        stages: Stages | None = None,
     ) -> None:
         """Prepare; `stopping`, when set, ends `watch` and gives up a start.
 
         on_control: is told the control plane's URL and the administrator's token, before it
-        answers: whoever finds it well can use it.
+        answers: whoever finds it well can use it. stages: hear what is being started.
         """
+        self._stages = stages or Stages()
         self._stopping = stopping or Event()
         self._on_control = on_control
         self._settings = settings
@@ -159,16 +163,21 @@ class RolloutServer:
     def start(self) -> None:
         """Start all parts in turn. Raises ServerStartError, or what a wrong setting raises."""
         previous = self._clean_up_after(self._state.read_record())
-        self._fit_settings()
-        offered_rewards(self._settings)  # Refuses what cannot work, before anything is started.
-        family = self._find_family()
-        self._start_store()
+        with self._doing("read the settings"):
+            self._fit_settings()
+            offered_rewards(self._settings)  # Refuses what cannot work, before anything is started.
+            family = self._find_family()
+        with self._doing("start the adapter store"):
+            self._start_store()
         self._admin_token = admin_token(self._settings.admin_token_file, self._state.admin_token)
         if self._settings.triton_url is None:
-            self._prepare_triton(family, previous)
+            with self._doing("start Triton"):
+                self._prepare_triton(family, previous)
         if self._settings.control:
-            self._start_control(previous)
-        self._connect()
+            with self._doing("start the control plane"):
+                self._start_control(previous)
+        with self._doing("wait for Triton"):
+            self._connect()
         self._note(ready=True)
 
     def watch(self) -> None:
@@ -217,7 +226,7 @@ class RolloutServer:
 
     @property
     def _patience(self) -> Patience:
-        return Patience(self._settings.wait_s, self._stopping.is_set)
+        return Patience(self._settings.wait_s, self._stopping.is_set, self._stages)
 
     def _start_store(self) -> None:
         settings = self._settings
@@ -321,7 +330,7 @@ class RolloutServer:
 
     def _connect(self) -> None:
         if self._triton is not None:
-            self._triton.wait(self._stopping.is_set)
+            self._triton.wait(self._stopping.is_set, self._loading)
         else:
             self._await_external()
         self._ready.set()
@@ -347,10 +356,11 @@ class RolloutServer:
         assert self._triton is not None
         self._spend(reason)
         self._ready.clear()
-        self._triton.stop()
-        self._triton.start()
-        self._note(triton=self._triton.id)
-        self._triton.wait(self._stopping.is_set)
+        with self._doing("start Triton again"):
+            self._triton.stop()
+            self._triton.start()
+            self._note(triton=self._triton.id)
+            self._triton.wait(self._stopping.is_set, self._loading)
         self._ready.set()
         self._log.info("tritonserver serves again")
 
@@ -359,7 +369,8 @@ class RolloutServer:
         self._spend(f"the process of the model {model} died")
         self._ready.clear()
         try:
-            self._triton.reload_model(model, self._stopping.is_set)
+            with self._doing(f"load {model} again"):
+                self._triton.reload_model(model, self._stopping.is_set)
         except HeliostatError as error:
             if self._stopping.is_set():
                 raise
@@ -378,6 +389,22 @@ class RolloutServer:
     def _rotate_log(self) -> None:
         if self._state.triton_log.exists():
             self._state.triton_log.replace(self._state.triton_log.with_suffix(".log.1"))
+
+    @contextmanager
+    def _doing(self, what: str) -> Iterator[None]:
+        """Show the block as what the server is at."""
+        with self._stages.during(what):
+            self._note(doing=what)
+            yield
+        self._note(doing="")
+
+    def _loading(self, models: Sequence[str]) -> None:
+        """Show which models are still loading; they load side by side."""
+        loaded = len(MODELS) - len(models)
+        what = f"load {', '.join(models)}" if models else "wait for Triton"
+        self._stages.part(what)
+        self._stages.count(loaded, len(MODELS), "models loaded")
+        self._note(doing=f"{what} ({loaded} of {len(MODELS)} models loaded)")
 
     def _note(self, **changes: object) -> None:
         self._record = self._record.model_copy(update=changes)

@@ -45,6 +45,8 @@ class ServerRecord(BaseModel):
     triton: ProcessId | None = None
     valkey: ProcessId | None = None
     ready: bool = False
+    doing: str = ""
+    """What it is at while it starts."""
 
 
 class StateFolder:

@@ -22,13 +22,14 @@ from heliostat_server.launcher.triton_client import TritonClient, TritonEndpoint
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from heliostat_server.launcher.installation import TritonInstallation
     from heliostat_server.launcher.state import StateFolder, TritonPorts
     from heliostat_server.settings import ServeSettings
 
 POLL_S = 0.05
+LOOK_S = 0.5
 LOAD_TIMEOUT_S = 1800
 """Loading may download or read many gigabytes."""
 CLOSED_PROTOCOLS = "model-repository,model-config,shared-memory,statistics,trace,logging"
@@ -79,15 +80,27 @@ class TritonServer:
             self._installation.environment(),
         )
 
-    def wait(self, is_stopping: Callable[[], bool]) -> None:
-        """Wait until it serves all models. Raises ServerStartError with the reason if it cannot."""
+    def wait(
+        self, is_stopping: Callable[[], bool], loading: Callable[[Sequence[str]], None]
+    ) -> None:
+        """Wait until it serves all models; `loading` is told which of them are still loading.
+
+        Raises:
+            ServerStartError: it cannot; with the reason.
+        """
         deadline = time.monotonic() + LOAD_TIMEOUT_S
+        missing, looked = list[str](), 0.0
         with TritonClient(self._endpoint) as client:
             while self.is_running() and time.monotonic() < deadline:
                 if client.is_live():
                     return
                 if is_stopping():
                     raise ServerStartError("stopped while the models were loading")
+                if time.monotonic() - looked > LOOK_S:
+                    looked, before, loaded = time.monotonic(), missing, self._log.loaded()
+                    missing = [name for name in MODELS if name not in loaded]
+                    if missing != before:
+                        loading(missing)
                 time.sleep(POLL_S)
         if self.is_running():
             raise ServerStartError(

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from heliostat_engines.errors import CheckpointError
+from heliostat_engines.progress import Stages
 from heliostat_server.rewards.image_reward import PUBLISHED as IMAGE_REWARD_CONFIG
 from heliostat_server.rewards.image_reward import ImageRewardNetwork
 from heliostat_server.rewards.pretrained import HPSV2, IMAGE_REWARD
@@ -183,11 +184,16 @@ _CONVERTERS: dict[str, tuple[ConvertedWeights, Callable[[State], tuple[State, An
 }
 
 
-def convert(reward: str, file: Path | None = None, out: Path | None = None) -> Path:
+def convert(
+    reward: str,
+    file: Path | None = None,
+    out: Path | None = None,
+    stages: Stages | None = None,
+) -> Path:
     """Read a published .pt file and write safetensors; the folder written.
 
     file: None takes it from the Hugging Face cache, or downloads it. out: None writes where the
-    reward looks first.
+    reward looks first. stages: hear what it is at.
 
     Raises:
         CheckpointError: there is no such file, or it holds something else.
@@ -197,9 +203,15 @@ def convert(reward: str, file: Path | None = None, out: Path | None = None) -> P
             f"the reward {reward} needs no conversion: those that do are {', '.join(_CONVERTERS)}"
         )
     weights, converter = _CONVERTERS[reward]
-    state, config = converter(read_pickle(file or _published_file(weights)))
+    stages = stages or Stages()
+    with stages.during("find the published file"):
+        file = file or _published_file(weights)
+    with stages.during(f"read {file.name}"):
+        published = read_pickle(file)
+    with stages.during("check names and shapes"):
+        state, config = converter(published)
     folder = out or converted_folder(reward)
-    with replacing(folder) as staging:
+    with stages.during("write"), replacing(folder) as staging:
         (staging / CONFIG).write_text(json.dumps(config, indent=2))
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, staging / TENSORS)
     return folder

@@ -13,13 +13,15 @@ from safetensors import safe_open
 
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.checkpoint import hub_errors_explained
+from heliostat_engines.progress import unheard
 from heliostat_trainer.export.lora_folder import CARD
 from heliostat_trainer.files import atomic_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from heliostat_engines.adapters import LoraPair
+    from heliostat_engines.progress import Progress
 
 SINGLE = "diffusion_pytorch_model.safetensors"
 INDEX = f"{SINGLE}.index.json"
@@ -52,6 +54,7 @@ def write_fused_checkpoint(
     *,
     card: str,
     dtype: torch.dtype | None = None,
+    progress: Progress = unheard,
 ) -> Rounding:
     """Write the whole pipeline in diffusers' layout, its transformer's weights updated.
 
@@ -61,6 +64,7 @@ def write_fused_checkpoint(
         folder: where it goes.
         card: its README.md.
         dtype: of the updated weights; the base model's own by default.
+        progress: is told of each weight written.
 
     Raises:
         CheckpointError: the base model cannot be read or has no such modules.
@@ -69,15 +73,21 @@ def write_fused_checkpoint(
     base = local_checkpoint(checkpoint)
     updates = {f"{module}.weight": pair for module, pair in pairs.items()}
     shards = _shards(base / "transformer")
-    _require_all(base, shards, updates)
+    names = _require_all(base, shards, updates)
     with atomic_folder(folder) as draft:
+        progress("copy the other parts", 0, 1)
         _copy_other_parts(base, draft)
+        progress("copy the other parts", 1, 1)
         target = draft / "transformer"
         target.mkdir()
         shutil.copyfile(base / "transformer" / "config.json", target / "config.json")
-        rounding = Rounding()
+        rounding, done = Rounding(), 0
         for shard in shards:
-            rounding += _rewrite(base / "transformer" / shard, target / shard, updates, dtype)
+            path = base / "transformer" / shard
+            for lost in _rewrite(path, target / shard, updates, dtype):
+                rounding += lost
+                done += 1
+                progress("weights", done, names)
         _write_index(base / "transformer", target)
         (draft / CARD).write_text(card, encoding="utf-8")
     return rounding
@@ -117,22 +127,25 @@ def _shards(transformer: Path) -> list[str]:
     return [SINGLE]
 
 
-def _require_all(base: Path, shards: list[str], updates: Mapping[str, LoraPair]) -> None:
-    missing = set(updates)
+def _require_all(base: Path, shards: list[str], updates: Mapping[str, LoraPair]) -> int:
+    """How many tensors there are. Raises CheckpointError if one to update is not among them."""
+    names: set[str] = set()
     for shard in shards:
         with safe_open(base / "transformer" / shard, framework="pt") as tensors:
-            missing -= set(tensors.keys())
+            names |= set(tensors.keys())
+    missing = set(updates) - names
     if missing:
         raise CheckpointError(
             f"{base} lacks {len(missing)} of the LoRA's {len(updates)} modules (the first: "
             f"{min(missing)}): export with the checkpoint that the run was trained on"
         )
+    return len(names)
 
 
 def _rewrite(
     source: Path, target: Path, updates: Mapping[str, LoraPair], dtype: torch.dtype | None
-) -> Rounding:
-    """Copy a safetensors file tensor by tensor, adding the updates on the way."""
+) -> Iterator[Rounding]:
+    """Copy a safetensors file tensor by tensor, adding the updates on the way; what each lost."""
     header = _read_header(source)
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
     names = sorted(tensors, key=lambda name: tensors[name]["data_offsets"][0])
@@ -145,16 +158,14 @@ def _rewrite(
             entry["dtype"] = next(code for code, known in DTYPES.items() if known is dtype)
         entry["data_offsets"] = [end, end + size]
         end += size
-    rounding = Rounding()
     with safe_open(source, framework="pt") as read, target.open("wb") as out:
         _write_header(out, header)
         for name in names:
-            tensor = read.get_tensor(name)
+            tensor, lost = read.get_tensor(name), Rounding()
             if name in updates:
                 tensor, lost = _updated(tensor, updates[name], DTYPES[tensors[name]["dtype"]])
-                rounding += lost
             out.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return rounding
+            yield lost
 
 
 def _updated(

@@ -9,6 +9,7 @@ import torch
 
 from heliostat_engines.adapters import LoraPair
 from heliostat_engines.families import get_family
+from heliostat_engines.progress import unheard
 from heliostat_trainer.export.card import model_card
 from heliostat_trainer.export.comfyui import write_comfyui_file
 from heliostat_trainer.export.formats import Format
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from heliostat_engines.families.family import Family
+    from heliostat_engines.progress import Progress
     from heliostat_trainer.report.record import RunRecord
 
 
@@ -43,6 +45,7 @@ def export_run(
     *,
     step: str = LATEST,
     dtype: torch.dtype | None = None,
+    progress: Progress = unheard,
 ) -> Exported:
     """Write what a run trained, with a model card.
 
@@ -53,6 +56,7 @@ def export_run(
         step: `latest`, `best`, or the number of a step that a checkpoint is kept of.
         dtype: of the LoRA (by default float32), or of the updated weights of a fused checkpoint
             (by default the base model's).
+        progress: is told how far a fused checkpoint is.
 
     Raises:
         HeliostatError: one sentence that says what is missing or cannot be written.
@@ -77,7 +81,9 @@ def export_run(
     if kind is Format.FUSED:
         checkpoint = record.settings["model.checkpoint"] or family.default_checkpoint
         pairs = _scaled(lora)
-        rounding = write_fused_checkpoint(checkpoint, pairs, folder, card=card, dtype=dtype)
+        rounding = write_fused_checkpoint(
+            checkpoint, pairs, folder, card=card, dtype=dtype, progress=progress
+        )
         return Exported(folder, lora.step, rounding)
     write_lora_folder(lora.weights, lora.alpha, folder, card=card, dtype=dtype or torch.float32)
     return Exported(folder, lora.step)
