@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 
-from heliostat_engines.errors import HeliostatError
+from heliostat_engines.errors import FilesError, HeliostatError
 from heliostat_engines.families import get_family
+from heliostat_engines.files import atomic_text, claim_folder
+from heliostat_engines.locks import locked
+from heliostat_engines.ownership import (
+    Layout,
+    read_marker,
+    require_own_file,
+    require_replaceable,
+)
 from heliostat_trainer.checkpoint import Checkpoints, RunState
 from heliostat_trainer.config import TrainConfig, one_or_more
 from heliostat_trainer.errors import (
@@ -21,8 +29,7 @@ from heliostat_trainer.errors import (
     first_line,
 )
 from heliostat_trainer.evaluate import Evaluator
-from heliostat_trainer.export import export_run
-from heliostat_trainer.files import atomic_text
+from heliostat_trainer.export import Format, export_run
 from heliostat_trainer.handshake import check_against_server, checkpoint_warnings
 from heliostat_trainer.interrupts import Interrupts, StopRequestedError
 from heliostat_trainer.loop import Parts, Trainer
@@ -31,6 +38,7 @@ from heliostat_trainer.progress import Outlook, Progress, open_progress
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.ranks import Ranks, RunEndedError, open_ranks
 from heliostat_trainer.servers import open_servers
+from heliostat_trainer.showcase import LAYOUT as SHOWCASE
 from heliostat_trainer.showcase import keep_showcase
 from heliostat_trainer.team import Call, Helper, announced, listen
 from heliostat_trainer.tokens import RunTokens
@@ -39,11 +47,31 @@ from heliostat_trainer.types import GroupRequest
 from heliostat_trainer.workshop import build_workshop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from heliostat_trainer.service import RolloutService
     from heliostat_trainer.types import ServerInfo
+
+RUN = Layout(
+    kind="a run",
+    advice="set another run.name",
+    required=frozenset({"run.json"}),
+    patterns=(
+        "checkpoints/*",
+        "evaluation/*",
+        "export/*",
+        "lora/*",
+        "metrics.jsonl",
+        "showcase/*",
+        "tensorboard/*",
+        "wandb/*",
+        "wandb-id.txt",
+    ),
+)
+RUN_FILE_SIGN = '"lora_targets"'
+"""In every run.json that we wrote."""
+LOCK = "lock"
 
 
 def train(
@@ -71,12 +99,13 @@ def train(
     """
     _use_threads(config)
     require_trackers(config.logging)
-    checkpoints = open_run(config, resume=resume)
+    console = console or Console()
     outlook = Outlook(0, config.run.steps, 0.0, config.run.minutes)
     urls = config.server.urls if server_url is None else one_or_more(server_url)
     with (
+        working_in_run(config, console.print, resume=resume) as checkpoints,
         open_ranks() as ranks,
-        open_progress(console or Console(), outlook) as progress,
+        open_progress(console, outlook) as progress,
         open_servers(
             config,
             urls,
@@ -122,6 +151,34 @@ def assist() -> None:
 def _use_threads(config: TrainConfig) -> None:
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
+
+
+@contextmanager
+def working_in_run(
+    config: TrainConfig, warn: Callable[[str], None], *, resume: bool
+) -> Iterator[Checkpoints]:
+    """Have the run's folder for ourselves, new or our own from before; yields its checkpoints.
+
+    warn: is told if the file system has no locks.
+
+    Raises:
+        RunFolderError: as `open_run`.
+        FolderBusyError: another process trains there.
+        FilesError: names that we would write there are taken.
+    """
+    path = config.run.path
+    if resume:
+        open_run(config, resume=True)  # Before anything is made: run.name may be mistyped.
+    if read_marker(path) is None:
+        require_own_file(path / "run.json", RUN_FILE_SIGN, RUN.advice)
+    claim_folder(path, RUN, beside_others=True)
+    advice = "wait for it, stop it, or set another run.name"
+    with locked(path / LOCK, "heliostat train", advice, warn):
+        lora = Format.DIFFUSERS.layout(config.run.name, is_own_place=True)
+        for name, layout in (("lora", lora), ("showcase", SHOWCASE)):
+            advice = "move it out of the run's folder"
+            require_replaceable(path / name, replace(layout, advice=advice))
+        yield open_run(config, resume=resume)
 
 
 def open_run(config: TrainConfig, *, resume: bool) -> Checkpoints:
@@ -209,7 +266,7 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
         raise InterruptedRunError(
             f"stopped; step {trainer.saved_step} is saved in {path}: continue with --resume"
         ) from stop
-    except RunFolderError:
+    except FilesError:
         raise  # saving would meet the same disk
     except torch.OutOfMemoryError as error:
         _save_at_last(trainer)
@@ -248,6 +305,6 @@ def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
 
 
 def write_run_file(config: TrainConfig, info: ServerInfo) -> None:
-    """Keep the settings and the server's description beside the results. Raises RunFolderError."""
+    """Keep the settings and the server's description beside the results. Raises FilesError."""
     content = {"config": config.model_dump(mode="json"), "server": asdict(info)}
     atomic_text(config.run.path / "run.json", json.dumps(content, indent=1))
