@@ -41,9 +41,10 @@ def running_server(state: Path, *options: str) -> Iterator[Serving]:
     It runs in a session of its own, so that Ctrl-C reaches the trainer first.
 
     Raises:
+        FilesError: the state folder is none of a server's.
         ServerDidNotStartError: with the end of its log.
     """
-    state.mkdir(parents=True, exist_ok=True)
+    StateFolder(state).claim()
     log = state / "serve.log"
     command = [sys.executable, "-m", "heliostat.cli", "serve"]
     command += ["--state", str(state), "--port", "0", "--http-port", "0", *options]

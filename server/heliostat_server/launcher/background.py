@@ -31,10 +31,11 @@ def background_server(settings: ServeSettings) -> Iterator[ServerRecord]:
     It ends with the thread that entered, too, if that is killed.
 
     Raises:
+        FilesError: the state folder is none of a server's.
         ServerStartError: with the reason that the server gave.
     """
     state = StateFolder(settings.state)
-    state.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    state.claim()
     log = state.path / "serve.log"
     log.unlink(missing_ok=True)
     command = [sys.executable, "-m", "heliostat_server", settings.model_dump_json()]

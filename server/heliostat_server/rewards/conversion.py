@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from heliostat_engines.errors import CheckpointError
+from heliostat_engines.files import atomic_folder
+from heliostat_engines.ownership import Layout, require_replaceable
 from heliostat_server.rewards.image_reward import PUBLISHED as IMAGE_REWARD_CONFIG
 from heliostat_server.rewards.image_reward import ImageRewardNetwork
 from heliostat_server.rewards.pretrained import HPSV2, IMAGE_REWARD
@@ -25,7 +27,6 @@ from heliostat_server.rewards.weights import (
     ConvertedWeights,
     HubWeights,
     converted_folder,
-    replacing,
 )
 
 if TYPE_CHECKING:
@@ -191,18 +192,30 @@ def convert(reward: str, file: Path | None = None, out: Path | None = None) -> P
 
     Raises:
         CheckpointError: there is no such file, or it holds something else.
+        FilesError: the folder cannot be written, or holds what is not ours.
     """
     if reward not in _CONVERTERS:
         raise CheckpointError(
             f"the reward {reward} needs no conversion: those that do are {', '.join(_CONVERTERS)}"
         )
     weights, converter = _CONVERTERS[reward]
-    state, config = converter(read_pickle(file or _published_file(weights)))
     folder = out or converted_folder(reward)
-    with replacing(folder) as staging:
-        (staging / CONFIG).write_text(json.dumps(config, indent=2))
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, staging / TENSORS)
+    layout = _layout(is_own_place=out is None)
+    require_replaceable(folder, layout)
+    state, config = converter(read_pickle(file or _published_file(weights)))
+    with atomic_folder(folder, layout) as draft:
+        (draft / CONFIG).write_text(json.dumps(config, indent=2))
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, draft / TENSORS)
     return folder
+
+
+def _layout(*, is_own_place: bool) -> Layout:
+    """Two files of these names are ours without a marker only where nobody else puts any."""
+    return Layout(
+        kind="converted weights",
+        advice="give --out a folder that is new, empty, or what `heliostat rewards convert` wrote",
+        required=frozenset({CONFIG, TENSORS}) if is_own_place else frozenset(),
+    )
 
 
 def read_pickle(file: Path) -> State:
