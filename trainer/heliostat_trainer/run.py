@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,14 +12,7 @@ from rich.console import Console
 
 from heliostat_engines.errors import FilesError, HeliostatError
 from heliostat_engines.families import get_family
-from heliostat_engines.files import atomic_text, claim_folder
-from heliostat_engines.locks import locked
-from heliostat_engines.ownership import (
-    Layout,
-    read_marker,
-    require_own_file,
-    require_replaceable,
-)
+from heliostat_engines.files import atomic_text
 from heliostat_trainer.checkpoint import Checkpoints, RunState
 from heliostat_trainer.config import TrainConfig, one_or_more
 from heliostat_trainer.errors import (
@@ -29,7 +22,7 @@ from heliostat_trainer.errors import (
     first_line,
 )
 from heliostat_trainer.evaluate import Evaluator
-from heliostat_trainer.export import Format, export_run
+from heliostat_trainer.export import export_run
 from heliostat_trainer.handshake import check_against_server, checkpoint_warnings
 from heliostat_trainer.interrupts import Interrupts, StopRequestedError
 from heliostat_trainer.loop import Parts, Trainer
@@ -37,8 +30,8 @@ from heliostat_trainer.metrics import MetricsLog
 from heliostat_trainer.progress import Outlook, Progress, open_progress
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.ranks import Ranks, RunEndedError, open_ranks
+from heliostat_trainer.run_folder import held_run
 from heliostat_trainer.servers import open_servers
-from heliostat_trainer.showcase import LAYOUT as SHOWCASE
 from heliostat_trainer.showcase import keep_showcase
 from heliostat_trainer.team import Call, Helper, announced, listen
 from heliostat_trainer.tokens import RunTokens
@@ -52,26 +45,6 @@ if TYPE_CHECKING:
 
     from heliostat_trainer.service import RolloutService
     from heliostat_trainer.types import ServerInfo
-
-RUN = Layout(
-    kind="a run",
-    advice="set another run.name",
-    required=frozenset({"run.json"}),
-    patterns=(
-        "checkpoints/*",
-        "evaluation/*",
-        "export/*",
-        "lora/*",
-        "metrics.jsonl",
-        "showcase/*",
-        "tensorboard/*",
-        "wandb/*",
-        "wandb-id.txt",
-    ),
-)
-RUN_FILE_SIGN = '"lora_targets"'
-"""In every run.json that we wrote."""
-LOCK = "lock"
 
 
 def train(
@@ -166,18 +139,9 @@ def working_in_run(
         FolderBusyError: another process trains there.
         FilesError: names that we would write there are taken.
     """
-    path = config.run.path
     if resume:
         open_run(config, resume=True)  # Before anything is made: run.name may be mistyped.
-    if read_marker(path) is None:
-        require_own_file(path / "run.json", RUN_FILE_SIGN, RUN.advice)
-    claim_folder(path, RUN, beside_others=True)
-    advice = "wait for it, stop it, or set another run.name"
-    with locked(path / LOCK, "heliostat train", advice, warn):
-        lora = Format.DIFFUSERS.layout(config.run.name, is_own_place=True)
-        for name, layout in (("lora", lora), ("showcase", SHOWCASE)):
-            advice = "move it out of the run's folder"
-            require_replaceable(path / name, replace(layout, advice=advice))
+    with held_run(config.run.path, warn):
         yield open_run(config, resume=resume)
 
 
