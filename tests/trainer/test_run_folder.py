@@ -95,6 +95,6 @@ def test_an_evaluation_that_holds_notes_stops_the_start(
     notes = config.run.path / "evaluation" / "step-000003" / "notes"
     notes.write_text("x")
     shutil.rmtree(config.run.path / "checkpoints")
-    with pytest.raises(FilesError, match="step-000003 holds notes, .*: move it out"):
+    with pytest.raises(FilesError, match=r"step-000003 holds notes, .*: move it out"):
         make_trainer(config, server)
     assert notes.read_text() == "x"

@@ -25,7 +25,13 @@ CACHE = Layout(
     kind="a folder of built engines",
     advice="give --cache a folder that is new, empty, or one of these",
     required=frozenset({DIGESTS_FILE}),
-    patterns=("timing-*.cache", f"{32 * '[0-9a-f]'}/*", ".staging-*/*", "heliostat-*/*"),
+    patterns=(
+        "digests.tmp",
+        "timing-*.cache",
+        f"{32 * '[0-9a-f]'}/*",
+        ".staging-*/*",
+        "heliostat-*/*",
+    ),
 )
 
 
