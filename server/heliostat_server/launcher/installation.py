@@ -22,7 +22,7 @@ BACKENDS = Layout(
     kind="Triton's backend directory",
     advice="move what is not heliostat's out of the server's state folder",
     required=frozenset({"python/triton_python_backend_stub@"}),
-    patterns=("python/*@",),
+    patterns=("python/*@", "python/__pycache__/*.pyc"),
 )
 
 _TUNING = {

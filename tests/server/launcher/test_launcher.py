@@ -15,6 +15,7 @@ import pytest
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_engines.errors import FilesError
 from heliostat_engines.files import atomic_folder
+from heliostat_engines.ownership import MARKER
 from heliostat_server.adapters.store import AdapterStore
 from heliostat_server.errors import ServerRunningError, ServerStartError
 from heliostat_server.experiments.store import ExperimentStore
@@ -169,6 +170,12 @@ def test_the_wheels_backend_gets_the_stub_of_this_python(
         "triton_python_backend_stub",
         "triton_python_backend_utils.py",
     }
+    # What Python leaves there while it runs, and what versions before markers left.
+    (tmp_path / "backends" / "python" / "__pycache__").mkdir()
+    (tmp_path / "backends" / "python" / "__pycache__" / "utils.cpython-311.pyc").touch()
+    find_triton(None, tmp_path / "backends")
+    (tmp_path / "backends" / MARKER).unlink()
+    find_triton(None, tmp_path / "backends")
     environment = found.environment()
     assert environment["PATH"].startswith(os.path.dirname(sys.executable))  # noqa: PTH120
     assert "nvidia_pytriton.libs" in environment["LD_LIBRARY_PATH"]
@@ -201,6 +208,9 @@ def test_the_repository_is_filled_in(tmp_path: Path) -> None:
         assert str(tmp_path / "models.json") in config
         assert "$" not in config.split("\n", 1)[1]
         assert (tmp_path / "models" / model / "1" / "model.py").exists()
+    (tmp_path / "models" / MARKER).unlink()
+    with atomic_folder(tmp_path / "models", STAGED) as draft:
+        stage_repository(draft, tmp_path / "models", tmp_path / "models.json", settings, 3)
     assert "dims: [ -1, -1, -1 ]" in (tmp_path / "models/score/config.pbtxt").read_text()
 
 
