@@ -36,6 +36,7 @@ lint: $(VENV)/.dev
 $(BIN)/pip:
 	$(PYTHON) -c 'import sys; sys.exit("heliostat needs Python 3.11 or 3.12: make PYTHON=python3.11 ...") if not (3, 11) <= sys.version_info < (3, 13) else None'
 	$(PYTHON) -m venv $(VENV)
+	@touch $(VENV)/.made
 
 $(VENV)/.torch: $(BIN)/pip constraints.txt
 	$(INSTALL) torch
@@ -51,5 +52,7 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(INSTALL) --editable '.[dev]'
 	@touch $@
 
+# Only what make made: runs and the server's state are people's work.
 clean:
-	rm -rf $(VENV) runs .heliostat
+	@if [ -e "$(VENV)/.made" ] || [ "$(VENV)" = .venv ]; then rm -rf "$(VENV)"; \
+	elif [ -e "$(VENV)" ]; then echo "$(VENV) is not of make's making: delete it yourself" >&2; exit 1; fi

@@ -21,9 +21,10 @@ from heliostat_engines.build.target import Target
 from heliostat_engines.export.manifest import ExportOptions, LoraMode
 from heliostat_engines.families import get_family
 from heliostat_engines.families.family import DecoderName, MapName
+from heliostat_engines.ownership import require_replaceable
 from heliostat_engines.precision import Precision
 from heliostat_engines.progress import shown
-from heliostat_server.compiled import write_repository
+from heliostat_server.compiled import REPOSITORY, write_repository
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +62,7 @@ def run(settings: BuildSettings) -> None:
         HeliostatError: it cannot be built; the message says what to change.
     """
     quieten()
+    require_replaceable(settings.out, REPOSITORY)
     request = _request(settings)
     cache = EngineCache(settings.cache or default_cache_root())
     console = Console(stderr=True)

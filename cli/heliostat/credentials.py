@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, cast
 
 import typer
 
-from heliostat_engines.errors import HeliostatError
+from heliostat_engines.errors import FilesError, HeliostatError
+from heliostat_engines.files import SECRET_MODE, atomic_text
+from heliostat_engines.ownership import explained
 from heliostat_trainer.config import server_address
 from heliostat_trainer.tokens import ENVIRONMENT
 
@@ -26,9 +28,9 @@ class CredentialsError(HeliostatError):
 
 
 def credentials_path() -> Path:
-    """The file: HELIOSTAT_CREDENTIALS, or the one in the user's settings folder."""
+    """The file: HELIOSTAT_CREDENTIALS, or the one in the user's settings folder; links followed."""
     given = os.environ.get(PATH_ENVIRONMENT)
-    return Path(given or Path(typer.get_app_dir("heliostat")) / "credentials.json")
+    return Path(given or Path(typer.get_app_dir("heliostat")) / "credentials.json").resolve()
 
 
 def known_token(url: str) -> str | None:
@@ -55,18 +57,13 @@ def keep_token(url: str, token: str) -> Path:
     """Keep a token for a server; answers the file. Raises CredentialsError."""
     path = credentials_path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _locked(path):
-            tokens = _read(path) | {_key(url): token}
-            draft = path.with_suffix(".new")
-            draft.unlink(missing_ok=True)
-            draft.touch(mode=0o600)
-            draft.write_text(json.dumps(tokens, indent=1))
-            draft.replace(path)
-    except OSError as error:
-        raise CredentialsError(
-            f"cannot write {path}: {error.strerror}; set {PATH_ENVIRONMENT} to another file"
-        ) from error
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with _locked(path):
+                tokens = _read(path) | {_key(url): token}
+                atomic_text(path, json.dumps(tokens, indent=1), SECRET_MODE)
+    except FilesError as error:
+        raise CredentialsError(f"{error}; set {PATH_ENVIRONMENT} to another file") from error
     return path
 
 
@@ -94,6 +91,6 @@ def _key(url: str) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with path.with_suffix(".lock").open("w") as lock:
+    with path.with_name(f".{path.name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -87,7 +87,12 @@ class DecoderOption(StrEnum):
 @engine_app.command()
 def build(
     family: Annotated[str, typer.Argument(help="demo, sana, flux, sd3.5-large or sd3.5-medium.")],
-    out: Annotated[Path, typer.Option(help="Where the Triton model repository goes; replaced.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The folder that the Triton model repository goes to; one of an earlier build is replaced."
+        ),
+    ],
     checkpoint: Annotated[
         str | None,
         typer.Option(

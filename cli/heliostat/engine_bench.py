@@ -22,7 +22,9 @@ from heliostat_engines.arithmetic import compute_dtype, name_of, ready_for
 from heliostat_engines.build.manifest import read_manifest
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
+from heliostat_engines.files import atomic_text
 from heliostat_engines.noise import initial_noise
+from heliostat_engines.ownership import require_own_file
 from heliostat_engines.precision import Precision
 from heliostat_engines.progress import shown
 from heliostat_engines.runtimes.tensorrt import TensorRTEngine
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     Draws = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
     """velocity[B, ...] of latents[B, ...], sigma[B], conditioning[B]; on the host."""
 
+SIGN = '"latent_error"'
+"""In every file of figures that we wrote."""
 KEPT_SHARE = 4
 """A quarter of a group is kept, half of it the best and half the worst, as published."""
 
@@ -132,12 +136,14 @@ def run(settings: BenchSettings, out: Path | None) -> None:
     """
     quieten()
     _check(settings)
+    if out is not None:
+        require_own_file(out, SIGN, "give another file with --out")
     with shown(Console(stderr=True)) as stages:
         with stages.during("load the model"):
             bench = Bench(settings, stages)
         rows = bench.rows()
     if out is not None:
-        out.write_text(json.dumps([asdict(row) for row in rows], indent=2))
+        atomic_text(out, json.dumps([asdict(row) for row in rows], indent=2))
     console = table_console()
     console.print(_table(settings, rows))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from heliostat_engines.files import atomic_text
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import Precision, named_linears
 from heliostat_engines.sampling import sample_euler
@@ -60,7 +61,7 @@ def calibrate(
 def write_calibration(amax: dict[str, float], checkpoint: Path) -> None:
     """Keep the maxima beside the transformer, where its family looks for them."""
     rounded = {name: float(f"{value:.4g}") for name, value in amax.items()}
-    (checkpoint / "transformer" / FILE).write_text(json.dumps(rounded, indent=1) + "\n")
+    atomic_text(checkpoint / "transformer" / FILE, json.dumps(rounded, indent=1) + "\n")
 
 
 @contextmanager

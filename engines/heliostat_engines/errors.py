@@ -48,3 +48,11 @@ class EngineFolderError(HeliostatError, ValueError):
 
 class EngineFaultError(HeliostatError, RuntimeError):
     """A compiled engine that refused a call, or is out of service."""
+
+
+class FilesError(HeliostatError, ValueError):
+    """A file or folder that cannot be written, or that is not ours to replace."""
+
+
+class FolderBusyError(FilesError):
+    """A folder that another process works in."""

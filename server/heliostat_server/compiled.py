@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from heliostat_engines.build.manifest import MANIFEST_FILE, read_manifest
 from heliostat_engines.families import get_family
+from heliostat_engines.files import atomic_folder
+from heliostat_engines.ownership import Layout
 from heliostat_server.errors import ServerStartError
 from heliostat_server.experiments.tokens import new_token
-from heliostat_server.launcher.repository import stage_repository
+from heliostat_server.launcher.repository import COMPILED, FILES, stage_repository
 from heliostat_server.settings import LimitSettings, ModelSettings, ThreadSettings
 
 if TYPE_CHECKING:
@@ -22,39 +24,46 @@ if TYPE_CHECKING:
 INSIDE = Path("explore", "1", "engine")
 """Where a model repository keeps its engine."""
 SETTINGS_FILE = "settings.json"
+REPOSITORY = Layout(
+    kind="a model repository with an engine",
+    advice="give --out a folder that is new, empty, or what `heliostat engine build` wrote",
+    required=FILES | {SETTINGS_FILE, str(INSIDE / MANIFEST_FILE)},
+    patterns=(*COMPILED, str(INSIDE / "*")),
+)
 REDIS = "redis://127.0.0.1:6379"
 
 
 def write_repository(engine: Path, out: Path, redis: str = REDIS) -> None:
-    """Make a ready Triton model repository of an engine folder; `out` is replaced.
+    """Make a ready Triton model repository of an engine folder; one of ours at `out` is replaced.
 
     Its plans are links where the disk allows it. `settings.json` in it may be edited.
+
+    Raises:
+        FilesError: `out` is something else, or cannot be written.
     """
     manifest = read_manifest(engine)
     family = get_family(manifest.recipe.family)
     profile = manifest.recipe.profiles[0]
-    stage_repository(
-        out,
-        Path(SETTINGS_FILE),
-        ModelSettings(
-            family=family.name,
-            checkpoint=manifest.checkpoint,
-            resolution_px=profile.best.resolution_px,
-            precision=manifest.graph.options.precision.value,
-            precision_map=manifest.graph.options.precision_map.value,
-            device="gpu",
-            max_rank=manifest.graph.options.max_rank,
-            slots=8,
-            limits=LimitSettings(batch=profile.best.batch),
-            threads=ThreadSettings.for_cores(len(os.sched_getaffinity(0))),
-            redis=redis,
-            internal_token=new_token(),
-            keep_versions=3,
-            engine=INSIDE,
-        ),
-        latent_axes=1 + len(family.latent_shape(profile.best.resolution_px)),
+    settings = ModelSettings(
+        family=family.name,
+        checkpoint=manifest.checkpoint,
+        resolution_px=profile.best.resolution_px,
+        precision=manifest.graph.options.precision.value,
+        precision_map=manifest.graph.options.precision_map.value,
+        device="gpu",
+        max_rank=manifest.graph.options.max_rank,
+        slots=8,
+        limits=LimitSettings(batch=profile.best.batch),
+        threads=ThreadSettings.for_cores(len(os.sched_getaffinity(0))),
+        redis=redis,
+        internal_token=new_token(),
+        keep_versions=3,
+        engine=INSIDE,
     )
-    shutil.copytree(engine, out / INSIDE, copy_function=_link_or_copy)
+    axes = 1 + len(family.latent_shape(profile.best.resolution_px))
+    with atomic_folder(out, REPOSITORY) as draft:
+        stage_repository(draft, out, Path(SETTINGS_FILE), settings, axes)
+        shutil.copytree(engine, draft / INSIDE, copy_function=_link_or_copy)
 
 
 def engine_folder(given: Path) -> Path:

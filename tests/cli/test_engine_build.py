@@ -75,6 +75,14 @@ def test_the_server_takes_its_settings_from_the_engine(repository: tuple[Path, s
     assert fit_to_engine(ServeSettings()) == ServeSettings()
 
 
+def test_a_folder_of_others_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    result = build(tmp_path, "--target", "sm120")
+    assert "out holds mine" in str(result.exception)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from heliostat_engines.ownership import MARKER
 from heliostat_trainer.checkpoint import Checkpoints, RunState, improved, restore_tensors
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.files import atomic_folder, atomic_text
 from heliostat_trainer.interrupts import Interrupts, StopRequestedError
 from heliostat_trainer.policy import ADAPTERS
 from tests.trainer.test_policy import make_policy, stir
@@ -86,8 +87,52 @@ def test_the_latest_few_and_the_best_are_kept(
         checkpoints.save(state, policy, optimiser_of(policy))
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-000002", "step-000004", "step-000005"]
-    files = {path.suffix for path in (tmp_path / "checkpoints").glob("*/*")}
-    assert files == {".json", ".safetensors"}
+    files = {path.name for path in (tmp_path / "checkpoints").glob("*/*")}
+    assert files == {"state.json", "tensors.safetensors", MARKER}
+
+
+def test_names_that_are_not_ours_are_ignored_and_left(
+    checkpoints: Checkpoints, checkpoint: Path, tmp_path: Path
+) -> None:
+    policy, folder = make_policy(checkpoint), tmp_path / "checkpoints"
+    checkpoints.save(RunState(step=1), policy, optimiser_of(policy))
+    names = ("step-000001.bak", "step-best", "step-9", "step-0000009", "step-٠٠٠٠٠٩", "step-")
+    for name in names:
+        shutil.copytree(folder / "step-000001", folder / name)
+    (folder / "step-000007").write_text("a file")
+    (folder / "step-000001" / "explorer-mine.json").write_text("{}")
+    assert checkpoints.latest() == 1
+    for step in range(2, 6):
+        checkpoints.save(RunState(step=step), policy, optimiser_of(policy))
+    assert load(checkpoints, policy, optimiser_of(policy)).step == 5
+    left = {path.name for path in folder.iterdir()}
+    assert left == {*names, "step-000007", "step-000004", "step-000005"}
+
+
+def test_a_checkpoint_that_holds_notes_is_not_deleted(
+    checkpoints: Checkpoints, checkpoint: Path, tmp_path: Path
+) -> None:
+    policy, folder = make_policy(checkpoint), tmp_path / "checkpoints"
+    checkpoints.save(RunState(step=1), policy, optimiser_of(policy))
+    (folder / "step-000001" / "notes.txt").write_text("the good one")
+    for step in range(2, 6):
+        checkpoints.save(RunState(step=step), policy, optimiser_of(policy))
+    assert {path.name for path in (folder / "step-000001").iterdir()} == {
+        "notes.txt",
+        "state.json",
+        "tensors.safetensors",
+        MARKER,
+    }
+
+
+def test_checkpoints_of_before_there_were_markers_are_ours(
+    checkpoints: Checkpoints, checkpoint: Path, tmp_path: Path
+) -> None:
+    policy, folder = make_policy(checkpoint), tmp_path / "checkpoints"
+    for step in range(1, 6):
+        checkpoints.save(RunState(step=step), policy, optimiser_of(policy))
+        (folder / f"step-{step:06d}" / MARKER).unlink()
+    assert {path.name for path in folder.iterdir()} == {"step-000004", "step-000005"}
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_the_last_checkpoint(
@@ -123,22 +168,6 @@ def test_the_best_is_the_highest_reward() -> None:
     assert (state.best_step, state.best_reward) == (0, 0.5)
     assert improved(RunState(step=5, best_step=0, best_reward=0.5), 0.5).best_step == 0
     assert improved(RunState(step=5, best_step=0, best_reward=0.5), 0.6).best_step == 5
-
-
-def test_folders_and_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
-    target = tmp_path / "folder"
-    for content in ("first", "second"):
-        with atomic_folder(target) as draft:
-            (draft / "file").write_text(content)
-        assert (target / "file").read_text() == content
-    with pytest.raises(RuntimeError), atomic_folder(target) as draft:  # noqa: PT012
-        (draft / "file").write_text("third")
-        raise RuntimeError
-    assert (target / "file").read_text() == "second"
-    atomic_text(tmp_path / "text", "a")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "text"]
-    with pytest.raises(RunFolderError, match="cannot write"):
-        atomic_text(tmp_path / "text" / "below", "x")
 
 
 def test_a_signal_stops_at_once_but_not_in_a_shield() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from heliostat_engines.errors import FilesError
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluate import Evaluation, prompt_interval
 from heliostat_trainer.fidelity import PUBLISHED
@@ -132,6 +133,17 @@ def test_a_run_that_has_only_begun_can_be_looked_at(run: Path) -> None:
     (run / "metrics.jsonl").write_text("")
     (run / "evaluation" / "step-000002" / "results.json").unlink()
     assert "0 training steps" in write_report(run).read_text()
+
+
+def test_the_page_takes_no_other_files_place(run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "thesis.html"
+    page.write_text("<title>My thesis</title>")
+    for out in (page, tmp_path, run):
+        with pytest.raises(FilesError, match="give another file with --out"):
+            write_report(run, out)
+    assert page.read_text() == "<title>My thesis</title>"
+    for _ in range(2):
+        assert write_report(run, tmp_path / "page.html").exists()
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

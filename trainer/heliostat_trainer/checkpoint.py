@@ -9,7 +9,7 @@ state: they follow from the seed and the step.
 from __future__ import annotations
 
 import json
-import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from heliostat_engines.adapters import AdapterFiles
+from heliostat_engines.errors import FilesError
+from heliostat_engines.files import atomic_folder, discard_folder
+from heliostat_engines.ownership import Layout
 from heliostat_trainer.config import completed, first_change, flatten
 from heliostat_trainer.curriculum import Sighting
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.files import atomic_folder
 from heliostat_trainer.optimiser import restore_state, state_tensors
 from heliostat_trainer.policy import ADAPTERS
+from heliostat_trainer.steps import kept_steps, numbers_in, step_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +37,12 @@ if TYPE_CHECKING:
     from heliostat_trainer.policy import Policy
 
 EXPLORER = "explorer-"
+LAYOUT = Layout(
+    kind="a checkpoint",
+    advice="move it out of the run's folder of checkpoints",
+    required=frozenset({"state.json", "tensors.safetensors"}),
+    patterns=(f"{EXPLORER}*.json", f"{EXPLORER}*.safetensors"),
+)
 
 
 @dataclass(frozen=True)
@@ -75,18 +84,22 @@ class Checkpoints:
             RunFolderError: it cannot be written; the earlier ones are intact.
         """
         content = {"state": _plain(state), "settings": flatten(self._config)}
-        with atomic_folder(step_folder(self._folder, state.step)) as draft:
-            # As bytes: safetensors' own writer maps the file and dies of SIGBUS on a full disk.
-            (draft / "tensors.safetensors").write_bytes(save(_tensors(policy, optimiser)))
-            (draft / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-            for step, files in state.explorers.items():
-                (draft / f"{EXPLORER}{step:06d}.json").write_bytes(files.config)
-                (draft / f"{EXPLORER}{step:06d}.safetensors").write_bytes(files.tensors)
+        try:
+            with atomic_folder(step_folder(self._folder, state.step), LAYOUT) as draft:
+                # As bytes: safetensors' own writer maps the file and dies of SIGBUS on a full disk.
+                (draft / "tensors.safetensors").write_bytes(save(_tensors(policy, optimiser)))
+                (draft / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+                for step, files in state.explorers.items():
+                    (draft / f"{EXPLORER}{step:06d}.json").write_bytes(files.config)
+                    (draft / f"{EXPLORER}{step:06d}.safetensors").write_bytes(files.tensors)
+        except FilesError as error:
+            raise RunFolderError(f"{error}; earlier checkpoints are intact") from error
         steps = kept_steps(self._folder)
         kept = {*steps[-self._config.checkpoint.keep :], state.best_step}
         for step in steps:
             if step not in kept:
-                shutil.rmtree(step_folder(self._folder, step), ignore_errors=True)
+                with suppress(FilesError):  # It holds somebody's notes: it may stay.
+                    discard_folder(step_folder(self._folder, step), LAYOUT)
 
     def load(self, restore: Callable[[Mapping[str, torch.Tensor], int], None]) -> RunState:
         """The newest checkpoint's state; its tensors, and the step, are given to `restore`.
@@ -119,16 +132,6 @@ class Checkpoints:
             raise RunFolderError(f"{change}: set it back to resume, or start another run.name")
 
 
-def step_folder(folder: Path, step: int) -> Path:
-    """A step's checkpoint, in the folder of checkpoints."""
-    return folder / f"step-{step:06d}"
-
-
-def kept_steps(folder: Path) -> list[int]:
-    """Steps that the folder has a checkpoint of, in order."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
-
-
 def improved(state: RunState, reward: float) -> RunState:
     """The state after an evaluation: its step is the best if no earlier reward is as high."""
     if state.best_reward is not None and reward <= state.best_reward:
@@ -154,10 +157,11 @@ def _state(plain: Mapping[str, Any], explorers: Mapping[int, AdapterFiles]) -> R
 
 def _explorers(path: Path) -> dict[int, AdapterFiles]:
     return {
-        int(config.stem.removeprefix(EXPLORER)): AdapterFiles(
-            config.read_bytes(), config.with_suffix(".safetensors").read_bytes()
+        step: AdapterFiles(
+            (path / f"{EXPLORER}{step:06d}.json").read_bytes(),
+            (path / f"{EXPLORER}{step:06d}.safetensors").read_bytes(),
         )
-        for config in sorted(path.glob(f"{EXPLORER}*.json"))
+        for step in numbers_in(path, EXPLORER, ".json")
     }
 
 

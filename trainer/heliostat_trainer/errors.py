@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heliostat_engines.errors import HeliostatError
+from heliostat_engines.errors import FilesError, HeliostatError
 
 
 class ConfigError(HeliostatError, ValueError):
@@ -29,7 +29,7 @@ class OutOfMemoryError(HeliostatError, MemoryError):
     """The device has too little memory for what the settings ask it to do at once."""
 
 
-class RunFolderError(HeliostatError, ValueError):
+class RunFolderError(FilesError):
     """A run folder that cannot be started into, resumed from, or written to."""
 
 

@@ -8,7 +8,6 @@ of results: rewards[prompt][seed] by name, image statistics, and 95 % intervals)
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +16,8 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from heliostat_engines.files import atomic_folder, discard_folder
+from heliostat_engines.ownership import Layout
 from heliostat_engines.progress import Stages
 from heliostat_trainer.budget import (
     TRIAL_STEPS,
@@ -26,10 +27,10 @@ from heliostat_trainer.budget import (
     allowed_s,
 )
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.files import atomic_folder
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.statistics import PER_IMAGE, Interval, diversity, interval
+from heliostat_trainer.steps import kept_steps, step_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +45,12 @@ if TYPE_CHECKING:
     from heliostat_trainer.service import RolloutService
 
 RESULTS = "results.json"
+IMAGES = "images.safetensors"
+LAYOUT = Layout(
+    kind="an evaluation",
+    advice="move it out of the run's folder of evaluations",
+    required=frozenset({RESULTS, IMAGES}),
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class Evaluator:
 
     def path(self, step: int) -> Path:
         """The folder of a step's evaluation."""
-        return self._folder / f"step-{step:06d}"
+        return step_folder(self._folder, step)
 
     def base(self) -> Evaluation | None:
         """The base model's evaluation at the first guidance scale; None before there is one."""
@@ -107,10 +114,14 @@ class Evaluator:
         return self._base
 
     def forget_after(self, step: int) -> None:
-        """Delete evaluations of steps that will be done anew."""
-        for path in self._folder.glob("step-*"):
-            if int(path.name.removeprefix("step-")) > step:
-                shutil.rmtree(path)
+        """Delete evaluations of steps that will be done anew.
+
+        Raises:
+            FilesError: one of them holds what is not ours; it is left.
+        """
+        for done in kept_steps(self._folder):
+            if done > step:
+                discard_folder(self.path(done), LAYOUT)
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -145,7 +156,7 @@ class Evaluator:
         """Evaluate a policy at each guidance scale, and keep the results.
 
         Raises:
-            RunFolderError: the results cannot be written.
+            FilesError: the results cannot be written.
         """
         conditioning = self._encode(self._prompts)
         null = self._encode([""]) if any(scale != 1.0 for scale in guidances) else None
@@ -161,10 +172,10 @@ class Evaluator:
             )
             evaluations.append(evaluation)
             images[f"{policy}/guidance_{scale:g}"] = pictures
-        with atomic_folder(self.path(step)) as draft:
+        with atomic_folder(self.path(step), LAYOUT) as draft:
             content = json.dumps([asdict(evaluation) for evaluation in evaluations])
             (draft / RESULTS).write_text(content, encoding="utf-8")
-            (draft / "images.safetensors").write_bytes(save(images))
+            (draft / IMAGES).write_bytes(save(images))
         return tuple(evaluations)
 
     def _evaluate(
@@ -258,8 +269,9 @@ def read_evaluations(folder: Path) -> tuple[Evaluation, ...]:
         RunFolderError: a file is not readable.
     """
     evaluations: list[Evaluation] = []
-    for path in sorted(folder.glob(f"step-*/{RESULTS}")):
-        evaluations += _read(path)
+    for step in kept_steps(folder):
+        if (path := step_folder(folder, step) / RESULTS).exists():
+            evaluations += _read(path)
     return tuple(evaluations)
 
 

@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from heliostat_trainer.files import explained
+from heliostat_engines.ownership import explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ class MetricsLog:
         return self._path.stat().st_size
 
     def append(self, metrics: StepMetrics) -> None:
-        """Write a step's line. Raises RunFolderError."""
+        """Write a step's line. Raises FilesError."""
         with explained(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(metrics)) + "\n")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,9 @@ import torch
 from rich.console import Console
 
 from heliostat_engines.arithmetic import CPU_DTYPE, cpu_dtype, name_of
-from heliostat_engines.errors import HeliostatError
+from heliostat_engines.errors import FilesError, HeliostatError
 from heliostat_engines.families import get_family
+from heliostat_engines.files import atomic_text
 from heliostat_trainer.checkpoint import Checkpoints, RunState
 from heliostat_trainer.config import TrainConfig, one_or_more
 from heliostat_trainer.errors import (
@@ -24,7 +25,6 @@ from heliostat_trainer.errors import (
 )
 from heliostat_trainer.evaluate import Evaluator
 from heliostat_trainer.export import export_run
-from heliostat_trainer.files import atomic_text
 from heliostat_trainer.handshake import check_against_server, checkpoint_warnings
 from heliostat_trainer.interrupts import Interrupts, StopRequestedError
 from heliostat_trainer.loop import Parts, Trainer
@@ -32,6 +32,7 @@ from heliostat_trainer.metrics import MetricsLog
 from heliostat_trainer.progress import Outlook, Progress, open_progress
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.ranks import Ranks, RunEndedError, open_ranks
+from heliostat_trainer.run_folder import held_run
 from heliostat_trainer.servers import open_servers
 from heliostat_trainer.showcase import keep_showcase
 from heliostat_trainer.team import Call, Helper, announced, listen
@@ -41,7 +42,7 @@ from heliostat_trainer.types import GroupRequest
 from heliostat_trainer.workshop import build_workshop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from heliostat_trainer.service import RolloutService
@@ -73,11 +74,12 @@ def train(
     """
     _use_threads(config)
     require_trackers(config.logging)
-    checkpoints = open_run(config, resume=resume)
+    console = console or Console()
     outlook = Outlook(0, config.run.steps, 0.0, config.run.minutes)
     urls = config.server.urls if server_url is None else one_or_more(server_url)
     with (
-        open_progress(console or Console(), outlook) as progress,
+        open_progress(console, outlook) as progress,
+        working_in_run(config, progress.say, resume=resume) as checkpoints,
         progress.stages.entering("join the other ranks", open_ranks()) as ranks,
         open_servers(
             config,
@@ -135,6 +137,25 @@ def require_same_arithmetic(leaders: str) -> None:
 def _use_threads(config: TrainConfig) -> None:
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
+
+
+@contextmanager
+def working_in_run(
+    config: TrainConfig, warn: Callable[[str], None], *, resume: bool
+) -> Iterator[Checkpoints]:
+    """Have the run's folder for ourselves, new or our own from before; yields its checkpoints.
+
+    warn: is told if the file system has no locks.
+
+    Raises:
+        RunFolderError: as `open_run`.
+        FolderBusyError: another process trains there.
+        FilesError: names that we would write there are taken.
+    """
+    if resume:
+        open_run(config, resume=True)  # Before anything is made: run.name may be mistyped.
+    with held_run(config.run.path, warn):
+        yield open_run(config, resume=resume)
 
 
 def open_run(config: TrainConfig, *, resume: bool) -> Checkpoints:
@@ -236,7 +257,7 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
         raise InterruptedRunError(
             f"stopped; step {trainer.saved_step} is saved in {path}: continue with --resume"
         ) from stop
-    except RunFolderError:
+    except FilesError:
         raise  # saving would meet the same disk
     except torch.OutOfMemoryError as error:
         _save_at_last(trainer)
@@ -278,7 +299,7 @@ def write_run_file(config: TrainConfig, info: ServerInfo, dtype: str) -> None:
     """Keep the settings, the server's description and what the trainer computes in beside the results.
 
     Raises:
-        RunFolderError: the folder cannot be written.
+        FilesError: the folder cannot be written.
     """
     content = {
         "config": config.model_dump(mode="json"),

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save
 from scipy import stats
 
-from heliostat_trainer.files import atomic_folder
+from heliostat_engines.files import atomic_folder
+from heliostat_engines.ownership import Layout
 from heliostat_trainer.policy import PolicyName
 
 if TYPE_CHECKING:
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from heliostat_trainer.regenerate import Artist
     from heliostat_trainer.service import RolloutService, Scores
     from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter
+
+RECORD = "showcase.json"
+IMAGES = "images.safetensors"
+LAYOUT = Layout(
+    kind="a showcase",
+    advice="move it out of the run's folder",
+    required=frozenset({RECORD, IMAGES}),
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ def keep_showcase(
     """Explore a group, redraw all of it with `steps` steps, and keep `each` best and worst.
 
     Raises:
-        RunFolderError: the folder cannot be written.
+        FilesError: the folder cannot be written.
     """
     (group,) = server.explore([request], adapter)
     assert group.latents is not None
@@ -76,12 +85,10 @@ def keep_showcase(
 
 def read_showcase(folder: Path) -> Showcase | None:
     """What `keep_showcase` kept; None if the run has none."""
-    if not (folder / "showcase.json").exists():
+    if not (folder / RECORD).exists():
         return None
-    content = json.loads((folder / "showcase.json").read_text(encoding="utf-8"))
-    images = {
-        name: tensor.numpy() for name, tensor in load_file(folder / "images.safetensors").items()
-    }
+    content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    images = {name: tensor.numpy() for name, tensor in load_file(folder / IMAGES).items()}
     pairs = [
         Pair(explored, redrawn, proxy, reward)
         for explored, redrawn, proxy, reward in zip(
@@ -119,6 +126,6 @@ def _write(group: Group, seen: Scores, truth: Scores, steps: int, folder: Path, 
         "explored": torch.from_numpy(seen.images[rows].copy()),
         "redrawn": torch.from_numpy(truth.images[rows].copy()),
     }
-    with atomic_folder(folder) as draft:
-        (draft / "showcase.json").write_text(json.dumps(content), encoding="utf-8")
-        (draft / "images.safetensors").write_bytes(save(images))
+    with atomic_folder(folder, LAYOUT) as draft:
+        (draft / RECORD).write_text(json.dumps(content), encoding="utf-8")
+        (draft / IMAGES).write_bytes(save(images))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol
 
+from heliostat_engines.files import SECRET_MODE, atomic_text
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.files import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,11 +72,5 @@ class RunTokens:
             yield known
 
     def keep(self, token: str) -> None:
-        """Write it to the run folder, for its owner alone. Raises RunFolderError."""
-        with explained(self._own):
-            self._own.parent.mkdir(parents=True, exist_ok=True)
-            draft = self._own.with_name(f".{FILE}.draft")
-            draft.unlink(missing_ok=True)
-            draft.touch(mode=0o600)
-            draft.write_text(token)
-            draft.replace(self._own)
+        """Write it to the run folder, for its owner alone. Raises FilesError."""
+        atomic_text(self._own, token, SECRET_MODE)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.torch import load_file
 
+from heliostat_engines.files import atomic_text
 from heliostat_trainer.config import TrackerName, flatten
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.files import atomic_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -40,6 +40,7 @@ def running_server(state: Path, console: Console) -> Iterator[Serving]:
     trainer first.
 
     Raises:
+        FilesError: the state folder is none of a server's.
         ServerStartError: with the reason that the server gave.
     """
     settings = _settings(state)

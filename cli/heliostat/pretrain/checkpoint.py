@@ -1,11 +1,13 @@
-"""Tensors on disk: safetensors only, written beside their place and renamed into it."""
+"""Tensors on disk: safetensors only, there whole or not at all."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
+
+from heliostat_engines.files import atomic_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,10 +19,8 @@ def save_tensors(
     path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
 ) -> None:
     """Write a file that is there whole or not at all, even when the machine dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({key: value.contiguous() for key, value in tensors.items()}, partial, metadata)
-    partial.replace(path)
+    whole = {key: value.contiguous() for key, value in tensors.items()}
+    atomic_bytes(path, save(whole, metadata))
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from heliostat.pretrain.denoiser import sample
 from heliostat.pretrain.judges import FAMILY_SIZE, family_cosines
 from heliostat.pretrain.scenes import to_unit_range
 from heliostat.pretrain.vocabulary import BACKGROUNDS, NOUNS
+from heliostat_engines.files import atomic_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,4 +182,6 @@ def save_sheet(path: Path, images: torch.Tensor, columns: int) -> None:
     ]
     sheet = torch.cat(rows, dim=1).permute(1, 2, 0).mul(255).round().byte().numpy()
     picture = Image.fromarray(sheet)
-    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(path)
+    zoomed = picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST)
+    with atomic_file(path) as file:
+        zoomed.save(file, format="PNG")

@@ -11,6 +11,8 @@ import torch
 from heliostat.pretrain.checkpoint import save_tensors
 from heliostat_engines import calibration
 from heliostat_engines.families.demo.family import DemoFamily
+from heliostat_engines.files import atomic_folder
+from heliostat_engines.ownership import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,15 +34,22 @@ class CalibrationSettings:
 
 # safetensors writes files for their owner alone; an installed package is read by everyone.
 READABLE = 0o644
+PART = Layout(
+    kind="a part of the demo model",
+    advice="give another folder with --out",
+    required=frozenset({"config.json", "diffusion_pytorch_model.safetensors"}),
+    patterns=(calibration.FILE,),
+)
 
 
 def export_model(out: Path, autoencoder: AutoencoderKL, transformer: SD3Transformer2DModel) -> None:
     """Write out/vae and out/transformer for `from_pretrained` to read."""
-    # Copied: halving is in place, and the recipe goes on with the full precision.
-    copy.deepcopy(autoencoder).half().save_pretrained(out / "vae")
-    copy.deepcopy(transformer).half().save_pretrained(out / "transformer")
-    for path in out.glob("*/*.safetensors"):
-        path.chmod(READABLE)
+    for name, model in (("vae", autoencoder), ("transformer", transformer)):
+        with atomic_folder(out / name, PART) as draft:
+            # Copied: halving is in place, and the recipe goes on with the full precision.
+            copy.deepcopy(model).half().save_pretrained(draft)
+            for path in draft.glob("*.safetensors"):
+                path.chmod(READABLE)
 
 
 def export_calibration(
@@ -60,6 +69,4 @@ def export_judges(out: Path, judges: dict[str, Judge]) -> None:
     """Write out/<name>.safetensors for `Judge.load` to read."""
     for name, judge in judges.items():
         weights = {key: value.half() for key, value in judge.network.state_dict().items()}
-        path = out / f"{name}.safetensors"
-        save_tensors(path, weights, judge.metadata())
-        path.chmod(READABLE)
+        save_tensors(out / f"{name}.safetensors", weights, judge.metadata())

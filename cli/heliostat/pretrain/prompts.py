@@ -13,6 +13,7 @@ from heliostat.pretrain.captions import (
     draw_training_scene,
 )
 from heliostat.pretrain.vocabulary import BACKGROUNDS
+from heliostat_engines.files import atomic_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,13 +123,16 @@ def hard_prompts(*, held_out: bool) -> list[str]:
 
 def write_prompts(folder: Path, settings: PromptSettings) -> None:
     """Write the files, one prompt a line."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / TRAIN_FILE).write_text("\n".join(training_prompts(settings)) + "\n")
-    (folder / HELD_OUT_FILE).write_text("\n".join(held_out_prompts(settings)) + "\n")
-    (folder / ANIMALS_TRAIN_FILE).write_text("\n".join(animal_prompts(held_out=False)) + "\n")
-    (folder / ANIMALS_HELD_OUT_FILE).write_text("\n".join(animal_prompts(held_out=True)) + "\n")
-    (folder / HARD_TRAIN_FILE).write_text("\n".join(hard_prompts(held_out=False)) + "\n")
-    (folder / HARD_HELD_OUT_FILE).write_text("\n".join(hard_prompts(held_out=True)) + "\n")
+    prompts = {
+        TRAIN_FILE: training_prompts(settings),
+        HELD_OUT_FILE: held_out_prompts(settings),
+        ANIMALS_TRAIN_FILE: animal_prompts(held_out=False),
+        ANIMALS_HELD_OUT_FILE: animal_prompts(held_out=True),
+        HARD_TRAIN_FILE: hard_prompts(held_out=False),
+        HARD_HELD_OUT_FILE: hard_prompts(held_out=True),
+    }
+    for name, lines in prompts.items():
+        atomic_text(folder / name, "\n".join(lines) + "\n")
 
 
 def _distinct(

@@ -60,6 +60,8 @@ from heliostat.pretrain.scenes import LayoutSettings, Painter
 from heliostat.pretrain.training import TrainSettings
 from heliostat.pretrain.vocabulary import BACKGROUNDS, NOUNS
 from heliostat_engines.families.demo.text_encoder import DemoTextEncoder
+from heliostat_engines.files import atomic_text, claim_folder
+from heliostat_engines.ownership import Layout
 from heliostat_server.rewards.judge import Judge, JudgeArchitecture
 
 if TYPE_CHECKING:
@@ -68,6 +70,19 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
 JUDGE, HELDOUT_JUDGE = "judge", "judge_heldout"
+FIGURES = "figures.json"
+WEIGHTS = Layout(
+    kind="the demo model's weights",
+    advice="give another folder with --out",
+    required=frozenset({FIGURES, "transformer", "vae"}),
+    patterns=("transformer/*", "vae/*", "*.safetensors", "*.txt"),
+)
+DATA = Layout(
+    kind="the data of the demo model's recipe",
+    advice="give another folder with --data",
+    required=frozenset({"drawings.safetensors"}),
+    patterns=("*.safetensors", "*.jsonl", "samples_guidance_*.png", "package*.json"),
+)
 
 
 def _judges() -> dict[str, JudgeSettings]:
@@ -213,9 +228,12 @@ def run(
     Judges and prompt files go to `out` too unless they are given folders of their own.
 
     Raises:
+        FilesError: `out` or `data` holds files of others that have the names of ours.
         FileNotFoundError: npm is missing and the drawings are not in `data`.
         FloatingPointError: a loss is not finite.
     """
+    claim_folder(out, WEIGHTS, beside_others=True)
+    claim_folder(data, DATA, beside_others=True)
     settings = settings or RecipeSettings()
     recipe = Recipe(data, settings)
     write_prompts(prompts_out or out, settings.prompts)
@@ -223,7 +241,7 @@ def run(
     prompts = training_prompts(settings.prompts)
     export_calibration(out, recipe.encoder, prompts, settings.calibration)
     export_judges(judges_out or out, recipe.judges)
-    (out / "figures.json").write_text(json.dumps(measure(recipe), indent=2) + "\n")
+    atomic_text(out / FIGURES, json.dumps(measure(recipe), indent=2) + "\n")
 
 
 def measure(recipe: Recipe) -> dict[str, object]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from heliostat_engines.build.cache import DIGESTS_FILE, EngineCache
 from heliostat_engines.build.checkpoint import (
     compiled_files,
     known_magnitudes,
@@ -47,7 +48,6 @@ from heliostat_engines.runtimes.vendor import load_vendor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from heliostat_engines.build.cache import EngineCache
     from heliostat_engines.build.profiles import Profile
     from heliostat_engines.build.target import Toolchain
     from heliostat_engines.export.manifest import ExportOptions, GraphManifest
@@ -91,6 +91,7 @@ def build_engine(request: BuildRequest, cache: EngineCache, progress: Progress) 
     check_resolutions(request.family, request.profiles)
     vendor = load_vendor(toolchain.runtime)
     checkpoint = local_checkpoint(request.checkpoint)
+    cache.claim()
     recipe = _recipe(request, checkpoint, toolchain, vendor, cache, progress)
     found = cache.find(recipe.key)
     if found is not None:
@@ -212,7 +213,7 @@ def _recipe(
     cache: EngineCache,
     progress: Progress,
 ) -> Recipe:
-    digests = FileDigests(cache.root / "digests.json")
+    digests = FileDigests(cache.root / DIGESTS_FILE)
     return Recipe(
         family=request.family.name,
         checkpoint_sha256=digests.combined(

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heliostat_engines.build.manifest import MANIFEST_FILE
+from heliostat_engines.build.manifest import DECODER_PLAN, MANIFEST_FILE, TRANSFORMER_PLAN
+from heliostat_engines.files import atomic_folder, claim_folder
+from heliostat_engines.ownership import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_STAGING = ".staging-"
+ENGINE = Layout(
+    kind="an engine",
+    advice="move it out of the folder of built engines",
+    required=frozenset({MANIFEST_FILE}),
+    patterns=(TRANSFORMER_PLAN, DECODER_PLAN),
+)
+DIGESTS_FILE = "digests.json"
+CACHE = Layout(
+    kind="a folder of built engines",
+    advice="give --cache a folder that is new, empty, or one of these",
+    required=frozenset({DIGESTS_FILE}),
+    patterns=(
+        "digests.tmp",
+        "timing-*.cache",
+        f"{32 * '[0-9a-f]'}/*",
+        ".staging-*/*",
+        "heliostat-*/*",
+    ),
+)
 
 
 def default_cache_root() -> Path:
@@ -33,33 +51,20 @@ class EngineCache:
         folder = self.root / key
         return folder if (folder / MANIFEST_FILE).exists() else None
 
+    def claim(self) -> None:
+        """Make the folder, unless it is there. Raises FilesError: it is no folder of engines."""
+        claim_folder(self.root, CACHE)
+
     @contextmanager
     def staging(self, key: str) -> Iterator[Path]:
         """A new folder that becomes the key's when the block ends well, and vanishes otherwise.
 
-        What a killed build left behind is removed by the next one of the same key.
+        If another process has built the same engine meanwhile, that one stays. What a killed build
+        left behind is removed by the next one.
+
+        Raises:
+            FilesError: as `claim`; or what has the key's name is no engine, or the disk is full.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        for leftover in self.root.glob(f"{_STAGING}{key}-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{_STAGING}{key}-", dir=self.root))
-        try:
+        self.claim()
+        with atomic_folder(self.root / key, ENGINE, replace=False) as folder:
             yield folder
-            _sync(folder)
-            self._publish(folder, self.root / key)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _publish(self, folder: Path, target: Path) -> None:
-        try:
-            folder.rename(target)
-        except OSError:
-            if not (target / MANIFEST_FILE).exists():
-                raise  # Else another process has built the same engine meanwhile.
-
-
-def _sync(folder: Path) -> None:
-    """Bring a folder's files to the disk, so that the rename never precedes them."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())

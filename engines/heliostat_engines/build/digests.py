@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import heliostat_engines
+from heliostat_engines.files import atomic_text
 from heliostat_engines.progress import unheard
 
 if TYPE_CHECKING:
@@ -53,10 +54,7 @@ class FileDigests:
         return known
 
     def _write(self, known: dict[str, str]) -> None:
-        self._memory.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._memory.with_suffix(".tmp")
-        aside.write_text(json.dumps(known, indent=1))
-        aside.replace(self._memory)
+        atomic_text(self._memory, json.dumps(known, indent=1))
 
 
 def source_digest() -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING
 
 from heliostat_engines.build.interrupts import run_interruptibly
 from heliostat_engines.errors import BuildError
+from heliostat_engines.files import atomic_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,9 +62,7 @@ def compile_plan(vendor: Vendor, request: PlanRequest, progress: Progress) -> by
             "its log above says why; try --precision bf16 to tell the graph from its precision"
         )
     if cache is not None and request.timing_cache is not None:
-        aside = request.timing_cache.with_suffix(f".{os.getpid()}")
-        aside.write_bytes(bytes(cache.serialize()))
-        aside.replace(request.timing_cache)
+        atomic_bytes(request.timing_cache, bytes(cache.serialize()))
     return bytes(plan)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from heliostat_engines.files import SECRET_MODE, atomic_text
 from heliostat_server.errors import ServerStartError
 from heliostat_server.experiments.tokens import new_token
 from heliostat_server.launcher.secret_file import read_secret
@@ -34,9 +35,5 @@ def admin_token(given: Path | None, own: Path) -> str:
 def _own_token(path: Path) -> str:
     if path.exists():
         return path.read_text().strip()
-    draft = path.with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    draft.touch(mode=0o600)
-    draft.write_text(token := new_token())
-    draft.replace(path)
+    atomic_text(path, token := new_token(), SECRET_MODE)
     return token

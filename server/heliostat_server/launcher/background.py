@@ -34,10 +34,11 @@ def background_server(
     at what it is.
 
     Raises:
+        FilesError: the state folder is none of a server's.
         ServerStartError: with the reason that the server gave.
     """
     state = StateFolder(settings.state)
-    state.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    state.claim()
     log = state.path / "serve.log"
     log.unlink(missing_ok=True)
     command = [sys.executable, "-m", "heliostat_server", settings.model_dump_json()]

@@ -12,9 +12,18 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from heliostat_engines.files import atomic_folder
+from heliostat_engines.ownership import Layout
 from heliostat_server.errors import ServerStartError
 
 _MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+BACKENDS = Layout(
+    kind="Triton's backend directory",
+    advice="move what is not heliostat's out of the server's state folder",
+    required=frozenset({"python/triton_python_backend_stub@"}),
+    patterns=("python/*@", "python/__pycache__/*.pyc"),
+)
 
 _TUNING = {
     # Three processes share the cores: idle OpenMP threads must sleep, not spin.
@@ -54,6 +63,7 @@ def find_triton(binary: Path | None, assembled: Path) -> TritonInstallation:
 
     Raises:
         ServerStartError: there is none, or it cannot run our models.
+        FilesError: `assembled` is none that we put together.
     """
     if binary is not None and not binary.is_file():
         raise ServerStartError(f"there is no {binary}: give the path of the tritonserver binary")
@@ -97,12 +107,12 @@ def _assemble_backend(server: Path, target: Path) -> None:
             f"the bundled tritonserver runs no Python {_MINOR} ({platform.machine()}), only "
             f"{known}: use one of these, or give a server with --tritonserver"
         )
-    shutil.rmtree(target, ignore_errors=True)
-    backend = target / "python"
-    backend.mkdir(parents=True)
-    for source in (stub, *(server / "backends" / "python").iterdir()):
-        if source.name != "__pycache__":
-            (backend / source.name).symlink_to(source)
+    with atomic_folder(target, BACKENDS) as draft:
+        backend = draft / "python"
+        backend.mkdir()
+        for source in (stub, *(server / "backends" / "python").iterdir()):
+            if source.name != "__pycache__":
+                (backend / source.name).symlink_to(source)
 
 
 def _path() -> str:

@@ -10,6 +10,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 import heliostat_server
+from heliostat_engines.files import SECRET_MODE, atomic_text
 
 if TYPE_CHECKING:
     from heliostat_server.settings import ModelSettings
@@ -21,24 +22,28 @@ DECOUPLED = frozenset({"explore"})
 """Models that answer later than they are asked. If the process of one dies, Triton never ends
 the requests that it had: only a new tritonserver does."""
 
+FILES = frozenset(f"{model}/{file}" for model in MODELS for file in ("config.pbtxt", "1/model.py"))
+COMPILED = tuple(f"{model}/1/__pycache__/*.pyc" for model in MODELS)
+
 
 def stage_repository(
-    target: Path, settings_path: Path, settings: ModelSettings, latent_axes: int
+    draft: Path, target: Path, settings_path: Path, settings: ModelSettings, latent_axes: int
 ) -> None:
     """Write the model repository and the settings file that its models read.
 
     Args:
-        target: the repository's folder; replaced.
+        draft: an empty folder.
+        target: what the draft is going to be.
         settings_path: where the settings go; a relative one lies in the repository, which can
             then be moved.
         settings: what the models are to do.
         latent_axes: axes of a batch of latents.
+
+    Raises:
+        FilesError: the settings cannot be written.
     """
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    written = target / settings_path
-    written.touch(mode=0o600)  # It may name a password: that of Redis.
-    written.write_text(settings.model_dump_json(indent=2))
+    # They may name a password: that of Redis.
+    atomic_text(draft / settings_path, settings.model_dump_json(indent=2), SECRET_MODE)
     words = {
         "kind": f"KIND_{settings.device.upper()}",
         # Else Triton starts an instance for each card that it sees.
@@ -47,11 +52,17 @@ def stage_repository(
         "latent_dims": ", ".join(["-1"] * latent_axes),
     }
     for model in MODELS:
-        shutil.copytree(PACKAGED / model / "1", target / model / "1", ignore=_no_caches)
+        shutil.copytree(PACKAGED / model / "1", draft / model / "1", ignore=_no_caches)
         template = Template((PACKAGED / model / "config.pbtxt").read_text())
-        (target / model / "config.pbtxt").write_text(template.safe_substitute(words))
+        (draft / model / "config.pbtxt").write_text(template.safe_substitute(words))
     # Now, for Triton would take a model for changed when Python adds its compiled file.
-    compileall.compile_dir(target, quiet=1, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+    compileall.compile_dir(
+        draft,
+        quiet=1,
+        stripdir=draft,
+        prependdir=target,
+        invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
+    )
 
 
 _no_caches = shutil.ignore_patterns("__pycache__")

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from heliostat_engines.errors import HeliostatError
+from heliostat_engines.files import atomic_folder
+from heliostat_engines.ownership import Layout
 from heliostat_engines.progress import Stages
 from heliostat_server.description import ServerDescription
 from heliostat_server.errors import ServerStartError, UnavailableError
@@ -31,7 +33,13 @@ from heliostat_server.launcher.patience import (
 from heliostat_server.launcher.ports import choose_port
 from heliostat_server.launcher.processes import ProcessId, stop
 from heliostat_server.launcher.redis_url import with_password
-from heliostat_server.launcher.repository import DECOUPLED, MODELS, stage_repository
+from heliostat_server.launcher.repository import (
+    COMPILED,
+    DECOUPLED,
+    FILES,
+    MODELS,
+    stage_repository,
+)
 from heliostat_server.launcher.state import ServerRecord, StateFolder, TritonPorts
 from heliostat_server.launcher.triton import TritonServer
 from heliostat_server.launcher.triton_client import TritonClient, TritonEndpoint
@@ -52,6 +60,12 @@ WATCH_INTERVAL_S = 0.5
 RESTART_WINDOW_S = 600
 LEFTOVER_PATIENCE_S = 5
 CONTROL_GRACE_S = 1.0
+STAGED = Layout(
+    kind="a server's model repository",
+    advice="move what is not heliostat's out of the server's state folder",
+    required=FILES,
+    patterns=COMPILED,
+)
 
 
 class RestartBudget:
@@ -96,8 +110,8 @@ class RolloutServer:
         self._on_control = on_control
         self._settings = settings
         self._state = StateFolder(settings.state)
-        self._lock = self._state.locked()
         self._log = structlog.get_logger("server")
+        self._lock = self._state.locked(self._log.warning)
         self._ready = Event()
         self._budget = RestartBudget(settings.max_restarts)
         self._valkey = None if settings.redis else EmbeddedValkey(self._state)
@@ -264,29 +278,27 @@ class RolloutServer:
     def _prepare_triton(self, family: Family, previous: ServerRecord | None) -> None:
         settings = self._settings
         resolution_px = settings.resolution_px or family.default_resolution_px
-        stage_repository(
-            self._state.models,
-            self._state.model_settings,
-            ModelSettings(
-                family=settings.family,
-                checkpoint=settings.checkpoint or family.default_checkpoint,
-                resolution_px=resolution_px,
-                precision=settings.precision,
-                precision_map=settings.precision_map,
-                device=settings.device,
-                max_rank=settings.max_rank,
-                slots=settings.slots,
-                limits=settings.limits,
-                threads=settings.thread_settings(),
-                redis=self._redis_url,
-                keep_versions=settings.keep_versions,
-                admin_digest=digest(self._admin_token),
-                internal_token=new_token(),
-                engine=settings.engine,
-                rewards=settings.rewards,
-            ),
-            latent_axes=1 + len(family.latent_shape(resolution_px)),
+        models = ModelSettings(
+            family=settings.family,
+            checkpoint=settings.checkpoint or family.default_checkpoint,
+            resolution_px=resolution_px,
+            precision=settings.precision,
+            precision_map=settings.precision_map,
+            device=settings.device,
+            max_rank=settings.max_rank,
+            slots=settings.slots,
+            limits=settings.limits,
+            threads=settings.thread_settings(),
+            redis=self._redis_url,
+            keep_versions=settings.keep_versions,
+            admin_digest=digest(self._admin_token),
+            internal_token=new_token(),
+            engine=settings.engine,
+            rewards=settings.rewards,
         )
+        axes = 1 + len(family.latent_shape(resolution_px))
+        with atomic_folder(self._state.models, STAGED) as draft:
+            stage_repository(draft, self._state.models, self._state.model_settings, models, axes)
         ports = _triton_ports(settings, previous.ports if previous else None)
         installation = find_triton(settings.tritonserver, self._state.backends)
         self._rotate_log()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 from contextlib import contextmanager
 from datetime import datetime  # noqa: TC003 (pydantic reads it)
@@ -10,12 +9,39 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from heliostat_engines.errors import FolderBusyError
+from heliostat_engines.files import atomic_text, claim_folder
+from heliostat_engines.locks import locked
+from heliostat_engines.ownership import Layout
 from heliostat_server.errors import ServerRunningError
 from heliostat_server.launcher.processes import ProcessId  # noqa: TC001 (pydantic reads it)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+
+LOCK = "lock"
+RECORD = "server.json"
+LAYOUT = Layout(
+    kind="the state of a server",
+    advice="give another folder with --state",
+    required=frozenset({LOCK, RECORD}),
+    patterns=(
+        "admin.token",
+        "backends/*",
+        "models/*",
+        "models.json",
+        "redis/*",
+        "redis.log",
+        "redis.sock=",
+        "serve.log",
+        "triton.log",
+        "triton.log.1",
+        f"{RECORD}.new",
+        "admin.new",
+    ),
+)
 
 
 class TritonPorts(BaseModel):
@@ -99,16 +125,25 @@ class StateFolder:
         """What the embedded store says."""
         return self.path / "redis.log"
 
+    def claim(self) -> None:
+        """Make the folder, unless it is there. Raises FilesError: it is none of a server's."""
+        claim_folder(self.path, LAYOUT, mode=0o700)
+
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Own the folder. Raises ServerRunningError if another server does."""
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self.path / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ServerRunningError(self._who_runs()) from error
-            yield
+    def locked(self, warn: Callable[[str], None]) -> Iterator[None]:
+        """Own the folder. warn: is told if the file system has no locks.
+
+        Raises:
+            ServerRunningError: another server owns it.
+            FilesError: it is none of a server's.
+        """
+        self.claim()
+        advice = f"{self._where()}use that one, stop it, or give another folder with --state"
+        try:
+            with locked(self.path / LOCK, "heliostat serve", advice, warn):
+                yield
+        except FolderBusyError as error:
+            raise ServerRunningError(f"the state folder {error}") from error
 
     def read_record(self) -> ServerRecord | None:
         """The last server's record; None if there is none that can be read."""
@@ -119,24 +154,13 @@ class StateFolder:
 
     def write_record(self, record: ServerRecord) -> None:
         """Replace the record, atomically."""
-        draft = self._record_path.with_suffix(".json.new")
-        draft.write_text(record.model_dump_json(indent=2))
-        draft.replace(self._record_path)
+        atomic_text(self._record_path, record.model_dump_json(indent=2))
 
     @property
     def _record_path(self) -> Path:
-        return self.path / "server.json"
+        return self.path / RECORD
 
-    def _who_runs(self) -> str:
+    def _where(self) -> str:
+        """Where the server answers that runs on the folder, if one does and has said so."""
         record = self.read_record()
-        if record is None:
-            return (
-                f"a rollout server is just starting on the state folder {self.path}: wait for it, "
-                "or give another folder with --state"
-            )
-        where = f"at {record.control}" if record.control else "and is still starting"
-        return (
-            f"a rollout server already runs on the state folder {self.path}: process "
-            f"{record.launcher.pid} {where}; use that one, stop it, or give another folder with "
-            "--state"
-        )
+        return f"it answers at {record.control}; " if record and record.control else ""

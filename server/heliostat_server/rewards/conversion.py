@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from heliostat_engines.errors import CheckpointError
+from heliostat_engines.files import atomic_folder
+from heliostat_engines.ownership import Layout, require_replaceable
 from heliostat_engines.progress import Stages
 from heliostat_server.rewards.image_reward import PUBLISHED as IMAGE_REWARD_CONFIG
 from heliostat_server.rewards.image_reward import ImageRewardNetwork
@@ -26,7 +28,6 @@ from heliostat_server.rewards.weights import (
     ConvertedWeights,
     HubWeights,
     converted_folder,
-    replacing,
 )
 
 if TYPE_CHECKING:
@@ -197,12 +198,16 @@ def convert(
 
     Raises:
         CheckpointError: there is no such file, or it holds something else.
+        FilesError: the folder cannot be written, or holds what is not ours.
     """
     if reward not in _CONVERTERS:
         raise CheckpointError(
             f"the reward {reward} needs no conversion: those that do are {', '.join(_CONVERTERS)}"
         )
     weights, converter = _CONVERTERS[reward]
+    folder = out or converted_folder(reward)
+    layout = _layout(is_own_place=out is None)
+    require_replaceable(folder, layout)
     stages = stages or Stages()
     with stages.during("find the published file"):
         file = file or _published_file(weights)
@@ -210,11 +215,19 @@ def convert(
         published = read_pickle(file)
     with stages.during("check names and shapes"):
         state, config = converter(published)
-    folder = out or converted_folder(reward)
-    with stages.during("write"), replacing(folder) as staging:
-        (staging / CONFIG).write_text(json.dumps(config, indent=2))
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, staging / TENSORS)
+    with stages.during("write"), atomic_folder(folder, layout) as draft:
+        (draft / CONFIG).write_text(json.dumps(config, indent=2))
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, draft / TENSORS)
     return folder
+
+
+def _layout(*, is_own_place: bool) -> Layout:
+    """Two files of these names are ours without a marker only where nobody else puts any."""
+    return Layout(
+        kind="converted weights",
+        advice="give --out a folder that is new, empty, or what `heliostat rewards convert` wrote",
+        required=frozenset({CONFIG, TENSORS}) if is_own_place else frozenset(),
+    )
 
 
 def read_pickle(file: Path) -> State:

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
 from heliostat_engines.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TENSORS = "model.safetensors"
 CONFIG = "config.json"
@@ -122,16 +115,3 @@ def _whole(folder: Path, reward: str, files: tuple[str, ...]) -> Path:
     if missing:
         raise CheckpointError(f"the reward {reward}: {folder} has no {', '.join(missing)}")
     return folder
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` when all of it is written."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield staging
-        shutil.rmtree(folder, ignore_errors=True)
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

@@ -12,6 +12,8 @@ import pytest
 from heliostat_engines.build.cache import EngineCache
 from heliostat_engines.build.digests import FileDigests, source_digest
 from heliostat_engines.build.manifest import MANIFEST_FILE
+from heliostat_engines.errors import FilesError
+from heliostat_engines.ownership import MARKER
 
 KEY = "0123abcd"
 SLOW_BUILD = """
@@ -47,7 +49,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         fail()
     assert cache.find(KEY) is None
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [MARKER]
 
 
 def test_a_killed_build_is_no_engine_and_is_cleared_away(tmp_path: Path) -> None:
@@ -60,10 +62,27 @@ def test_a_killed_build_is_no_engine_and_is_cleared_away(tmp_path: Path) -> None
     process.wait()
     cache = EngineCache(tmp_path)
     assert cache.find(KEY) is None
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.iterdir())) == 2
     with cache.staging(KEY) as folder:
         (folder / MANIFEST_FILE).write_text("{}")
-    assert [path.name for path in tmp_path.iterdir()] == [KEY]
+    assert {path.name for path in tmp_path.iterdir()} == {KEY, MARKER}
+
+
+def test_what_is_no_cache_of_engines_is_left(tmp_path: Path) -> None:
+    (tmp_path / "digests.json.mine").write_text("x")
+    with pytest.raises(FilesError, match=r"holds digests.json.mine.*--cache"):
+        EngineCache(tmp_path).claim()
+    assert [path.name for path in tmp_path.iterdir()] == ["digests.json.mine"]
+
+
+def test_what_has_an_engines_name_is_left(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path / "cache")
+    cache.claim()
+    (cache.root / KEY).mkdir()
+    (cache.root / KEY / "notes").write_text("x")
+    with pytest.raises(FilesError, match="holds notes"), cache.staging(KEY):
+        pytest.fail("an hour of work")
+    assert (cache.root / KEY / "notes").read_text() == "x"
 
 
 def test_the_first_of_two_equal_builds_stays(tmp_path: Path) -> None:

@@ -13,15 +13,18 @@ import psutil
 import pytest
 
 from heliostat_engines.adapters import AdapterFiles
+from heliostat_engines.errors import FilesError
+from heliostat_engines.files import atomic_folder
+from heliostat_engines.ownership import MARKER
 from heliostat_server.adapters.store import AdapterStore
 from heliostat_server.errors import ServerRunningError, ServerStartError
 from heliostat_server.experiments.store import ExperimentStore
 from heliostat_server.launcher import installation
-from heliostat_server.launcher.installation import check_numpy, find_triton
+from heliostat_server.launcher.installation import BACKENDS, check_numpy, find_triton
 from heliostat_server.launcher.ports import free_ports, is_free
 from heliostat_server.launcher.processes import ProcessId, kill_running, spawn, stop
 from heliostat_server.launcher.repository import MODELS, stage_repository
-from heliostat_server.launcher.server import RestartBudget
+from heliostat_server.launcher.server import STAGED, RestartBudget
 from heliostat_server.launcher.shared_memory import prefix_of, sweep
 from heliostat_server.launcher.state import ServerRecord, StateFolder
 from heliostat_server.launcher.valkey import EmbeddedValkey
@@ -38,15 +41,49 @@ def record(**changes: object) -> ServerRecord:
 
 def test_a_second_server_is_told_who_runs_where(tmp_path: Path) -> None:
     state = StateFolder(tmp_path / "state")
-    with state.locked():
+    words = rf"in use by process {os.getpid()} on .*`heliostat serve`.* answers at 127.0.0.1:8600"
+    with state.locked(pytest.fail):
         state.write_record(record(control="127.0.0.1:8600"))
         with (
-            pytest.raises(ServerRunningError, match=rf"process {os.getpid()} at 127.0.0.1:8600"),
-            StateFolder(tmp_path / "state").locked(),
+            pytest.raises(ServerRunningError, match=words),
+            StateFolder(tmp_path / "state").locked(pytest.fail),
         ):
             pass
-    with state.locked():
+    with state.locked(pytest.fail):
         pass
+
+
+def test_a_state_folder_is_new_empty_or_a_servers(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    (foreign / "models").mkdir(parents=True)
+    (foreign / "models" / "mine").write_text("x")
+    with (
+        pytest.raises(FilesError, match=r"foreign holds models, .*: give another .*--state"),
+        StateFolder(foreign).locked(pytest.fail),
+    ):
+        pass
+    assert [path.name for path in foreign.rglob("*")] == ["models", "mine"]
+    earlier = tmp_path / "earlier"
+    for folder in ("models", "backends", "redis"):
+        (earlier / folder).mkdir(parents=True)
+    for file in ("lock", "server.json", "models.json", "admin.token", "triton.log", "serve.log"):
+        (earlier / file).touch()
+    for path in (earlier, tmp_path / "new"):
+        for _ in range(2):
+            with StateFolder(path).locked(pytest.fail):
+                (path / "whatever").touch()
+
+
+def test_models_and_backends_of_others_are_left(tmp_path: Path) -> None:
+    state = StateFolder(tmp_path / "state")
+    state.claim()
+    for folder, layout in ((state.models, STAGED), (state.backends, BACKENDS)):
+        with atomic_folder(folder, layout) as draft:
+            (draft / "ours").touch()
+        (folder / "mine").touch()
+        with pytest.raises(FilesError, match="holds mine"), atomic_folder(folder, layout):
+            pass
+        assert (folder / "mine").exists()
 
 
 def test_a_record_that_cannot_be_read_is_none(tmp_path: Path) -> None:
@@ -133,6 +170,12 @@ def test_the_wheels_backend_gets_the_stub_of_this_python(
         "triton_python_backend_stub",
         "triton_python_backend_utils.py",
     }
+    # What Python leaves there while it runs, and what versions before markers left.
+    (tmp_path / "backends" / "python" / "__pycache__").mkdir()
+    (tmp_path / "backends" / "python" / "__pycache__" / "utils.cpython-311.pyc").touch()
+    find_triton(None, tmp_path / "backends")
+    (tmp_path / "backends" / MARKER).unlink()
+    find_triton(None, tmp_path / "backends")
     environment = found.environment()
     assert environment["PATH"].startswith(os.path.dirname(sys.executable))  # noqa: PTH120
     assert "nvidia_pytriton.libs" in environment["LD_LIBRARY_PATH"]
@@ -154,7 +197,9 @@ def test_the_repository_is_filled_in(tmp_path: Path) -> None:
         keep_versions=3,
         internal_token="internal",
     )
-    stage_repository(tmp_path / "models", tmp_path / "models.json", settings, latent_axes=3)
+    with atomic_folder(tmp_path / "models", STAGED) as draft:
+        stage_repository(draft, tmp_path / "models", tmp_path / "models.json", settings, 3)
+    assert (tmp_path / "models.json").stat().st_mode & 0o777 == 0o600
     read_back = ModelSettings.model_validate_json((tmp_path / "models.json").read_text())
     assert read_back == settings
     for model in MODELS:
@@ -163,6 +208,9 @@ def test_the_repository_is_filled_in(tmp_path: Path) -> None:
         assert str(tmp_path / "models.json") in config
         assert "$" not in config.split("\n", 1)[1]
         assert (tmp_path / "models" / model / "1" / "model.py").exists()
+    (tmp_path / "models" / MARKER).unlink()
+    with atomic_folder(tmp_path / "models", STAGED) as draft:
+        stage_repository(draft, tmp_path / "models", tmp_path / "models.json", settings, 3)
     assert "dims: [ -1, -1, -1 ]" in (tmp_path / "models/score/config.pbtxt").read_text()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from heliostat_engines.conditioning import Conditioning
-from heliostat_engines.errors import CheckpointError
+from heliostat_engines.errors import CheckpointError, FilesError
 from heliostat_server.rewards import conversion
 from heliostat_server.rewards.clip import ClipTower
 from heliostat_server.rewards.image_reward import PUBLISHED, ImageReward
@@ -119,6 +119,17 @@ def test_another_checkpoint_is_refused_by_name(small: None, tmp_path: Path, chan
     with pytest.raises(CheckpointError, match=r"1 differ.*(post_layernorm|visual\.extra)"):
         conversion.convert("hpsv2", file, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_others_is_refused_before_the_file_is_read(tmp_path: Path) -> None:
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (clip / name).write_text("x")
+    for out in (clip, tmp_path, Path()):
+        with pytest.raises(FilesError, match=r"give --out a folder that is new"):
+            conversion.convert("hpsv2", tmp_path / "nowhere.pt", out)
+    assert [path.read_text() for path in clip.iterdir()] == ["x", "x"]
 
 
 class Harmful:

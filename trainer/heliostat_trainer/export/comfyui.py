@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save
 
+from heliostat_engines.files import atomic_folder
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.export.lora_folder import CARD
-from heliostat_trainer.files import atomic_folder
+from heliostat_trainer.export.formats import CARD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.families.family import Family
     from heliostat_engines.families.original_layout import OriginalLinear
+    from heliostat_engines.ownership import Layout
     from heliostat_trainer.policy import LoraWeights
 
 PREFIX = "lora_unet_"
@@ -46,15 +47,16 @@ def write_comfyui_file(
     alpha: float,
     path: Path,
     *,
+    layout: Layout,
     card: str,
     metadata: Mapping[str, str],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write the file `path` and its card into a folder of their own.
+    """Write the file `path` and its card into a folder of their own, which has that layout.
 
     Raises:
         ConfigError: a module has no place in the family's original layout.
-        RunFolderError: it cannot be written.
+        FilesError: it cannot be written, or the folder is not ours.
     """
     tensors = {}
     for name, pair in original_pairs(family, weights.pairs(), alpha).items():
@@ -62,7 +64,7 @@ def write_comfyui_file(
         tensors[f"{key}.lora_down.weight"] = pair.down.to(dtype).contiguous()
         tensors[f"{key}.lora_up.weight"] = pair.up.to(dtype).contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(pair.alpha, dtype=torch.float32)
-    with atomic_folder(path.parent) as draft:
+    with atomic_folder(path.parent, layout) as draft:
         (draft / path.name).write_bytes(save(tensors, metadata=dict(metadata)))
         (draft / CARD).write_text(card, encoding="utf-8")
 

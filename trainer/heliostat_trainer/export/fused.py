@@ -13,9 +13,9 @@ from safetensors import safe_open
 
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.checkpoint import hub_errors_explained
+from heliostat_engines.files import atomic_folder
 from heliostat_engines.progress import unheard
-from heliostat_trainer.export.lora_folder import CARD
-from heliostat_trainer.files import atomic_folder
+from heliostat_trainer.export.formats import CARD, Format
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,13 +68,14 @@ def write_fused_checkpoint(
 
     Raises:
         CheckpointError: the base model cannot be read or has no such modules.
-        RunFolderError: it cannot be written.
+        FilesError: it cannot be written, or is not ours.
     """
     base = local_checkpoint(checkpoint)
     updates = {f"{module}.weight": pair for module, pair in pairs.items()}
     shards = _shards(base / "transformer")
     names = _require_all(base, shards, updates)
-    with atomic_folder(folder) as draft:
+    layout = Format.FUSED.layout(folder.name, is_own_place=False)
+    with atomic_folder(folder, layout) as draft:
         progress("copy the other parts", 0, 1)
         _copy_other_parts(base, draft)
         progress("copy the other parts", 1, 1)

@@ -8,15 +8,13 @@ import torch
 from safetensors.torch import save
 
 from heliostat_engines.adapters import pack_adapter
-from heliostat_trainer.files import atomic_folder
+from heliostat_engines.files import atomic_folder
+from heliostat_trainer.export.formats import CARD, DIFFUSERS_FILE, Format
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from heliostat_trainer.policy import LoraWeights
-
-CARD = "README.md"
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 
 
 def write_lora_folder(
@@ -32,7 +30,7 @@ def write_lora_folder(
     The diffusers file has alpha / rank folded into B, so that no reader has to know alpha.
 
     Raises:
-        RunFolderError: it cannot be written.
+        FilesError: it cannot be written, or is not ours.
     """
     cast = {
         module: (down.to(dtype), up.to(dtype)) for module, (down, up) in weights.pairs().items()
@@ -43,7 +41,8 @@ def write_lora_folder(
         scaled = up.float() * (alpha / down.shape[0])
         tensors[f"transformer.{module}.lora_A.weight"] = _stored(down, dtype)
         tensors[f"transformer.{module}.lora_B.weight"] = _stored(scaled, dtype)
-    with atomic_folder(folder) as draft:
+    layout = Format.DIFFUSERS.layout(folder.name, is_own_place=False)
+    with atomic_folder(folder, layout) as draft:
         (draft / "adapter_config.json").write_bytes(files.config)
         (draft / "adapter_model.safetensors").write_bytes(files.tensors)
         (draft / DIFFUSERS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))

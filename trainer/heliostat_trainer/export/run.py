@@ -9,6 +9,7 @@ import torch
 
 from heliostat_engines.adapters import LoraPair
 from heliostat_engines.families import get_family
+from heliostat_engines.ownership import require_replaceable
 from heliostat_engines.progress import unheard
 from heliostat_trainer.export.card import model_card
 from heliostat_trainer.export.comfyui import write_comfyui_file
@@ -62,9 +63,11 @@ def export_run(
         HeliostatError: one sentence that says what is missing or cannot be written.
     """
     record = read_run(run)
+    folder = out or run / "export" / str(kind)
+    layout = kind.layout(record.name, is_own_place=out is None)
+    require_replaceable(folder, layout)
     lora = read_lora(run, step, float(record.settings["lora.alpha"]))
     family = get_family(record.settings["model.family"])
-    folder = out or run / "export" / str(kind)
     card = model_card(record, family, lora, kind)
     if kind is Format.COMFYUI:
         path = folder / f"{record.name}.safetensors"
@@ -73,6 +76,7 @@ def export_run(
             lora.weights,
             lora.alpha,
             path,
+            layout=layout,
             card=card,
             metadata=_comfyui_metadata(record, family, lora),
             dtype=dtype or torch.float32,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
-from heliostat_trainer.checkpoint import kept_steps, step_folder
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.policy import LoraWeights, PolicyName
+from heliostat_trainer.steps import kept_steps, step_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
+from heliostat_engines.files import atomic_text
+from heliostat_engines.ownership import require_own_file
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluate import paired_difference, prompt_interval
 from heliostat_trainer.fidelity import PUBLISHED, Fidelity
-from heliostat_trainer.files import atomic_text
 from heliostat_trainer.guards import measured
 from heliostat_trainer.report.figures import Curve, curves_svg, shares_svg
 from heliostat_trainer.report.pictures import grid_uri, image_uri
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from heliostat_trainer.statistics import Interval
 
 GRID_COLUMNS = 8
+SIGN = " · heliostat</title>"
+"""In the template, and so in every page that we wrote."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,16 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     """Write RUN/report.html, or `out`, and return its path.
 
     Raises:
-        RunFolderError: the folder holds nothing to report, or the page cannot be written.
+        RunFolderError: the folder holds nothing to report.
+        FilesError: the page cannot be written, or something else is there.
     """
+    path = out or run / "report.html"
+    require_own_file(path, SIGN, "give another file with --out")
     record = read_run(run)
     if not record.base:
         raise RunFolderError(f"{run} has no evaluation yet: nothing to report")
     template = files("heliostat_trainer.report").joinpath("template.html").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    path = out or run / "report.html"
     atomic_text(path, environment.from_string(template).render(_content(record)))
     return path
 

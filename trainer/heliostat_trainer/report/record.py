@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 
 from heliostat_trainer.config import GuardsSection, RewardSection
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.evaluate import Evaluation, read_evaluations
+from heliostat_trainer.evaluate import IMAGES, Evaluation, read_evaluations
 from heliostat_trainer.guards import Alarm, alarms
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.showcase import Showcase, read_showcase
+from heliostat_trainer.steps import step_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -81,7 +82,7 @@ class RunRecord:
 
     def images(self, evaluation: Evaluation) -> NDArray[np.uint8]:
         """images[P, S, H, W, 3] that an evaluation kept."""
-        path = self.folder / "evaluation" / f"step-{evaluation.step:06d}" / "images.safetensors"
+        path = step_folder(self.folder / "evaluation", evaluation.step) / IMAGES
         tensors = load_file(path)
         images: NDArray[np.uint8] = tensors[
             f"{evaluation.policy}/guidance_{evaluation.guidance:g}"

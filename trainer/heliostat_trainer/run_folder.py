@@ -1,0 +1,66 @@
+"""The folder of a run: ours, and for one process at a time."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from heliostat_engines.files import claim_folder
+from heliostat_engines.locks import locked
+from heliostat_engines.ownership import (
+    Layout,
+    read_marker,
+    require_own_file,
+    require_replaceable,
+)
+from heliostat_trainer.export.formats import Format
+from heliostat_trainer.showcase import LAYOUT as SHOWCASE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+RUN = Layout(
+    kind="a run",
+    advice="set another run.name",
+    required=frozenset({"run.json"}),
+    patterns=(
+        "checkpoints/*",
+        "evaluation/*",
+        "export/*",
+        "lora/*",
+        "metrics.jsonl",
+        "showcase/*",
+        "tensorboard/*",
+        "wandb/*",
+        "wandb-id.txt",
+    ),
+)
+RUN_FILE_SIGN = '"lora_targets"'
+"""In every run.json that we wrote."""
+LOCK = "lock"
+
+
+@contextmanager
+def held_run(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
+    """Have a run's folder for ourselves, for as long as the block; it is made if need be.
+
+    warn: is told if the file system has no locks.
+
+    Raises:
+        FolderBusyError: another process trains there.
+        FilesError: names that we would write there are taken.
+    """
+    if read_marker(path) is None:
+        require_own_file(path / "run.json", RUN_FILE_SIGN, RUN.advice)
+    claim_folder(path, RUN, beside_others=True)
+    with locked(
+        path / LOCK, "heliostat train", "wait for it, stop it, or set another run.name", warn
+    ):
+        lora = Format.DIFFUSERS.layout(path.name, is_own_place=True)
+        for name, layout in (("lora", lora), ("showcase", SHOWCASE)):
+            require_replaceable(
+                path / name, replace(layout, advice="move it out of the run's folder")
+            )
+        yield
