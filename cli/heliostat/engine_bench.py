@@ -21,6 +21,7 @@ from heliostat_engines import native_fp4
 from heliostat_engines.build.manifest import read_manifest
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
+from heliostat_engines.hardware import AUTO, choose_device
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import Precision
 from heliostat_engines.runtimes.tensorrt import TensorRTEngine
@@ -165,7 +166,7 @@ class Bench:
         self._reward = (
             None if settings.reward is None else RewardBook(family.name).get(settings.reward)
         )
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = choose_device(AUTO, "the device")
         encoder = family.load_text_encoder(self._checkpoint).to(self._device)
         self._conditioning = encoder.encode(self._prompts)
         self._decoder = family.load_decoder(self._checkpoint).to(self._device)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
+from heliostat_engines.hardware import default_threads
 from heliostat_trainer.checkpoint import Checkpoints, RunState
 from heliostat_trainer.config import TrainConfig, one_or_more
 from heliostat_trainer.errors import (
@@ -25,6 +26,7 @@ from heliostat_trainer.export import export_run
 from heliostat_trainer.files import atomic_text
 from heliostat_trainer.handshake import check_against_server, checkpoint_warnings
 from heliostat_trainer.interrupts import Interrupts, StopRequestedError
+from heliostat_trainer.launch import local_size
 from heliostat_trainer.loop import Parts, Trainer
 from heliostat_trainer.metrics import MetricsLog
 from heliostat_trainer.progress import Outlook, Progress, open_progress
@@ -120,8 +122,7 @@ def assist() -> None:
 
 
 def _use_threads(config: TrainConfig) -> None:
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
+    torch.set_num_threads(config.run.threads or default_threads(local_size()))
 
 
 def open_run(config: TrainConfig, *, resume: bool) -> Checkpoints:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from heliostat_engines.errors import HeliostatError
+from heliostat_engines.hardware import choose_device
 from heliostat_server.description import ServerDescription
 from heliostat_server.errors import ServerStartError, UnavailableError
 from heliostat_server.experiments.tokens import digest, new_token
@@ -254,6 +255,8 @@ class RolloutServer:
 
     def _prepare_triton(self, family: Family, previous: ServerRecord | None) -> None:
         settings = self._settings
+        asked = {"gpu": "cuda"}.get(settings.device, settings.device)
+        device = choose_device(asked, f"--device {settings.device}")
         resolution_px = settings.resolution_px or family.default_resolution_px
         stage_repository(
             self._state.models,
@@ -264,7 +267,7 @@ class RolloutServer:
                 resolution_px=resolution_px,
                 precision=settings.precision,
                 precision_map=settings.precision_map,
-                device=settings.device,
+                device="cpu" if device == "cpu" else "gpu",
                 max_rank=settings.max_rank,
                 slots=settings.slots,
                 limits=settings.limits,
