@@ -12,7 +12,15 @@ import torch
 from safetensors import safe_open
 
 from heliostat_engines.errors import CheckpointError
+from heliostat_engines.export.sources import CheckpointSource
 from heliostat_engines.families.checkpoint import hub_errors_explained
+from heliostat_engines.weights import (
+    DIFFUSERS,
+    TRANSFORMERS,
+    index_file,
+    single_file,
+    tensor_files,
+)
 from heliostat_trainer.export.lora_folder import CARD
 from heliostat_trainer.files import atomic_folder
 
@@ -20,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from heliostat_engines.adapters import LoraPair
+    from heliostat_engines.families.family import Family
 
-SINGLE = "diffusion_pytorch_model.safetensors"
-INDEX = f"{SINGLE}.index.json"
+INDEX = index_file()
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 ALIGNMENT = 8
 
@@ -46,6 +54,7 @@ class Rounding:
 
 
 def write_fused_checkpoint(
+    family: Family,
     checkpoint: str,
     pairs: Mapping[str, LoraPair],
     folder: Path,
@@ -56,6 +65,7 @@ def write_fused_checkpoint(
     """Write the whole pipeline in diffusers' layout, its transformer's weights updated.
 
     Args:
+        family: the model family.
         checkpoint: the base model, a folder or a Hugging Face name.
         pairs: the update of each of the transformer's modules, its scale folded in.
         folder: where it goes.
@@ -63,13 +73,16 @@ def write_fused_checkpoint(
         dtype: of the updated weights; the base model's own by default.
 
     Raises:
-        CheckpointError: the base model cannot be read or has no such modules.
+        CheckpointError: the base model cannot be read, is not whole, or has no such modules.
         RunFolderError: it cannot be written.
     """
     base = local_checkpoint(checkpoint)
     updates = {f"{module}.weight": pair for module, pair in pairs.items()}
-    shards = _shards(base / "transformer")
-    _require_all(base, shards, updates)
+    files = tensor_files(base / "transformer")
+    _require_all(base, files, updates)
+    CheckpointSource(family, base)  # refuses a transformer that is not whole
+    _check_other_parts(base)
+    shards = sorted({file.name for file in files.values()})
     with atomic_folder(folder) as draft:
         _copy_other_parts(base, draft)
         target = draft / "transformer"
@@ -105,23 +118,16 @@ def _copy_other_parts(base: Path, draft: Path) -> None:
             shutil.copytree(base / name, draft / name)
 
 
-def _shards(transformer: Path) -> list[str]:
-    index = transformer / INDEX
-    if index.is_file():
-        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    if not (transformer / SINGLE).is_file():
-        raise CheckpointError(
-            f"{transformer} holds no {SINGLE}: point model.checkpoint at a folder in diffusers' "
-            "layout with safetensors"
-        )
-    return [SINGLE]
+def _check_other_parts(base: Path) -> None:
+    """Refuse a copy of weights that are not whole: a file that is cut off, a shard that is missing."""
+    for stem in (DIFFUSERS, TRANSFORMERS):
+        for name in (single_file(stem), index_file(stem)):
+            for path in base.glob(f"*/{name}"):
+                tensor_files(path.parent, stem)
 
 
-def _require_all(base: Path, shards: list[str], updates: Mapping[str, LoraPair]) -> None:
-    missing = set(updates)
-    for shard in shards:
-        with safe_open(base / "transformer" / shard, framework="pt") as tensors:
-            missing -= set(tensors.keys())
+def _require_all(base: Path, files: Mapping[str, Path], updates: Mapping[str, LoraPair]) -> None:
+    missing = updates.keys() - files.keys()
     if missing:
         raise CheckpointError(
             f"{base} lacks {len(missing)} of the LoRA's {len(updates)} modules (the first: "
@@ -134,6 +140,7 @@ def _rewrite(
 ) -> Rounding:
     """Copy a safetensors file tensor by tensor, adding the updates on the way."""
     header = _read_header(source)
+    _forget_hashes(header)
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
     names = sorted(tensors, key=lambda name: tensors[name]["data_offsets"][0])
     end = 0
@@ -155,6 +162,13 @@ def _rewrite(
                 rounding += lost
             out.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return rounding
+
+
+def _forget_hashes(header: Mapping[str, dict[str, Any]]) -> None:
+    """Of the base model's tensors, where its metadata have them (ModelSpec)."""
+    metadata = header.get("__metadata__", {})
+    for key in [key for key in metadata if key.startswith("modelspec.hash_")]:
+        del metadata[key]
 
 
 def _updated(
@@ -186,7 +200,7 @@ def _write_index(base: Path, target: Path) -> None:
     if not (base / INDEX).is_file():
         return
     index = json.loads((base / INDEX).read_text("utf-8"))
-    headers = [_read_header(target / shard) for shard in _shards(base)]
+    headers = [_read_header(target / shard) for shard in sorted(set(index["weight_map"].values()))]
     index["metadata"]["total_size"] = sum(
         entry["data_offsets"][1] - entry["data_offsets"][0]
         for header in headers

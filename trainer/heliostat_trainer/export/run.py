@@ -77,7 +77,7 @@ def export_run(
     if kind is Format.FUSED:
         checkpoint = record.settings["model.checkpoint"] or family.default_checkpoint
         pairs = _scaled(lora)
-        rounding = write_fused_checkpoint(checkpoint, pairs, folder, card=card, dtype=dtype)
+        rounding = write_fused_checkpoint(family, checkpoint, pairs, folder, card=card, dtype=dtype)
         return Exported(folder, lora.step, rounding)
     write_lora_folder(lora.weights, lora.alpha, folder, card=card, dtype=dtype or torch.float32)
     return Exported(folder, lora.step)
