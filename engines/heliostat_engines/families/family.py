@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from heliostat_engines.families.assumptions import Assumption
     from heliostat_engines.families.decoder import VaeDecoder
     from heliostat_engines.families.original_layout import OriginalLinear
+    from heliostat_engines.families.public_names import PublicNames
     from heliostat_engines.precision import PrecisionMap
 
 
@@ -168,6 +169,10 @@ class Family(ABC):
     @abstractmethod
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
         """A whole pipeline of random weights in diffusers' layout around the tiny transformer."""
+
+    @abstractmethod
+    def public_names(self, config: Mapping[str, Any]) -> PublicNames:
+        """What others call the model of that transformer configuration."""
 
     def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
         """Shape of one sample's latents: (channels, height, width). Raises ResolutionError."""

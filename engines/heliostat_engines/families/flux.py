@@ -27,6 +27,7 @@ from heliostat_engines.families.family import (
     TextEncoder,
 )
 from heliostat_engines.families.original_layout import OriginalLinear
+from heliostat_engines.families.public_names import FLUX_CODE, PublicNames
 from heliostat_engines.families.text import PipelineTextEncoder, check_width, load_text_pipeline
 from heliostat_engines.precision import Keep, PrecisionMap
 
@@ -184,6 +185,11 @@ class Flux1Family(Family):
         return levels_and_zero
 
     @override
+    def public_names(self, config: Mapping[str, Any]) -> PublicNames:
+        model = "dev" if config.get("guidance_embeds") else "schnell"
+        return PublicNames(f"flux-1-{model}", FLUX_CODE, "flux1", "networks.lora_flux")
+
+    @override
     def load_text_encoder(self, checkpoint: str) -> TextEncoder:
         """T5 and CLIP's pooled output: tokens[B, text_tokens, 4096] and pooled[B, 768]."""
         from diffusers import FluxPipeline
@@ -288,4 +294,5 @@ def shift_exponent(tokens: int) -> float:
     """The scheduler's mu: linear between 0.5 at 256 image tokens and 1.15 at 4096."""
     fewest, most = SCHEDULER["base_image_seq_len"], SCHEDULER["max_image_seq_len"]
     low, high = SCHEDULER["base_shift"], SCHEDULER["max_shift"]
-    return low + (high - low) * (tokens - fewest) / (most - fewest)
+    exponent: float = low + (high - low) * (tokens - fewest) / (most - fewest)
+    return exponent

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save
 
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.export.lora_folder import CARD
+from heliostat_trainer.export.metadata import save_described
 from heliostat_trainer.files import atomic_folder
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from heliostat_engines.families.family import Family
     from heliostat_engines.families.original_layout import OriginalLinear
-    from heliostat_trainer.policy import LoraWeights
 
 PREFIX = "lora_unet_"
 
@@ -41,29 +40,26 @@ class OriginalPair:
 
 
 def write_comfyui_file(
-    family: Family,
-    weights: LoraWeights,
-    alpha: float,
+    pairs: Mapping[str, OriginalPair],
     path: Path,
     *,
     card: str,
     metadata: Mapping[str, str],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write the file `path` and its card into a folder of their own.
+    """Write the file `path` of `original_pairs` and its card into a folder of their own.
 
     Raises:
-        ConfigError: a module has no place in the family's original layout.
         RunFolderError: it cannot be written.
     """
     tensors = {}
-    for name, pair in original_pairs(family, weights.pairs(), alpha).items():
+    for name, pair in pairs.items():
         key = PREFIX + name.replace(".", "_")
         tensors[f"{key}.lora_down.weight"] = pair.down.to(dtype).contiguous()
         tensors[f"{key}.lora_up.weight"] = pair.up.to(dtype).contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(pair.alpha, dtype=torch.float32)
     with atomic_folder(path.parent) as draft:
-        (draft / path.name).write_bytes(save(tensors, metadata=dict(metadata)))
+        (draft / path.name).write_bytes(save_described(tensors, metadata))
         (draft / CARD).write_text(card, encoding="utf-8")
 
 

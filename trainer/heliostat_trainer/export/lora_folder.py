@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save
 
 from heliostat_engines.adapters import pack_adapter
+from heliostat_trainer.export.metadata import save_described
 from heliostat_trainer.files import atomic_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from heliostat_trainer.policy import LoraWeights
@@ -25,11 +26,13 @@ def write_lora_folder(
     folder: Path,
     *,
     card: str | None = None,
+    metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write `folder`, which PEFT loads, and diffusers: `pipeline.load_lora_weights(folder)`.
 
-    The diffusers file has alpha / rank folded into B, so that no reader has to know alpha.
+    The diffusers file has alpha / rank folded into B, so that no reader has to know alpha, and carries
+    `metadata`.
 
     Raises:
         RunFolderError: it cannot be written.
@@ -46,7 +49,7 @@ def write_lora_folder(
     with atomic_folder(folder) as draft:
         (draft / "adapter_config.json").write_bytes(files.config)
         (draft / "adapter_model.safetensors").write_bytes(files.tensors)
-        (draft / DIFFUSERS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))
+        (draft / DIFFUSERS_FILE).write_bytes(save_described(tensors, metadata or {}))
         if card is not None:
             (draft / CARD).write_text(card, encoding="utf-8")
 

@@ -19,6 +19,7 @@ from heliostat_engines.families.family import (
     Size,
     TextEncoder,
 )
+from heliostat_engines.families.public_names import SD3_CODE, PublicNames
 from heliostat_engines.families.sd3.structure import (
     EMBEDDERS,
     LATENTS,
@@ -69,6 +70,11 @@ class DemoFamily(Sd3Family):
         Size.TINY: TINY,
         Size.PUBLISHED: PUBLISHED,
     }
+
+    @override
+    def public_names(self, config: Mapping[str, Any]) -> PublicNames:
+        """Nobody else knows it; its layout is SD3's."""
+        return PublicNames("heliostat-demo", SD3_CODE, "heliostat-demo")
 
     @override
     def load_text_encoder(self, checkpoint: str) -> TextEncoder:

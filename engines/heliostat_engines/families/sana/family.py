@@ -30,6 +30,7 @@ from heliostat_engines.families.family import (
     TextEncoder,
 )
 from heliostat_engines.families.original_layout import OriginalLinear
+from heliostat_engines.families.public_names import SANA_CODE, PublicNames
 from heliostat_engines.families.sana.mix_ffn import linearise
 from heliostat_engines.families.text import PipelineTextEncoder, check_width, load_text_pipeline
 from heliostat_engines.precision import Keep, PrecisionMap
@@ -200,6 +201,12 @@ class SanaFamily(Family):
             pooled=torch.ones(1, 0),
             mask=torch.ones(1, tokens, dtype=torch.long),
         )
+
+    @override
+    def public_names(self, config: Mapping[str, Any]) -> PublicNames:
+        """SwarmUI knows the model of 1.6 B parameters by an id of its own; sd-scripts knows none."""
+        published = config.get("num_layers") == PUBLISHED["num_layers"]
+        return PublicNames("nvidia-sana-1600" if published else "nvidia-sana", SANA_CODE, "sana")
 
     @override
     def load_text_encoder(self, checkpoint: str) -> TextEncoder:

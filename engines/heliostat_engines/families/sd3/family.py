@@ -22,6 +22,7 @@ from heliostat_engines.families.family import (
     Size,
     TextEncoder,
 )
+from heliostat_engines.families.public_names import SD3_CODE, PublicNames
 from heliostat_engines.families.sd3.structure import (
     EMBEDDERS,
     LATENTS,
@@ -114,6 +115,17 @@ class Sd35Family(Sd3Family):
         scheduler.set_timesteps(steps)
         levels_and_zero: torch.Tensor = scheduler.sigmas
         return levels_and_zero
+
+    @override
+    def public_names(self, config: Mapping[str, Any]) -> PublicNames:
+        """By what tells the models of this class apart, as sd-scripts does."""
+        if config.get("qk_norm") is None:
+            architecture, version = "stable-diffusion-v3-medium", "3-medium"
+        elif config.get("dual_attention_layers"):
+            architecture, version = "stable-diffusion-v3.5-medium", "3-5-medium"
+        else:
+            architecture, version = "stable-diffusion-v3.5-large", "3-5-large"
+        return PublicNames(architecture, SD3_CODE, version, "networks.lora_sd3")
 
     @override
     def load_text_encoder(self, checkpoint: str) -> TextEncoder:
