@@ -418,6 +418,29 @@ def train(
 
 
 @app.command()
+def init(
+    family: Annotated[str, typer.Argument(help="The diffusion model family to train.")],
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            help="The reward to train on; see `heliostat rewards`. By default its example's."
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="The TOML to write; prompts go to a folder beside it.")
+    ] = Path("run.toml"),
+) -> None:
+    """Write a commented TOML of a first run, and prompts for it. Nothing is overwritten."""
+    from heliostat.first_run import plan_first_run, write_first_run
+
+    run = plan_first_run(family, reward, out)
+    write_first_run(run)
+    for path in run.files:
+        typer.echo(f"Wrote {path}")
+    typer.echo(f"Next: heliostat serve --family {run.family}; heliostat train {out} --dry-run")
+
+
+@app.command()
 def config(
     place: Annotated[
         str | None,

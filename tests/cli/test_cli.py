@@ -64,6 +64,7 @@ def test_each_demo_has_a_folder_of_its_own(tmp_path: Path) -> None:
         "serve",
         "train",
         "config",
+        "init",
         "report",
         "export",
         "health",
