@@ -63,8 +63,8 @@ def plan_first_run(family_name: str, reward: str | None, out: Path) -> FirstRun:
     sources = (settings["prompts"]["train"], settings["prompts"]["heldout"])
     if reward is not None:
         check_rewards([reward], _rewards(family.name))
-        heldout = [name for name in settings["reward"]["heldout"] if name != reward]
-        settings["reward"] = {"name": reward, "heldout": heldout}
+        others = [name for name in settings["reward"]["heldout"] if name != reward]
+        settings["reward"] = {"name": reward, "heldout": others}
         if reward == QUOTED:
             sources = SIGNS
     train, heldout = (example(source).read_text("utf-8") for source in sources)
