@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of trainers, which else take all cores
 
 
 @pytest.fixture(scope="session", autouse=True)

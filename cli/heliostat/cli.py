@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,28 @@ app.add_typer(experiment_app, name="experiment")
 app.add_typer(rewards_app, name="rewards")
 
 
+def _print_version(*, asked: bool) -> None:
+    if asked:
+        typer.echo(f"heliostat {version('heliostat')}")
+        raise typer.Exit
+
+
+@app.callback()
+def heliostat(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=lambda asked: _print_version(asked=asked),
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
 EXTRAS = {
     **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "build"),
     **dict.fromkeys(("grpc", "jinja2", "matplotlib", "peft", "scipy", "tritonclient"), "trainer"),
@@ -81,6 +104,7 @@ class DtypeOption(StrEnum):
 class DeviceOption(StrEnum):
     """Where the server's models run."""
 
+    AUTO = "auto"
     CPU = "cpu"
     GPU = "gpu"
 
@@ -109,8 +133,12 @@ def serve(
         ),
     ] = None,
     device: Annotated[
-        DeviceOption, typer.Option(envvar="HELIOSTAT_DEVICE", help="Where the models run.")
-    ] = DeviceOption.CPU,
+        DeviceOption,
+        typer.Option(
+            envvar="HELIOSTAT_DEVICE",
+            help="Where the models run; auto: on the GPU where torch sees one.",
+        ),
+    ] = DeviceOption.AUTO,
     resolution_px: Annotated[
         int | None,
         typer.Option(
@@ -160,7 +188,8 @@ def serve(
         typer.Option(envvar="HELIOSTAT_VLM_JUDGE_KEY", help="Its API key, if it asks for one."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; all of this process's by default.")
+        int | None,
+        typer.Option(min=1, help="CPU threads; by default as many as cores that it may use."),
     ] = None,
     host: Annotated[
         str,
@@ -380,6 +409,29 @@ def train(
         resume=resume,
     )
     typer.echo(f"LoRA and metrics are in {folder}; pictures: heliostat report {folder}")
+
+
+@app.command()
+def init(
+    family: Annotated[str, typer.Argument(help="The diffusion model family to train.")],
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            help="The reward to train on; see `heliostat rewards`. By default its example's."
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="The TOML to write; prompts go to a folder beside it.")
+    ] = Path("run.toml"),
+) -> None:
+    """Write a commented TOML of a first run, and prompts for it. Nothing is overwritten."""
+    from heliostat.first_run import plan_first_run, write_first_run
+
+    run = plan_first_run(family, reward, out)
+    write_first_run(run)
+    for path in run.files:
+        typer.echo(f"Wrote {path}")
+    typer.echo(f"Next: heliostat serve --family {run.family}; heliostat train {out} --dry-run")
 
 
 @app.command()

@@ -23,6 +23,7 @@ from heliostat_engines.build.manifest import read_manifest
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
 from heliostat_engines.files import atomic_text
+from heliostat_engines.hardware import AUTO, choose_device
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.ownership import require_own_file
 from heliostat_engines.precision import Precision
@@ -178,7 +179,7 @@ class Bench:
         self._reward = (
             None if settings.reward is None else RewardBook(family.name).get(settings.reward)
         )
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = choose_device(AUTO, "the device")
         encoder = family.load_text_encoder(self._checkpoint).to(self._device)
         self._conditioning = encoder.encode(self._prompts)
         self._decoder = family.load_decoder(self._checkpoint).to(self._device)

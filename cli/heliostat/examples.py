@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+HERE = Path(__file__).resolve()
+FOLDERS = (HERE.parent / "example_configs", HERE.parents[2] / "examples")
+
 
 def example(name: str) -> Path:
-    """Path of an example's TOML, e.g. `demo.toml`.
+    """Path of an example's TOML, e.g. `demo.toml`, or of a file beside one.
 
     Raises:
         FileNotFoundError: there is none of that name.
     """
-    here = Path(__file__).resolve()
-    for folder in (here.parent / "example_configs", here.parents[2] / "examples"):
+    for folder in FOLDERS:
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(f"no example {name}")
+
+
+def examples() -> dict[str, Path]:
+    """The TOML of every example, by name."""
+    folder = next(folder for folder in FOLDERS if folder.is_dir())
+    return {path.name: path for path in sorted(folder.glob("*.toml"))}

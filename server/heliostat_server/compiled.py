@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from heliostat_engines.build.manifest import MANIFEST_FILE, read_manifest
 from heliostat_engines.families import get_family
 from heliostat_engines.files import atomic_folder
+from heliostat_engines.hardware import usable_cores
 from heliostat_engines.ownership import Layout
 from heliostat_server.errors import ServerStartError
 from heliostat_server.experiments.tokens import new_token
@@ -54,7 +55,7 @@ def write_repository(engine: Path, out: Path, redis: str = REDIS) -> None:
         max_rank=manifest.graph.options.max_rank,
         slots=8,
         limits=LimitSettings(batch=profile.best.batch),
-        threads=ThreadSettings.for_cores(len(os.sched_getaffinity(0))),
+        threads=ThreadSettings.for_cores(usable_cores()),
         redis=redis,
         internal_token=new_token(),
         keep_versions=3,

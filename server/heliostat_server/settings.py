@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from heliostat_engines.hardware import usable_cores
 from heliostat_server.rewards.definitions import RewardDefinitions  # noqa: TC001 (pydantic reads it)
 
 DEFAULT_PORT = 8600
@@ -102,8 +102,8 @@ class ServeSettings(_Settings):
     engine: Path | None = None
     """What `heliostat engine build` wrote: explore with it. Family, checkpoint, precision, rank and
     resolution are then the engine's. None: the torch runtime."""
-    device: Literal["cpu", "gpu"] = "cpu"
-    """Where the Triton models run."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where the Triton models run; auto: on the GPU where there is one."""
     max_rank: Annotated[int, Field(ge=1)] = 64
     """The largest LoRA rank accepted."""
     slots: Annotated[int, Field(ge=2)] = 8
@@ -113,7 +113,7 @@ class ServeSettings(_Settings):
     rewards: RewardDefinitions = {}
     """Rewards beside the built-in ones, or instead of the one of the same name."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads; None: as many as this process may use."""
+    """CPU threads; None: as many as there are cores that this process may use."""
     score_threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of decoding and rewarding; None: half of `threads`."""
     keep_versions: Annotated[int, Field(ge=1)] = 3
@@ -202,7 +202,7 @@ class ServeSettings(_Settings):
 
     def thread_settings(self) -> ThreadSettings:
         """Threads of each model's process."""
-        default = ThreadSettings.for_cores(self.threads or len(os.sched_getaffinity(0)))
+        default = ThreadSettings.for_cores(self.threads or usable_cores())
         if self.score_threads is None:
             return default
         return default.model_copy(update={"score": self.score_threads})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def test_help_imports_nothing_heavy() -> None:
         [sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_version_is_the_packages() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout == f"heliostat {version('heliostat')}\n"
 
 
 def test_a_missing_package_is_one_sentence_that_names_the_extra() -> None:
@@ -57,6 +64,7 @@ def test_each_demo_has_a_folder_of_its_own(tmp_path: Path) -> None:
         "serve",
         "train",
         "config",
+        "init",
         "report",
         "export",
         "health",

@@ -7,11 +7,19 @@ from typer.testing import CliRunner
 
 from heliostat.cli import app
 
-LORA_SITES = {"demo": 31, "sana": 160, "flux": 190, "sd3.5-large": 303, "sd3.5-medium": 191}
+LORA_SITES = {
+    "demo": 31,
+    "sana": 160,
+    "flux": 190,
+    "flux-schnell": 190,
+    "sd3.5-large": 303,
+    "sd3.5-medium": 191,
+}
 PUBLISHED_SHARE = {
     "demo": 98.8,
     "sana": 57.4,
     "flux": 100.0,
+    "flux-schnell": 100.0,
     "sd3.5-large": 61.7,
     "sd3.5-medium": 52.9,
 }

@@ -21,7 +21,7 @@ from heliostat.pretrain.autoencoder import (
     train_autoencoder,
 )
 from heliostat.pretrain.captions import Scene, SceneKind
-from heliostat.pretrain.checkpoint import load_metadata, load_tensors, save_tensors
+from heliostat.pretrain.checkpoint import save_tensors
 from heliostat.pretrain.denoiser import (
     DenoiserData,
     DenoiserSettings,
@@ -47,6 +47,7 @@ from heliostat.pretrain.scenes import LayoutSettings, Painter
 from heliostat.pretrain.training import Training, TrainSettings, load_average
 from heliostat.pretrain.vocabulary import BACKGROUNDS, NOUNS
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.weights import read_metadata, read_tensors
 from heliostat_server.rewards.judge import Judge, JudgeArchitecture
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def test_resumed_training_equals_uninterrupted_training(tmp_path: Path) -> None:
             first._train_step(quadratic)
         first.save()
         Training(linear(), settings, tmp_path / "resumed.safetensors").run(quadratic, progress)
-    one, other = (load_tensors(tmp_path / f"{n}.safetensors") for n in ("straight", "resumed"))
+    one, other = (read_tensors(tmp_path / f"{n}.safetensors") for n in ("straight", "resumed"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
     module = linear()
@@ -243,5 +244,5 @@ def test_learning_rate_warms_up_stays_and_falls() -> None:
 def test_saving_leaves_no_partial_file(tmp_path: Path) -> None:
     path = tmp_path / "tensors.safetensors"
     save_tensors(path, {"a": torch.ones(2)}, {"step": "7"})
-    assert load_metadata(path) == {"step": "7"}
+    assert read_metadata(path) == {"step": "7"}
     assert [file.name for file in tmp_path.iterdir()] == ["tensors.safetensors"]

@@ -137,8 +137,8 @@ class RunSection(Section):
     """Time budget: training stops after the step that passes it, whatever `steps` says. Evaluations
     come on top."""
     threads: Count | None = None
-    """CPU threads of the trainer, or of each rank; by default as many as there are cores, under
-    torchrun one."""
+    """CPU threads of the trainer, or of each rank; by default as many as there are cores that it may
+    use, which a machine's ranks share."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """auto, cpu or cuda: where the policy lives; under torchrun, a card of its own for each rank."""
 

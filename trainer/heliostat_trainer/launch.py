@@ -18,3 +18,8 @@ def leads() -> bool:
 def local_rank() -> int | None:
     """Which of its machine's processes this is; None if there is only one in all."""
     return None if world_size() == 1 else int(os.environ["LOCAL_RANK"])
+
+
+def local_size() -> int:
+    """How many of the run's processes are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

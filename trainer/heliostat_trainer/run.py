@@ -14,6 +14,7 @@ from heliostat_engines.arithmetic import CPU_DTYPE, cpu_dtype, name_of
 from heliostat_engines.errors import FilesError, HeliostatError
 from heliostat_engines.families import get_family
 from heliostat_engines.files import atomic_text
+from heliostat_engines.hardware import default_threads
 from heliostat_trainer.checkpoint import Checkpoints, RunState
 from heliostat_trainer.config import TrainConfig, one_or_more
 from heliostat_trainer.errors import (
@@ -27,6 +28,7 @@ from heliostat_trainer.evaluate import Evaluator
 from heliostat_trainer.export import export_run
 from heliostat_trainer.handshake import check_against_server, checkpoint_warnings
 from heliostat_trainer.interrupts import Interrupts, StopRequestedError
+from heliostat_trainer.launch import local_size
 from heliostat_trainer.loop import Parts, Trainer
 from heliostat_trainer.metrics import MetricsLog
 from heliostat_trainer.progress import Outlook, Progress, open_progress
@@ -135,8 +137,7 @@ def require_same_arithmetic(leaders: str) -> None:
 
 
 def _use_threads(config: TrainConfig) -> None:
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
+    torch.set_num_threads(config.run.threads or default_threads(local_size()))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from heliostat_engines import hardware
 from heliostat_engines.families import get_family
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.launch import local_rank
@@ -87,16 +88,12 @@ def choose_device(name: str) -> torch.device:
     """The device of run.device; auto takes CUDA where there is a card. Under torchrun a rank's own.
 
     Raises:
-        ConfigError: CUDA is asked for and there is none, or not one for each rank.
+        HardwareError: CUDA is asked for and there is none.
+        ConfigError: there is not a card for each rank.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        return torch.device(name)
+    name = hardware.choose_device(name, f"run.device = {name!r}")
     cards, rank = torch.cuda.device_count(), local_rank()
-    if not cards:
-        raise ConfigError(f"run.device = {name!r}, but torch sees no CUDA card: set it to cpu")
-    if rank is None:
+    if name == "cpu" or rank is None:
         return torch.device(name)
     if name != "cuda":
         raise ConfigError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from heliostat.credentials import remember
+from heliostat_engines.hardware import AUTO
 from heliostat_engines.progress import shown
 from heliostat_server.control.validation import first_problem
 from heliostat_server.errors import ServerStartError
@@ -54,7 +55,7 @@ def running_server(state: Path, console: Console) -> Iterator[Serving]:
 
 
 def _settings(state: Path) -> ServeSettings:
-    device = os.environ.get("HELIOSTAT_DEVICE", "cpu")  # as `heliostat serve` takes it
+    device = os.environ.get("HELIOSTAT_DEVICE", AUTO)  # as `heliostat serve` takes it
     try:
         return ServeSettings.model_validate(
             {"state": state, "port": 0, "http_port": 0, "device": device}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
 from safetensors.torch import save
 
 from heliostat_engines.files import atomic_bytes
+from heliostat_engines.weights import check_shapes, read_tensors, refuse, shapes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,16 +23,16 @@ def save_tensors(
     atomic_bytes(path, save(whole, metadata))
 
 
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file."""
-    with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-
-
-def load_metadata(path: Path) -> dict[str, str]:
-    """The strings a file carries beside its tensors."""
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+def load_named(path: Path, *names: str) -> list[torch.Tensor]:
+    """The tensors of those names. Raises CheckpointError if the file has not exactly them."""
+    tensors = read_tensors(path)
+    refuse(
+        str(path),
+        missing=set(names) - tensors.keys(),
+        unexpected=tensors.keys() - set(names),
+        misshapen={},
+    )
+    return [tensors[name] for name in names]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -41,11 +41,36 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
     return {f"{index}.{key}": value for index, kept in state.items() for key, value in kept.items()}
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what `optimizer_tensors` took out."""
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], source: str
+) -> None:
+    """Put back what `optimizer_tensors` took out.
+
+    Raises:
+        CheckpointError: they are not this optimizer's moments.
+    """
+    # A parameter that no loss has reached yet has no moments.
+    seen = {key.partition(".")[0] for key in tensors}
+    wanted = _moment_shapes(optimizer)
+    wanted = {key: shape for key, shape in wanted.items() if key.partition(".")[0] in seen}
+    check_shapes(wanted, shapes(tensors), source)
     state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         index, moment = key.split(".")
         state.setdefault(int(index), {})[moment] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _moment_shapes(optimizer: torch.optim.Optimizer) -> dict[str, tuple[int, ...]]:
+    """AdamW's: two moments in each parameter's shape, and a count of steps."""
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    return {
+        f"{index}.{key}": shape
+        for index, parameter in enumerate(parameters)
+        for key, shape in (
+            ("step", ()),
+            ("exp_avg", tuple(parameter.shape)),
+            ("exp_avg_sq", tuple(parameter.shape)),
+        )
+    }

@@ -15,7 +15,7 @@ import resvg_py
 import torch
 from PIL import Image
 
-from heliostat.pretrain.checkpoint import load_tensors, save_tensors
+from heliostat.pretrain.checkpoint import load_named, save_tensors
 from heliostat.pretrain.vocabulary import NOUNS
 
 if TYPE_CHECKING:
@@ -52,9 +52,10 @@ def load_drawings(data: Path) -> Drawings:
     path = data / "drawings.safetensors"
     if not path.exists():
         _fetch(data)
-        rgba = np.stack([_rasterise_set(data, name) for name in PACKAGES])
-        save_tensors(path, {"rgba": torch.from_numpy(rgba)})
-    return Drawings(load_tensors(path)["rgba"].numpy(), tuple(PACKAGES))
+        drawn = np.stack([_rasterise_set(data, name) for name in PACKAGES])
+        save_tensors(path, {"rgba": torch.from_numpy(drawn)})
+    (rgba,) = load_named(path, "rgba")
+    return Drawings(rgba.numpy(), tuple(PACKAGES))
 
 
 def _fetch(data: Path) -> None:

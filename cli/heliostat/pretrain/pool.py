@@ -11,7 +11,7 @@ import torch
 
 from heliostat.pretrain.autoencoder import encode
 from heliostat.pretrain.captions import Scene, SceneKind, draw_training_scene
-from heliostat.pretrain.checkpoint import load_tensors, save_tensors
+from heliostat.pretrain.checkpoint import load_named, save_tensors
 from heliostat.pretrain.progress import StageProgress
 from heliostat.pretrain.scenes import Painter, to_unit_range
 from heliostat_engines.conditioning import Conditioning
@@ -66,11 +66,11 @@ def load_captions(path: Path, scenes: Sequence[Scene], encoder: DemoTextEncoder)
                 pooled.append(encoded.pooled.half())
                 progress.update(done, len(captions))
         save_tensors(path, {"tokens": torch.cat(tokens), "pooled": torch.cat(pooled)})
-    kept = load_tensors(path)
-    if len(kept["pooled"]) != len(captions):
+    kept_tokens, kept_pooled = load_named(path, "tokens", "pooled")
+    if len(kept_pooled) != len(captions):
         raise ValueError(f"{path} is of other captions; delete it and run again")
     index = {caption: row for row, caption in enumerate(captions)}
-    return Captions(Conditioning(kept["tokens"], kept["pooled"]), index)
+    return Captions(Conditioning(kept_tokens, kept_pooled), index)
 
 
 def load_latents(
@@ -86,7 +86,8 @@ def load_latents(
                 latents.append(encode(autoencoder, images).half())
                 progress.update(numbers.stop, settings.size)
         save_tensors(path, {"latents": torch.cat(latents)})
-    return load_tensors(path)["latents"]
+    (kept,) = load_named(path, "latents")
+    return kept
 
 
 def _paint(settings: PoolSettings, numbers: range, painter: Painter) -> torch.Tensor:

@@ -14,13 +14,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heliostat.pretrain.checkpoint import (
-    load_metadata,
-    load_optimizer,
-    load_tensors,
-    optimizer_tensors,
-    save_tensors,
-)
+from heliostat.pretrain.checkpoint import load_optimizer, optimizer_tensors, save_tensors
+from heliostat_engines.errors import CheckpointError
+from heliostat_engines.weights import load_exactly, read_metadata, read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,18 +126,29 @@ class Training:
         save_tensors(self.path, tensors, {"step": str(self.step)})
 
     def _load(self) -> None:
-        tensors = load_tensors(self.path)
-        self.module.load_state_dict(_with_prefix("module", tensors))
-        self.average.load_state_dict(_with_prefix("average", tensors))
-        load_optimizer(self.optimizer, _with_prefix("optimizer", tensors))
-        self.step = int(load_metadata(self.path)["step"])
+        tensors, source = read_tensors(self.path), str(self.path)
+        load_exactly(self.module, _with_prefix("module", tensors), source)
+        load_exactly(self.average, _with_prefix("average", tensors), source)
+        load_optimizer(self.optimizer, _with_prefix("optimizer", tensors), source)
+        self.step = _step(self.path)
 
 
 def load_average(module: torch.nn.Module, path: Path) -> int:
-    """Load the averaged weights of a training run into `module`; returns the run's step."""
-    module.load_state_dict(_with_prefix("average", load_tensors(path)))
+    """Load the averaged weights of a training run into `module`; returns the run's step.
+
+    Raises:
+        CheckpointError: the file does not hold exactly the module's weights.
+    """
+    load_exactly(module, _with_prefix("average", read_tensors(path)), str(path))
     module.eval().requires_grad_(False)
-    return int(load_metadata(path)["step"])
+    return _step(path)
+
+
+def _step(path: Path) -> int:
+    step = read_metadata(path).get("step", "")
+    if not step.isdecimal():
+        raise CheckpointError(f"{path} does not say which step it is of: delete it to train anew")
+    return int(step)
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:

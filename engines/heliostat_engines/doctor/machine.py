@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import shutil
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from heliostat_engines.hardware import (
     free_disk_bytes,
     free_memory_bytes,
     total_memory_bytes,
+    usable_cores,
 )
 from heliostat_engines.runtimes.vendor import Runtime, load_vendor
 
@@ -46,7 +46,7 @@ def examine_machine(gpu: Gpu | None, cache: Path) -> list[Finding]:
 
 
 def _system() -> Finding:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     text = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {cores} CPU cores"
     return Finding(part="system", level=Level.GOOD, text=text)
 

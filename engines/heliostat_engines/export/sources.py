@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from heliostat_engines.errors import CheckpointError
-from heliostat_engines.families.checkpoint import check_part
 from heliostat_engines.families.random_weights import build_module
+from heliostat_engines.weights import check_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from heliostat_engines.families.family import Family
 
 PART = "transformer"
-SINGLE_FILE = "diffusion_pytorch_model.safetensors"
-INDEX_FILE = f"{SINGLE_FILE}.index.json"
 
 
 class TransformerSource(Protocol):
@@ -65,27 +62,31 @@ class CheckpointSource:
     """The transformer of a local checkpoint in diffusers' layout, whole or in shards."""
 
     def __init__(self, family: Family, checkpoint: Path) -> None:
-        """Read the configuration and which tensor is where. Raises CheckpointError."""
-        model = family.transformer_class()
-        check_part(model.__name__, str(checkpoint), PART)
+        """Read the configuration and which tensor is where.
+
+        Raises:
+            CheckpointError: the family does not drive it, or its weights are not exactly those of its
+                configuration, tensor by tensor.
+        """
+        self._config = family.check_checkpoint(str(checkpoint))
         self._family = family
         self._folder = checkpoint / PART
-        self._file_of = _files_by_tensor(self._folder)
+        self._file_of = check_folder(self._as_published(), self._folder)
 
     def skeleton(self) -> nn.Module:
         """Built from the checkpoint's config.json."""
-        config = json.loads((self._folder / "config.json").read_text())
-        model = build_module(self._family.transformer_class(), config, "meta", torch.bfloat16)
-        return self._family.prepare(model.eval().requires_grad_(False))
+        return self._family.prepare(self._as_published())
+
+    def _as_published(self) -> nn.Module:
+        model = self._family.transformer_class()
+        module = build_module(model, self._config, "meta", torch.bfloat16)
+        return module.eval().requires_grad_(False)
 
     def read(self, name: str) -> torch.Tensor:
         """Read one tensor from its file."""
         if name not in self._file_of:
-            raise CheckpointError(
-                f"{self._folder} has no tensor {name}: it holds another model than its config.json "
-                "says, or was downloaded in part"
-            )
-        with safe_open(self._folder / self._file_of[name], "pt") as file:
+            raise CheckpointError(f"{self._folder} has no tensor {name}")
+        with safe_open(self._file_of[name], "pt") as file:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor
 
@@ -109,17 +110,3 @@ class MergedSource:
         if pair is None or parameter != "weight":
             return tensor
         return torch.addmm(tensor.float(), pair.up, pair.down).to(tensor.dtype)
-
-
-def _files_by_tensor(folder: Path) -> dict[str, str]:
-    try:
-        if (folder / INDEX_FILE).exists():
-            index: dict[str, str] = json.loads((folder / INDEX_FILE).read_text())["weight_map"]
-            return index
-        with safe_open(folder / SINGLE_FILE, "pt") as file:
-            return dict.fromkeys(file.keys(), SINGLE_FILE)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder} has no readable {SINGLE_FILE} or {INDEX_FILE} ({error}): point the "
-            "checkpoint at a folder in diffusers' layout"
-        ) from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from heliostat_engines.errors import UnknownFamilyError
 from heliostat_engines.families.demo.family import DemoFamily
-from heliostat_engines.families.flux import FluxFamily
+from heliostat_engines.families.flux import FluxFamily, FluxSchnellFamily
 from heliostat_engines.families.sana.family import SanaFamily
 from heliostat_engines.families.sd3.family import Sd35LargeFamily, Sd35MediumFamily
 
@@ -18,6 +18,7 @@ FAMILIES: tuple[type[Family], ...] = (
     DemoFamily,
     SanaFamily,
     FluxFamily,
+    FluxSchnellFamily,
     Sd35LargeFamily,
     Sd35MediumFamily,
 )

@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from heliostat_engines.arithmetic import dtype_on
+from heliostat_engines.families.assumptions import VAE_CONFIG, at_least, entries, equal
 from heliostat_engines.families.checkpoint import load_part
+
+KL_DECODER = (
+    *equal(VAE_CONFIG, latent_channels=16, latents_mean=None, latents_std=None),
+    at_least(VAE_CONFIG, "scaling_factor", 0),
+    entries(VAE_CONFIG, "block_out_channels", 4),
+)
+"""What is taken for granted of an `AutoencoderKL` of 8x; a shift that is not there is none."""
 
 
 class DecoderModule(nn.Module):
@@ -67,7 +75,8 @@ def load_kl_decoder(
 
     vae: Any = load_part(AutoencoderKL, checkpoint, "vae", dtype)
     config = vae.config
-    return VaeDecoder(vae, scale=config.scaling_factor, shift=config.shift_factor, at_once=at_once)
+    shift = config.shift_factor or 0.0
+    return VaeDecoder(vae, scale=config.scaling_factor, shift=shift, at_once=at_once)
 
 
 def load_tiny_decoder(checkpoint: str, published: str) -> VaeDecoder:

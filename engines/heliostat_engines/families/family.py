@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 
 from heliostat_engines.errors import ResolutionError
-from heliostat_engines.families.checkpoint import load_part
+from heliostat_engines.families.assumptions import check_assumptions
+from heliostat_engines.families.checkpoint import check_part, load_part
 from heliostat_engines.families.random_weights import build_module, randomise
 from heliostat_engines.sampling import unshifted_sigmas
 
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from heliostat_engines.conditioning import Conditioning
+    from heliostat_engines.families.assumptions import Assumption
     from heliostat_engines.families.decoder import VaeDecoder
     from heliostat_engines.families.original_layout import OriginalLinear
+    from heliostat_engines.families.public_names import PublicNames
     from heliostat_engines.precision import PrecisionMap
 
 
@@ -115,12 +118,19 @@ class Family(ABC):
     """Suffixes of the linears that carry LoRA, as PEFT's target_modules."""
     original_linears: ClassVar[tuple[OriginalLinear, ...]]
     """Where each of those linears is in the layout of the model's own code."""
+    distilled_steps: ClassVar[int | None] = None
+    """Denoising steps that the model was distilled to; None: it was not."""
     pipeline: ClassVar[str | None]
     """The diffusers pipeline that draws with this family; None if there is none."""
     transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]]
     """Constructor arguments of the diffusers transformer, as its config.json has them."""
     block_counts: ClassVar[Mapping[str, str]] = {"transformer_blocks": "num_layers"}
     """Each list of repeated blocks, with the configuration key that says how many there are."""
+
+    assumptions: ClassVar[tuple[Assumption, ...]]
+    """What the driver takes for granted of a checkpoint's transformer and scheduler."""
+    decoder_assumptions: ClassVar[tuple[Assumption, ...]]
+    """The same of its autoencoder."""
 
     @abstractmethod
     def transformer_class(self) -> type[Any]:
@@ -160,6 +170,10 @@ class Family(ABC):
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
         """A whole pipeline of random weights in diffusers' layout around the tiny transformer."""
 
+    @abstractmethod
+    def public_names(self, config: Mapping[str, Any]) -> PublicNames:
+        """What others call the model of that transformer configuration."""
+
     def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
         """Shape of one sample's latents: (channels, height, width). Raises ResolutionError."""
         self.resolutions.check(self.name, resolution_px)
@@ -171,9 +185,25 @@ class Family(ABC):
         return self.precision_map if name is MapName.PUBLISHED else self.wide_precision_map
 
     def load_transformer(self, checkpoint: str, dtype: torch.dtype) -> nn.Module:
-        """The diffusers transformer, in eval mode. Raises CheckpointError."""
+        """The diffusers transformer, in eval mode.
+
+        Raises:
+            CheckpointError: it cannot be read, is none that the family drives, or its weights are not
+                exactly those of its configuration.
+        """
+        self.check_checkpoint(checkpoint)
         transformer = load_part(self.transformer_class(), checkpoint, "transformer", dtype)
         return self.prepare(transformer)
+
+    def check_checkpoint(self, checkpoint: str) -> Mapping[str, Any]:
+        """The transformer's configuration, after a look at what the driver takes for granted.
+
+        Raises:
+            CheckpointError: naming file and field of what it is not made for.
+        """
+        config = check_part(self.transformer_class().__name__, checkpoint, "transformer")
+        check_assumptions(self.name, checkpoint, self.assumptions)
+        return config
 
     def build_transformer(
         self,

@@ -1,4 +1,7 @@
-"""FLUX.1-dev: double and single blocks on 2x2-packed latents, guidance distilled into the model."""
+"""FLUX.1-dev and -schnell: double and single blocks on 2x2-packed latents.
+
+Both are distilled: dev of its guidance, which it takes as an input, schnell of its steps too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,13 @@ from typing_extensions import override
 
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families import tiny
-from heliostat_engines.families.decoder import load_kl_decoder, load_tiny_decoder
+from heliostat_engines.families.assumptions import (
+    SCHEDULER_CONFIG,
+    TRANSFORMER_CONFIG,
+    check_assumptions,
+    equal,
+)
+from heliostat_engines.families.decoder import KL_DECODER, load_kl_decoder, load_tiny_decoder
 from heliostat_engines.families.family import (
     DecoderName,
     Family,
@@ -18,7 +27,8 @@ from heliostat_engines.families.family import (
     TextEncoder,
 )
 from heliostat_engines.families.original_layout import OriginalLinear
-from heliostat_engines.families.text import PipelineTextEncoder, load_text_pipeline
+from heliostat_engines.families.public_names import FLUX_CODE, PublicNames
+from heliostat_engines.families.text import PipelineTextEncoder, check_width, load_text_pipeline
 from heliostat_engines.precision import Keep, PrecisionMap
 
 if TYPE_CHECKING:
@@ -34,10 +44,12 @@ PATCH = 2
 MLP_RATIO = 4
 """Of a single block, whose feed-forward shares one linear with q, k and v in FLUX's own code."""
 T5_TOKENS = 512
+SCHNELL_T5_TOKENS = 256
+"""Schnell was distilled on shorter prompts."""
 GUIDANCE = 1.0
 """The distilled guidance that rollouts and training embed."""
 TINY_DECODER = "madebyollin/taef1"
-SCHEDULER = {
+SCHEDULER: dict[str, Any] = {
     "use_dynamic_shifting": True,
     "base_image_seq_len": 256,
     "max_image_seq_len": 4096,
@@ -46,6 +58,8 @@ SCHEDULER = {
     "shift": 3.0,
 }
 """scheduler/scheduler_config.json as published; `shift` is unused with dynamic shifting."""
+UNSHIFTED = SCHEDULER | {"use_dynamic_shifting": False, "shift": 1.0}
+"""The same of schnell."""
 
 PUBLISHED: dict[str, Any] = {
     "patch_size": 1,
@@ -68,6 +82,8 @@ TINY = PUBLISHED | {
     "pooled_projection_dim": 32,
     "axes_dims_rope": [4, 6, 6],
 }
+LATENTS = equal(TRANSFORMER_CONFIG, patch_size=1, in_channels=64, out_channels=(None, 64))
+"""Of 16 channels, packed by the driver: other models of this class take an image besides."""
 PRECISION_MAP = PrecisionMap(
     keep=(
         Keep("x_embedder", "embeds the latents: outliers, little work"),
@@ -78,24 +94,20 @@ PRECISION_MAP = PrecisionMap(
 )
 
 
-class FluxFamily(Family):
+class Flux1Family(Family):
     """FluxTransformer2DModel on latents[B, 16, H/8, W/8], packed inside `velocity`."""
 
-    name = "flux"
-    default_checkpoint = "black-forest-labs/FLUX.1-dev"
+    scheduler: ClassVar[Mapping[str, Any]]
+    """As published."""
     default_resolution_px = 512
     resolutions = Resolutions(smallest_px=256, largest_px=2048, multiple_px=16)
     latent_channels = 16
     downscale = 8
-    text_tokens = T5_TOKENS
     block_counts: ClassVar[Mapping[str, str]] = {
         "transformer_blocks": "num_layers",
         "single_transformer_blocks": "num_single_layers",
     }
-    transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]] = {
-        Size.TINY: TINY,
-        Size.PUBLISHED: PUBLISHED,
-    }
+    decoder_assumptions = KL_DECODER
     precision_map: ClassVar[PrecisionMap] = PRECISION_MAP
     wide_precision_map: ClassVar[PrecisionMap] = PRECISION_MAP
     """The published map leaves no block linear in BF16 already."""
@@ -145,7 +157,7 @@ class FluxFamily(Family):
             encoder_hidden_states=embeddings.tokens,
             pooled_projections=embeddings.pooled,
             timestep=sigma,
-            guidance=torch.full_like(sigma, GUIDANCE),
+            guidance=torch.full_like(sigma, GUIDANCE) if model.config.guidance_embeds else None,
             img_ids=positions(rows, columns, latents),
             txt_ids=latents.new_zeros(embeddings.tokens.shape[1], 3),
             return_dict=False,
@@ -162,10 +174,10 @@ class FluxFamily(Family):
 
     @override
     def sigmas(self, steps: int, resolution_px: int) -> torch.Tensor:
-        """The published pipeline's levels, shifted further the more tokens an image has."""
+        """The published pipeline's levels: dev's shifted further the more tokens an image has."""
         from diffusers import FlowMatchEulerDiscreteScheduler
 
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(SCHEDULER)
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(self.scheduler))
         tokens = (resolution_px // self.downscale // PATCH) ** 2
         levels = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).numpy()
         scheduler.set_timesteps(sigmas=levels, mu=shift_exponent(tokens))
@@ -173,14 +185,21 @@ class FluxFamily(Family):
         return levels_and_zero
 
     @override
+    def public_names(self, config: Mapping[str, Any]) -> PublicNames:
+        model = "dev" if config.get("guidance_embeds") else "schnell"
+        return PublicNames(f"flux-1-{model}", FLUX_CODE, "flux1", "networks.lora_flux")
+
+    @override
     def load_text_encoder(self, checkpoint: str) -> TextEncoder:
-        """T5 and CLIP's pooled output: tokens[B, 512, 4096] and pooled[B, 768]."""
+        """T5 and CLIP's pooled output: tokens[B, text_tokens, 4096] and pooled[B, 768]."""
         from diffusers import FluxPipeline
 
         pipeline = load_text_pipeline(FluxPipeline, checkpoint)
+        check_width(checkpoint, "joint_attention_dim", pipeline.text_encoder_2.config.d_model)
+        check_width(checkpoint, "pooled_projection_dim", pipeline.text_encoder.config.hidden_size)
 
         def encode_one(prompt: str) -> Conditioning:
-            tokens, pooled, _ = pipeline.encode_prompt(prompt, max_sequence_length=T5_TOKENS)
+            tokens, pooled, _ = pipeline.encode_prompt(prompt, max_sequence_length=self.text_tokens)
             return Conditioning(tokens, pooled)
 
         return PipelineTextEncoder(pipeline, encode_one)
@@ -189,6 +208,7 @@ class FluxFamily(Family):
     def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> VaeDecoder:
         if decoder is DecoderName.TINY:
             return load_tiny_decoder(checkpoint, TINY_DECODER)
+        check_assumptions(self.name, checkpoint, self.decoder_assumptions)
         return load_kl_decoder(checkpoint)
 
     @override
@@ -197,7 +217,7 @@ class FluxFamily(Family):
 
         FluxPipeline(
             transformer=self.tiny_transformer(seed),
-            scheduler=FlowMatchEulerDiscreteScheduler.from_config(SCHEDULER),
+            scheduler=FlowMatchEulerDiscreteScheduler.from_config(dict(self.scheduler)),
             vae=tiny.tiny_vae(seed),
             text_encoder=tiny.tiny_clip(TINY["pooled_projection_dim"], seed, projected=False),
             tokenizer=tiny.tiny_clip_tokenizer(),
@@ -205,6 +225,47 @@ class FluxFamily(Family):
             tokenizer_2=tiny.tiny_t5_tokenizer(),
         ).save_pretrained(folder)
         tiny.tiny_decoder(seed).save_pretrained(folder / "vae_tiny")
+
+
+class FluxFamily(Flux1Family):
+    """FLUX.1-dev, 11.9 B parameters."""
+
+    name = "flux"
+    default_checkpoint = "black-forest-labs/FLUX.1-dev"
+    text_tokens = T5_TOKENS
+    scheduler = SCHEDULER
+    transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]] = {
+        Size.TINY: TINY,
+        Size.PUBLISHED: PUBLISHED,
+    }
+    assumptions = (
+        *LATENTS,
+        *equal(
+            TRANSFORMER_CONFIG, "FLUX.1-schnell is the family flux-schnell", guidance_embeds=True
+        ),
+        *equal(
+            SCHEDULER_CONFIG, **{key: value for key, value in SCHEDULER.items() if key != "shift"}
+        ),
+    )
+
+
+class FluxSchnellFamily(Flux1Family):
+    """FLUX.1-schnell: without guidance, unshifted, for one to four steps."""
+
+    name = "flux-schnell"
+    default_checkpoint = "black-forest-labs/FLUX.1-schnell"
+    text_tokens = SCHNELL_T5_TOKENS
+    distilled_steps = 4
+    scheduler = UNSHIFTED
+    transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]] = {
+        Size.TINY: TINY | {"guidance_embeds": False},
+        Size.PUBLISHED: PUBLISHED | {"guidance_embeds": False},
+    }
+    assumptions = (
+        *LATENTS,
+        *equal(TRANSFORMER_CONFIG, "FLUX.1-dev is the family flux", guidance_embeds=False),
+        *equal(SCHEDULER_CONFIG, use_dynamic_shifting=False, shift=1.0),
+    )
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
@@ -233,4 +294,5 @@ def shift_exponent(tokens: int) -> float:
     """The scheduler's mu: linear between 0.5 at 256 image tokens and 1.15 at 4096."""
     fewest, most = SCHEDULER["base_image_seq_len"], SCHEDULER["max_image_seq_len"]
     low, high = SCHEDULER["base_shift"], SCHEDULER["max_shift"]
-    return low + (high - low) * (tokens - fewest) / (most - fewest)
+    exponent: float = low + (high - low) * (tokens - fewest) / (most - fewest)
+    return exponent

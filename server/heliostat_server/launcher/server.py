@@ -15,6 +15,7 @@ import structlog
 
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.files import atomic_folder
+from heliostat_engines.hardware import choose_device
 from heliostat_engines.ownership import Layout
 from heliostat_engines.progress import Stages
 from heliostat_server.description import ServerDescription
@@ -277,6 +278,8 @@ class RolloutServer:
 
     def _prepare_triton(self, family: Family, previous: ServerRecord | None) -> None:
         settings = self._settings
+        asked = {"gpu": "cuda"}.get(settings.device, settings.device)
+        device = choose_device(asked, f"--device {settings.device}")
         resolution_px = settings.resolution_px or family.default_resolution_px
         models = ModelSettings(
             family=settings.family,
@@ -284,7 +287,7 @@ class RolloutServer:
             resolution_px=resolution_px,
             precision=settings.precision,
             precision_map=settings.precision_map,
-            device=settings.device,
+            device="cpu" if device == "cpu" else "gpu",
             max_rank=settings.max_rank,
             slots=settings.slots,
             limits=settings.limits,

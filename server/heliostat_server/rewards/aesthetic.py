@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file
 
+from heliostat_engines.weights import load_exactly, read_tensors
 from heliostat_server.rewards.head import linear_head
-from heliostat_server.rewards.state import load_exactly
 from heliostat_server.rewards.weights import TENSORS
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Aesthetic:
         self._tower = tower
         self._head = linear_head(tower.width)
         path = folder / TENSORS
-        published = {name.removeprefix("layers."): t for name, t in load_file(path).items()}
+        published = {name.removeprefix("layers."): t for name, t in read_tensors(path).items()}
         load_exactly(self._head, published, str(path))
         self._head.float().to(device).eval().requires_grad_(False)
 

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from heliostat_engines.arithmetic import dtype_on
-from heliostat_engines.errors import CheckpointError
+from heliostat_engines.families.checkpoint import load_part
 from heliostat_server.rewards.last_batch import LastBatch
 from heliostat_server.rewards.preprocessing import clip_pixels
 
@@ -39,23 +39,12 @@ class ClipTower:
         """Read a model in transformers' layout from safetensors, and a tokenizer.json.
 
         Raises:
-            CheckpointError: parameters are missing, or of another shape.
+            CheckpointError: they are not exactly a CLIP model's.
         """
         from transformers import CLIPModel, CLIPTokenizer
 
-        model, found = CLIPModel.from_pretrained(
-            folder,
-            dtype=dtype_on(device, getattr(torch, dtype)),
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-        wrong = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
-        if wrong:
-            raise CheckpointError(
-                f"{folder} does not hold a whole CLIP model: {len(wrong)} parameters are missing or "
-                f"of another shape, such as {wrong[0]}"
-            )
+        kept = dtype_on(device, getattr(torch, dtype))
+        model = load_part(CLIPModel, str(folder), None, kept)
         return cls(model, CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True), device)
 
     @property

@@ -14,13 +14,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from heliostat_engines.arithmetic import dtype_on
+from heliostat_engines.weights import load_exactly, read_tensors
 from heliostat_server.rewards.head import linear_head
 from heliostat_server.rewards.preprocessing import clip_pixels
-from heliostat_server.rewards.state import load_exactly
 from heliostat_server.rewards.weights import CONFIG, TENSORS
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ class ImageReward:
 
         self._network = ImageRewardNetwork(json.loads((folder / CONFIG).read_text()))
         path = folder / TENSORS
-        load_exactly(self._network, load_file(path), str(path))
+        load_exactly(self._network, read_tensors(path), str(path))
         self._dtype = dtype_on(device, getattr(torch, dtype))
         self._network.to(device, self._dtype).eval().requires_grad_(False)
         self._tokenizer = BertTokenizer.from_pretrained(tokenizer, local_files_only=True)

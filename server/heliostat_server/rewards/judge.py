@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
-from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
+
+from heliostat_engines.errors import CheckpointError
+from heliostat_engines.weights import load_exactly, read_metadata, read_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,13 +133,23 @@ class Judge:
 
     @classmethod
     def load(cls, path: Path) -> Judge:
-        """Read a judge from safetensors; its architecture is in the file's metadata."""
-        with safe_open(path, framework="pt") as file:
-            described = json.loads((file.metadata() or {})["judge"])
-            weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-        network = JudgeNetwork(JudgeArchitecture(**described["architecture"]))
-        network.load_state_dict(weights)
-        return cls(network, Calibration(**described["calibration"]))
+        """Read a judge from safetensors; its architecture is in the file's metadata.
+
+        Raises:
+            CheckpointError: the file is not whole, or holds no judge, or not all of one.
+        """
+        weights = {name: tensor.float() for name, tensor in read_tensors(path).items()}
+        try:
+            described = json.loads(read_metadata(path)["judge"])
+            network = JudgeNetwork(JudgeArchitecture(**described["architecture"]))
+            calibration = Calibration(**described["calibration"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} does not say which judge it holds: its metadata need a key `judge`, as "
+                "`heliostat demo pretrain` writes it"
+            ) from error
+        load_exactly(network, weights, str(path))
+        return cls(network, calibration)
 
     def metadata(self) -> dict[str, str]:
         """What `load` needs to know beside the weights."""

@@ -34,7 +34,7 @@ from tests.engines.export.evaluator import (
     to_torch,
 )
 
-FAMILIES = ("sana", "flux", "sd3.5-large", "sd3.5-medium", "demo")
+FAMILIES = ("sana", "flux", "flux-schnell", "sd3.5-large", "sd3.5-medium", "demo")
 MAX_RANK = 8
 RANK = 4
 """Below the graph's: the rest is padding."""

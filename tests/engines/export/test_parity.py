@@ -45,7 +45,13 @@ ROUNDING = Distance(0.02, 0.9998)
 the file rounds scales where torch rounds products."""
 EXACT = 1e-4
 """Of float32, at most ten thousand of its steps; one wrong branch, scale or row is 1e-2 and more."""
-SIZES = {"sana": (6, 10), "flux": (20, 8), "sd3.5-large": (12, 20), "sd3.5-medium": (20, 12)}
+SIZES = {
+    "sana": (6, 10),
+    "flux": (20, 8),
+    "flux-schnell": (8, 20),
+    "sd3.5-large": (12, 20),
+    "sd3.5-medium": (20, 12),
+}
 """Latents' height and width that no file was traced with; the demo draws one size."""
 
 

@@ -91,7 +91,17 @@ def test_a_published_transformer_cut_to_one_block_of_a_kind_has_no_weights(name:
     assert {parameter.device.type for parameter in transformer.parameters()} == {"meta"}
     assert not transformer.training
     kept = sum(len(transformer.get_submodule(blocks)) for blocks in family.block_counts)  # type: ignore[arg-type]
-    assert kept == {"demo": 2, "sana": 1, "flux": 2, "sd3.5-large": 2, "sd3.5-medium": 3}[name]
+    assert (
+        kept
+        == {
+            "demo": 2,
+            "sana": 1,
+            "flux": 2,
+            "flux-schnell": 2,
+            "sd3.5-large": 2,
+            "sd3.5-medium": 3,
+        }[name]
+    )
 
 
 def test_sanas_mix_ffn_as_linears_is_the_convolutional_one() -> None:
@@ -128,6 +138,11 @@ def test_flux_shifts_its_levels_with_the_resolution() -> None:
         shift = torch.e**mu
         middle = family.sigmas(2, resolution_px)[1]
         assert middle == pytest.approx(shift / (shift + 1), rel=1e-6)
+
+
+def test_schnell_is_not_shifted() -> None:
+    levels = get_family("flux-schnell").sigmas(4, 1024)
+    assert levels.tolist() == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
 
 
 def test_resolutions_off_the_grid_name_the_nearest_that_works() -> None:
@@ -180,7 +195,7 @@ def test_truncated_weights_are_a_checkpoint_error(
     shutil.copytree(tiny_checkpoint("flux"), folder)
     weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="cannot load"):
+    with pytest.raises(CheckpointError, match=f"{weights} is no whole safetensors file"):
         get_family("flux").load_transformer(str(folder), torch.bfloat16)
 
 

@@ -11,11 +11,19 @@ from heliostat_engines.families import FAMILIES, get_family
 from heliostat_engines.families.family import MapName, Size
 from heliostat_engines.precision import Precision, named_linears, plan_linears
 
-LORA_SITES = {"demo": 31, "sana": 160, "flux": 190, "sd3.5-large": 303, "sd3.5-medium": 191}
+LORA_SITES = {
+    "demo": 31,
+    "sana": 160,
+    "flux": 190,
+    "flux-schnell": 190,
+    "sd3.5-large": 303,
+    "sd3.5-medium": 191,
+}
 PARAMETERS_BILLION = {
     "demo": 0.005,
     "sana": 1.604,
     "flux": 11.901,
+    "flux-schnell": 11.891,
     "sd3.5-large": 8.146,
     "sd3.5-medium": 2.470,
 }

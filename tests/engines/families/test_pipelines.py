@@ -19,6 +19,7 @@ from heliostat_engines.sampling import sample_euler
 PIPELINES = {
     "sana": diffusers.SanaPipeline,
     "flux": diffusers.FluxPipeline,
+    "flux-schnell": diffusers.FluxPipeline,
     "sd3.5-large": diffusers.StableDiffusion3Pipeline,
     "sd3.5-medium": diffusers.StableDiffusion3Pipeline,
 }
@@ -51,8 +52,9 @@ def encode(name: str, pipeline: Any) -> dict[str, torch.Tensor]:
         }
         rows = [pipeline.encode_prompt(prompt, **settings)[:2] for prompt in PROMPTS]
         names = ("prompt_embeds", "prompt_attention_mask")
-    elif name == "flux":
-        rows = [pipeline.encode_prompt(prompt)[:2] for prompt in PROMPTS]
+    elif "flux" in name:
+        tokens = {"max_sequence_length": 256 if name == "flux-schnell" else 512}
+        rows = [pipeline.encode_prompt(prompt, **tokens)[:2] for prompt in PROMPTS]
         names = ("prompt_embeds", "pooled_prompt_embeds")
     else:
         settings = {"prompt_2": None, "prompt_3": None, "do_classifier_free_guidance": False}
@@ -71,7 +73,7 @@ def call_pipeline(name: str, pipeline: Any, noise: torch.Tensor, output_type: st
         pipeline.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
         settings["sigmas"] = torch.linspace(1, 0, STEPS + 1)[:-1].tolist()
         settings["use_resolution_binning"] = False
-    if name == "flux":
+    if "flux" in name:
         noise = pipeline._pack_latents(noise, *noise.shape)
     height = width = side_px(name)
     drawn: torch.Tensor = pipeline(
@@ -83,7 +85,7 @@ def call_pipeline(name: str, pipeline: Any, noise: torch.Tensor, output_type: st
         output_type=output_type,
         **settings,
     ).images
-    if name == "flux" and output_type == "latent":
+    if "flux" in name and output_type == "latent":
         drawn = pipeline._unpack_latents(drawn, height, width, pipeline.vae_scale_factor)
     return drawn
 
@@ -130,7 +132,7 @@ def test_our_images_are_the_pipelines_up_to_the_decoders_precision(
     assert (ours - expected).norm() < 0.02 * expected.norm()
 
 
-@pytest.mark.parametrize("name", ["flux", "sd3.5-large", "sd3.5-medium"])
+@pytest.mark.parametrize("name", ["flux", "flux-schnell", "sd3.5-large", "sd3.5-medium"])
 def test_the_tiny_decoder_is_the_pipelines_with_its_vae_replaced(
     name: str, tiny_checkpoint: Callable[[str], Path]
 ) -> None:

@@ -6,6 +6,7 @@ The reference is computed here: base weights plus alpha / rank B A, in float32.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -376,3 +377,22 @@ def test_a_step_that_is_not_kept_is_refused(trained: Callable[[str], Trained]) -
         export_run(run, step="best")
     with pytest.raises(RunFolderError, match="step 'last' is none"):
         export_run(run, step="last")
+
+
+def test_a_base_that_is_not_whole_is_not_fused(
+    trained: Callable[[str], Trained], tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(trained("sd3.5-medium").checkpoint, base)
+    run = write_run("sd3.5-medium", base, tmp_path / "run").folder
+    weights = base / "transformer" / "diffusion_pytorch_model.safetensors"
+    whole = load_file(weights)
+    save_file({name: t for name, t in whole.items() if name != "proj_out.bias"}, weights)
+    with pytest.raises(CheckpointError, match=r"1 differ\): proj_out.bias is missing"):
+        export_run(run, Format.FUSED)
+    save_file(whole, weights)
+    vae = base / "vae" / "diffusion_pytorch_model.safetensors"
+    vae.write_bytes(vae.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match=f"{vae} is no whole safetensors file"):
+        export_run(run, Format.FUSED)
+    assert not (run / "export").exists()

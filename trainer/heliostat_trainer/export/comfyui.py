@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save
 
 from heliostat_engines.files import atomic_folder
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.export.formats import CARD
+from heliostat_trainer.export.metadata import save_described
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from heliostat_engines.families.family import Family
     from heliostat_engines.families.original_layout import OriginalLinear
     from heliostat_engines.ownership import Layout
-    from heliostat_trainer.policy import LoraWeights
 
 PREFIX = "lora_unet_"
 
@@ -42,9 +41,7 @@ class OriginalPair:
 
 
 def write_comfyui_file(
-    family: Family,
-    weights: LoraWeights,
-    alpha: float,
+    pairs: Mapping[str, OriginalPair],
     path: Path,
     *,
     layout: Layout,
@@ -52,20 +49,19 @@ def write_comfyui_file(
     metadata: Mapping[str, str],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write the file `path` and its card into a folder of their own, which has that layout.
+    """Write the file `path` of `original_pairs` and its card into a folder of their own.
 
     Raises:
-        ConfigError: a module has no place in the family's original layout.
         FilesError: it cannot be written, or the folder is not ours.
     """
     tensors = {}
-    for name, pair in original_pairs(family, weights.pairs(), alpha).items():
+    for name, pair in pairs.items():
         key = PREFIX + name.replace(".", "_")
         tensors[f"{key}.lora_down.weight"] = pair.down.to(dtype).contiguous()
         tensors[f"{key}.lora_up.weight"] = pair.up.to(dtype).contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(pair.alpha, dtype=torch.float32)
     with atomic_folder(path.parent, layout) as draft:
-        (draft / path.name).write_bytes(save(tensors, metadata=dict(metadata)))
+        (draft / path.name).write_bytes(save_described(tensors, metadata))
         (draft / CARD).write_text(card, encoding="utf-8")
 
 

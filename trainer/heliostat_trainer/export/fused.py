@@ -12,19 +12,27 @@ import torch
 from safetensors import safe_open
 
 from heliostat_engines.errors import CheckpointError
+from heliostat_engines.export.sources import CheckpointSource
 from heliostat_engines.families.checkpoint import hub_errors_explained
 from heliostat_engines.files import atomic_folder
 from heliostat_engines.progress import unheard
+from heliostat_engines.weights import (
+    DIFFUSERS,
+    TRANSFORMERS,
+    index_file,
+    single_file,
+    tensor_files,
+)
 from heliostat_trainer.export.formats import CARD, Format
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from heliostat_engines.adapters import LoraPair
+    from heliostat_engines.families.family import Family
     from heliostat_engines.progress import Progress
 
-SINGLE = "diffusion_pytorch_model.safetensors"
-INDEX = f"{SINGLE}.index.json"
+INDEX = index_file()
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 ALIGNMENT = 8
 
@@ -48,6 +56,7 @@ class Rounding:
 
 
 def write_fused_checkpoint(
+    family: Family,
     checkpoint: str,
     pairs: Mapping[str, LoraPair],
     folder: Path,
@@ -59,6 +68,7 @@ def write_fused_checkpoint(
     """Write the whole pipeline in diffusers' layout, its transformer's weights updated.
 
     Args:
+        family: the model family.
         checkpoint: the base model, a folder or a Hugging Face name.
         pairs: the update of each of the transformer's modules, its scale folded in.
         folder: where it goes.
@@ -67,13 +77,16 @@ def write_fused_checkpoint(
         progress: is told of each weight written.
 
     Raises:
-        CheckpointError: the base model cannot be read or has no such modules.
+        CheckpointError: the base model cannot be read, is not whole, or has no such modules.
         FilesError: it cannot be written, or is not ours.
     """
     base = local_checkpoint(checkpoint)
     updates = {f"{module}.weight": pair for module, pair in pairs.items()}
-    shards = _shards(base / "transformer")
-    names = _require_all(base, shards, updates)
+    files = tensor_files(base / "transformer")
+    _require_all(base, files, updates)
+    CheckpointSource(family, base)  # refuses a transformer that is not whole
+    _check_other_parts(base)
+    shards = sorted({file.name for file in files.values()})
     layout = Format.FUSED.layout(folder.name, is_own_place=False)
     with atomic_folder(folder, layout) as draft:
         progress("copy the other parts", 0, 1)
@@ -88,7 +101,7 @@ def write_fused_checkpoint(
             for lost in _rewrite(path, target / shard, updates, dtype):
                 rounding += lost
                 done += 1
-                progress("weights", done, names)
+                progress("weights", done, len(files))
         _write_index(base / "transformer", target)
         (draft / CARD).write_text(card, encoding="utf-8")
     return rounding
@@ -116,31 +129,21 @@ def _copy_other_parts(base: Path, draft: Path) -> None:
             shutil.copytree(base / name, draft / name)
 
 
-def _shards(transformer: Path) -> list[str]:
-    index = transformer / INDEX
-    if index.is_file():
-        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    if not (transformer / SINGLE).is_file():
-        raise CheckpointError(
-            f"{transformer} holds no {SINGLE}: point model.checkpoint at a folder in diffusers' "
-            "layout with safetensors"
-        )
-    return [SINGLE]
+def _check_other_parts(base: Path) -> None:
+    """Refuse a copy of weights that are not whole: a file that is cut off, a shard that is missing."""
+    for stem in (DIFFUSERS, TRANSFORMERS):
+        for name in (single_file(stem), index_file(stem)):
+            for path in base.glob(f"*/{name}"):
+                tensor_files(path.parent, stem)
 
 
-def _require_all(base: Path, shards: list[str], updates: Mapping[str, LoraPair]) -> int:
-    """How many tensors there are. Raises CheckpointError if one to update is not among them."""
-    names: set[str] = set()
-    for shard in shards:
-        with safe_open(base / "transformer" / shard, framework="pt") as tensors:
-            names |= set(tensors.keys())
-    missing = set(updates) - names
+def _require_all(base: Path, files: Mapping[str, Path], updates: Mapping[str, LoraPair]) -> None:
+    missing = updates.keys() - files.keys()
     if missing:
         raise CheckpointError(
             f"{base} lacks {len(missing)} of the LoRA's {len(updates)} modules (the first: "
             f"{min(missing)}): export with the checkpoint that the run was trained on"
         )
-    return len(names)
 
 
 def _rewrite(
@@ -148,6 +151,7 @@ def _rewrite(
 ) -> Iterator[Rounding]:
     """Copy a safetensors file tensor by tensor, adding the updates on the way; what each lost."""
     header = _read_header(source)
+    _forget_hashes(header)
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
     names = sorted(tensors, key=lambda name: tensors[name]["data_offsets"][0])
     end = 0
@@ -167,6 +171,13 @@ def _rewrite(
                 tensor, lost = _updated(tensor, updates[name], DTYPES[tensors[name]["dtype"]])
             out.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
             yield lost
+
+
+def _forget_hashes(header: Mapping[str, dict[str, Any]]) -> None:
+    """Of the base model's tensors, where its metadata have them (ModelSpec)."""
+    metadata = header.get("__metadata__", {})
+    for key in [key for key in metadata if key.startswith("modelspec.hash_")]:
+        del metadata[key]
 
 
 def _updated(
@@ -198,7 +209,7 @@ def _write_index(base: Path, target: Path) -> None:
     if not (base / INDEX).is_file():
         return
     index = json.loads((base / INDEX).read_text("utf-8"))
-    headers = [_read_header(target / shard) for shard in _shards(base)]
+    headers = [_read_header(target / shard) for shard in sorted(set(index["weight_map"].values()))]
     index["metadata"]["total_size"] = sum(
         entry["data_offsets"][1] - entry["data_offsets"][0]
         for header in headers

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save
 
 from heliostat_engines.adapters import pack_adapter
 from heliostat_engines.files import atomic_folder
 from heliostat_trainer.export.formats import CARD, DIFFUSERS_FILE, Format
+from heliostat_trainer.export.metadata import save_described
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from heliostat_trainer.policy import LoraWeights
@@ -23,11 +24,13 @@ def write_lora_folder(
     folder: Path,
     *,
     card: str | None = None,
+    metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write `folder`, which PEFT loads, and diffusers: `pipeline.load_lora_weights(folder)`.
 
-    The diffusers file has alpha / rank folded into B, so that no reader has to know alpha.
+    The diffusers file has alpha / rank folded into B, so that no reader has to know alpha, and carries
+    `metadata`.
 
     Raises:
         FilesError: it cannot be written, or is not ours.
@@ -45,7 +48,7 @@ def write_lora_folder(
     with atomic_folder(folder, layout) as draft:
         (draft / "adapter_config.json").write_bytes(files.config)
         (draft / "adapter_model.safetensors").write_bytes(files.tensors)
-        (draft / DIFFUSERS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))
+        (draft / DIFFUSERS_FILE).write_bytes(save_described(tensors, metadata or {}))
         if card is not None:
             (draft / CARD).write_text(card, encoding="utf-8")
 

@@ -12,10 +12,11 @@ from heliostat_engines.families import get_family
 from heliostat_engines.ownership import require_replaceable
 from heliostat_engines.progress import unheard
 from heliostat_trainer.export.card import model_card
-from heliostat_trainer.export.comfyui import write_comfyui_file
+from heliostat_trainer.export.comfyui import original_pairs, write_comfyui_file
 from heliostat_trainer.export.formats import Format
 from heliostat_trainer.export.fused import Rounding, write_fused_checkpoint
 from heliostat_trainer.export.lora_folder import write_lora_folder
+from heliostat_trainer.export.metadata import diffusers_metadata, original_metadata
 from heliostat_trainer.export.source import LATEST, TrainedLora, read_lora
 from heliostat_trainer.report.record import read_run
 
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from heliostat_engines.families.family import Family
     from heliostat_engines.progress import Progress
-    from heliostat_trainer.report.record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,13 @@ def export_run(
     card = model_card(record, family, lora, kind)
     if kind is Format.COMFYUI:
         path = folder / f"{record.name}.safetensors"
+        originals = original_pairs(family, lora.weights.pairs(), lora.alpha)
         write_comfyui_file(
-            family,
-            lora.weights,
-            lora.alpha,
+            originals,
             path,
             layout=layout,
             card=card,
-            metadata=_comfyui_metadata(record, family, lora),
+            metadata=original_metadata(record, family, lora, originals),
             dtype=dtype or torch.float32,
         )
         return Exported(path, lora.step)
@@ -86,10 +84,17 @@ def export_run(
         checkpoint = record.settings["model.checkpoint"] or family.default_checkpoint
         pairs = _scaled(lora)
         rounding = write_fused_checkpoint(
-            checkpoint, pairs, folder, card=card, dtype=dtype, progress=progress
+            family, checkpoint, pairs, folder, card=card, dtype=dtype, progress=progress
         )
         return Exported(folder, lora.step, rounding)
-    write_lora_folder(lora.weights, lora.alpha, folder, card=card, dtype=dtype or torch.float32)
+    write_lora_folder(
+        lora.weights,
+        lora.alpha,
+        folder,
+        card=card,
+        metadata=diffusers_metadata(record, family, lora),
+        dtype=dtype or torch.float32,
+    )
     return Exported(folder, lora.step)
 
 
@@ -97,20 +102,4 @@ def _scaled(lora: TrainedLora) -> Mapping[str, LoraPair]:
     return {
         module: LoraPair(down, up * (lora.alpha / down.shape[0]))
         for module, (down, up) in lora.weights.pairs().items()
-    }
-
-
-def _comfyui_metadata(record: RunRecord, family: Family, lora: TrainedLora) -> dict[str, str]:
-    """What model managers show: sd-scripts' own keys and the ModelSpec ones."""
-    return {
-        "format": "pt",
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{family.name}/lora",
-        "modelspec.implementation": "diffusers",
-        "modelspec.title": record.name,
-        "modelspec.description": (
-            f"Trained {lora.step} steps on {record.reward.label} with heliostat; needs no trigger word."
-        ),
-        "ss_network_dim": str(record.settings["lora.rank"]),
-        "ss_network_alpha": str(record.settings["lora.alpha"]),
     }

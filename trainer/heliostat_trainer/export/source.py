@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LATEST, BEST = "latest", "best"
+TENSORS = "tensors.safetensors"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class TrainedLora:
     alpha: float
     """The update is scaled by alpha / rank."""
     step: int
+    saved_at: float
+    """When its checkpoint was written, in seconds since the epoch."""
 
 
 def read_lora(run: Path, which: str, alpha: float) -> TrainedLora:
@@ -44,7 +47,10 @@ def read_lora(run: Path, which: str, alpha: float) -> TrainedLora:
     if not steps:
         raise RunFolderError(f"{run} has no checkpoint yet: nothing to export")
     step = _chosen(run, which, steps)
-    return TrainedLora(_moving_average(step_folder(folder, step)), alpha, step)
+    checkpoint = step_folder(folder, step)
+    weights = _moving_average(checkpoint)
+    saved_at = (checkpoint / TENSORS).stat().st_mtime
+    return TrainedLora(weights, alpha, step, saved_at)
 
 
 def _chosen(run: Path, which: str, steps: list[int]) -> int:
@@ -76,7 +82,7 @@ def _number(which: str) -> int:
 def _moving_average(checkpoint: Path) -> LoraWeights:
     prefix = f"{PolicyName.EMA}/"
     try:
-        with safe_open(checkpoint / "tensors.safetensors", framework="pt") as tensors:
+        with safe_open(checkpoint / TENSORS, framework="pt") as tensors:
             return LoraWeights(
                 {
                     key.removeprefix(prefix): tensors.get_tensor(key)

@@ -11,14 +11,22 @@ from typing_extensions import override
 
 from heliostat_engines import calibration
 from heliostat_engines.errors import CheckpointError
-from heliostat_engines.families.decoder import load_kl_decoder
+from heliostat_engines.families.assumptions import TRANSFORMER_CONFIG, check_assumptions, equal
+from heliostat_engines.families.decoder import KL_DECODER, load_kl_decoder
 from heliostat_engines.families.family import (
     DecoderName,
     Resolutions,
     Size,
     TextEncoder,
 )
-from heliostat_engines.families.sd3.structure import EMBEDDERS, MODULATION, OUTPUTS, Sd3Family
+from heliostat_engines.families.public_names import SD3_CODE, PublicNames
+from heliostat_engines.families.sd3.structure import (
+    EMBEDDERS,
+    LATENTS,
+    MODULATION,
+    OUTPUTS,
+    Sd3Family,
+)
 from heliostat_engines.families.tiny import tiny_vae
 from heliostat_engines.precision import PrecisionMap
 
@@ -48,11 +56,25 @@ class DemoFamily(Sd3Family):
     resolutions = Resolutions(smallest_px=64, largest_px=64, multiple_px=64)
     text_tokens = 16
     pipeline = None
+    assumptions = (
+        *LATENTS,
+        *equal(
+            TRANSFORMER_CONFIG,
+            joint_attention_dim=PUBLISHED["joint_attention_dim"],
+            pooled_projection_dim=PUBLISHED["pooled_projection_dim"],
+        ),
+    )
+    decoder_assumptions = KL_DECODER
     precision_map: ClassVar[PrecisionMap] = PrecisionMap(keep=EMBEDDERS + MODULATION + OUTPUTS)
     transformer_configs: ClassVar[Mapping[Size, Mapping[str, Any]]] = {
         Size.TINY: TINY,
         Size.PUBLISHED: PUBLISHED,
     }
+
+    @override
+    def public_names(self, config: Mapping[str, Any]) -> PublicNames:
+        """Nobody else knows it; its layout is SD3's."""
+        return PublicNames("heliostat-demo", SD3_CODE, "heliostat-demo")
 
     @override
     def load_text_encoder(self, checkpoint: str) -> TextEncoder:
@@ -65,6 +87,7 @@ class DemoFamily(Sd3Family):
         """AutoencoderKL's decoder in float32 (1 M parameters: BF16 gains nothing here)."""
         if decoder is DecoderName.TINY:
             raise CheckpointError("the demo's decoder is tiny already: set decoder = full")
+        check_assumptions(self.name, checkpoint, self.decoder_assumptions)
         return load_kl_decoder(checkpoint, torch.float32, at_once=BATCH)
 
     @override

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.weights import TRANSFORMERS, load_exactly, read_tensors, single_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,10 +41,11 @@ class DemoTextEncoder:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         self._model = AutoModel.from_config(config).float().eval()
-        weights = load_file(folder / "model.safetensors")
+        path = folder / single_file(TRANSFORMERS)
+        weights = read_tensors(path)
         # Saved by an older release: the positions 0..511, which the model makes itself.
         weights.pop("embeddings.position_ids", None)
-        self._model.load_state_dict(weights)
+        load_exactly(self._model, weights, str(path))
         self._cached = lru_cache(maxsize=cache_size)(self._encode_one)
 
     def to(self, device: torch.device | str) -> DemoTextEncoder:

@@ -11,6 +11,15 @@ from typing_extensions import override
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families import tiny
+from heliostat_engines.families.assumptions import (
+    SCHEDULER_CONFIG,
+    TRANSFORMER_CONFIG,
+    VAE_CONFIG,
+    at_least,
+    check_assumptions,
+    entries,
+    equal,
+)
 from heliostat_engines.families.checkpoint import load_part
 from heliostat_engines.families.decoder import VaeDecoder
 from heliostat_engines.families.family import (
@@ -21,8 +30,9 @@ from heliostat_engines.families.family import (
     TextEncoder,
 )
 from heliostat_engines.families.original_layout import OriginalLinear
+from heliostat_engines.families.public_names import SANA_CODE, PublicNames
 from heliostat_engines.families.sana.mix_ffn import linearise
-from heliostat_engines.families.text import PipelineTextEncoder, load_text_pipeline
+from heliostat_engines.families.text import PipelineTextEncoder, check_width, load_text_pipeline
 from heliostat_engines.precision import Keep, PrecisionMap
 
 if TYPE_CHECKING:
@@ -97,6 +107,21 @@ class SanaFamily(Family):
         Size.TINY: TINY,
         Size.PUBLISHED: PUBLISHED,
     }
+    assumptions = (
+        *equal(TRANSFORMER_CONFIG, in_channels=32, out_channels=(None, 32), patch_size=1),
+        *equal(
+            TRANSFORMER_CONFIG,
+            "SANA-Sprint's noise levels are angles, which no family here draws with: choose a "
+            "checkpoint of SANA",
+            guidance_embeds=False,
+        ),
+        *equal(SCHEDULER_CONFIG, prediction_type="flow_prediction"),
+    )
+    decoder_assumptions = (
+        *equal(VAE_CONFIG, latent_channels=32),
+        at_least(VAE_CONFIG, "scaling_factor", 0),
+        entries(VAE_CONFIG, "decoder_block_out_channels", 6),
+    )
     precision_map: ClassVar[PrecisionMap] = PrecisionMap(
         keep=(
             *OUTSIDE_BLOCKS,
@@ -178,6 +203,12 @@ class SanaFamily(Family):
         )
 
     @override
+    def public_names(self, config: Mapping[str, Any]) -> PublicNames:
+        """SwarmUI knows the model of 1.6 B parameters by an id of its own; sd-scripts knows none."""
+        published = config.get("num_layers") == PUBLISHED["num_layers"]
+        return PublicNames("nvidia-sana-1600" if published else "nvidia-sana", SANA_CODE, "sana")
+
+    @override
     def load_text_encoder(self, checkpoint: str) -> TextEncoder:
         """Gemma 2 under the pipeline's instruction: tokens[B, 300, 2304] and mask[B, 300].
 
@@ -186,6 +217,7 @@ class SanaFamily(Family):
         from diffusers import SanaPipeline
 
         pipeline = load_text_pipeline(SanaPipeline, checkpoint)
+        check_width(checkpoint, "caption_channels", pipeline.text_encoder.config.hidden_size)
         instruction = published_instruction()
 
         def encode_one(prompt: str) -> Conditioning:
@@ -206,6 +238,7 @@ class SanaFamily(Family):
 
         if decoder is DecoderName.TINY:
             raise CheckpointError("no tiny decoder of SANA's latents exists: set decoder = full")
+        check_assumptions(self.name, checkpoint, self.decoder_assumptions)
         vae: Any = load_part(AutoencoderDC, checkpoint, "vae", torch.bfloat16)
         return VaeDecoder(vae, scale=vae.config.scaling_factor)
 

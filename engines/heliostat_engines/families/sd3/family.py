@@ -8,15 +8,29 @@ from typing_extensions import override
 
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families import tiny
-from heliostat_engines.families.decoder import load_kl_decoder, load_tiny_decoder
+from heliostat_engines.families.assumptions import (
+    SCHEDULER_CONFIG,
+    TRANSFORMER_CONFIG,
+    at_least,
+    check_assumptions,
+    equal,
+)
+from heliostat_engines.families.decoder import KL_DECODER, load_kl_decoder, load_tiny_decoder
 from heliostat_engines.families.family import (
     DecoderName,
     Resolutions,
     Size,
     TextEncoder,
 )
-from heliostat_engines.families.sd3.structure import EMBEDDERS, MODULATION, OUTPUTS, Sd3Family
-from heliostat_engines.families.text import PipelineTextEncoder, load_text_pipeline
+from heliostat_engines.families.public_names import SD3_CODE, PublicNames
+from heliostat_engines.families.sd3.structure import (
+    EMBEDDERS,
+    LATENTS,
+    MODULATION,
+    OUTPUTS,
+    Sd3Family,
+)
+from heliostat_engines.families.text import PipelineTextEncoder, check_width, load_text_pipeline
 from heliostat_engines.precision import Keep, PrecisionMap
 
 if TYPE_CHECKING:
@@ -73,6 +87,13 @@ class Sd35Family(Sd3Family):
 
     default_resolution_px = 1024
     resolutions = Resolutions(smallest_px=256, largest_px=1536, multiple_px=16)
+    assumptions = (
+        *LATENTS,
+        *equal(TRANSFORMER_CONFIG, patch_size=2),
+        at_least(TRANSFORMER_CONFIG, "pos_embed_max_size", 1536 // 16),
+        *equal(SCHEDULER_CONFIG, shift=SHIFT, use_dynamic_shifting=False),
+    )
+    decoder_assumptions = KL_DECODER
     text_tokens = CLIP_TOKENS + T5_TOKENS
     precision_map: ClassVar[PrecisionMap] = PrecisionMap(
         keep=(
@@ -96,11 +117,28 @@ class Sd35Family(Sd3Family):
         return levels_and_zero
 
     @override
+    def public_names(self, config: Mapping[str, Any]) -> PublicNames:
+        """By what tells the models of this class apart, as sd-scripts does."""
+        if config.get("qk_norm") is None:
+            architecture, version = "stable-diffusion-v3-medium", "3-medium"
+        elif config.get("dual_attention_layers"):
+            architecture, version = "stable-diffusion-v3.5-medium", "3-5-medium"
+        else:
+            architecture, version = "stable-diffusion-v3.5-large", "3-5-large"
+        return PublicNames(architecture, SD3_CODE, version, "networks.lora_sd3")
+
+    @override
     def load_text_encoder(self, checkpoint: str) -> TextEncoder:
         """Both CLIPs and T5: tokens[B, 77 + 256, 4096] and pooled[B, 2048]."""
         from diffusers import StableDiffusion3Pipeline
 
         pipeline = load_text_pipeline(StableDiffusion3Pipeline, checkpoint)
+        clips = (pipeline.text_encoder, pipeline.text_encoder_2)
+        pooled_width = sum(clip.config.projection_dim for clip in clips)
+        check_width(checkpoint, "pooled_projection_dim", pooled_width)
+        if pipeline.text_encoder_3 is not None:  # without it the pipeline reads zeros
+            width = pipeline.text_encoder_3.config.d_model
+            check_width(checkpoint, "joint_attention_dim", width)
 
         def encode_one(prompt: str) -> Conditioning:
             tokens, _, pooled, _ = pipeline.encode_prompt(
@@ -118,6 +156,7 @@ class Sd35Family(Sd3Family):
     def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> VaeDecoder:
         if decoder is DecoderName.TINY:
             return load_tiny_decoder(checkpoint, TINY_DECODER)
+        check_assumptions(self.name, checkpoint, self.decoder_assumptions)
         return load_kl_decoder(checkpoint)
 
     @override

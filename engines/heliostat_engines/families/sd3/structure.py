@@ -8,6 +8,7 @@ import torch
 from typing_extensions import override
 
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.families.assumptions import TRANSFORMER_CONFIG, equal
 from heliostat_engines.families.family import Family
 from heliostat_engines.families.original_layout import OriginalLinear
 from heliostat_engines.precision import Keep, PrecisionMap
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 TIMESTEPS = 1000.0
 """The transformer counts noise in timesteps, sigma * 1000."""
+
+LATENTS = equal(TRANSFORMER_CONFIG, in_channels=16, out_channels=(None, 16))
 
 EMBEDDERS = (
     Keep("pos_embed", "embeds the latents: outliers, little work"),
