@@ -368,7 +368,8 @@ def train(
 
     if ranks > 1 and not dry_run:
         raise typer.BadParameter("--ranks goes with --dry-run: to train on several, use torchrun")
-    settings = load_config(config, context.args)
+    own = [option for parameter in context.command.params for option in parameter.opts]
+    settings = load_config(config, context.args, own)
     if dry_run:
         from heliostat.planning import show
 
