@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from heliostat_engines.suggestions import nearest
+
+T = TypeVar("T")
 
 INTS = 2**63
 """What JSON, protobuf and torch hold: -INTS..INTS - 1."""
@@ -35,7 +37,11 @@ class Settings(BaseModel):
     """Frozen; an unknown key is an error that names the nearest; numbers are finite and fit."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",  # else JSON says null, and options would be lost
     )
 
     @model_validator(mode="before")
@@ -53,12 +59,12 @@ class Settings(BaseModel):
     @classmethod
     def _fits(cls, value: Any) -> Any:
         for number in value if isinstance(value, tuple) else (value,):
-            check_number(number)
+            _checked(number)
         return value
 
 
-def check_number(value: object) -> None:
-    """Refuse a number that becomes another one where it is used.
+def _checked(value: T) -> T:
+    """Refuse a number that would become another one where it is used.
 
     Raises:
         PydanticCustomError: it is NaN, or no 64 bits hold it, or float32 takes it for 0 or infinite.
@@ -74,6 +80,11 @@ def check_number(value: object) -> None:
         problem = "float32 takes this number for 0"
     if problem is not None:
         raise PydanticCustomError("number_out_of_range", "{problem}", {"problem": problem})
+    return value
+
+
+Number = Annotated[float, AfterValidator(_checked)]
+"""Of a table of numbers; fields of their own are checked anyway."""
 
 
 def _hint(key: str, known: list[str]) -> str:

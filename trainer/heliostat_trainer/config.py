@@ -29,6 +29,7 @@ from heliostat_engines.settings import (
     Fraction,
     Limit,
     NotNegative,
+    Number,
     Positive,
     Seconds,
     Settings,
@@ -304,7 +305,7 @@ class RewardSection(Settings):
 
     name: str | None = None
     """The reward to train on, as it is."""
-    weights: Annotated[dict[str, float], Field(min_length=1)] | None = None
+    weights: Annotated[dict[str, Number], Field(min_length=1)] | None = None
     """Several rewards to train on, each with its weight in their sum: { pickscore = 1.0, ocr = 0.5 }.
     A negative weight penalises."""
     normalise: Normalise = Normalise.GROUP_STD
