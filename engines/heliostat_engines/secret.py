@@ -44,9 +44,9 @@ def sendable(secret: str, source: str) -> str:
     secret = secret.strip()
     if not secret:
         raise SecretError(f"{source} is empty: set it to a token")
-    if not all("!" <= character <= "~" for character in secret):
+    if not all(" " <= character <= "~" for character in secret):
         raise SecretError(
-            f"{source} is no token: it has white space, control characters or letters outside "
-            "ASCII within it: copy the token again, and nothing else"
+            f"{source} is no token: it has a line break, another control character or a letter "
+            "outside ASCII within it: copy the token again, and nothing else"
         )
     return secret
