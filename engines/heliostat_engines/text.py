@@ -9,6 +9,8 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from heliostat_engines.errors import FileError, HeliostatError
 
 if TYPE_CHECKING:
@@ -73,27 +75,34 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def content_of(path: Path, advice: str = "") -> Iterator[None]:
+def content_of(
+    path: Path, advice: str = "", kind: type[HeliostatError] = FileError
+) -> Iterator[None]:
     """Take apart in the block what a file of ours holds: a damaged one is one sentence.
 
-    advice: what to do about it.
+    Args:
+        path: the file.
+        advice: what to do about it.
+        kind: of the error.
 
     Raises:
-        FileError: something in it is missing or not what it was written as.
+        kind: it cannot be read, or something in it is missing or not what it was written as.
     """
-    then = f": {advice}" if advice else ""
     try:
         yield
-    except FileError as error:
-        raise FileError(f"{error}{then}") from error
-    except HeliostatError:
-        raise
+    except HeliostatError as error:
+        if not isinstance(error, FileError):
+            raise
+        problem, cause = str(error), error.__cause__
     except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}{then}") from error
+        problem, cause = f"cannot read {path}: {error.strerror or error}", error
     except KeyError as error:
-        raise FileError(f"{path} is damaged: it lacks {error}{then}") from error
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
-        raise FileError(f"{path} is damaged ({_first_line(error)}){then}") from error
+        problem, cause = f"{path} is damaged: it lacks {error}", error
+    except (ValueError, TypeError, AttributeError, LookupError, SafetensorError) as error:
+        problem, cause = f"{path} is damaged ({_first_line(error)})", error
+    else:
+        return
+    raise kind(f"{problem}: {advice}" if advice else problem) from cause
 
 
 def _first_line(error: Exception) -> str:

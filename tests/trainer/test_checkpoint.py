@@ -114,7 +114,7 @@ def test_a_broken_checkpoint_is_named(
     checkpoints.save(RunState(step=3), policy, optimiser_of(policy))
     tensors = tmp_path / "checkpoints" / "step-000003" / "tensors.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:100])
-    with pytest.raises(RunFolderError, match=r"step-000003 .*delete that folder to resume"):
+    with pytest.raises(RunFolderError, match=r"step-000003.*: delete .*step-000003 to resume"):
         load(checkpoints, policy, optimiser_of(policy))
 
 

@@ -13,10 +13,10 @@ import shutil
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from heliostat_engines.adapters import AdapterFiles
+from heliostat_engines.text import content_of, read_json
 from heliostat_trainer.config import completed, first_change, flatten
 from heliostat_trainer.curriculum import Sighting
 from heliostat_trainer.errors import RunFolderError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.policy import Policy
 
+TENSORS = "tensors.safetensors"
 EXPLORER = "explorer-"
 
 
@@ -77,7 +78,7 @@ class Checkpoints:
         content = {"state": _plain(state), "settings": flatten(self._config)}
         with atomic_folder(step_folder(self._folder, state.step)) as draft:
             # As bytes: safetensors' own writer maps the file and dies of SIGBUS on a full disk.
-            (draft / "tensors.safetensors").write_bytes(save(_tensors(policy, optimiser)))
+            (draft / TENSORS).write_bytes(save(_tensors(policy, optimiser)))
             (draft / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
             for step, files in state.explorers.items():
                 (draft / f"{EXPLORER}{step:06d}.json").write_bytes(files.config)
@@ -99,18 +100,13 @@ class Checkpoints:
         if step is None:
             raise RunFolderError(f"{self._folder} has no checkpoint: start without --resume")
         path = step_folder(self._folder, step)
-        try:
-            content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        advice = f"delete {path} to resume from the checkpoint before it"
+        with content_of(path / "state.json", advice, RunFolderError):
+            content = read_json(path / "state.json")
             state = _state(content["state"], _explorers(path))
             self._require_same(content["settings"])
-            restore(load_file(path / "tensors.safetensors"), step)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            if isinstance(error, RunFolderError):
-                raise
-            raise RunFolderError(
-                f"cannot read checkpoint {path} ({error}): delete that folder to resume from the "
-                "one before it"
-            ) from error
+        with content_of(path / TENSORS, advice, RunFolderError):
+            restore(load_file(path / TENSORS), step)
         return state
 
     def _require_same(self, saved: Mapping[str, object]) -> None:

@@ -748,9 +748,14 @@ def server_address(url: str) -> str:
 
 def flatten(config: TrainConfig) -> dict[str, object]:
     """section.key -> value as JSON has it."""
+    return flat(config.model_dump(mode="json"))
+
+
+def flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """section.key -> value."""
     return {
         f"{section}.{key}": value
-        for section, keys in config.model_dump(mode="json").items()
+        for section, keys in sections.items()
         for key, value in keys.items()
     }
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from heliostat_engines.text import content_of, read_json
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.files import atomic_folder
 from heliostat_trainer.policy import PolicyName
@@ -23,7 +24,7 @@ from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.statistics import PER_IMAGE, Interval, diversity, interval
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -183,15 +184,16 @@ class Evaluator:
         return values.reshape(len(self._prompts), -1)
 
 
-def read_evaluations(folder: Path) -> tuple[Evaluation, ...]:
-    """All evaluations of a run's `evaluation/` folder, by step.
-
-    Raises:
-        RunFolderError: a file is not readable.
-    """
+def read_evaluations(
+    folder: Path, say: Callable[[str], None] = lambda _: None
+) -> tuple[Evaluation, ...]:
+    """All evaluations of a run's `evaluation/` folder, by step; `say` is told of damaged ones."""
     evaluations: list[Evaluation] = []
     for path in sorted(folder.glob(f"step-*/{RESULTS}")):
-        evaluations += _read(path)
+        try:
+            evaluations += _read(path)
+        except RunFolderError as error:
+            say(f"{error}: it is left out")
     return tuple(evaluations)
 
 
@@ -236,10 +238,8 @@ def prompt_interval(values: NDArray[np.float64]) -> Interval:
 
 
 def _read(path: Path) -> list[Evaluation]:
-    try:
-        return [_evaluation(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunFolderError(f"cannot read {path}: {error}") from error
+    with content_of(path, kind=RunFolderError):
+        return [_evaluation(entry) for entry in read_json(path)]
 
 
 def _evaluation(entry: dict[str, object]) -> Evaluation:

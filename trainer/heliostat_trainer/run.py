@@ -30,6 +30,7 @@ from heliostat_trainer.metrics import MetricsLog
 from heliostat_trainer.progress import Outlook, Progress, open_progress
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.ranks import Ranks, RunEndedError, open_ranks
+from heliostat_trainer.run_file import RUN_FILE
 from heliostat_trainer.servers import open_servers
 from heliostat_trainer.showcase import keep_showcase
 from heliostat_trainer.team import Call, Helper, announced, listen
@@ -250,4 +251,4 @@ def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
 def write_run_file(config: TrainConfig, info: ServerInfo) -> None:
     """Keep the settings and the server's description beside the results. Raises RunFolderError."""
     content = {"config": config.model_dump(mode="json"), "server": asdict(info)}
-    atomic_text(config.run.path / "run.json", json.dumps(content, indent=1))
+    atomic_text(config.run.path / RUN_FILE, json.dumps(content, indent=1))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from scipy import stats
 
+from heliostat_engines.text import content_of, read_json
+from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.files import atomic_folder
 from heliostat_trainer.policy import PolicyName
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -75,17 +78,23 @@ def keep_showcase(
 
 
 def read_showcase(folder: Path) -> Showcase | None:
-    """What `keep_showcase` kept; None if the run has none."""
-    if not (folder / "showcase.json").exists():
+    """What `keep_showcase` kept; None if the run has none. Raises RunFolderError."""
+    path = folder / "showcase.json"
+    if not path.exists():
         return None
-    content = json.loads((folder / "showcase.json").read_text(encoding="utf-8"))
-    images = {
-        name: tensor.numpy() for name, tensor in load_file(folder / "images.safetensors").items()
-    }
+    with content_of(path, kind=RunFolderError):
+        return _showcase(read_json(path), load_file(folder / "images.safetensors"))
+
+
+def _showcase(content: Mapping[str, Any], images: Mapping[str, torch.Tensor]) -> Showcase:
     pairs = [
         Pair(explored, redrawn, proxy, reward)
         for explored, redrawn, proxy, reward in zip(
-            images["explored"], images["redrawn"], content["proxy"], content["reward"], strict=True
+            images["explored"].numpy(),
+            images["redrawn"].numpy(),
+            content["proxy"],
+            content["reward"],
+            strict=True,
         )
     ]
     half = len(pairs) // 2

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
+from heliostat_engines.text import content_of
 from heliostat_trainer.config import GuardsSection, RewardSection
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluate import Evaluation, read_evaluations
 from heliostat_trainer.guards import Alarm, alarms
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.policy import PolicyName
+from heliostat_trainer.run_file import RUN_FILE, read_settings
 from heliostat_trainer.showcase import Showcase, read_showcase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
     from typing import Any
 
@@ -37,6 +38,8 @@ class RunRecord:
     evaluations: tuple[Evaluation, ...]
     folder: Path
     showcase: Showcase | None
+    problems: tuple[str, ...] = ()
+    """What is damaged and therefore left out, a sentence each."""
 
     @property
     def reward(self) -> RewardSection:
@@ -80,10 +83,10 @@ class RunRecord:
     def images(self, evaluation: Evaluation) -> NDArray[np.uint8]:
         """images[P, S, H, W, 3] that an evaluation kept."""
         path = self.folder / "evaluation" / f"step-{evaluation.step:06d}" / "images.safetensors"
-        tensors = load_file(path)
-        images: NDArray[np.uint8] = tensors[
-            f"{evaluation.policy}/guidance_{evaluation.guidance:g}"
-        ].numpy()
+        with content_of(path, kind=RunFolderError):
+            images: NDArray[np.uint8] = load_file(path)[
+                f"{evaluation.policy}/guidance_{evaluation.guidance:g}"
+            ].numpy()
         return images
 
     def _section(self, name: str) -> dict[str, Any]:
@@ -99,28 +102,31 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run folder.
+    """Read a run folder; of what is damaged in it, all but the settings is left out.
 
     Raises:
-        RunFolderError: it is none, or cannot be read.
+        RunFolderError: it is none, or its settings cannot be read.
     """
-    run = folder / "run.json"
-    if not run.exists():
-        raise RunFolderError(f"{folder} is no run folder: it has no run.json")
-    return RunRecord(
+    if not (folder / RUN_FILE).exists():
+        raise RunFolderError(f"{folder} is no run folder: it has no {RUN_FILE}")
+    problems: list[str] = []
+    record = RunRecord(
         name=folder.resolve().name,
-        settings=_settings(json.loads(run.read_text(encoding="utf-8"))["config"]),
-        steps=tuple(read_metrics(folder / "metrics.jsonl")),
-        evaluations=read_evaluations(folder / "evaluation"),
+        settings=read_settings(folder),
+        steps=tuple(read_metrics(folder / "metrics.jsonl", problems.append)),
+        evaluations=read_evaluations(folder / "evaluation", problems.append),
         folder=folder,
-        showcase=read_showcase(folder / "showcase"),
+        showcase=_showcase(folder / "showcase", problems.append),
     )
+    return replace(record, problems=tuple(problems))
 
 
-def _settings(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()
-    }
+def _showcase(folder: Path, say: Callable[[str], None]) -> Showcase | None:
+    try:
+        return read_showcase(folder)
+    except RunFolderError as error:
+        say(f"{error}: it is left out")
+        return None
 
 
 def _by_guidance(evaluations: Iterable[Evaluation]) -> tuple[Evaluation, ...]:
