@@ -428,7 +428,7 @@ def report(
     """Draw a finished or running run as one self-contained HTML page."""
     from heliostat_trainer.report import write_report
 
-    typer.echo(f"Report: {write_report(run, out)}")
+    typer.echo(f"Report: {write_report(run, out, _say)}")
 
 
 @app.command()
@@ -462,7 +462,7 @@ def export(
     """
     from heliostat.exporting import export as write
 
-    write(run, kind.value, out, step, None if dtype is None else dtype.value)
+    write(run, kind.value, out, step, None if dtype is None else dtype.value, _say)
 
 
 @app.command()

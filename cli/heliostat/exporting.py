@@ -10,19 +10,27 @@ from rich.console import Console
 from heliostat_trainer.export import Format, export_run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 NOTICEABLE_ROUNDING = 0.05
 
 
-def export(run: Path, kind: str, out: Path | None, step: str, dtype: str | None) -> None:
-    """Export a run and say where it went.
+def export(
+    run: Path,
+    kind: str,
+    out: Path | None,
+    step: str,
+    dtype: str | None,
+    say: Callable[[str], None],
+) -> None:
+    """Export a run and say where it went, and by `say` what is damaged in its folder.
 
     Raises:
         HeliostatError: one sentence that says what is missing or cannot be written.
     """
     stored = None if dtype is None else getattr(torch, dtype)
-    exported = export_run(run, Format(kind), out, step=step, dtype=stored)
+    exported = export_run(run, Format(kind), out, step=step, dtype=stored, say=say)
     console = Console()
     console.print(f"Step {exported.step}: {exported.path}", soft_wrap=True)
     if exported.rounding is not None and exported.rounding.share > NOTICEABLE_ROUNDING:

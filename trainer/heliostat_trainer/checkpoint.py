@@ -19,10 +19,10 @@ from heliostat_engines.adapters import AdapterFiles
 from heliostat_engines.text import content_of, read_json
 from heliostat_trainer.config import completed, first_change, flatten
 from heliostat_trainer.curriculum import Sighting
-from heliostat_trainer.errors import RunFolderError
+from heliostat_trainer.errors import DIVERGED, DivergedError, RunFolderError
 from heliostat_trainer.files import atomic_folder
 from heliostat_trainer.optimiser import restore_state, state_tensors
-from heliostat_trainer.policy import ADAPTERS
+from heliostat_trainer.policy import ADAPTERS, NOT_FINITE, are_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,8 +73,14 @@ class Checkpoints:
         """Write a checkpoint, then delete those no longer kept.
 
         Raises:
+            DivergedError: a weight is NaN or infinite; nothing is written.
             RunFolderError: it cannot be written; the earlier ones are intact.
         """
+        for name in ADAPTERS:
+            if not policy.weights[name].finite:
+                raise DivergedError(
+                    f"step {state.step}: the {name} policy is not saved, for {NOT_FINITE}; {DIVERGED}"
+                )
         content = {"state": _plain(state), "settings": flatten(self._config)}
         with atomic_folder(step_folder(self._folder, state.step)) as draft:
             # As bytes: safetensors' own writer maps the file and dies of SIGBUS on a full disk.
@@ -106,7 +112,10 @@ class Checkpoints:
             state = _state(content["state"], _explorers(path))
             self._require_same(content["settings"])
         with content_of(path / TENSORS, advice, RunFolderError):
-            restore(load_file(path / TENSORS), step)
+            tensors = load_file(path / TENSORS)
+            if not are_finite(weight for key, weight in tensors.items() if _is_weight(key)):
+                raise ValueError(NOT_FINITE)
+            restore(tensors, step)
         return state
 
     def _require_same(self, saved: Mapping[str, object]) -> None:
@@ -167,6 +176,10 @@ def _tensors(policy: Policy, optimiser: torch.optim.Optimizer) -> dict[str, torc
         state = state_tensors(optimiser, parameter)
         tensors |= {f"adam/{key}/{name}": value for name, value in state.items()}
     return tensors
+
+
+def _is_weight(key: str) -> bool:
+    return key.partition("/")[0] in ADAPTERS
 
 
 def restore_tensors(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.checkpoint import check_part
 from heliostat_engines.families.random_weights import build_module
+from heliostat_engines.text import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +74,7 @@ class CheckpointSource:
 
     def skeleton(self) -> nn.Module:
         """Built from the checkpoint's config.json."""
-        config = json.loads((self._folder / "config.json").read_text())
+        config = read_json(self._folder / "config.json")
         model = build_module(self._family.transformer_class(), config, "meta", torch.bfloat16)
         return self._family.prepare(model.eval().requires_grad_(False))
 
@@ -114,11 +114,11 @@ class MergedSource:
 def _files_by_tensor(folder: Path) -> dict[str, str]:
     try:
         if (folder / INDEX_FILE).exists():
-            index: dict[str, str] = json.loads((folder / INDEX_FILE).read_text())["weight_map"]
+            index: dict[str, str] = read_json(folder / INDEX_FILE)["weight_map"]
             return index
         with safe_open(folder / SINGLE_FILE, "pt") as file:
             return dict.fromkeys(file.keys(), SINGLE_FILE)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder} has no readable {SINGLE_FILE} or {INDEX_FILE} ({error}): point the "
             "checkpoint at a folder in diffusers' layout"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heliostat_engines.errors import CheckpointError
+from heliostat_engines.text import content_of, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,8 @@ def _check(checkpoint: str, config: Path, class_name: str) -> None:
             f"{checkpoint} has no {config}: point the checkpoint at a folder in diffusers' "
             "layout, or leave it out for the family's default"
         )
-    found = json.loads(path.read_text()).get("_class_name")
+    with content_of(path, "download the checkpoint again", CheckpointError):
+        found = read_json(path).get("_class_name")
     if found != class_name:
         raise CheckpointError(
             f"{path} is of {found}, this family needs {class_name}: choose the family that the "

@@ -10,13 +10,14 @@ Generation" (arXiv 2304.05977); Li et al., "BLIP" (arXiv 2201.12086).
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from heliostat_engines.errors import CheckpointError
+from heliostat_engines.text import content_of, read_json
 from heliostat_server.rewards.head import linear_head
 from heliostat_server.rewards.preprocessing import clip_pixels
 from heliostat_server.rewards.state import load_exactly
@@ -107,7 +108,8 @@ class ImageReward:
         """
         from transformers import BertTokenizer
 
-        self._network = ImageRewardNetwork(json.loads((folder / CONFIG).read_text()))
+        with content_of(folder / CONFIG, "convert the weights again", CheckpointError):
+            self._network = ImageRewardNetwork(read_json(folder / CONFIG))
         path = folder / TENSORS
         load_exactly(self._network, load_file(path), str(path))
         self._dtype: torch.dtype = getattr(torch, dtype)

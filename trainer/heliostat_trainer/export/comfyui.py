@@ -18,6 +18,7 @@ from safetensors.torch import save
 
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.export.lora_folder import CARD
+from heliostat_trainer.export.storing import stored
 from heliostat_trainer.files import atomic_folder
 
 if TYPE_CHECKING:
@@ -53,14 +54,15 @@ def write_comfyui_file(
     """Write the file `path` and its card into a folder of their own.
 
     Raises:
-        ConfigError: a module has no place in the family's original layout.
+        ConfigError: a module has no place in the family's original layout, or `dtype` does not
+            hold the weights.
         RunFolderError: it cannot be written.
     """
     tensors = {}
     for name, pair in original_pairs(family, weights.pairs(), alpha).items():
         key = PREFIX + name.replace(".", "_")
-        tensors[f"{key}.lora_down.weight"] = pair.down.to(dtype).contiguous()
-        tensors[f"{key}.lora_up.weight"] = pair.up.to(dtype).contiguous()
+        tensors[f"{key}.lora_down.weight"] = stored(pair.down, dtype)
+        tensors[f"{key}.lora_up.weight"] = stored(pair.up, dtype)
         tensors[f"{key}.alpha"] = torch.tensor(pair.alpha, dtype=torch.float32)
     with atomic_folder(path.parent) as draft:
         (draft / path.name).write_bytes(save(tensors, metadata=dict(metadata)))

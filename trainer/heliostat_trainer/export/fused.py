@@ -13,7 +13,9 @@ from safetensors import safe_open
 
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.checkpoint import hub_errors_explained
+from heliostat_engines.text import content_of, read_json
 from heliostat_trainer.export.lora_folder import CARD
+from heliostat_trainer.export.storing import stored
 from heliostat_trainer.files import atomic_folder
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def write_fused_checkpoint(
 
     Raises:
         CheckpointError: the base model cannot be read or has no such modules.
+        ConfigError: `dtype` does not hold the weights.
         RunFolderError: it cannot be written.
     """
     base = local_checkpoint(checkpoint)
@@ -99,7 +102,8 @@ def _copy_other_parts(base: Path, draft: Path) -> None:
     names = [path.parent.name for path in base.glob("*/config.json")]
     if index.is_file():
         shutil.copyfile(index, draft / index.name)
-        names = [name for name in json.loads(index.read_text("utf-8")) if name[0] != "_"]
+        with content_of(index, kind=CheckpointError):
+            names = [name for name in read_json(index) if name[0] != "_"]
     for name in names:
         if name != "transformer" and (base / name).is_dir():
             shutil.copytree(base / name, draft / name)
@@ -108,7 +112,8 @@ def _copy_other_parts(base: Path, draft: Path) -> None:
 def _shards(transformer: Path) -> list[str]:
     index = transformer / INDEX
     if index.is_file():
-        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        with content_of(index, kind=CheckpointError):
+            return sorted(set(read_json(index)["weight_map"].values()))
     if not (transformer / SINGLE).is_file():
         raise CheckpointError(
             f"{transformer} holds no {SINGLE}: point model.checkpoint at a folder in diffusers' "
@@ -120,7 +125,11 @@ def _shards(transformer: Path) -> list[str]:
 def _require_all(base: Path, shards: list[str], updates: Mapping[str, LoraPair]) -> None:
     missing = set(updates)
     for shard in shards:
-        with safe_open(base / "transformer" / shard, framework="pt") as tensors:
+        path = base / "transformer" / shard
+        with (
+            content_of(path, kind=CheckpointError),
+            safe_open(path, framework="pt") as tensors,
+        ):
             missing -= set(tensors.keys())
     if missing:
         raise CheckpointError(
@@ -162,9 +171,9 @@ def _updated(
 ) -> tuple[torch.Tensor, Rounding]:
     update = pair.up @ pair.down
     exact = weight.float() + update
-    stored = exact.to(dtype)
-    error = (stored.float() - exact).square().sum().item()
-    return stored, Rounding(error, update.square().sum().item())
+    rounded = stored(exact, dtype)
+    error = (rounded.float() - exact).square().sum().item()
+    return rounded, Rounding(error, update.square().sum().item())
 
 
 def _read_header(path: Path) -> dict[str, dict[str, Any]]:
@@ -185,9 +194,9 @@ def _write_index(base: Path, target: Path) -> None:
     """The shards' index, with the size that they now have."""
     if not (base / INDEX).is_file():
         return
-    index = json.loads((base / INDEX).read_text("utf-8"))
+    index = read_json(base / INDEX)
     headers = [_read_header(target / shard) for shard in _shards(base)]
-    index["metadata"]["total_size"] = sum(
+    index.setdefault("metadata", {})["total_size"] = sum(
         entry["data_offsets"][1] - entry["data_offsets"][0]
         for header in headers
         for name, entry in header.items()

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save
 
 from heliostat_engines.adapters import pack_adapter
+from heliostat_trainer.export.storing import stored
 from heliostat_trainer.files import atomic_folder
 
 if TYPE_CHECKING:
@@ -32,24 +33,22 @@ def write_lora_folder(
     The diffusers file has alpha / rank folded into B, so that no reader has to know alpha.
 
     Raises:
+        ConfigError: `dtype` does not hold the weights.
         RunFolderError: it cannot be written.
     """
     cast = {
-        module: (down.to(dtype), up.to(dtype)) for module, (down, up) in weights.pairs().items()
+        module: (stored(down, dtype), stored(up, dtype))
+        for module, (down, up) in weights.pairs().items()
     }
     files = pack_adapter(cast, alpha)
     tensors = {}
     for module, (down, up) in weights.pairs().items():
         scaled = up.float() * (alpha / down.shape[0])
-        tensors[f"transformer.{module}.lora_A.weight"] = _stored(down, dtype)
-        tensors[f"transformer.{module}.lora_B.weight"] = _stored(scaled, dtype)
+        tensors[f"transformer.{module}.lora_A.weight"] = stored(down, dtype)
+        tensors[f"transformer.{module}.lora_B.weight"] = stored(scaled, dtype)
     with atomic_folder(folder) as draft:
         (draft / "adapter_config.json").write_bytes(files.config)
         (draft / "adapter_model.safetensors").write_bytes(files.tensors)
         (draft / DIFFUSERS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))
         if card is not None:
             (draft / CARD).write_text(card, encoding="utf-8")
-
-
-def _stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return tensor.detach().to(dtype).cpu().contiguous()

@@ -18,7 +18,7 @@ from heliostat_trainer.export.source import LATEST, TrainedLora, read_lora
 from heliostat_trainer.report.record import read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from heliostat_engines.families.family import Family
@@ -43,6 +43,7 @@ def export_run(
     *,
     step: str = LATEST,
     dtype: torch.dtype | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Exported:
     """Write what a run trained, with a model card.
 
@@ -53,11 +54,14 @@ def export_run(
         step: `latest`, `best`, or the number of a step that a checkpoint is kept of.
         dtype: of the LoRA (by default float32), or of the updated weights of a fused checkpoint
             (by default the base model's).
+        say: is told what is damaged in the run folder, and left out of the card.
 
     Raises:
         HeliostatError: one sentence that says what is missing or cannot be written.
     """
     record = read_run(run)
+    for problem in record.problems:
+        say(problem)
     lora = read_lora(run, step, float(record.settings["lora.alpha"]))
     family = get_family(record.settings["model.family"])
     folder = out or run / "export" / str(kind)

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from heliostat_engines.text import content_of, read_json
 from heliostat_trainer.checkpoint import TENSORS, kept_steps, step_folder
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.policy import LoraWeights, PolicyName
+from heliostat_trainer.policy import NOT_FINITE, LoraWeights, PolicyName
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,10 +79,13 @@ def _moving_average(checkpoint: Path) -> LoraWeights:
         content_of(path, "export another --step", RunFolderError),
         safe_open(path, framework="pt") as tensors,
     ):
-        return LoraWeights(
+        weights = LoraWeights(
             {
                 key.removeprefix(prefix): tensors.get_tensor(key)
                 for key in tensors.keys()  # noqa: SIM118
                 if key.startswith(prefix)
             }
         )
+        if not weights.finite:
+            raise ValueError(NOT_FINITE)
+        return weights

@@ -19,7 +19,7 @@ from heliostat_trainer.report.pictures import grid_uri, image_uri
 from heliostat_trainer.report.record import RunRecord, read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from heliostat_trainer.evaluate import Evaluation
@@ -80,13 +80,17 @@ class Gallery:
     uri: str
 
 
-def write_report(run: Path, out: Path | None = None) -> Path:
-    """Write RUN/report.html, or `out`, and return its path.
+def write_report(
+    run: Path, out: Path | None = None, say: Callable[[str], None] = lambda _: None
+) -> Path:
+    """Write RUN/report.html, or `out`, and return its path; `say` is told what is damaged.
 
     Raises:
         RunFolderError: the folder holds nothing to report, or the page cannot be written.
     """
     record = read_run(run)
+    for problem in record.problems:
+        say(problem)
     if not record.base:
         raise RunFolderError(f"{run} has no evaluation yet: nothing to report")
     template = files("heliostat_trainer.report").joinpath("template.html").read_text("utf-8")
