@@ -78,5 +78,4 @@ class DemoFamily(Sd3Family):
         if not path.exists():
             return None
         with content_of(path, kind=CheckpointError):
-            amax = {str(name): float(most) for name, most in read_json(path).items()}
-        return amax
+            return {str(name): float(most) for name, most in read_json(path).items()}
