@@ -78,11 +78,11 @@ def keep_token(url: str, token: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, str]:
-    if not path.exists():
-        return {}
     try:
         tokens = read_json(path)
     except FileError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return {}
         raise CredentialsError(f"{error}; mend or delete it") from error
     if isinstance(tokens, dict) and all(isinstance(token, str) for token in tokens.values()):
         return tokens
