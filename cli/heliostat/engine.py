@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from heliostat.limits import MOST
+
 engine_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -116,7 +118,9 @@ def build(
             "updates; to compare with)."
         ),
     ] = LoraOption.INPUTS,
-    rank: Annotated[int, typer.Option(min=1, help="The largest LoRA rank that it will take.")] = 64,
+    rank: Annotated[
+        int, typer.Option(min=1, max=MOST, help="The largest LoRA rank that it will take.")
+    ] = 64,
     profile: Annotated[
         list[str] | None,
         typer.Option(

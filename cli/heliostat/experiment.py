@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from heliostat.limits import MOST, MOST_64
+
 if TYPE_CHECKING:
     from heliostat_proto.control_pb2 import Experiment
 
@@ -29,9 +31,14 @@ Weight = Annotated[
     float | None,
     typer.Option(help="Its part of the engine, relative to the others of its priority."),
 ]
-Priority = Annotated[int | None, typer.Option(help="Higher ones go first, whatever the weights.")]
-Queued = Annotated[int | None, typer.Option(help="Images that it may have waiting.")]
-VersionNumber = Annotated[int, typer.Argument(min=1, help="The adapter's version.")]
+Priority = Annotated[
+    int | None,
+    typer.Option(min=-MOST, max=MOST, help="Higher ones go first, whatever the weights."),
+]
+Queued = Annotated[
+    int | None, typer.Option(min=1, max=MOST_64, help="Images that it may have waiting.")
+]
+VersionNumber = Annotated[int, typer.Argument(min=1, max=MOST_64, help="The adapter's version.")]
 DEFAULT_SERVER = "grpc://127.0.0.1:8600"
 
 

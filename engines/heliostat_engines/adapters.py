@@ -12,7 +12,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from heliostat_engines.errors import AdapterError
+from heliostat_engines.errors import AdapterError, FileError
+from heliostat_engines.settings import LARGEST_FLOAT
+from heliostat_engines.text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -174,9 +176,9 @@ def check_binding(
 
 def _parse_config(config: bytes) -> dict[str, object]:
     try:
-        parsed = json.loads(config)
-    except ValueError as error:
-        raise AdapterError(f"adapter_config.json is not JSON: {error}") from error
+        parsed = parse_json(config, "adapter_config.json")
+    except FileError as error:
+        raise AdapterError(str(error)) from error
     if not isinstance(parsed, dict) or parsed.get("peft_type") != "LORA":
         raise AdapterError("adapter_config.json is not a PEFT LoRA's: peft_type must be LORA")
     unsupported = [
@@ -188,8 +190,9 @@ def _parse_config(config: bytes) -> dict[str, object]:
         raise AdapterError(
             f"only plain LoRA is served; adapter_config.json sets {', '.join(unsupported) or 'bias'}"
         )
-    if not isinstance(parsed.get("lora_alpha"), int | float):
-        raise AdapterError("adapter_config.json has no number lora_alpha")
+    alpha = parsed.get("lora_alpha")
+    if not isinstance(alpha, int | float) or not abs(alpha) <= LARGEST_FLOAT:
+        raise AdapterError("adapter_config.json has no finite number lora_alpha")
     return parsed
 
 

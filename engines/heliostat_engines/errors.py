@@ -7,6 +7,14 @@ class HeliostatError(Exception):
     """Base of the errors that are shown to the user as one sentence, without a traceback."""
 
 
+class FileError(HeliostatError, ValueError):
+    """A file that cannot be read, is not the text that it should be, or is damaged."""
+
+
+class SecretError(HeliostatError, ValueError):
+    """A token, key or password that is not there, or that cannot be sent."""
+
+
 class AdapterError(HeliostatError, ValueError):
     """An adapter that cannot be read, does not fit the model, or would change nothing."""
 

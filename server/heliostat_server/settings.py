@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from heliostat_engines.hardware import usable_cores
+from heliostat_engines.settings import Count, Seconds, Settings, WireCount
 from heliostat_server.rewards.definitions import RewardDefinitions  # noqa: TC001 (pydantic reads it)
 
 DEFAULT_PORT = 8600
@@ -18,11 +19,7 @@ LOOPBACK = "127.0.0.1"
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class LimitSettings(_Settings):
+class LimitSettings(Settings):
     """What requests may ask for."""
 
     batch: Annotated[int, Field(ge=1, le=1024)] = 24
@@ -30,24 +27,24 @@ class LimitSettings(_Settings):
     on how requests were split; a rollout's seeds must be a multiple of it."""
     max_steps: Annotated[int, Field(ge=1, le=1000)] = 100
     """Denoising steps of a rollout."""
-    max_seeds: Annotated[int, Field(ge=1)] = 4096
+    max_seeds: WireCount = 4096
     """Candidates of one rollout request."""
-    max_queued_images: Annotated[int, Field(ge=1)] = 65_536
+    max_queued_images: Count = 65_536
     """Candidates of all experiments together that may wait to be drawn."""
-    max_prompt_chars: Annotated[int, Field(ge=1)] = 1000
+    max_prompt_chars: WireCount = 1000
     """Characters of a prompt."""
-    max_adapter_bytes: Annotated[int, Field(ge=1)] = 2**30
+    max_adapter_bytes: Count = 2**30
     """Bytes of a published adapter."""
 
 
-class ThreadSettings(_Settings):
+class ThreadSettings(Settings):
     """CPU threads of each model's process."""
 
-    explore: Annotated[int, Field(ge=1)]
+    explore: WireCount
     """The diffusion transformer."""
-    score: Annotated[int, Field(ge=1)]
+    score: WireCount
     """Decoder and rewards, which overlap the next batch's denoising."""
-    text_encoder: Annotated[int, Field(ge=1)] = 1
+    text_encoder: WireCount = 1
     """The text encoder: a few calls a rollout."""
 
     @staticmethod
@@ -56,7 +53,7 @@ class ThreadSettings(_Settings):
         return ThreadSettings(explore=threads, score=max(1, threads // 2))
 
 
-class ModelSettings(_Settings):
+class ModelSettings(Settings):
     """What the Triton models read at load time, from the JSON file that their config names."""
 
     family: str
@@ -77,7 +74,7 @@ class ModelSettings(_Settings):
     """What the models send each other."""
     engine: Path | None = None
     """A compiled engine's folder, relative to this file; None: the torch runtime."""
-    rewards: RewardDefinitions = {}
+    rewards: RewardDefinitions = Field(default_factory=dict)
     """Rewards beside the built-in ones, or instead of the one of the same name."""
 
     @property
@@ -86,14 +83,14 @@ class ModelSettings(_Settings):
         return "cuda" if self.device == "gpu" else "cpu"
 
 
-class ServeSettings(_Settings):
+class ServeSettings(Settings):
     """Settings of `serve`."""
 
     family: str = "demo"
     """The diffusion model family to explore with."""
     checkpoint: str | None = None
     """Its weights: a folder in diffusers' layout or a Hugging Face name; None: the family's."""
-    resolution_px: int | None = None
+    resolution_px: WireCount | None = None
     """Side of the images in pixels; None: the family's."""
     precision: Literal["nvfp4", "nvfp4-w4a16", "bf16"] = "nvfp4"
     """What the transformer's block linears run in."""
@@ -104,19 +101,19 @@ class ServeSettings(_Settings):
     resolution are then the engine's. None: the torch runtime."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where the Triton models run; auto: on the GPU where there is one."""
-    max_rank: Annotated[int, Field(ge=1)] = 64
+    max_rank: WireCount = 64
     """The largest LoRA rank accepted."""
     slots: Annotated[int, Field(ge=2)] = 8
     """Adapters resident in the engine at once; the least recently used one leaves."""
     limits: LimitSettings = LimitSettings()
     """What one request may ask for."""
-    rewards: RewardDefinitions = {}
+    rewards: RewardDefinitions = Field(default_factory=dict)
     """Rewards beside the built-in ones, or instead of the one of the same name."""
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: WireCount | None = None
     """CPU threads; None: as many as there are cores that this process may use."""
-    score_threads: Annotated[int, Field(ge=1)] | None = None
+    score_threads: WireCount | None = None
     """CPU threads of decoding and rewarding; None: half of `threads`."""
-    keep_versions: Annotated[int, Field(ge=1)] = 3
+    keep_versions: Count = 3
     """Adapter versions kept of each experiment, the latest included."""
     state: Path = Path(".heliostat/server")
     """Folder of all that outlives the process: adapters, logs, who runs where."""
@@ -151,7 +148,7 @@ class ServeSettings(_Settings):
     """The tritonserver binary; None: the one on PATH, else the one of nvidia-pytriton."""
     triton_url: str | None = None
     """host:port (gRPC) of a Triton server that already serves our models; None: start one."""
-    wait_s: Annotated[float, Field(ge=0)] = 60.0
+    wait_s: Seconds = 60.0
     """How long a start waits for what runs elsewhere: Redis, Triton, the judges of rewards."""
     print_triton_log: bool = False
     """Whether what Triton and the models log is printed, too."""

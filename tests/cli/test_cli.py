@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -84,9 +85,10 @@ def test_every_command_explains_itself(command: str) -> None:
     assert "Usage" in result.stdout
 
 
-def heliostat(*arguments: str) -> subprocess.CompletedProcess[str]:
+def heliostat(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "heliostat.cli", *arguments],
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         timeout=120,
@@ -107,13 +109,21 @@ def heliostat(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["serve", "--redis-password-file", "/nowhere"], "needs --redis"),
         (
             ["serve", "--redis", "redis://x", "--redis-password-file", "/nowhere"],
-            "--redis-password-file /nowhere: No such file",
+            "--redis-password-file: cannot read /nowhere: No such file",
         ),
         (
             ["serve", "--redis", "redis://127.0.0.1:1", "--wait", "0"],
             "the Redis at redis://127.0.0.1:1 does not answer",
         ),
         (["health", "--state", "/nowhere"], "no rollout server has run on /nowhere"),
+        (["serve", "--wait", "inf"], "wait_s = 'inf': input should be a finite number"),
+        (["serve", "--batch", "9" * 30], "less than or equal to 1024"),
+        (["serve", "--reward", "x"], "--rewards"),
+        (["train", "examples/demo.toml", "--resum"], "did you mean --resume?"),
+        (["demo", "--minutes", "inf"], "run.minutes = inf: input should be a finite number"),
+        (["experiment", "set", "a", "--priority", "9" * 30], "--priority"),
+        (["experiment", "pin", "a", "9" * 30], "less than or equal to"),
+        (["bench", "engine", "demo", "--steps", "9" * 30], "--steps"),
     ],
     ids=[
         "no-toml",
@@ -127,6 +137,14 @@ def heliostat(*arguments: str) -> subprocess.CompletedProcess[str]:
         "no-password",
         "redis-away",
         "no-server",
+        "not-a-number",
+        "huge-batch",
+        "no-option",
+        "no-setting",
+        "endless",
+        "huge-priority",
+        "huge-version",
+        "huge-steps",
     ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], sentence: str) -> None:
@@ -134,3 +152,21 @@ def test_mistakes_are_one_sentence(arguments: list[str], sentence: str) -> None:
     assert done.returncode != 0
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_key_that_cannot_be_sent_is_named_and_not_printed() -> None:
+    judge = ("--vlm-judge-url", "http://127.0.0.1:9", "--vlm-judge-model", "any")
+    done = heliostat("serve", *judge, HELIOSTAT_VLM_JUDGE_KEY="xyz\u2028zy")
+    assert done.returncode == 1
+    assert done.stderr.startswith("heliostat: HELIOSTAT_VLM_JUDGE_KEY is no token: ")
+    assert "xyz" not in done.stderr
+
+
+def test_a_misspelt_variable_is_said() -> None:
+    """And none of those that container tools set for a service of our name."""
+    others = {"HELIOSTAT_PORT": "tcp://10.0.0.1:8600", "HELIOSTAT_SERVICE_HOST": "10.0.0.1"}
+    done = heliostat("config", "lora.rank", HELIOSTAT_TOKNE="x", HELIOSTAT_TOKEN="y", **others)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "heliostat: the variable HELIOSTAT_TOKNE does nothing: did you mean HELIOSTAT_TOKEN?\n"
+    )

@@ -55,13 +55,17 @@ def test_refusals_say_what_is_wrong() -> None:
     down, up = one["blocks.0.to_q"]
     unreadable = {
         "no whole safetensors": AdapterFiles(good.config, good.tensors[:-3]),
-        "not JSON": AdapterFiles(b"{", good.tensors),
+        "line 1, column 2: this is not JSON": AdapterFiles(b"{", good.tensors),
         "peft_type": AdapterFiles(b"{}", good.tensors),
         "use_dora": AdapterFiles(
             json.dumps({"peft_type": "LORA", "lora_alpha": 1, "use_dora": True}).encode(),
             good.tensors,
         ),
-        "no number lora_alpha": AdapterFiles(b'{"peft_type": "LORA"}', good.tensors),
+        "no finite number lora_alpha": AdapterFiles(b'{"peft_type": "LORA"}', good.tensors),
+        "no finite number": AdapterFiles(
+            b'{"peft_type": "LORA", "lora_alpha": 1' + b"0" * 400 + b"}", good.tensors
+        ),
+        "adapter_config.json is not JSON": AdapterFiles(b"[" * 100_000, good.tensors),
         "only lora_A": AdapterFiles(good.config, save({"m.lora_A.weight": down})),
         "is no LoRA weight": AdapterFiles(good.config, save({"m.weight": down})),
         "no tensors": AdapterFiles(good.config, save({})),

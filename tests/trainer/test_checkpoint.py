@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from heliostat_engines.ownership import MARKER
 from heliostat_trainer.checkpoint import Checkpoints, RunState, improved, restore_tensors
-from heliostat_trainer.errors import RunFolderError
+from heliostat_trainer.errors import DivergedError, RunFolderError
 from heliostat_trainer.interrupts import Interrupts, StopRequestedError
 from heliostat_trainer.policy import ADAPTERS
 from tests.trainer.test_policy import make_policy, stir
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from heliostat_trainer.config import TrainConfig
-    from heliostat_trainer.policy import Policy
+    from heliostat_trainer.policy import Policy, PolicyName
 
 
 def load(checkpoints: Checkpoints, policy: Policy, optimiser: torch.optim.Optimizer) -> RunState:
@@ -159,7 +160,28 @@ def test_a_broken_checkpoint_is_named(
     checkpoints.save(RunState(step=3), policy, optimiser_of(policy))
     tensors = tmp_path / "checkpoints" / "step-000003" / "tensors.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:100])
-    with pytest.raises(RunFolderError, match=r"step-000003 .*delete that folder to resume"):
+    with pytest.raises(RunFolderError, match=r"step-000003.*: delete .*step-000003 to resume"):
+        load(checkpoints, policy, optimiser_of(policy))
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_never_saved_nor_taken_over(
+    checkpoints: Checkpoints, checkpoint: Path, tmp_path: Path, name: PolicyName, value: float
+) -> None:
+    policy = make_policy(checkpoint)
+    checkpoints.save(RunState(step=3), policy, optimiser_of(policy))
+    weights = next(iter(policy.weights[name].tensors.values()))
+    weights.data[0, 0] = value
+    with pytest.raises(DivergedError, match=f"step 4: the {name} policy is not saved"):
+        checkpoints.save(RunState(step=4), policy, optimiser_of(policy))
+    folder = tmp_path / "checkpoints"
+    assert [path.name for path in folder.iterdir()] == ["step-000003"]
+    path = folder / "step-000003" / "tensors.safetensors"
+    tensors = load_file(path)
+    tensors[next(key for key in tensors if key.startswith(f"{name}/"))][0, 0] = value
+    save_file(tensors, path)
+    with pytest.raises(RunFolderError, match=r"its weights are NaN or infinite.*: delete "):
         load(checkpoints, policy, optimiser_of(policy))
 
 

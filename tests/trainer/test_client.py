@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
+from heliostat_engines.errors import SecretError
 from heliostat_trainer.client import RolloutServer
 from heliostat_trainer.errors import (
     ServerRefusedError,
@@ -353,6 +354,57 @@ def test_the_first_token_that_the_server_takes_opens_the_experiment(
     assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
     with RolloutServer(wire.url, "mine", tokens=RunTokens(tmp_path)) as client:
         client.info()
+
+
+def test_a_token_is_read_as_people_have_it(
+    wire: WireServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line end in the variable, a byte-order mark in the file, and a damaged file of ours."""
+    monkeypatch.setenv("HELIOSTAT_TOKEN", " admin\r\n")
+    with RolloutServer(wire.url, "mine", tokens=RunTokens(tmp_path)) as client:
+        client.info()
+    monkeypatch.delenv("HELIOSTAT_TOKEN")
+    given = tmp_path / "given"
+    given.write_bytes(b"\xef\xbb\xbfadmin\r\n")
+    for damaged in (b"", b"\xff\x00", b"one\ntwo"):
+        (tmp_path / "token").write_bytes(damaged)
+        with RolloutServer(wire.url, "mine", tokens=RunTokens(tmp_path, given)) as client:
+            client.info()
+        assert (tmp_path / "token").read_text() == "of-mine"
+
+
+@pytest.mark.parametrize("token", ["sécret", "sec\nret", "sec\x07ret", " \n"])
+def test_a_token_that_cannot_be_sent_is_named_and_not_printed(
+    wire: WireServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    def refusal(tokens: RunTokens) -> str:
+        with (
+            RolloutServer(wire.url, "mine", tokens=tokens) as client,
+            pytest.raises(SecretError) as error,
+        ):
+            client.info()
+        return str(error.value)
+
+    given = tmp_path / "given"
+    given.write_text(token)
+    from_file = refusal(RunTokens(tmp_path / "run", given))
+    monkeypatch.setenv("HELIOSTAT_TOKEN", token)
+    from_variable = refusal(RunTokens(tmp_path / "run"))
+    assert from_file.startswith(f"server.token_file: {given} is ")
+    assert from_variable.startswith("HELIOSTAT_TOKEN is ")
+    for sentence in (from_file, from_variable):
+        assert "\n" not in sentence
+        assert "sec" not in sentence
+        assert "ret" not in sentence
+
+
+def test_a_token_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.write_bytes(b"\xff\xfes\x00")
+    with pytest.raises(SecretError, match=r"server.token_file: .*given, line 1: this is not UTF-8"):
+        next(RunTokens(tmp_path / "run", given).candidates())
+    with pytest.raises(SecretError, match=r"server.token_file: cannot read .*none: No such file"):
+        next(RunTokens(tmp_path / "run", tmp_path / "none").candidates())
 
 
 def test_without_a_token_the_sentence_says_where_to_put_one(wire: WireServer) -> None:

@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from heliostat_engines.settings import Settings
 from heliostat_trainer.config import (
     RecipeName,
-    Section,
     TrainConfig,
     load_config,
     parse_overrides,
+    section_kinds,
     server_address,
 )
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.objectives.settings import OBJECTIVES, DiffusionNftSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from pydantic import BaseModel
 
 
 def test_reading_settings_imports_no_torch() -> None:
@@ -31,7 +34,7 @@ def test_every_setting_says_what_it_means() -> None:
     sections = [
         field.annotation
         for field in TrainConfig.model_fields.values()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
     ]
     undocumented = [
         f"{section.__name__}.{key}"
@@ -162,12 +165,24 @@ def test_overrides_are_toml_or_text() -> None:
         (["--reward.weights", "{ contrast = 1 }"], "either reward.name, or reward.weights"),
         (["--guards.edges", "1"], "unknown setting guards.edges: "),
         (["steps=3"], "'steps=3' is no setting: write --section.key value"),
+        (["--steps=3"], "'--steps=3' is no setting: did you mean --run.steps?"),
+        (["--resum"], "'--resum' is no setting: did you mean --resume?"),
+        (["--dryrun"], "did you mean --dry-run?"),
+        (["--Run.steps", "3"], "'--Run.steps' is no setting: did you mean --run.steps?"),
+        (["--optimiser.lr", "inf"], "optimiser.lr = inf: input should be a finite number"),
+        (["--optimiser.lr", "1e40"], "optimiser.lr = 1e+40: input should be less than or equal to 1"),
+        (["--optimiser.lr", "1e-50"], "optimiser.lr = 1e-50: float32 takes this number for 0"),
+        (["--optimiser.max_grad_norm", "nan"], "optimiser.max_grad_norm = nan: input should be greater"),
+        (["--lora.alpha", "1e39"], "lora.alpha = 1e+39: float32 takes this number for infinite"),
+        (["--evaluation.guidances", "[1.0, nan]"], "evaluation.guidances.1 = nan: input should be a finite"),
+        (["--run.steps", "99999999999999999999"], "run.steps = 99999999999999999999: 64 bits do not hold"),
+        (["--evaluation.seed", "99999999999999999999"], "64 bits do not hold"),
         (["--run.steps"], "--run.steps needs a value"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_one_sentence(toml: Path, overrides: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError) as error:
-        load_config(toml, overrides)
+        load_config(toml, overrides, ("--resume", "--dry-run"))
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -187,6 +202,50 @@ def test_wrong_files_are_one_sentence(tmp_path: Path, content: str, sentence: st
         load_config(path)
     with pytest.raises(ConfigError, match=r"cannot read .*: No such file"):
         load_config(tmp_path / "none.toml")
+
+
+def floats(section: str, kind: type[BaseModel]) -> Iterator[str]:
+    """section.key of every plain number with a fraction."""
+    for key, field in kind.model_fields.items():
+        if field.annotation in {float, float | None}:
+            yield f"{section}.{key}"
+
+
+def float_settings() -> Iterator[tuple[tuple[str, ...], str]]:
+    """What chooses the objective, and the setting."""
+    for section in TrainConfig.model_fields:
+        for kind in section_kinds(TrainConfig, section):
+            chosen = ()
+            if section == "objective":
+                chosen = ("--objective.name", str(kind.model_fields["name"].default))
+            yield from ((chosen, setting) for setting in floats(section, kind))
+
+
+MAY_BE_INFINITE = {"optimiser.max_grad_norm"}
+ROOM = ("--objective.subset_pairs", "2")
+
+
+@pytest.mark.parametrize("number", ["inf", "nan", "-inf", "1e300"])
+def test_every_number_is_finite(toml: Path, number: str) -> None:
+    settings = list(float_settings())
+    assert len(settings) > 30
+    for chosen, setting in settings:
+        if setting in MAY_BE_INFINITE and number == "inf":
+            load_config(toml, [f"--{setting}", number])
+            continue
+        room = ROOM if chosen[1:] == ("dance_grpo",) else ()
+        with pytest.raises(ConfigError, match=rf"{setting} = (-?inf|nan|1e\+300): "):
+            load_config(toml, [*chosen, *room, f"--{setting}", number])
+
+
+def test_files_are_read_as_people_have_them(toml: Path) -> None:
+    plain = load_config(toml)
+    toml.write_bytes(b"\xef\xbb\xbf" + toml.read_bytes().replace(b"\n", b"\r\n"))
+    capitals = toml.rename(toml.with_name("RUN.TOML"))
+    assert load_config(capitals) == plain
+    capitals.write_bytes(b"[run]\nname = 'caf\xe9'\n")
+    with pytest.raises(ConfigError, match=r"RUN.TOML, line 2: this is not UTF-8 text: save it as"):
+        load_config(capitals)
 
 
 def test_an_empty_prompt_file_is_named(toml: Path) -> None:

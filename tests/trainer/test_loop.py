@@ -343,6 +343,26 @@ def test_a_nan_loss_stops_with_the_sample_and_keeps_the_last_step(
     assert open_run(config, resume=True).latest() == 0
 
 
+def test_weights_that_overflow_are_neither_saved_nor_published(
+    configure: Configure, server: FakeServer
+) -> None:
+    """A finite gradient, and an update that is not, of moments that have overflowed."""
+    run(configure("--run.steps", "1"), server)
+    config = configure("--run.steps", "3")
+    trainer = make_trainer(config, server, resume=True)
+    for moments in trainer.parts.learner.optimiser.state.values():
+        moments["exp_avg"].fill_(torch.inf)
+    with pytest.raises(
+        DivergedError,
+        match=r"step 2: the update makes weights NaN or infinite; .*lower optimiser.lr",
+    ):
+        run_trainer(config, trainer)
+    assert open_run(config, resume=True).latest() == 1
+    resumed = make_trainer(config, server, resume=True)
+    assert resumed.state.step == 1
+    assert all(weights.finite for weights in resumed.parts.policy.weights.values())
+
+
 @pytest.mark.parametrize(
     ("error", "raised", "match"),
     [

@@ -40,6 +40,51 @@ def test_a_line_that_is_no_prompt_is_named(tmp_path: Path, line: str) -> None:
         read_prompts(path, "prompts.train")
 
 
+LINE_ENDS_ELSEWHERE = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"
+"""Where `str.splitlines` splits too."""
+
+
+@pytest.mark.parametrize("character", LINE_ENDS_ELSEWHERE)
+def test_lines_end_at_line_feeds_alone(tmp_path: Path, character: str) -> None:
+    prompt = f"a cat{character}and a dog"
+    text, lines = tmp_path / "p.txt", tmp_path / "p.jsonl"
+    text.write_bytes(f"{prompt}\r\n# a comment\r\na bird\n".encode())
+    escaped = character if ord(character) > 31 else f"\\u{ord(character):04x}"
+    lines.write_bytes(f'{{"prompt": "a cat{escaped}and a dog"}}\r\n{{"prompt": "a bird"}}'.encode())
+    assert read_prompts(text, "x") == read_prompts(lines, "x") == (prompt, "a bird")
+
+
+@pytest.mark.parametrize("name", ["P.TXT", "P.JSONL", "prompts"])
+def test_a_byte_order_mark_is_no_prompt(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    content = '{"prompt": "a cat"}\n' if name == "P.JSONL" else "# a comment\na cat\n"
+    path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert read_prompts(path, "x") == ("a cat",)
+
+
+@pytest.mark.parametrize("half", [r"\ud83d", r"\ude00", r"\ude00\ud83d"])
+def test_half_of_a_character_is_refused_with_its_line(
+    toml: Path, tmp_path: Path, half: str
+) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(f'{{"prompt": "a smile \\ud83d\\ude00"}}\n{{"prompt": "a cat {half}"}}\n')
+    with pytest.raises(ConfigError, match=r"prompts.train: .*p.jsonl, line 2: the prompt has half"):
+        load_config(toml, ["--prompts.train", str(path)])
+    path.write_text('{"prompt": "a smile \\ud83d\\ude00"}\n')
+    assert read_prompts(path, "x") == ("a smile \N{GRINNING FACE}",)
+
+
+def test_text_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_bytes("a cat\na café".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"^x: .*p.txt, line 2: this is not UTF-8 text") as error:
+        read_prompts(path, "x")
+    assert "\n" not in str(error.value)
+    path.write_bytes("a cat".encode("utf-16"))
+    with pytest.raises(ConfigError, match="line 1: this is not UTF-8 text"):
+        read_prompts(path, "x")
+
+
 @given(UNIQUE, st.floats(0.01, 0.99), st.integers(0, 5))
 def test_what_is_held_out_is_never_trained_on(
     prompts: tuple[str, ...], fraction: float, seed: int

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import asdict, replace
@@ -144,6 +145,44 @@ def test_the_page_takes_no_other_files_place(run: Path, tmp_path: Path) -> None:
     assert page.read_text() == "<title>My thesis</title>"
     for _ in range(2):
         assert write_report(run, tmp_path / "page.html").exists()
+
+
+def test_what_is_damaged_is_said_and_the_rest_is_shown(run: Path) -> None:
+    metrics = run / "metrics.jsonl"
+    first, *rest = metrics.read_bytes().splitlines(keepends=True)
+    broken = [b'{"step": 2, "elap\n', b"\xff\xfe\n", b"[]\n", b'{"step": "2"}\n']
+    metrics.write_bytes(b"".join([first, *broken, *rest, b'{"step": 9, "half of a line']))
+    later = run / "evaluation" / "step-000002" / "results.json"
+    later.write_text(later.read_text()[:-9])
+    (run / "showcase").mkdir()
+    (run / "showcase" / "showcase.json").write_text("{}")
+    said: list[str] = []
+    page = write_report(run, say=said.append).read_text()
+    assert said[:4] == [f"{metrics}, line {n} is damaged, and left out" for n in (2, 3, 4, 5)]
+    assert f"{later}, line 1, column" in said[4]
+    assert f"{run / 'showcase' / 'showcase.json'}" in said[5]
+    assert len(said) == 6
+    assert f"{1 + len(rest)} training steps" in page
+    assert all(
+        html.escape(problem, quote=True).replace("&#x27;", "&#39;") in page for problem in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b'{\n "config": {\n', "line 3, column 1: this is not JSON"),
+        (b"{}", "is damaged: it lacks 'config'"),
+        (b'{"config": []}', "is damaged"),
+        (b"\xff", "line 1: this is not UTF-8 text"),
+    ],
+)
+def test_damaged_settings_are_one_sentence(run: Path, content: bytes, sentence: str) -> None:
+    (run / "run.json").write_bytes(content)
+    with pytest.raises(RunFolderError, match=sentence) as error:
+        write_report(run)
+    assert str(run / "run.json") in str(error.value)
+    assert "resume the run, which writes it anew" in str(error.value)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -13,18 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_engines.errors import FilesError
 from heliostat_engines.files import atomic_folder, discard_folder
 from heliostat_engines.ownership import Layout
+from heliostat_engines.text import content_of, read_json
 from heliostat_trainer.config import completed, first_change, flatten
 from heliostat_trainer.curriculum import Sighting
-from heliostat_trainer.errors import RunFolderError
+from heliostat_trainer.errors import DIVERGED, DivergedError, RunFolderError
 from heliostat_trainer.optimiser import restore_state, state_tensors
-from heliostat_trainer.policy import ADAPTERS
+from heliostat_trainer.policy import ADAPTERS, NOT_FINITE, are_finite
 from heliostat_trainer.steps import kept_steps, numbers_in, step_folder
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.policy import Policy
 
+TENSORS = "tensors.safetensors"
 EXPLORER = "explorer-"
 LAYOUT = Layout(
     kind="a checkpoint",
@@ -81,13 +82,19 @@ class Checkpoints:
         """Write a checkpoint, then delete those no longer kept.
 
         Raises:
+            DivergedError: a weight is NaN or infinite; nothing is written.
             RunFolderError: it cannot be written; the earlier ones are intact.
         """
+        for name in ADAPTERS:
+            if not policy.weights[name].finite:
+                raise DivergedError(
+                    f"step {state.step}: the {name} policy is not saved, for {NOT_FINITE}; {DIVERGED}"
+                )
         content = {"state": _plain(state), "settings": flatten(self._config)}
         try:
             with atomic_folder(step_folder(self._folder, state.step), LAYOUT) as draft:
                 # As bytes: safetensors' own writer maps the file and dies of SIGBUS on a full disk.
-                (draft / "tensors.safetensors").write_bytes(save(_tensors(policy, optimiser)))
+                (draft / TENSORS).write_bytes(save(_tensors(policy, optimiser)))
                 (draft / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
                 for step, files in state.explorers.items():
                     (draft / f"{EXPLORER}{step:06d}.json").write_bytes(files.config)
@@ -112,18 +119,16 @@ class Checkpoints:
         if step is None:
             raise RunFolderError(f"{self._folder} has no checkpoint: start without --resume")
         path = step_folder(self._folder, step)
-        try:
-            content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        advice = f"delete {path} to resume from the checkpoint before it"
+        with content_of(path / "state.json", advice, RunFolderError):
+            content = read_json(path / "state.json")
             state = _state(content["state"], _explorers(path))
             self._require_same(content["settings"])
-            restore(load_file(path / "tensors.safetensors"), step)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            if isinstance(error, RunFolderError):
-                raise
-            raise RunFolderError(
-                f"cannot read checkpoint {path} ({error}): delete that folder to resume from the "
-                "one before it"
-            ) from error
+        with content_of(path / TENSORS, advice, RunFolderError):
+            tensors = load_file(path / TENSORS)
+            if not are_finite(weight for key, weight in tensors.items() if _is_weight(key)):
+                raise ValueError(NOT_FINITE)
+            restore(tensors, step)
         return state
 
     def _require_same(self, saved: Mapping[str, object]) -> None:
@@ -175,6 +180,10 @@ def _tensors(policy: Policy, optimiser: torch.optim.Optimizer) -> dict[str, torc
         state = state_tensors(optimiser, parameter)
         tensors |= {f"adam/{key}/{name}": value for name, value in state.items()}
     return tensors
+
+
+def _is_weight(key: str) -> bool:
+    return key.partition("/")[0] in ADAPTERS
 
 
 def restore_tensors(

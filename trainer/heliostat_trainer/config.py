@@ -5,7 +5,6 @@ Importing this reads no torch, so that a command line can check a file at once.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -17,12 +16,26 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from pydantic import (
     BaseModel,
     Field,
-    FiniteFloat,
     ValidationError,
     field_validator,
     model_validator,
 )
 
+from heliostat_engines.errors import FileError
+from heliostat_engines.settings import (
+    UNKNOWN,
+    Count,
+    Decay,
+    Fraction,
+    Limit,
+    NotNegative,
+    Number,
+    Positive,
+    Seconds,
+    Settings,
+)
+from heliostat_engines.suggestions import nearest
+from heliostat_engines.text import read_text
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.objectives.settings import (
     OBJECTIVES,
@@ -34,7 +47,6 @@ from heliostat_trainer.objectives.settings import (
 )
 from heliostat_trainer.prompts import HUB, PromptSets, PromptSource, hold_out, read_prompts
 from heliostat_trainer.rewards import Normalise, RewardSum
-from heliostat_trainer.section import Count, Decay, Fraction, NotNegative, Positive, Section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -122,7 +134,7 @@ class WandbMode(StrEnum):
     """Keeps it in the run folder, for `wandb sync`."""
 
 
-class RunSection(Section):
+class RunSection(Settings):
     """[run]: what the run is called, and when it ends."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -148,7 +160,7 @@ class RunSection(Section):
         return self.folder / self.name
 
 
-class ModelSection(Section):
+class ModelSection(Settings):
     """[model]: the diffusion model; the server must serve the same one."""
 
     family: str = "demo"
@@ -171,7 +183,7 @@ class ModelSection(Section):
     and gathers a block at a time. For models that do not fit one card; slower than without."""
 
 
-class PromptsSection(Section):
+class PromptsSection(Settings):
     """[prompts]: where prompts come from, and which are drawn.
 
     A source is a file relative to the TOML, of text with one prompt a line or of JSONL with objects
@@ -197,7 +209,7 @@ class PromptsSection(Section):
     again with each further time, until it shows contrast."""
 
 
-class RecipeSection(Section):
+class RecipeSection(Settings):
     """[recipe]: how a step's training samples come about."""
 
     name: RecipeName = RecipeName.SOL_RL
@@ -265,7 +277,7 @@ class RecipeSection(Section):
         return self.explore_ahead if self.redraws else 0
 
 
-class WatchSection(Section):
+class WatchSection(Settings):
     """[watch]: does exploration rank candidates as their BF16 redraws do (sol_rl)?"""
 
     every: Annotated[int, Field(ge=0)] = 20
@@ -288,12 +300,12 @@ class WatchSection(Section):
         return self.every > 0 and (step - 1) % self.every == 0
 
 
-class RewardSection(Section):
+class RewardSection(Settings):
     """[reward]: names of the server's rewards; either `name` or `weights`."""
 
     name: str | None = None
     """The reward to train on, as it is."""
-    weights: Annotated[dict[str, FiniteFloat], Field(min_length=1)] | None = None
+    weights: Annotated[dict[str, Number], Field(min_length=1)] | None = None
     """Several rewards to train on, each with its weight in their sum: { pickscore = 1.0, ocr = 0.5 }.
     A negative weight penalises."""
     normalise: Normalise = Normalise.GROUP_STD
@@ -337,7 +349,7 @@ class RewardSection(Section):
         return tuple(dict.fromkeys((*self.trained, *self.heldout)))
 
 
-class LoraSection(Section):
+class LoraSection(Settings):
     """[lora]: the trained low-rank update."""
 
     rank: Count = 32
@@ -346,12 +358,12 @@ class LoraSection(Section):
     """The update is scaled by alpha / rank."""
 
 
-class OptimiserSection(Section):
+class OptimiserSection(Settings):
     """[optimiser]: AdamW on the LoRA."""
 
     name: OptimiserName = OptimiserName.ADAMW
     """adamw, or adamw_8bit, which keeps its moments in a quarter of the memory."""
-    lr: Positive = 3e-4
+    lr: Annotated[float, Field(gt=0, le=1)] = 3e-4
     """Learning rate, of the first step."""
     lr_schedule: LrSchedule = LrSchedule.CONSTANT
     """constant, or cosine: falls to 0 at run.steps. A run that run.minutes ends is not there yet."""
@@ -361,8 +373,8 @@ class OptimiserSection(Section):
     """Decoupled weight decay."""
     eps: Positive = 1e-8
     """Added to the denominator."""
-    max_grad_norm: Positive = 1.0
-    """The gradient is clipped to this norm."""
+    max_grad_norm: Limit = 1.0
+    """The gradient is clipped to this norm; inf: it is not."""
     updates_per_step: Count = 1
     """Optimiser steps in one training step; more than 1 splits the samples at random."""
     micro_batch: Count = 48
@@ -375,7 +387,7 @@ class OptimiserSection(Section):
         return self.lr * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
 
 
-class OldPolicySection(Section):
+class OldPolicySection(Settings):
     """[old_policy]: old <- decay old + (1 - decay) trained, decay = min(slope step, max)."""
 
     decay_slope: NotNegative = 0.001
@@ -389,7 +401,7 @@ class OldPolicySection(Section):
         return min(self.decay_slope * step, self.decay_max)
 
 
-class EmaSection(Section):
+class EmaSection(Settings):
     """[ema]: the moving average of the trained LoRA, which is evaluated and exported."""
 
     decay: Decay = 0.9
@@ -400,7 +412,7 @@ class EmaSection(Section):
         return min((1 + step) / (10 + step), self.decay)
 
 
-class EvaluationSection(Section):
+class EvaluationSection(Settings):
     """[evaluation]: held-out prompts, drawn by the trainer in BF16 from fixed seeds."""
 
     every: Annotated[int, Field(ge=0)] = 20
@@ -434,7 +446,7 @@ class EvaluationSection(Section):
         return guidances
 
 
-class GuardsSection(Section):
+class GuardsSection(Settings):
     """[guards]: warnings of reward hacking, at each evaluation, against the base model's images.
 
     Each limit is a share of the base model's value: 100 turns one off. The run goes on in any case.
@@ -457,7 +469,7 @@ class GuardsSection(Section):
         return self.model_dump(exclude={"heldout"})
 
 
-class CheckpointSection(Section):
+class CheckpointSection(Settings):
     """[checkpoint]: what a run resumes from."""
 
     every: Count = 5
@@ -466,7 +478,7 @@ class CheckpointSection(Section):
     """How many of the latest are kept, besides the best evaluated one."""
 
 
-class LoggingSection(Section):
+class LoggingSection(Settings):
     """[logging]: the numbers of metrics.jsonl and evaluation pictures, to other tools."""
 
     to: tuple[TrackerName, ...] = ()
@@ -482,7 +494,7 @@ class LoggingSection(Section):
     """Prompts whose first picture is logged with each evaluation, of evaluation.images."""
 
 
-class ServerSection(Section):
+class ServerSection(Settings):
     """[server]: the rollout server's control plane."""
 
     url: str | Annotated[tuple[str, ...], Field(min_length=1)] = f"grpc://127.0.0.1:{DEFAULT_PORT}"
@@ -495,7 +507,7 @@ class ServerSection(Section):
     authority_file: Path | None = None
     """With grpcs://: the certificates (PEM) that the server's must be signed by; by default the
     system's."""
-    patience_s: NotNegative = 120.0
+    patience_s: Seconds = 120.0
     """How long the trainer waits for a server that went away, of several for the last, before it
     gives up."""
     groups_in_flight: Count = 4
@@ -516,7 +528,7 @@ class ServerSection(Section):
         return one_or_more(self.url)
 
 
-class TrainConfig(Section):
+class TrainConfig(Settings):
     """All settings of a run."""
 
     run: RunSection
@@ -661,7 +673,9 @@ class TrainConfig(Section):
         )
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+def load_config(
+    path: Path, overrides: Sequence[str] = (), options: Sequence[str] = ()
+) -> TrainConfig:
     """Read a run's TOML.
 
     Args:
@@ -670,12 +684,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
             values are read as TOML where they can be, else as text; paths are relative to the
             working directory. Another objective.name takes the place of the file's [objective]:
             what that sets is meant for its own.
+        options: the command's own, one of which may be meant by what is no setting.
 
     Raises:
         ConfigError: one sentence that names the key.
     """
     settings = _resolve_paths(_read_toml(path), path.resolve().parent)
-    changes = list(parse_overrides(overrides))
+    changes = list(parse_overrides(overrides, options))
     named = dict(settings.get("objective", {})).get("name", DiffusionNftSettings().name)
     if any(change[:2] == ("objective", "name") and change[2] != named for change in changes):
         settings["objective"] = {}
@@ -689,24 +704,36 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     return config
 
 
-def parse_overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str, object]]:
+def parse_overrides(
+    arguments: Sequence[str], options: Sequence[str] = ()
+) -> Iterator[tuple[str, str, object]]:
     """(section, key, value) of each `--section.key value` or `--section.key=value`.
 
     Raises:
-        ConfigError: an argument is neither.
+        ConfigError: an argument is neither; names the setting or the option of the command that is
+            nearest.
     """
     words = iter(arguments)
     for word in words:
         match = re.fullmatch(r"--([a-z_]+)\.([a-z_]+)(?:=(.*))?", word, re.DOTALL)
         if match is None:
-            raise ConfigError(
-                f"{word!r} is no setting: write --section.key value, e.g. --run.steps 100"
-            )
+            raise ConfigError(f"{word!r} is no setting: {_meant(word, options)}")
         section, key, text = match.groups()
         value = next(words, None) if text is None else text
         if value is None:
             raise ConfigError(f"{word} needs a value")
         yield section, key, _toml_value(value)
+
+
+def _meant(word: str, options: Sequence[str]) -> str:
+    name = word.partition("=")[0]
+    settings = [f"--{place}" for place in _places()]
+    # Of the same key in several sections, that of the first one, as in --steps for --run.steps.
+    by_key = {f"--{setting.partition('.')[2]}": setting for setting in reversed(settings)}
+    near = nearest(name, (*options, *settings, *by_key), cutoff=0.75)
+    if near is None or not name.startswith("-"):
+        return "write --section.key value, e.g. --run.steps 100"
+    return f"did you mean {by_key.get(near, near)}?"
 
 
 def one_or_more(url: str | Sequence[str]) -> tuple[str, ...]:
@@ -737,9 +764,14 @@ def server_address(url: str) -> str:
 
 def flatten(config: TrainConfig) -> dict[str, object]:
     """section.key -> value as JSON has it."""
+    return flat(config.model_dump(mode="json"))
+
+
+def flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """section.key -> value."""
     return {
         f"{section}.{key}": value
-        for section, keys in config.model_dump(mode="json").items()
+        for section, keys in sections.items()
         for key, value in keys.items()
     }
 
@@ -770,19 +802,12 @@ def unknown_setting(location: Sequence[str]) -> str:
     *parents, key = location
     prefix = "".join(f"{parent}." for parent in parents)
     known = _known_fields(parents)
-    close = difflib.get_close_matches(key, known, n=1)
+    close = nearest(key, known)
     if close:
-        return f"unknown setting {prefix}{key}: did you mean {prefix}{close[0]}?"
-    elsewhere = [
-        f"{section}.{name}"
-        for section in TrainConfig.model_fields
-        for name in _known_fields([section])
-    ]
+        return f"unknown setting {prefix}{key}: did you mean {prefix}{close}?"
     meant = [name for name, meaning in known.items() if key.replace("_", " ") in meaning.lower()]
-    far = [f"{prefix}{name}" for name in meant] or difflib.get_close_matches(
-        f"{prefix}{key}", elsewhere, n=1, cutoff=0.5
-    )
-    hint = f"the nearest is {far[0]}" if far else f"known here are {', '.join(known)}"
+    near = f"{prefix}{meant[0]}" if meant else nearest(f"{prefix}{key}", _places(), cutoff=0.5)
+    hint = f"the nearest is {near}" if near else f"known here are {', '.join(known)}"
     return f"unknown setting {prefix}{key}: {hint}"
 
 
@@ -797,10 +822,10 @@ def section_kinds(model: type[BaseModel], field: str) -> tuple[type[BaseModel], 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_text(path))
+    except FileError as error:
+        raise ConfigError(str(error)) from error
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
@@ -835,7 +860,7 @@ def _resolved_source(source: object, folder: Path) -> object:
 def _toml_value(text: str) -> object:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -852,9 +877,11 @@ def _sentence(error: ErrorDetails) -> str:
     if error["type"] == "union_tag_invalid":
         return f"objective.name = {error['ctx']['tag']!r}: choose from {', '.join(OBJECTIVES)}"
     location = [str(part) for part in error["loc"]]
+    if error["type"] == UNKNOWN:
+        location.append(error["ctx"]["key"])
     objective = location.pop(1) if location[:1] == ["objective"] and location[2:] else None
     key = ".".join(location)
-    if error["type"] == "extra_forbidden":
+    if error["type"] == UNKNOWN:
         return unknown_setting(location) if objective is None else _not_of(objective, location[-1])
     if error["type"] == "missing":
         meaning = _known_fields(location[:-1])[location[-1]]
@@ -868,15 +895,24 @@ def _sentence(error: ErrorDetails) -> str:
 def _not_of(objective: str, key: str) -> str:
     """A sentence on a key of [objective] that the named objective does not have."""
     own = OBJECTIVES[objective].model_fields
-    close = difflib.get_close_matches(key, own, n=1, cutoff=0.75)
+    close = nearest(key, own, cutoff=0.75)
     others = [name for name, kind in OBJECTIVES.items() if key in kind.model_fields]
     if others and not close:
         return (
             f"objective.{key} is a setting of {' and '.join(others)}, not of {objective}: leave it "
             "out, or set objective.name"
         )
-    hint = f"did you mean objective.{close[0]}?" if close else f"it has {', '.join(own)}"
+    hint = f"did you mean objective.{close}?" if close else f"it has {', '.join(own)}"
     return f"unknown setting objective.{key} of {objective}: {hint}"
+
+
+def _places() -> list[str]:
+    """section.key of every setting."""
+    return [
+        f"{section}.{key}"
+        for section in TrainConfig.model_fields
+        for key in _known_fields([section])
+    ]
 
 
 def _known_fields(parents: Sequence[str]) -> Mapping[str, str]:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from heliostat_engines.errors import FilesError, HeliostatError
 
+DIVERGED = (
+    "the last checkpoint is kept: lower optimiser.lr and start anew under another run.name, for a "
+    "run cannot be resumed with another rate"
+)
+"""What becomes of a run whose numbers are not finite any more."""
+
 
 class ConfigError(HeliostatError, ValueError):
     """A setting that is unknown, of the wrong type, or at odds with another or the server."""

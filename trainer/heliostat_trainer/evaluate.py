@@ -19,6 +19,7 @@ from safetensors.torch import save
 from heliostat_engines.files import atomic_folder, discard_folder
 from heliostat_engines.ownership import Layout
 from heliostat_engines.progress import Stages
+from heliostat_engines.text import content_of, read_json
 from heliostat_trainer.budget import (
     TRIAL_STEPS,
     DrawingPace,
@@ -33,7 +34,7 @@ from heliostat_trainer.statistics import PER_IMAGE, Interval, diversity, interva
 from heliostat_trainer.steps import kept_steps, step_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -262,16 +263,19 @@ class Evaluator:
         return values.reshape(len(self._prompts), -1)
 
 
-def read_evaluations(folder: Path) -> tuple[Evaluation, ...]:
-    """All evaluations of a run's `evaluation/` folder, by step.
-
-    Raises:
-        RunFolderError: a file is not readable.
-    """
+def read_evaluations(
+    folder: Path, say: Callable[[str], None] = lambda _: None
+) -> tuple[Evaluation, ...]:
+    """All evaluations of a run's `evaluation/` folder, by step; `say` is told of damaged ones."""
     evaluations: list[Evaluation] = []
     for step in kept_steps(folder):
-        if (path := step_folder(folder, step) / RESULTS).exists():
+        path = step_folder(folder, step) / RESULTS
+        if not path.exists():
+            continue
+        try:
             evaluations += _read(path)
+        except RunFolderError as error:
+            say(f"{error}: it is left out")
     return tuple(evaluations)
 
 
@@ -316,10 +320,8 @@ def prompt_interval(values: NDArray[np.float64]) -> Interval:
 
 
 def _read(path: Path) -> list[Evaluation]:
-    try:
-        return [_evaluation(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunFolderError(f"cannot read {path}: {error}") from error
+    with content_of(path, kind=RunFolderError):
+        return [_evaluation(entry) for entry in read_json(path)]
 
 
 def _evaluation(entry: dict[str, object]) -> Evaluation:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
+from heliostat_engines.suggestions import suggest
 from heliostat_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,10 +73,8 @@ def _check_rewards(config: TrainConfig, info: ServerInfo) -> None:
             continue
         trained = "reward.name" if config.reward.name else "reward.weights"
         setting = trained if reward in config.reward.trained else "reward.heldout"
-        close = difflib.get_close_matches(reward, info.rewards, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
         raise ConfigError(
-            f"{setting}: the server has no reward {reward!r}: {hint}it has "
+            f"{setting}: the server has no reward {reward!r}: {suggest(reward, info.rewards)}it has "
             f"{', '.join(info.rewards)}"
         )
 

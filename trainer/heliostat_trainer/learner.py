@@ -12,7 +12,7 @@ from heliostat_engines.progress import Stages
 from heliostat_trainer.advantages import has_contrast
 from heliostat_trainer.batch import Schedule, lay_out
 from heliostat_trainer.checkpoint import restore_tensors
-from heliostat_trainer.errors import DivergedError
+from heliostat_trainer.errors import DIVERGED, DivergedError
 from heliostat_trainer.objectives.objective import Velocities, mean_of_each
 from heliostat_trainer.optimiser import build_optimiser
 from heliostat_trainer.policy import PolicyName
@@ -78,7 +78,7 @@ class Learner:
 
         Raises:
             DivergedError: a loss or gradient is not finite; the policies are as they were, unless
-                updates_per_step is above 1.
+                updates_per_step is above 1. Or the update's weights are not: `step` is then None.
         """
         groups = sorted(samples, key=lambda group: group.row)
         schedule = Schedule(self._config.run.seed, step, self._levels)
@@ -167,15 +167,13 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._config.optimiser.max_grad_norm)
         if not torch.isfinite(norm):
             self.optimiser.zero_grad()
-            raise DivergedError(
-                f"step {step}: the gradient's norm is {norm.item()}; the last checkpoint is kept: "
-                "lower optimiser.lr and resume from it"
-            )
+            raise DivergedError(f"step {step}: the gradient's norm is {norm.item()}; {DIVERGED}")
         self.step = None
         for group in self.optimiser.param_groups:
             group["lr"] = self._config.optimiser.lr_at(step, self._config.run.steps)
         self.optimiser.step()
         self.optimiser.zero_grad()
+        self._require_finite_weights(step)
         self._policy.refresh(PolicyName.TRAINED)
         sums.grad_norm = norm.item()
 
@@ -185,6 +183,13 @@ class Learner:
         weights[PolicyName.OLD].decay_towards(trained, self._config.old_policy.decay(step))
         weights[PolicyName.EMA].decay_towards(trained, self._config.ema.decay_at(step))
         self._policy.refresh(PolicyName.OLD, PolicyName.EMA)
+
+    def _require_finite_weights(self, step: int) -> None:
+        """Stop in the middle of a step whose update overflows: nothing saves or publishes it."""
+        if not self._policy.trained.finite:
+            raise DivergedError(
+                f"step {step}: the update makes weights NaN or infinite; {DIVERGED}"
+            )
 
     def _not_finite(self, loss: torch.Tensor, batch: Batch, rows: NDArray[np.int64]) -> str:
         """Which row's loss is not finite, in words; empty if all are."""
@@ -201,9 +206,7 @@ class Learner:
         """Stop on every rank if any of them has a problem."""
         for sentence in filter(None, self._ranks.exchange(problem)):
             self.optimiser.zero_grad()
-            raise DivergedError(
-                f"{sentence}; the last checkpoint is kept: lower optimiser.lr and resume from it"
-            )
+            raise DivergedError(f"{sentence}; {DIVERGED}")
 
 
 class _Sums:

@@ -7,10 +7,12 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from heliostat_engines.errors import FileError
 from heliostat_engines.ownership import explained
+from heliostat_engines.text import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from heliostat_trainer.types import StepMetrics
@@ -37,10 +39,31 @@ class MetricsLog:
             file.write(json.dumps(asdict(metrics)) + "\n")
 
 
-def read_metrics(path: Path) -> Iterator[dict[str, object]]:
-    """The lines of a metrics.jsonl; a line that was being written when the run died is left out."""
+def read_metrics(
+    path: Path, say: Callable[[str], None] = lambda _: None
+) -> Iterator[dict[str, object]]:
+    """The lines of a metrics.jsonl; a line that was being written when the run died is left out.
+
+    So is a damaged one: `say` is told its number.
+    """
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
+    *lines, _ = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        try:
+            metrics = parse_json(line, where)
+        except FileError:
+            metrics = None
+        if _is_of_a_step(metrics):
+            yield metrics
+        else:
+            say(f"{where} is damaged, and left out")
+
+
+def _is_of_a_step(metrics: object) -> bool:
+    return (
+        isinstance(metrics, dict)
+        and isinstance(metrics.get("step"), int)
+        and isinstance(metrics.get("elapsed_s"), int | float)
+    )

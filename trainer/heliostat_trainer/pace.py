@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from heliostat_trainer.config import TrainConfig, first_change, flatten
-from heliostat_trainer.errors import RunFolderError
+from heliostat_trainer.config import completed, first_change, flatten
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.progress import Outlook
+from heliostat_trainer.run_file import read_settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from heliostat_trainer.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -33,20 +32,13 @@ def measured_pace(config: TrainConfig) -> Pace | None:
     """The pace of the run in the folder that the settings name; None where no step was completed.
 
     Raises:
-        RunFolderError: the folder cannot be read.
+        RunFolderError: the run's settings cannot be read.
     """
     path, run = config.run.path, config.run
-    try:
-        lines: list[dict[str, Any]] = list(read_metrics(path / "metrics.jsonl"))
-        if not lines:
-            return None
-        last = lines[-1]
-        outlook = Outlook(int(last["step"]), run.steps, float(last["elapsed_s"]), run.minutes)
-        return Pace(outlook, first_change(_settings(path), flatten(config)))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"cannot read {path}: {error}") from error
-
-
-def _settings(run: Path) -> dict[str, object]:
-    content = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    return flatten(TrainConfig.model_validate(content["config"]))
+    lines: list[dict[str, Any]] = list(read_metrics(path / "metrics.jsonl"))
+    if not lines:
+        return None
+    last = lines[-1]
+    outlook = Outlook(int(last["step"]), run.steps, float(last["elapsed_s"]), run.minutes)
+    before = completed(read_settings(path))
+    return Pace(outlook, first_change(before, flatten(config)))

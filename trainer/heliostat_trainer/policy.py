@@ -26,7 +26,7 @@ from heliostat_trainer.randomness import Purpose, torch_stream
 from heliostat_trainer.sharding import shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import nn
     from torch.distributed.device_mesh import DeviceMesh
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from heliostat_engines.sampling import Velocity
 
 RECOMPILE_LIMIT = 64
+NOT_FINITE = "its weights are NaN or infinite"
+"""Of a file or a policy."""
 
 
 class PolicyName(StrEnum):
@@ -52,6 +54,12 @@ class PolicyName(StrEnum):
 
 
 ADAPTERS = (PolicyName.TRAINED, PolicyName.OLD, PolicyName.EMA)
+
+
+def are_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether no element is NaN or infinite. One answer from the device."""
+    checks = [torch.isfinite(tensor).all() for tensor in tensors]
+    return bool(torch.stack(checks).all()) if checks else True
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,11 @@ class LoraWeights:
         """self <- decay self + (1 - decay) other."""
         for name, value in self.tensors.items():
             value.mul_(decay).add_(other.tensors[name], alpha=1 - decay)
+
+    @property
+    def finite(self) -> bool:
+        """Whether no weight is NaN or infinite."""
+        return are_finite(self.tensors.values())
 
     def pairs(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """By module, its (A[r, in], B[out, r])."""

@@ -1,12 +1,12 @@
-"""Where prompts come from: text files, JSONL files, data sets of the Hugging Face hub.
+r"""Where prompts come from: text files, JSONL files, data sets of the Hugging Face hub.
 
 A text file has a prompt a line; empty lines and lines that start with # are skipped. A JSONL file
 has an object a line, whose `prompt` is taken; whatever else it holds (`metadata`) is left alone.
+Lines end at \n or \r\n, and a byte-order mark at the start is no part of the first.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,17 +15,19 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from heliostat_engines.errors import FileError
+from heliostat_engines.settings import UNKNOWN, Settings
+from heliostat_engines.text import is_whole, lines_of, parse_json, read_text
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.randomness import Purpose, stream
-from heliostat_trainer.section import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 HUB = "hf://"
 
 
-class HubPrompts(Section):
+class HubPrompts(Settings):
     """A column of a data set of the Hugging Face hub, or of a folder that `datasets` reads."""
 
     dataset: Annotated[str, Field(min_length=1)]
@@ -52,8 +54,9 @@ def _source(value: object) -> object:
         return HubPrompts.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        key, known = ".".join(map(str, first["loc"])), ", ".join(HubPrompts.model_fields)
-        raise ValueError(f"a data set of prompts has {known}; {key}: {first['msg']}") from error
+        known = ", ".join(HubPrompts.model_fields)
+        where = "" if first["type"] == UNKNOWN else f"{'.'.join(map(str, first['loc']))}: "
+        raise ValueError(f"a data set of prompts has {known}; {where}{first['msg']}") from error
 
 
 PromptSource = Annotated[Path | HubPrompts, BeforeValidator(_source)]
@@ -74,12 +77,13 @@ def read_prompts(source: Path | HubPrompts, setting: str) -> tuple[str, ...]:
         ConfigError: it cannot be read or holds no prompt; names the setting.
     """
     if isinstance(source, HubPrompts):
-        lines = iter(_column(source, setting))
-    elif source.suffix == ".jsonl":
-        lines = _jsonl(_text(source, setting), f"{setting}: {source}")
+        found = _whole(_column(source, setting), f"{setting}: {source}, row")
+    elif source.suffix.lower() == ".jsonl":
+        found = _jsonl(_text(source, setting), f"{setting}: {source}")
     else:
-        lines = (line for line in _text(source, setting).splitlines() if line.strip()[:1] != "#")
-    prompts = tuple(dict.fromkeys(prompt for line in lines if (prompt := line.strip())))
+        lines = lines_of(_text(source, setting))
+        found = (line for line in lines if line.strip()[:1] != "#")
+    prompts = tuple(dict.fromkeys(prompt for line in found if (prompt := line.strip())))
     if not prompts:
         raise ConfigError(f"{setting}: {source} holds no prompt; write one a line")
     return prompts
@@ -110,25 +114,41 @@ def step_prompts(prompts: tuple[str, ...], per_step: int, seed: int, step: int) 
 
 def _text(path: Path, setting: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{setting}: cannot read {path}: {reason}") from error
+        return read_text(path)
+    except FileError as error:
+        raise ConfigError(f"{setting}: {error}") from error
 
 
 def _jsonl(text: str, where: str) -> Iterator[str]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            prompt = json.loads(line)["prompt"]
-        except (ValueError, KeyError, TypeError):
-            prompt = None
-        if not isinstance(prompt, str):
-            raise ConfigError(
-                f'{where}, line {number}: write an object with a prompt, {{"prompt": "a red cat"}}'
-            )
+    for number, line in enumerate(lines_of(text), start=1):
+        if line.strip():
+            yield _prompt(line, f"{where}, line {number}")
+
+
+def _prompt(line: str, where: str) -> str:
+    try:
+        prompt = parse_json(line, where)["prompt"]
+    except (FileError, LookupError, TypeError):
+        prompt = None
+    if not isinstance(prompt, str):
+        raise ConfigError(f'{where}: write an object with a prompt, {{"prompt": "a red cat"}}')
+    _require_whole(prompt, where)
+    return prompt
+
+
+def _whole(prompts: Iterable[str], where: str) -> Iterator[str]:
+    for number, prompt in enumerate(prompts):
+        _require_whole(prompt, f"{where} {number}")
         yield prompt
+
+
+def _require_whole(prompt: str, where: str) -> None:
+    """Refuse what no server can be sent, before anything is spent. Raises ConfigError."""
+    if not is_whole(prompt):
+        raise ConfigError(
+            f"{where}: the prompt has half of a character (a lone surrogate such as \\ud83d): write "
+            "the character itself, or both halves"
+        )
 
 
 def _column(source: HubPrompts, setting: str) -> Sequence[str]:

@@ -34,6 +34,7 @@ from heliostat_trainer.metrics import MetricsLog
 from heliostat_trainer.progress import Outlook, Progress, open_progress
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.ranks import Ranks, RunEndedError, open_ranks
+from heliostat_trainer.run_file import RUN_FILE, read_arithmetic
 from heliostat_trainer.run_folder import held_run
 from heliostat_trainer.servers import open_servers
 from heliostat_trainer.showcase import keep_showcase
@@ -307,14 +308,16 @@ def write_run_file(config: TrainConfig, info: ServerInfo, dtype: str) -> None:
         "server": asdict(info),
         "compute_dtype": dtype,
     }
-    atomic_text(config.run.path / "run.json", json.dumps(content, indent=1))
+    atomic_text(config.run.path / RUN_FILE, json.dumps(content, indent=1))
+
+
+BEFORE_THERE_WAS_A_CHOICE = "bfloat16"
+"""What runs were trained in whose run.json does not say it."""
 
 
 def arithmetic_change(path: Path, dtype: str) -> str | None:
     """A sentence if the run in this folder was trained in another arithmetic until now."""
-    run = path / "run.json"
-    # Runs of before there was a choice were all trained in BF16.
-    before = json.loads(run.read_text(encoding="utf-8")).get("compute_dtype", "bfloat16")
+    before = read_arithmetic(path).trainer or BEFORE_THERE_WAS_A_CHOICE
     if before == dtype:
         return None
     return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,9 +13,12 @@ from scipy import stats
 
 from heliostat_engines.files import atomic_folder
 from heliostat_engines.ownership import Layout
+from heliostat_engines.text import content_of, read_json
+from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.policy import PolicyName
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -84,15 +87,23 @@ def keep_showcase(
 
 
 def read_showcase(folder: Path) -> Showcase | None:
-    """What `keep_showcase` kept; None if the run has none."""
-    if not (folder / RECORD).exists():
+    """What `keep_showcase` kept; None if the run has none. Raises RunFolderError."""
+    path = folder / RECORD
+    if not path.exists():
         return None
-    content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    images = {name: tensor.numpy() for name, tensor in load_file(folder / IMAGES).items()}
+    with content_of(path, kind=RunFolderError):
+        return _showcase(read_json(path), load_file(folder / IMAGES))
+
+
+def _showcase(content: Mapping[str, Any], images: Mapping[str, torch.Tensor]) -> Showcase:
     pairs = [
         Pair(explored, redrawn, proxy, reward)
         for explored, redrawn, proxy, reward in zip(
-            images["explored"], images["redrawn"], content["proxy"], content["reward"], strict=True
+            images["explored"].numpy(),
+            images["redrawn"].numpy(),
+            content["proxy"],
+            content["reward"],
+            strict=True,
         )
     ]
     half = len(pairs) // 2

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol
 
+from heliostat_engines.errors import SecretError
 from heliostat_engines.files import SECRET_MODE, atomic_text
-from heliostat_trainer.errors import ConfigError
+from heliostat_engines.secret import read_token, sendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 ENVIRONMENT = "HELIOSTAT_TOKEN"
 FILE = "token"
 """In the run folder, readable by its owner alone."""
+
+
+def environment_token() -> str | None:
+    """HELIOSTAT_TOKEN; None where it is not set. Raises SecretError: it cannot be sent."""
+    token = os.environ.get(ENVIRONMENT)
+    return sendable(token, ENVIRONMENT) if token else None
 
 
 class Tokens(Protocol):
@@ -56,20 +63,22 @@ class RunTokens:
         self._known = known
 
     def candidates(self) -> Iterator[str]:
-        """In the order in which they are tried. Raises ConfigError."""
-        if self._own.exists():
-            yield self._own.read_text().strip()
-        if token := os.environ.get(ENVIRONMENT):
+        """In the order in which they are tried. Raises SecretError."""
+        if kept := self._kept():
+            yield kept
+        if token := environment_token():
             yield token
         if self._token_file is not None:
-            try:
-                yield self._token_file.read_text().strip()
-            except OSError as error:
-                raise ConfigError(
-                    f"server.token_file = {str(self._token_file)!r}: {error.strerror}"
-                ) from error
+            yield read_token(self._token_file, "server.token_file")
         if known := self._known():
             yield known
+
+    def _kept(self) -> str | None:
+        """The run folder's own; None if there is none, or a damaged one: the server gives another."""
+        try:
+            return read_token(self._own, FILE)
+        except SecretError:
+            return None
 
     def keep(self, token: str) -> None:
         """Write it to the run folder, for its owner alone. Raises FilesError."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from PIL import Image
 
 from heliostat.pretrain.checkpoint import load_named, save_tensors
 from heliostat.pretrain.vocabulary import NOUNS
+from heliostat_engines.text import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +81,7 @@ def _icons_path(data: Path, drawing_set: str) -> Path:
 
 def _rasterise_set(data: Path, drawing_set: str) -> npt.NDArray[np.uint8]:
     """One set's vocabulary, rgba[K, RASTER_PX, RASTER_PX, 4]."""
-    collection = json.loads(_icons_path(data, drawing_set).read_text())
+    collection = read_json(_icons_path(data, drawing_set))
     side = collection["width"]
     return np.stack([_rasterise(collection["icons"][noun.drawing]["body"], side) for noun in NOUNS])
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import heliostat_engines
+from heliostat_engines.errors import FileError
 from heliostat_engines.files import atomic_text
 from heliostat_engines.progress import unheard
+from heliostat_engines.text import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,10 +50,10 @@ class FileDigests:
 
     def _read(self) -> dict[str, str]:
         try:
-            known: dict[str, str] = json.loads(self._memory.read_text())
-        except (OSError, ValueError):
+            known = read_json(self._memory)
+        except FileError:
             return {}
-        return known
+        return known if isinstance(known, dict) else {}
 
     def _write(self, known: dict[str, str]) -> None:
         atomic_text(self._memory, json.dumps(known, indent=1))

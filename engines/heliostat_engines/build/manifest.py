@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from heliostat_engines.build.profiles import Profile  # noqa: TC001 (pydantic reads it)
 from heliostat_engines.errors import EngineFolderError
@@ -96,9 +96,9 @@ def read_manifest(folder: Path) -> EngineManifest:
             f"{folder} has no readable {MANIFEST_FILE}: give the folder that `heliostat engine "
             "build --out` wrote"
         ) from error
-    except ValidationError as error:
+    except ValueError as error:  # it is not JSON, not UTF-8, or lacks something
         raise EngineFolderError(
-            f"{folder / MANIFEST_FILE} is of another version of heliostat: build the engine again"
+            f"{folder / MANIFEST_FILE} is damaged, or of another version of heliostat: build the engine again"
         ) from error
 
 

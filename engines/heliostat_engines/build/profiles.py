@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from heliostat_engines.export.manifest import TensorSpec
     from heliostat_engines.families.family import Family
 
-_POINT = re.compile(r"(\d+)x(\d+)")
+_POINT = re.compile(r"(\d{1,9})x(\d{1,9})")
 Shape = tuple[int, ...]
 DECODER_BATCH = 4
 """Images decoded together: more take memory and gain nothing at megapixels."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 from heliostat_engines.errors import UnknownFamilyError
@@ -10,6 +9,7 @@ from heliostat_engines.families.demo.family import DemoFamily
 from heliostat_engines.families.flux import FluxFamily, FluxSchnellFamily
 from heliostat_engines.families.sana.family import SanaFamily
 from heliostat_engines.families.sd3.family import Sd35LargeFamily, Sd35MediumFamily
+from heliostat_engines.suggestions import suggest
 
 if TYPE_CHECKING:
     from heliostat_engines.families.family import Family
@@ -33,6 +33,5 @@ def get_family(name: str) -> Family:
     by_name = {family.name: family for family in FAMILIES}
     if name in by_name:
         return by_name[name]()
-    close = difflib.get_close_matches(name, by_name, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    hint = suggest(name, by_name)
     raise UnknownFamilyError(f"no model family {name!r}: {hint}known are {', '.join(by_name)}")

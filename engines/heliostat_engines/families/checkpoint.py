@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from heliostat_engines.errors import CheckpointError
+from heliostat_engines.text import content_of, read_json
 from heliostat_engines.weights import DIFFUSERS, TRANSFORMERS, refuse, tensor_files
 
 if TYPE_CHECKING:
@@ -149,10 +149,8 @@ def _check(checkpoint: str, config: str, class_name: str) -> Mapping[str, Any]:
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is no JSON ({error}): download it again") from error
+    with content_of(path, "download it again", CheckpointError):
+        content = read_json(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is no JSON object: download it again")
     return content

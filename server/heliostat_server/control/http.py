@@ -13,11 +13,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_engines.errors import HeliostatError
+from heliostat_engines.settings import Settings
 from heliostat_server.control.operations import Operations, ServerInfo
 from heliostat_server.control.publisher import Published
 from heliostat_server.control.upload import check_digest
@@ -53,37 +54,33 @@ What `heliostat experiment` does, over HTTP. Every call but `/v1/health` carries
 VersionNumber = Annotated[int, Path(ge=1, le=2**53)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class NewExperiment(_Body):
+class NewExperiment(Settings):
     """An experiment to make."""
 
     name: Annotated[str, Field(max_length=100)]
     share: ShareChange = ShareChange()
 
 
-class Created(_Body):
+class Created(Settings):
     """An experiment, and a token of it, which is shown this once."""
 
     experiment: Experiment
     token: str
 
 
-class Token(_Body):
+class Token(Settings):
     """A bearer token; empty: go on with the one that was sent."""
 
     token: str
 
 
-class Revoked(_Body):
+class Revoked(Settings):
     """How many tokens are void."""
 
     revoked: int
 
 
-class PublishedVersion(_Body):
+class PublishedVersion(Settings):
     """A version that came to be, and how it met the model."""
 
     version: int
@@ -92,14 +89,14 @@ class PublishedVersion(_Body):
     target_modules: int
 
 
-class Problem(_Body):
+class Problem(Settings):
     """Why a request was not carried out."""
 
     code: Code
     error: str
 
 
-class Health(_Body):
+class Health(Settings):
     """That the control plane answers."""
 
     status: str = "ok"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from heliostat_engines.settings import UNKNOWN
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -16,4 +18,6 @@ def first_problem(errors: Sequence[Mapping[str, Any]]) -> str:
     message = f"{message[0].lower()}{message[1:]}"
     if first["type"] == "missing":
         return f"{name} is missing"
+    if first["type"] == UNKNOWN:
+        return f"{name}: {message}" if name else message
     return f"{name} = {str(first['input'])[:100]!r}: {message}" if name else message

@@ -5,16 +5,14 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 (pydantic reads it)
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Weight = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
+from heliostat_engines.settings import Settings
 
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+Weight = Annotated[float, Field(ge=1e-3, le=1e3)]
 
 
-class Share(_Model):
+class Share(Settings):
     """An experiment's terms: what it is owed, and how much it may have waiting."""
 
     weight: Weight = 1.0
@@ -27,7 +25,7 @@ class Share(_Model):
     """Whether its rollouts are put off; what waits already is drawn."""
 
 
-class ShareChange(_Model):
+class ShareChange(Settings):
     """New terms; what is None stays as it is."""
 
     weight: Weight | None = None
@@ -40,7 +38,7 @@ class ShareChange(_Model):
         return self.model_dump(exclude_none=True)
 
 
-class Usage(_Model):
+class Usage(Settings):
     """What an experiment has used, ever."""
 
     images: int = 0
@@ -51,7 +49,7 @@ class Usage(_Model):
     """Seconds of the engine."""
 
 
-class Version(_Model):
+class Version(Settings):
     """A published adapter that is still kept."""
 
     version: int
@@ -61,7 +59,7 @@ class Version(_Model):
     bytes: int
 
 
-class Experiment(_Model):
+class Experiment(Settings):
     """One experiment, as the store has it."""
 
     name: str
@@ -73,7 +71,7 @@ class Experiment(_Model):
     usage: Usage
 
 
-class Event(_Model):
+class Event(Settings):
     """Something that was done to an experiment."""
 
     id: str

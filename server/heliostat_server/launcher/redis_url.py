@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+from heliostat_engines.secret import read_secret
 from heliostat_server.errors import ServerStartError
-from heliostat_server.launcher.secret_file import read_secret
 
 if TYPE_CHECKING:
     from pathlib import Path

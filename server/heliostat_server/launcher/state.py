@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from datetime import datetime  # noqa: TC003 (pydantic reads it)
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from heliostat_engines.errors import FolderBusyError
 from heliostat_engines.files import atomic_text, claim_folder
 from heliostat_engines.locks import locked
 from heliostat_engines.ownership import Layout
+from heliostat_engines.secret import read_token
 from heliostat_server.errors import ServerRunningError
 from heliostat_server.launcher.processes import ProcessId  # noqa: TC001 (pydantic reads it)
 
@@ -107,8 +108,8 @@ class StateFolder:
         return self.path / "admin.token"
 
     def read_admin_token(self) -> str:
-        """The administrator's token. Raises OSError: no server has run here."""
-        return self.admin_token.read_text().strip()
+        """The administrator's token. Raises SecretError: no server has run here."""
+        return read_token(self.admin_token, "the administrator's token")
 
     @property
     def redis(self) -> Path:
@@ -149,7 +150,7 @@ class StateFolder:
         """The last server's record; None if there is none that can be read."""
         try:
             return ServerRecord.model_validate_json(self._record_path.read_text())
-        except (FileNotFoundError, ValidationError):
+        except (FileNotFoundError, ValueError):
             return None
 
     def write_record(self, record: ServerRecord) -> None:

@@ -11,19 +11,20 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from heliostat_engines.errors import FileError, SecretError
+from heliostat_engines.secret import read_token, sendable
+from heliostat_engines.settings import Number, Seconds, Settings, WireCount
+from heliostat_engines.suggestions import suggest
+from heliostat_engines.text import read_text
 from heliostat_server.errors import RewardSettingsError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 _PATHS = ("checkpoint", "clip", "token_file")
 
 
-class _Definition(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class PretrainedReward(_Definition):
+class PretrainedReward(Settings):
     """A published preference model, with other weights or in another precision."""
 
     kind: Literal["pickscore", "clipscore", "hpsv2", "image_reward"]
@@ -33,7 +34,7 @@ class PretrainedReward(_Definition):
     """What the model computes in. Half precision rounds away small differences within a group."""
 
 
-class AestheticReward(_Definition):
+class AestheticReward(Settings):
     """The aesthetic predictor: a small head on the image embeddings of CLIP."""
 
     kind: Literal["aesthetic"]
@@ -45,15 +46,15 @@ class AestheticReward(_Definition):
     """What CLIP computes in."""
 
 
-class WeightedSum(_Definition):
+class WeightedSum(Settings):
     """Several rewards as one: the sum of weight x reward. Each is still a reward of its own."""
 
     kind: Literal["weighted_sum"]
-    weights: Annotated[dict[str, FiniteFloat], Field(min_length=1)]
+    weights: Annotated[dict[str, Number], Field(min_length=1)]
     """Rewards by name, and what each is multiplied with."""
 
 
-class HttpScorer(_Definition):
+class HttpScorer(Settings):
     """A reward computed by another process, anywhere, that answers HTTP requests."""
 
     kind: Literal["http"]
@@ -61,15 +62,15 @@ class HttpScorer(_Definition):
     """Where images are posted to."""
     token_file: Path | None = None
     """A file with a token, sent as `Authorization: Bearer TOKEN`."""
-    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    timeout_s: Annotated[Seconds, Field(gt=0)] = 60.0
     """Of one request."""
-    attempts: Annotated[int, Field(ge=1)] = 5
+    attempts: WireCount = 5
     """How often a request is made before the batch fails."""
-    batch: Annotated[int, Field(ge=1)] = 32
+    batch: WireCount = 32
     """Images in a request at most."""
 
 
-class VlmJudgeSettings(_Definition):
+class VlmJudgeSettings(Settings):
     """A vision-language model that rates images, behind an OpenAI-compatible server."""
 
     kind: Literal["vlm_judge"] = "vlm_judge"
@@ -83,21 +84,26 @@ class VlmJudgeSettings(_Definition):
     """Sent as a bearer token."""
     token_file: Path | None = None
     """A file that holds the bearer token instead."""
-    concurrency: Annotated[int, Field(ge=1)] = 16
+    concurrency: WireCount = 16
     """Requests under way at once."""
-    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    timeout_s: Annotated[Seconds, Field(gt=0)] = 60.0
     """Of one request."""
-    attempts: Annotated[int, Field(ge=1)] = 5
+    attempts: WireCount = 5
     """How often a request is made before the batch fails."""
 
+    @field_validator("api_key")
+    @classmethod
+    def _key_can_be_sent(cls, key: str | None) -> str | None:
+        return sendable(key, "api_key") if key else None
 
-class PluginReward(_Definition):
+
+class PluginReward(Settings):
     """A reward of an installed package, with options."""
 
     kind: Literal["plugin"]
     plugin: str
     """Its name in the entry-point group `heliostat.rewards`."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for it."""
 
 
@@ -108,7 +114,7 @@ RewardDefinition = Annotated[
 RewardDefinitions = dict[str, RewardDefinition]
 
 
-class _File(_Definition):
+class _File(Settings):
     rewards: RewardDefinitions
 
 
@@ -119,9 +125,11 @@ def load_definitions(path: Path) -> RewardDefinitions:
         RewardSettingsError: the file, table and key to change.
     """
     try:
-        content = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RewardSettingsError(f"{path} cannot be read: {error}") from error
+        content = tomllib.loads(read_text(path))
+    except FileError as error:
+        raise RewardSettingsError(str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise RewardSettingsError(f"{path} is not TOML: {error}") from error
     for name, table in _tables(content, path).items():
         table.setdefault("kind", name)
         for key in _PATHS:
@@ -136,7 +144,9 @@ def load_definitions(path: Path) -> RewardDefinitions:
 def _tables(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
     rewards = content.get("rewards")
     if not isinstance(rewards, dict):
-        raise RewardSettingsError(f"{path} defines no reward: it has no table [rewards.NAME]")
+        raise RewardSettingsError(
+            f"{path} defines no reward: {suggest('rewards', content)}it has no table [rewards.NAME]"
+        )
     for name, table in rewards.items():
         if not NAME.fullmatch(name) or not isinstance(table, dict):
             raise RewardSettingsError(
@@ -150,21 +160,31 @@ def _resolved(file: Path, name: str, key: str, value: str) -> str:
     """A path that the file names, made absolute; a Hugging Face name stays as it is."""
     path = (file.parent / Path(value).expanduser()).resolve()
     if path.exists():
+        if key == "token_file":
+            _check_token(path, f"{file}: [rewards.{name}], token_file")
         return str(path)
     if key == "token_file" or value.startswith(("/", ".", "~")):
         raise RewardSettingsError(f"{file}: [rewards.{name}], {key}: {path} is not there")
     return value
 
 
+def _check_token(path: Path, setting: str) -> None:
+    """Refuse one that cannot be sent now, not when the reward is first asked for."""
+    try:
+        read_token(path, setting)
+    except SecretError as error:
+        raise RewardSettingsError(str(error)) from error
+
+
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
     if first["type"] == "union_tag_invalid":
-        return (
-            f"[{'.'.join(location)}] has the kind {first['ctx']['tag']}, but kinds are "
-            f"{first['ctx']['expected_tags']}"
-        )
+        kind, kinds = first["ctx"]["tag"], first["ctx"]["expected_tags"]
+        hint = suggest(str(kind), kinds.replace("'", "").split(", "))
+        return f"[{'.'.join(location)}] has the kind {kind}: {hint}kinds are {kinds}"
     # The third part is the kind, which pydantic puts before the key.
     table, keys = location[:2], location[3:]
     what = f", {'.'.join(keys)}" if keys else ""
-    return f"[{'.'.join(table)}]{what}: {first['msg']}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"[{'.'.join(table)}]{what}: {message}" if table else message

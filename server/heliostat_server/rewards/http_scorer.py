@@ -32,7 +32,7 @@ class HttpReward:
     """What the server at the address answers, unscaled. Deterministic as far as that server is."""
 
     def __init__(self, name: str, settings: HttpScorer) -> None:
-        """Read the token, if there is one. Raises RewardSettingsError if it cannot be read."""
+        """Read the token, if there is one. Raises SecretError if it cannot be read."""
         self._name = name
         self._settings = settings
         self._token = read_token(settings.token_file, f"[rewards.{name}], token_file")

@@ -10,13 +10,14 @@ Generation" (arXiv 2304.05977); Li et al., "BLIP" (arXiv 2201.12086).
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from heliostat_engines.arithmetic import dtype_on
+from heliostat_engines.errors import CheckpointError
+from heliostat_engines.text import content_of, read_json
 from heliostat_engines.weights import load_exactly, read_tensors
 from heliostat_server.rewards.head import linear_head
 from heliostat_server.rewards.preprocessing import clip_pixels
@@ -107,7 +108,8 @@ class ImageReward:
         """
         from transformers import BertTokenizer
 
-        self._network = ImageRewardNetwork(json.loads((folder / CONFIG).read_text()))
+        with content_of(folder / CONFIG, "convert the weights again", CheckpointError):
+            self._network = ImageRewardNetwork(read_json(folder / CONFIG))
         path = folder / TENSORS
         load_exactly(self._network, read_tensors(path), str(path))
         self._dtype = dtype_on(device, getattr(torch, dtype))

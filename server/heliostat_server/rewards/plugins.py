@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from heliostat_engines.errors import HeliostatError
+from heliostat_engines.suggestions import suggest
 from heliostat_server.errors import RewardSettingsError
 from heliostat_server.rewards.entry import RewardCard, RewardEntry
 
@@ -39,7 +40,8 @@ def plugin(name: str, plugin: str, options: Mapping[str, Any]) -> RewardEntry:
     if plugin not in points:
         known = ", ".join(sorted(points)) or "none"
         raise RewardSettingsError(
-            f"[rewards.{name}]: no installed package has a reward {plugin!r} (there are: {known})"
+            f"[rewards.{name}]: no installed package has a reward {plugin!r}: "
+            f"{suggest(plugin, points)}there are: {known}"
         )
     return _entry(name, points[plugin], options)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 import tenacity
 
-from heliostat_server.errors import RewardSettingsError
+from heliostat_engines import secret
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,16 +29,8 @@ class RefusedError(Exception):
 
 
 def read_token(path: Path | None, setting: str) -> str | None:
-    """The token in a file. Raises RewardSettingsError if it cannot be read or is empty."""
-    if path is None:
-        return None
-    try:
-        token = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RewardSettingsError(f"{setting}: {path} cannot be read: {error}") from error
-    if not token:
-        raise RewardSettingsError(f"{setting}: {path} is empty")
-    return token
+    """The token in a file, if one is named. Raises SecretError if it cannot be read or sent."""
+    return None if path is None else secret.read_token(path, setting)
 
 
 def post(url: str, body: dict[str, Any], token: str | None, timeout_s: float) -> str:

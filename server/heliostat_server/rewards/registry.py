@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from heliostat_engines.suggestions import suggest
 from heliostat_server.errors import RequestError, RewardSettingsError
 from heliostat_server.rewards import plugins
 from heliostat_server.rewards.built_in import BUILT_IN
@@ -164,6 +164,4 @@ def _unknown(name: str, known: Sequence[str]) -> str:
     reasons = {entry.name: entry.why_not(None) for entry in BUILT_IN}
     if reasons.get(name):
         return f"no reward {name!r} here: {reasons[name]}"
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"no reward {name!r}: {hint}this server has {', '.join(known)}"
+    return f"no reward {name!r}: {suggest(name, known)}this server has {', '.join(known)}"

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from heliostat_engines.errors import SecretError
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.admin import admin_token
 from heliostat_server.launcher.load_log import LoadLog
@@ -23,7 +24,7 @@ def test_our_own_token_is_made_once_and_readable_by_us_alone(tmp_path: Path) -> 
 def test_a_given_token_is_taken_and_a_short_or_missing_one_refused(tmp_path: Path) -> None:
     given = tmp_path / "given"
     own = tmp_path / "admin.token"
-    with pytest.raises(ServerStartError, match=r"--admin-token-file .*given: No such file"):
+    with pytest.raises(SecretError, match=r"--admin-token-file: .*given: No such file"):
         admin_token(given, own)
     given.write_text("short\n")
     with pytest.raises(ServerStartError, match="openssl rand"):
@@ -31,6 +32,26 @@ def test_a_given_token_is_taken_and_a_short_or_missing_one_refused(tmp_path: Pat
     given.write_text("0123456789abcdef\n")
     assert admin_token(given, own) == "0123456789abcdef"
     assert not own.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b" \n",
+        b"0123456789abcdef\nsecond line\n",
+        b"0123456789abcd\xe9f",
+        "0123é456789abcdef".encode(),
+    ],
+)
+def test_what_is_no_token_is_refused_and_not_printed(tmp_path: Path, content: bytes) -> None:
+    """Ours too: an empty one would make everybody the administrator."""
+    given, own = tmp_path / "given", tmp_path / "admin.token"
+    for path, arguments in ((given, (given, own)), (own, (None, own))):
+        path.write_bytes(content)
+        with pytest.raises(SecretError, match=str(path)) as error:
+            admin_token(*arguments)
+        assert "0123" not in str(error.value)
 
 
 def test_a_port_is_the_wanted_the_usual_the_last_or_any(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from heliostat_engines.errors import SecretError
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.redis_url import with_password, without_password
 
@@ -42,7 +43,7 @@ def test_two_passwords_are_one_too_many(tmp_path: Path) -> None:
 
 def test_an_empty_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("\n")
-    with pytest.raises(ServerStartError, match="password: the file is empty"):
+    with pytest.raises(SecretError, match=r"--redis-password-file: .*password is empty"):
         with_password("redis://redis", tmp_path / "password")
 
 

@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from heliostat_engines.conditioning import Conditioning
-from heliostat_server.errors import ModelError, RewardSettingsError, UnavailableError
+from heliostat_engines.errors import SecretError
+from heliostat_server.errors import ModelError, UnavailableError
 from heliostat_server.launcher.ports import free_ports
 from heliostat_server.rewards.definitions import HttpScorer
 from heliostat_server.rewards.http_scorer import HttpReward
@@ -149,5 +150,5 @@ def test_no_server_is_said_by_name() -> None:
 
 def test_a_token_file_has_to_be_there(tmp_path: Path) -> None:
     definition = HttpScorer(kind="http", url="http://127.0.0.1", token_file=tmp_path / "none")
-    with pytest.raises(RewardSettingsError, match=r"\[rewards\.bright\], token_file"):
+    with pytest.raises(SecretError, match=r"\[rewards\.bright\], token_file: cannot read .*none"):
         HttpReward("bright", definition)

@@ -367,6 +367,29 @@ def test_another_checkpoint_than_the_runs_is_refused(
     assert not (other / "export" / "fused").exists()
 
 
+@pytest.mark.parametrize("kind", list(Format))
+def test_weights_that_a_type_does_not_hold_are_not_exported(
+    trained: Callable[[str], Trained], tmp_path: Path, kind: Format
+) -> None:
+    run = trained("demo")
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    (path,) = folder.glob("checkpoints/*/tensors.safetensors")
+    tensors = load_file(path)
+    key = next(key for key in tensors if key.startswith("ema/") and key.endswith("lora_B"))
+    for value, sentence in (
+        (1e9, "float16 does not hold these weights: one becomes infinite; export with --dtype"),
+        (
+            torch.nan,
+            r"tensors.safetensors is damaged \(its weights are NaN or infinite\): export another",
+        ),
+    ):
+        tensors[key][0] = value
+        save_file(tensors, path)
+        with pytest.raises((ConfigError, RunFolderError), match=sentence):
+            export_run(folder, kind, tmp_path / "out", dtype=torch.float16)
+        assert not (tmp_path / "out").exists()
+
+
 def test_a_step_that_is_not_kept_is_refused(trained: Callable[[str], Trained]) -> None:
     run = trained("demo").folder
     with pytest.raises(

@@ -19,6 +19,7 @@ from heliostat_engines.files import atomic_folder
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.export.formats import CARD
 from heliostat_trainer.export.metadata import save_described
+from heliostat_trainer.export.storing import stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,13 +53,14 @@ def write_comfyui_file(
     """Write the file `path` of `original_pairs` and its card into a folder of their own.
 
     Raises:
+        ConfigError: `dtype` does not hold the weights.
         FilesError: it cannot be written, or the folder is not ours.
     """
     tensors = {}
     for name, pair in pairs.items():
         key = PREFIX + name.replace(".", "_")
-        tensors[f"{key}.lora_down.weight"] = pair.down.to(dtype).contiguous()
-        tensors[f"{key}.lora_up.weight"] = pair.up.to(dtype).contiguous()
+        tensors[f"{key}.lora_down.weight"] = stored(pair.down, dtype)
+        tensors[f"{key}.lora_up.weight"] = stored(pair.up, dtype)
         tensors[f"{key}.alpha"] = torch.tensor(pair.alpha, dtype=torch.float32)
     with atomic_folder(path.parent, layout) as draft:
         (draft / path.name).write_bytes(save_described(tensors, metadata))

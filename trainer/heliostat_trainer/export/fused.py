@@ -16,6 +16,7 @@ from heliostat_engines.export.sources import CheckpointSource
 from heliostat_engines.families.checkpoint import hub_errors_explained
 from heliostat_engines.files import atomic_folder
 from heliostat_engines.progress import unheard
+from heliostat_engines.text import content_of, read_json
 from heliostat_engines.weights import (
     DIFFUSERS,
     TRANSFORMERS,
@@ -24,6 +25,7 @@ from heliostat_engines.weights import (
     tensor_files,
 )
 from heliostat_trainer.export.formats import CARD, Format
+from heliostat_trainer.export.storing import stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,6 +80,7 @@ def write_fused_checkpoint(
 
     Raises:
         CheckpointError: the base model cannot be read, is not whole, or has no such modules.
+        ConfigError: `dtype` does not hold the weights.
         FilesError: it cannot be written, or is not ours.
     """
     base = local_checkpoint(checkpoint)
@@ -123,7 +126,8 @@ def _copy_other_parts(base: Path, draft: Path) -> None:
     names = [path.parent.name for path in base.glob("*/config.json")]
     if index.is_file():
         shutil.copyfile(index, draft / index.name)
-        names = [name for name in json.loads(index.read_text("utf-8")) if name[0] != "_"]
+        with content_of(index, kind=CheckpointError):
+            names = [name for name in read_json(index) if name[0] != "_"]
     for name in names:
         if name != "transformer" and (base / name).is_dir():
             shutil.copytree(base / name, draft / name)
@@ -185,9 +189,9 @@ def _updated(
 ) -> tuple[torch.Tensor, Rounding]:
     update = pair.up @ pair.down
     exact = weight.float() + update
-    stored = exact.to(dtype)
-    error = (stored.float() - exact).square().sum().item()
-    return stored, Rounding(error, update.square().sum().item())
+    rounded = stored(exact, dtype)
+    error = (rounded.float() - exact).square().sum().item()
+    return rounded, Rounding(error, update.square().sum().item())
 
 
 def _read_header(path: Path) -> dict[str, dict[str, Any]]:
@@ -208,9 +212,9 @@ def _write_index(base: Path, target: Path) -> None:
     """The shards' index, with the size that they now have."""
     if not (base / INDEX).is_file():
         return
-    index = json.loads((base / INDEX).read_text("utf-8"))
+    index = read_json(base / INDEX)
     headers = [_read_header(target / shard) for shard in sorted(set(index["weight_map"].values()))]
-    index["metadata"]["total_size"] = sum(
+    index.setdefault("metadata", {})["total_size"] = sum(
         entry["data_offsets"][1] - entry["data_offsets"][0]
         for header in headers
         for name, entry in header.items()

@@ -10,6 +10,7 @@ from heliostat_engines.adapters import pack_adapter
 from heliostat_engines.files import atomic_folder
 from heliostat_trainer.export.formats import CARD, DIFFUSERS_FILE, Format
 from heliostat_trainer.export.metadata import save_described
+from heliostat_trainer.export.storing import stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,17 +34,19 @@ def write_lora_folder(
     `metadata`.
 
     Raises:
+        ConfigError: `dtype` does not hold the weights.
         FilesError: it cannot be written, or is not ours.
     """
     cast = {
-        module: (down.to(dtype), up.to(dtype)) for module, (down, up) in weights.pairs().items()
+        module: (stored(down, dtype), stored(up, dtype))
+        for module, (down, up) in weights.pairs().items()
     }
     files = pack_adapter(cast, alpha)
     tensors = {}
     for module, (down, up) in weights.pairs().items():
         scaled = up.float() * (alpha / down.shape[0])
-        tensors[f"transformer.{module}.lora_A.weight"] = _stored(down, dtype)
-        tensors[f"transformer.{module}.lora_B.weight"] = _stored(scaled, dtype)
+        tensors[f"transformer.{module}.lora_A.weight"] = stored(down, dtype)
+        tensors[f"transformer.{module}.lora_B.weight"] = stored(scaled, dtype)
     layout = Format.DIFFUSERS.layout(folder.name, is_own_place=False)
     with atomic_folder(folder, layout) as draft:
         (draft / "adapter_config.json").write_bytes(files.config)
@@ -51,7 +54,3 @@ def write_lora_folder(
         (draft / DIFFUSERS_FILE).write_bytes(save_described(tensors, metadata or {}))
         if card is not None:
             (draft / CARD).write_text(card, encoding="utf-8")
-
-
-def _stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return tensor.detach().to(dtype).cpu().contiguous()

@@ -21,7 +21,7 @@ from heliostat_trainer.export.source import LATEST, TrainedLora, read_lora
 from heliostat_trainer.report.record import read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from heliostat_engines.progress import Progress
@@ -46,6 +46,7 @@ def export_run(
     step: str = LATEST,
     dtype: torch.dtype | None = None,
     progress: Progress = unheard,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Exported:
     """Write what a run trained, with a model card.
 
@@ -57,6 +58,7 @@ def export_run(
         dtype: of the LoRA (by default float32), or of the updated weights of a fused checkpoint
             (by default the base model's).
         progress: is told how far a fused checkpoint is.
+        say: is told what is damaged in the run folder, and left out of the card.
 
     Raises:
         HeliostatError: one sentence that says what is missing or cannot be written.
@@ -65,6 +67,8 @@ def export_run(
     folder = out or run / "export" / str(kind)
     layout = kind.layout(record.name, is_own_place=out is None)
     require_replaceable(folder, layout)
+    for problem in record.problems:
+        say(problem)
     lora = read_lora(run, step, float(record.settings["lora.alpha"]))
     family = get_family(record.settings["model.family"])
     card = model_card(record, family, lora, kind)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
+from heliostat_engines.text import content_of, read_json
+from heliostat_trainer.checkpoint import TENSORS
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.policy import LoraWeights, PolicyName
+from heliostat_trainer.policy import NOT_FINITE, LoraWeights, PolicyName
 from heliostat_trainer.steps import kept_steps, step_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 LATEST, BEST = "latest", "best"
-TENSORS = "tensors.safetensors"
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,9 @@ def _chosen(run: Path, which: str, steps: list[int]) -> int:
 
 
 def _best(run: Path, steps: list[int]) -> int:
-    state = json.loads(
-        (step_folder(run / "checkpoints", steps[-1]) / "state.json").read_text("utf-8")
-    )
-    best: int | None = state["state"]["best_step"]
+    path = step_folder(run / "checkpoints", steps[-1]) / "state.json"
+    with content_of(path, f"use {LATEST} or the number of a step", RunFolderError):
+        best: int | None = read_json(path)["state"]["best_step"]
     if best is None:
         raise RunFolderError(f"{run} has no evaluation that says which step is best: use {LATEST}")
     return best
@@ -81,14 +80,18 @@ def _number(which: str) -> int:
 
 def _moving_average(checkpoint: Path) -> LoraWeights:
     prefix = f"{PolicyName.EMA}/"
-    try:
-        with safe_open(checkpoint / TENSORS, framework="pt") as tensors:
-            return LoraWeights(
-                {
-                    key.removeprefix(prefix): tensors.get_tensor(key)
-                    for key in tensors.keys()  # noqa: SIM118
-                    if key.startswith(prefix)
-                }
-            )
-    except (OSError, SafetensorError) as error:
-        raise RunFolderError(f"cannot read checkpoint {checkpoint}: {error}") from error
+    path = checkpoint / TENSORS
+    with (
+        content_of(path, "export another --step", RunFolderError),
+        safe_open(path, framework="pt") as tensors,
+    ):
+        weights = LoraWeights(
+            {
+                key.removeprefix(prefix): tensors.get_tensor(key)
+                for key in tensors.keys()  # noqa: SIM118
+                if key.startswith(prefix)
+            }
+        )
+        if not weights.finite:
+            raise ValueError(NOT_FINITE)
+        return weights

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import Discriminator, Tag, model_validator
 from typing_extensions import override
 
-from heliostat_trainer.section import Count, NotNegative, Positive, Section, Share
+from heliostat_engines.settings import Count, NotNegative, Positive, Settings, Share
 
 
 class Need(StrEnum):
@@ -41,7 +41,7 @@ def share_of(count: int, fraction: float) -> int:
     return max(1, int(fraction * count + 1e-9))
 
 
-class DiffusionNftSettings(Section):
+class DiffusionNftSettings(Settings):
     """Negative-aware fine-tuning on the forward process (DiffusionNFT)."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_LATENTS})
@@ -72,7 +72,7 @@ class DiffusionNftSettings(Section):
         return kept * share_of(steps, self.timestep_fraction)
 
 
-class AwmSettings(Section):
+class AwmSettings(Settings):
     """Advantage-weighted matching: the flow-matching loss, weighted by the advantage."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_LATENTS})
@@ -105,7 +105,7 @@ class AwmSettings(Section):
         return kept * share_of(steps, self.timestep_fraction)
 
 
-class DiffusionDpoSettings(Section):
+class DiffusionDpoSettings(Settings):
     """Direct preference optimisation on the best and worst samples of each prompt."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_LATENTS, Need.PAIRS})
@@ -132,7 +132,7 @@ class DiffusionDpoSettings(Section):
         return kept // 2 * 2 * share_of(steps, self.timestep_fraction)
 
 
-class GrpoSettings(Section):
+class GrpoSettings(Settings):
     """What the policy-gradient objectives on stochastic trajectories share."""
 
     needs: ClassVar[frozenset[Need]] = frozenset(

@@ -20,7 +20,7 @@ from heliostat_trainer.report.pictures import grid_uri, image_uri
 from heliostat_trainer.report.record import RunRecord, read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from heliostat_trainer.evaluate import Evaluation
@@ -83,8 +83,10 @@ class Gallery:
     uri: str
 
 
-def write_report(run: Path, out: Path | None = None) -> Path:
-    """Write RUN/report.html, or `out`, and return its path.
+def write_report(
+    run: Path, out: Path | None = None, say: Callable[[str], None] = lambda _: None
+) -> Path:
+    """Write RUN/report.html, or `out`, and return its path; `say` is told what is damaged.
 
     Raises:
         RunFolderError: the folder holds nothing to report.
@@ -93,6 +95,8 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     path = out or run / "report.html"
     require_own_file(path, SIGN, "give another file with --out")
     record = read_run(run)
+    for problem in record.problems:
+        say(problem)
     if not record.base:
         raise RunFolderError(f"{run} has no evaluation yet: nothing to report")
     template = files("heliostat_trainer.report").joinpath("template.html").read_text("utf-8")

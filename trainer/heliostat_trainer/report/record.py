@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
+from heliostat_engines.text import content_of
 from heliostat_trainer.config import GuardsSection, RewardSection
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluate import IMAGES, Evaluation, read_evaluations
 from heliostat_trainer.guards import Alarm, alarms
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.policy import PolicyName
+from heliostat_trainer.run_file import RUN_FILE, Arithmetic, read_arithmetic, read_settings
 from heliostat_trainer.showcase import Showcase, read_showcase
 from heliostat_trainer.steps import step_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
     from typing import Any
 
@@ -38,8 +39,10 @@ class RunRecord:
     evaluations: tuple[Evaluation, ...]
     folder: Path
     showcase: Showcase | None
-    arithmetic: tuple[str, str]
-    """What trainer and server computed in: bfloat16 or float32; empty where that is not known."""
+    arithmetic: Arithmetic
+    """What trainer and server computed in."""
+    problems: tuple[str, ...] = ()
+    """What is damaged and therefore left out, a sentence each."""
 
     @property
     def reward(self) -> RewardSection:
@@ -83,10 +86,10 @@ class RunRecord:
     def images(self, evaluation: Evaluation) -> NDArray[np.uint8]:
         """images[P, S, H, W, 3] that an evaluation kept."""
         path = step_folder(self.folder / "evaluation", evaluation.step) / IMAGES
-        tensors = load_file(path)
-        images: NDArray[np.uint8] = tensors[
-            f"{evaluation.policy}/guidance_{evaluation.guidance:g}"
-        ].numpy()
+        with content_of(path, kind=RunFolderError):
+            images: NDArray[np.uint8] = load_file(path)[
+                f"{evaluation.policy}/guidance_{evaluation.guidance:g}"
+            ].numpy()
         return images
 
     def _section(self, name: str) -> dict[str, Any]:
@@ -102,30 +105,32 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run folder.
+    """Read a run folder; of what is damaged in it, all but the settings is left out.
 
     Raises:
-        RunFolderError: it is none, or cannot be read.
+        RunFolderError: it is none, or its settings cannot be read.
     """
-    run = folder / "run.json"
-    if not run.exists():
-        raise RunFolderError(f"{folder} is no run folder: it has no run.json")
-    content = json.loads(run.read_text(encoding="utf-8"))
-    return RunRecord(
+    if not (folder / RUN_FILE).exists():
+        raise RunFolderError(f"{folder} is no run folder: it has no {RUN_FILE}")
+    problems: list[str] = []
+    record = RunRecord(
         name=folder.resolve().name,
-        settings=_settings(content["config"]),
-        steps=tuple(read_metrics(folder / "metrics.jsonl")),
-        evaluations=read_evaluations(folder / "evaluation"),
+        settings=read_settings(folder),
+        steps=tuple(read_metrics(folder / "metrics.jsonl", problems.append)),
+        evaluations=read_evaluations(folder / "evaluation", problems.append),
         folder=folder,
-        showcase=read_showcase(folder / "showcase"),
-        arithmetic=(content.get("compute_dtype", ""), content["server"].get("compute_dtype", "")),
+        arithmetic=read_arithmetic(folder),
+        showcase=_showcase(folder / "showcase", problems.append),
     )
+    return replace(record, problems=tuple(problems))
 
 
-def _settings(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()
-    }
+def _showcase(folder: Path, say: Callable[[str], None]) -> Showcase | None:
+    try:
+        return read_showcase(folder)
+    except RunFolderError as error:
+        say(f"{error}: it is left out")
+        return None
 
 
 def _by_guidance(evaluations: Iterable[Evaluation]) -> tuple[Evaluation, ...]:

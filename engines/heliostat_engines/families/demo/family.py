@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,6 +28,7 @@ from heliostat_engines.families.sd3.structure import (
 )
 from heliostat_engines.families.tiny import tiny_vae
 from heliostat_engines.precision import PrecisionMap
+from heliostat_engines.text import content_of, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 WEIGHTS = Path(__file__).parent / "weights"
 BATCH = 256
 """Images decoded together: 64 px take little memory."""
-PUBLISHED: dict[str, Any] = json.loads((WEIGHTS / "transformer" / "config.json").read_text())
+PUBLISHED: dict[str, Any] = read_json(WEIGHTS / "transformer" / "config.json")
 TINY = PUBLISHED | {
     "num_layers": 2,
     "attention_head_dim": 16,
@@ -100,5 +100,5 @@ class DemoFamily(Sd3Family):
         path = Path(checkpoint) / "transformer" / calibration.FILE
         if not path.exists():
             return None
-        amax: dict[str, float] = json.loads(path.read_text())
-        return amax
+        with content_of(path, kind=CheckpointError):
+            return {str(name): float(most) for name, most in read_json(path).items()}
