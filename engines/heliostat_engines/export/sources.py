@@ -7,11 +7,12 @@ import json
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.checkpoint import check_part
 from heliostat_engines.families.random_weights import build_module
+from heliostat_engines.families.weights import PART, files_by_tensor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import Adapter
     from heliostat_engines.families.family import Family
-
-PART = "transformer"
-SINGLE_FILE = "diffusion_pytorch_model.safetensors"
-INDEX_FILE = f"{SINGLE_FILE}.index.json"
 
 
 class TransformerSource(Protocol):
@@ -70,7 +67,7 @@ class CheckpointSource:
         check_part(model.__name__, str(checkpoint), PART)
         self._family = family
         self._folder = checkpoint / PART
-        self._file_of = _files_by_tensor(self._folder)
+        self._file_of = files_by_tensor(self._folder)
 
     def skeleton(self) -> nn.Module:
         """Built from the checkpoint's config.json."""
@@ -109,17 +106,3 @@ class MergedSource:
         if pair is None or parameter != "weight":
             return tensor
         return torch.addmm(tensor.float(), pair.up, pair.down).to(tensor.dtype)
-
-
-def _files_by_tensor(folder: Path) -> dict[str, str]:
-    try:
-        if (folder / INDEX_FILE).exists():
-            index: dict[str, str] = json.loads((folder / INDEX_FILE).read_text())["weight_map"]
-            return index
-        with safe_open(folder / SINGLE_FILE, "pt") as file:
-            return dict.fromkeys(file.keys(), SINGLE_FILE)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder} has no readable {SINGLE_FILE} or {INDEX_FILE} ({error}): point the "
-            "checkpoint at a folder in diffusers' layout"
-        ) from error

@@ -13,6 +13,7 @@ from heliostat_engines import native_fp4, nvfp4
 from heliostat_engines.adapters import Adapter, Binding, LoraPair, check_binding
 from heliostat_engines.engine import EngineInfo
 from heliostat_engines.families.family import MapName
+from heliostat_engines.families.weights import weights_digest
 from heliostat_engines.lora import (
     LoraBranch,
     LoraSlot,
@@ -85,6 +86,7 @@ class TorchEngine:
         self._conditioning = MovedConditioning(self._device)
         self._resident: ResidentAdapters[Mapping[str, LoraPair]] = ResidentAdapters(slots)
         self._transformer = family.load_transformer(self._checkpoint, torch.bfloat16)
+        self._weights_digest = weights_digest(self._checkpoint)
         self._transformer.to(self._device)
         rules = family.rules(precision_map)
         self.plan = plan_linears(self._transformer, rules, family.lora_targets)
@@ -109,6 +111,7 @@ class TorchEngine:
             max_rank=self._max_rank,
             slots=self._resident.slots,
             resident_bytes=sum(_bytes(pairs) for pairs in self._resident),
+            weights_digest=self._weights_digest,
         )
 
     def is_resident(self, sha256: str) -> bool:
