@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from heliostat_engines.adapters import AdapterFiles
-from heliostat_trainer.config import completed, first_change, flatten
+from heliostat_trainer.config import flatten
 from heliostat_trainer.curriculum import Sighting
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.files import atomic_folder
 from heliostat_trainer.optimiser import restore_state, state_tensors
 from heliostat_trainer.policy import ADAPTERS
+from heliostat_trainer.resuming import begun, check_settings, continued
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -53,6 +55,8 @@ class RunState:
     """The training steps from which on exploration takes one denoising step more."""
     sightings: tuple[Sighting, ...] = ()
     """Prompts whose groups were found flat, and since when they are not."""
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """Digests of what settings name (`resuming.contents_of`)."""
     explorers: Mapping[int, AdapterFiles] = field(default_factory=dict)
     """The old policies, by step, that the next steps are explored with, besides the latest."""
 
@@ -62,7 +66,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, config: TrainConfig) -> None:
         self._folder = folder
-        self._config = config
+        self.config = config
+        """What checkpoints are saved with."""
 
     def latest(self) -> int | None:
         """The newest checkpoint's step."""
@@ -74,7 +79,7 @@ class Checkpoints:
         Raises:
             RunFolderError: it cannot be written; the earlier ones are intact.
         """
-        content = {"state": _plain(state), "settings": flatten(self._config)}
+        content = {"state": _plain(state), "settings": flatten(self.config)}
         with atomic_folder(step_folder(self._folder, state.step)) as draft:
             # As bytes: safetensors' own writer maps the file and dies of SIGBUS on a full disk.
             (draft / "tensors.safetensors").write_bytes(save(_tensors(policy, optimiser)))
@@ -83,27 +88,57 @@ class Checkpoints:
                 (draft / f"{EXPLORER}{step:06d}.json").write_bytes(files.config)
                 (draft / f"{EXPLORER}{step:06d}.safetensors").write_bytes(files.tensors)
         steps = kept_steps(self._folder)
-        kept = {*steps[-self._config.checkpoint.keep :], state.best_step}
+        kept = {*steps[-self.config.checkpoint.keep :], state.best_step}
         for step in steps:
             if step not in kept:
                 shutil.rmtree(step_folder(self._folder, step), ignore_errors=True)
+
+    def started(self) -> Checkpoints:
+        """The same ones, to be saved with the settings of a run that starts (`begun`)."""
+        return Checkpoints(self._folder, begun(self.config))
+
+    def resumed(self) -> Checkpoints:
+        """The same ones, to be saved with the settings that a resumed run goes on with.
+
+        Raises:
+            RunFolderError: there are none, or the settings do not go on from them (`continued`).
+        """
+        with self._newest() as (step, path):
+            saved = _read_state(path)["settings"]
+            return Checkpoints(self._folder, continued(self.config, saved, step))
+
+    def check(self, contents: Mapping[str, str]) -> tuple[str, ...]:
+        """Compare settings and contents with the newest checkpoint's; says what is to be known.
+
+        Raises:
+            RunFolderError: there is none, it cannot be read, or something that would change the
+                results differs.
+        """
+        with self._newest() as (_, path):
+            saved = _read_state(path)
+            before = saved["state"].get("contents", {})
+            return check_settings(self.config, saved["settings"], before, contents)
 
     def load(self, restore: Callable[[Mapping[str, torch.Tensor], int], None]) -> RunState:
         """The newest checkpoint's state; its tensors, and the step, are given to `restore`.
 
         Raises:
-            RunFolderError: there is none, it cannot be read, or a setting that would change the
-                results differs.
+            RunFolderError: there is none, or it cannot be read.
         """
+        with self._newest() as (step, path):
+            state = _state(_read_state(path)["state"], _explorers(path))
+            restore(load_file(path / "tensors.safetensors"), step)
+            return state
+
+    @contextmanager
+    def _newest(self) -> Iterator[tuple[int, Path]]:
+        """The newest checkpoint's step and folder; what goes wrong in reading it becomes a RunFolderError."""
         step = self.latest()
         if step is None:
             raise RunFolderError(f"{self._folder} has no checkpoint: start without --resume")
         path = step_folder(self._folder, step)
         try:
-            content = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            state = _state(content["state"], _explorers(path))
-            self._require_same(content["settings"])
-            restore(load_file(path / "tensors.safetensors"), step)
+            yield step, path
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             if isinstance(error, RunFolderError):
                 raise
@@ -111,12 +146,6 @@ class Checkpoints:
                 f"cannot read checkpoint {path} ({error}): delete that folder to resume from the "
                 "one before it"
             ) from error
-        return state
-
-    def _require_same(self, saved: Mapping[str, object]) -> None:
-        change = first_change(completed(saved), flatten(self._config))
-        if change is not None:
-            raise RunFolderError(f"{change}: set it back to resume, or start another run.name")
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -150,6 +179,12 @@ def _state(plain: Mapping[str, Any], explorers: Mapping[int, AdapterFiles]) -> R
     raised_at = tuple(plain.get("raised_at", ()))
     seen = tuple(Sighting(*sight) for sight in plain.get("sightings", ()))
     return RunState(**{**plain, "raised_at": raised_at, "sightings": seen, "explorers": explorers})
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint's state and settings, as they are kept."""
+    content: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return content
 
 
 def _explorers(path: Path) -> dict[int, AdapterFiles]:

@@ -168,7 +168,7 @@ class Learner:
             )
         self.step = None
         for group in self.optimiser.param_groups:
-            group["lr"] = self._config.optimiser.lr_at(step, self._config.run.steps)
+            group["lr"] = self._config.optimiser.lr_at(step, self._config.lr_steps)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self._policy.refresh(PolicyName.TRAINED)

@@ -10,6 +10,7 @@ from heliostat_trainer.config import TrainConfig, first_change, flatten
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.progress import Outlook
+from heliostat_trainer.resuming import CONTENTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +43,8 @@ def measured_pace(config: TrainConfig) -> Pace | None:
             return None
         last = lines[-1]
         outlook = Outlook(int(last["step"]), run.steps, float(last["elapsed_s"]), run.minutes)
-        return Pace(outlook, first_change(_settings(path), flatten(config)))
+        # Where files lie costs no time.
+        return Pace(outlook, first_change(_settings(path), flatten(config), CONTENTS))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"cannot read {path}: {error}") from error
 

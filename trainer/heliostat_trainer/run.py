@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
+from heliostat_engines.families.weights import weights_digest
 from heliostat_trainer.checkpoint import Checkpoints, RunState
 from heliostat_trainer.config import TrainConfig, one_or_more
 from heliostat_trainer.errors import (
@@ -30,6 +31,7 @@ from heliostat_trainer.metrics import MetricsLog
 from heliostat_trainer.progress import Outlook, Progress, open_progress
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.ranks import Ranks, RunEndedError, open_ranks
+from heliostat_trainer.resuming import contents_of
 from heliostat_trainer.servers import open_servers
 from heliostat_trainer.showcase import keep_showcase
 from heliostat_trainer.team import Call, Helper, announced, listen
@@ -139,7 +141,7 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoints:
         raise RunFolderError(
             f"{path} holds a run: continue it with --resume, or set another run.name"
         )
-    return checkpoints
+    return checkpoints.resumed() if resume else checkpoints.started()
 
 
 def build_trainer(
@@ -159,23 +161,30 @@ def build_trainer(
         CheckpointError: the model cannot be read.
         RunFolderError: the run cannot be resumed or its folder not written.
     """
+    config = checkpoints.config  # with the schedule that the run was started with
     prompts = config.prompt_sets()
     family = get_family(config.model.family)
     resolution_px = config.model.resolution_px or family.default_resolution_px
     checkpoint = config.model.checkpoint or family.default_checkpoint
+    digest = weights_digest(checkpoint)
+    notes = checkpoints.check(contents_of(prompts, digest)) if resume else ()
     info = server.info()
     check_against_server(config, info, (*prompts.train, *prompts.heldout), resolution_px)
-    for warning in (*config.check_files(), *checkpoint_warnings(checkpoint, info)):
-        progress.say(warning)
+    for note in (*config.check_files(), *checkpoint_warnings(checkpoint, digest, info), *notes):
+        progress.say(note)
     ranks = ranks or Ranks()
     start = {"config": config.model_dump(mode="json"), "targets": dict(info.lora_targets)}
     with announced(ranks, Call.START, start, {}):
         workshop = build_workshop(config, info.lora_targets, ranks, interrupts)
     learner, artist = workshop.learner, workshop.artist
     state = checkpoints.load(learner.restore) if resume else RunState()
+    digest = digest or weights_digest(checkpoint)  # it may have been downloaded only now
+    state = replace(state, contents=contents_of(prompts, digest))
     path = config.run.path
     write_run_file(config, info)
-    evaluator = Evaluator(config, prompts.heldout, server, artist, path / "evaluation")
+    evaluator = Evaluator(
+        config, prompts.heldout, server, artist, resolution_px, path / "evaluation"
+    )
     evaluator.forget_after(state.step if resume else -1)
     parts = Parts(
         server=server,
@@ -186,7 +195,7 @@ def build_trainer(
         checkpoints=checkpoints,
         metrics=MetricsLog(path / "metrics.jsonl", state.metrics_bytes),
         progress=progress,
-        trackers=open_trackers(config, state.step),
+        trackers=open_trackers(config, state.step, progress.say),
         interrupts=interrupts,
     )
     return Trainer(config, prompts.train, parts, state)
@@ -201,9 +210,11 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
     path = config.run.path
     try:
         trainer.train()
+        export_run(path, out=path / "lora")  # now: what follows asks the server
+        trainer.conclude()
         if config.recipe.redraws:
             _keep_showcase(config, trainer)
-        export_run(path, out=path / "lora")
+        export_run(path, out=path / "lora")  # its card says how the last step was evaluated
     except StopRequestedError as stop:
         trainer.save()
         raise InterruptedRunError(
