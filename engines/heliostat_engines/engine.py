@@ -34,6 +34,8 @@ class EngineInfo(BaseModel):
     slots: int
     """How many adapters are resident at once."""
     resident_bytes: int
+    weights_digest: str = ""
+    """Of the transformer's weights (`families.weights`); empty: not known."""
 
 
 class Engine(Protocol):

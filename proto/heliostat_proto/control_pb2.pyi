@@ -41,7 +41,7 @@ class InfoResponse(_message.Message):
     def __init__(self, server_version: _Optional[str] = ..., rollout_address: _Optional[str] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., latest_version: _Optional[int] = ...) -> None: ...
 
 class EngineInfo(_message.Message):
-    __slots__ = ("family", "checkpoint", "runtime", "precision", "nvfp4_linears", "linears", "lora_targets", "max_rank", "resolution_px", "compute_dtype")
+    __slots__ = ("family", "checkpoint", "runtime", "precision", "nvfp4_linears", "linears", "lora_targets", "max_rank", "resolution_px", "weights_digest", "compute_dtype")
     class LoraTargetsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +58,7 @@ class EngineInfo(_message.Message):
     LORA_TARGETS_FIELD_NUMBER: _ClassVar[int]
     MAX_RANK_FIELD_NUMBER: _ClassVar[int]
     RESOLUTION_PX_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     family: str
     checkpoint: str
@@ -68,8 +69,9 @@ class EngineInfo(_message.Message):
     lora_targets: _containers.MessageMap[str, LinearShape]
     max_rank: int
     resolution_px: int
+    weights_digest: str
     compute_dtype: str
-    def __init__(self, family: _Optional[str] = ..., checkpoint: _Optional[str] = ..., runtime: _Optional[str] = ..., precision: _Optional[str] = ..., nvfp4_linears: _Optional[int] = ..., linears: _Optional[int] = ..., lora_targets: _Optional[_Mapping[str, LinearShape]] = ..., max_rank: _Optional[int] = ..., resolution_px: _Optional[int] = ..., compute_dtype: _Optional[str] = ...) -> None: ...
+    def __init__(self, family: _Optional[str] = ..., checkpoint: _Optional[str] = ..., runtime: _Optional[str] = ..., precision: _Optional[str] = ..., nvfp4_linears: _Optional[int] = ..., linears: _Optional[int] = ..., lora_targets: _Optional[_Mapping[str, LinearShape]] = ..., max_rank: _Optional[int] = ..., resolution_px: _Optional[int] = ..., weights_digest: _Optional[str] = ..., compute_dtype: _Optional[str] = ...) -> None: ...
 
 class LinearShape(_message.Message):
     __slots__ = ("in_features", "out_features")

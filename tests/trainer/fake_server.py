@@ -81,6 +81,7 @@ class FakeServer:
             max_prompt_chars=500,
             max_adapter_bytes=1 << 30,
             latest_version=self.version,
+            weights_digest=engine.weights_digest,
         )
 
     def publish(self, files: AdapterFiles) -> PublishedAdapter:

@@ -44,6 +44,8 @@ class WireServer:
     def __init__(self, control_port: int = 0) -> None:
         self.faults = Faults()
         self.precision = "nvfp4"
+        self.checkpoint = ""
+        self.weights_digest = ""
         self.rewards = ["judge"]
         self.tokens = {"admin"}
         self.given = "of"
@@ -104,6 +106,8 @@ class _Control(control_pb2_grpc.ControlServicer):
             engine=control_pb2.EngineInfo(
                 family="demo",
                 precision=self._server.precision,
+                checkpoint=self._server.checkpoint,
+                weights_digest=self._server.weights_digest,
                 max_rank=8,
                 resolution_px=64,
                 lora_targets={"a.to_q": control_pb2.LinearShape(in_features=4, out_features=6)},

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from heliostat_trainer.config import GuardsSection, RewardSection
-from heliostat_trainer.evaluate import Evaluation, mean_gain, prompt_interval, trained_gain
-from heliostat_trainer.guards import alarms
+from heliostat_trainer.evaluate import (
+    Evaluation,
+    mean_gain,
+    pair,
+    prompt_interval,
+    trained_gain,
+)
+from heliostat_trainer.guards import alarms, measured
 from heliostat_trainer.policy import PolicyName
 
 REWARD = RewardSection(name="judge", heldout=("second", "third"))
@@ -98,10 +105,54 @@ def test_the_sentence_says_what_to_look_at() -> None:
     assert "guards.brightness = 0.25" in alarm.sentence
 
 
-def test_evaluations_of_other_seeds_are_not_compared() -> None:
-    now = replace(evaluation(20, brightness=-0.4), seeds=((5, 6, 7, 8),) * PROMPTS)
-    assert alarms(GuardsSection(), REWARD, BASE, now) == ()
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seeds": ((5, 6, 7, 8),) * PROMPTS},
+        {"prompts": tuple(f"other {row}" for row in range(PROMPTS))},
+        {"denoising_steps": 8},
+        {"guidance": 3.0},
+        {"resolution_px": 128},
+    ],
+)
+def test_evaluations_that_were_made_otherwise_are_not_compared(other: dict[str, Any]) -> None:
+    base = replace(BASE, resolution_px=64)
+    drifted = evaluation(20, brightness=-0.4, judge=0.1, second=-0.1, third=-0.1)
+    assert alarms(GuardsSection(), REWARD, base, drifted)  # resolution not kept: the run's
+    now = replace(drifted, **{"resolution_px": 64, **other})
+    assert not pair(now, base)
+    assert alarms(GuardsSection(), REWARD, base, now) == ()
+    sums = RewardSection(weights={"judge": 1.0, "second": 1.0}).sum
+    for compare in (mean_gain, trained_gain):
+        with pytest.raises(ValueError, match="they do not pair"):
+            compare(now, base, sums)
+
+
+def test_of_a_single_prompt_nothing_is_said() -> None:
+    def alone(whole: Evaluation) -> Evaluation:
+        rewards = {name: values[:1] for name, values in whole.rewards.items()}
+        return replace(
+            whole,
+            prompts=whole.prompts[:1],
+            seeds=whole.seeds[:1],
+            rewards=rewards,
+            means={name: prompt_interval(np.array(each)) for name, each in rewards.items()},
+            statistics={name: values[:1] for name, values in whole.statistics.items()},
+            diversity=whole.diversity[:1],
+        )
+
+    now = evaluation(20, brightness=-0.4, judge=0.1, second=-0.1, third=-0.1)
+    assert alarms(GuardsSection(), REWARD, BASE, now)
+    assert alarms(GuardsSection(), REWARD, alone(BASE), alone(now)) == ()
+
+
+def test_a_prompts_single_image_has_no_diversity() -> None:
+    single = replace(BASE, seeds=tuple(group[:1] for group in BASE.seeds))
+    assert "diversity" in measured(BASE)
+    assert "diversity" not in measured(single)  # whatever results of before that kept
+
+
+def test_the_gain_of_a_sum_is_the_mean_of_its_prompts() -> None:
     reward = RewardSection(weights={"judge": 1.0, "second": 1.0}).sum
-    assert mean_gain(now, BASE, reward) == pytest.approx(0.0, abs=1e-9)
     better = evaluation(20, judge=0.1)
     assert mean_gain(better, BASE, reward) == pytest.approx(trained_gain(better, BASE, reward).mean)

@@ -186,6 +186,16 @@ def test_replicas_that_differ_are_one_sentence(two: Replicas) -> None:
         two.servers.info()
 
 
+def test_replicas_may_keep_the_same_weights_in_other_places(two: Replicas) -> None:
+    two.wires[0].checkpoint, two.wires[1].checkpoint = "/a/weights", "/b/weights"
+    for wire in two.wires:
+        wire.weights_digest = "aa"
+    assert two.servers.info().weights_digest == "aa"
+    two.wires[1].weights_digest = "bb"
+    with pytest.raises(ConfigError, match="differ in checkpoint"):
+        two.servers.info()
+
+
 def test_one_that_comes_later_must_be_like_the_others(two: Replicas) -> None:
     two.slow_down()
     two.wires[1].stop()

@@ -16,6 +16,7 @@ from heliostat_trainer.progress import LineProgress, LiveProgress, Outlook, open
 from heliostat_trainer.prompts import step_prompts
 from heliostat_trainer.randomness import Purpose, candidate_seeds, torch_stream
 from heliostat_trainer.statistics import (
+    Interval,
     brightness,
     colour_entropy,
     diversity,
@@ -49,14 +50,23 @@ def test_diversity_is_zero_for_copies_and_one_for_opposites() -> None:
     assert diversity(images) == 0.0
     images[1] = 1.0
     assert diversity(images) == 1.0
-    assert diversity(images[:1]) == 0.0
 
 
 def test_the_interval_is_students() -> None:
     values = torch.tensor([1.0, 2.0, 3.0, 4.0])
     result = interval(values)
     assert (result.mean, result.low, result.high) == pytest.approx((2.5, 0.4458, 4.5542), abs=1e-4)
-    assert interval(values[:1]).low == 1.0
+    assert result.is_above_zero
+    assert not interval(-values).is_above_zero
+    assert interval(-values).is_below_zero
+
+
+def test_a_single_draw_has_no_interval() -> None:
+    single = interval(torch.tensor([0.5]))
+    assert single == Interval(0.5, None, None)
+    assert single.half_width is None
+    assert not single.is_above_zero
+    assert not single.is_below_zero
 
 
 def test_intervals_are_over_prompts_not_images() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,10 @@ from heliostat_trainer.config import LoggingSection, TrackerName
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.evaluate import read_evaluations
 from heliostat_trainer.metrics import read_metrics
-from heliostat_trainer.run import train
-from heliostat_trainer.trackers import numbers_of
+from heliostat_trainer.run import run_trainer, train
+from heliostat_trainer.trackers import Tracker, Trackers, numbers_of
 from tests.trainer.fake_server import FakeServer
-from tests.trainer.test_loop import run
+from tests.trainer.test_loop import make_trainer, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,6 +127,73 @@ def test_a_missing_package_is_one_sentence_before_anything_begins(
         train(config)
     assert "\n" not in str(error.value)
     assert not config.run.path.exists()
+
+
+def test_wandb_without_a_key_is_one_sentence_before_anything_begins(
+    configure: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("wandb")
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    config = configure("--logging.to", '["wandb"]', "--server.url", "127.0.0.1:1")
+    with pytest.raises(ConfigError, match=r"set WANDB_API_KEY or run `wandb login`") as error:
+        train(config)
+    assert "\n" not in str(error.value)
+    assert not config.run.path.exists()
+
+
+class Failing(Tracker):
+    """Raises in one of its methods, and counts what it is asked."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.asked: list[str] = []
+
+    def numbers(self, *_: object) -> None:
+        self._ask("numbers")
+
+    def pictures(self, *_: object) -> None:
+        self._ask("pictures")
+
+    def close(self) -> None:
+        self._ask("close")
+
+    def _ask(self, what: str) -> None:
+        self.asked.append(what)
+        if what == self.where:
+            raise ConnectionResetError("the disk is full\nand more")
+
+
+@pytest.mark.parametrize("where", ["numbers", "pictures", "close"])
+def test_a_tracker_that_fails_is_told_once_and_costs_nothing(
+    configure: Callable[..., TrainConfig], server: FakeServer, where: str
+) -> None:
+    config = configure("--run.steps", "2")
+    said: list[str] = []
+    failing = Failing(where)
+    trainer = make_trainer(config, server)
+    openers = {TrackerName.WANDB: lambda: failing}
+    trackers = Trackers(config.logging, openers, said.append)
+    trainer.parts = replace(trainer.parts, trackers=trackers)
+    run_trainer(config, trainer)
+    assert failing.asked.count(where) == 1
+    assert failing.asked[-1] == where
+    (sentence,) = said
+    assert sentence.startswith("wandb has failed (the disk is full): nothing more is logged there")
+    assert (config.run.path / "lora" / "adapter_model.safetensors").exists()
+
+
+def test_a_tracker_that_cannot_begin_is_left_out(
+    configure: Callable[..., TrainConfig], server: FakeServer
+) -> None:
+    pytest.importorskip("tensorboard")
+    config = configure("--run.steps", "1", "--logging.to", '["tensorboard"]')
+    config.run.path.mkdir(parents=True)
+    (config.run.path / "tensorboard").write_text("in the way")
+    run(config, server)
+    assert (config.run.path / "lora" / "adapter_model.safetensors").exists()
 
 
 def test_nothing_is_logged_elsewhere_by_default(

@@ -9,7 +9,7 @@ state: they follow from the seed and the step.
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +20,16 @@ from heliostat_engines.errors import FilesError
 from heliostat_engines.files import atomic_folder, discard_folder
 from heliostat_engines.ownership import Layout
 from heliostat_engines.text import content_of, read_json
-from heliostat_trainer.config import completed, first_change, flatten
+from heliostat_trainer.config import flatten
 from heliostat_trainer.curriculum import Sighting
 from heliostat_trainer.errors import DIVERGED, DivergedError, RunFolderError
 from heliostat_trainer.optimiser import restore_state, state_tensors
 from heliostat_trainer.policy import ADAPTERS, NOT_FINITE, are_finite
+from heliostat_trainer.resuming import begun, check_settings, continued
 from heliostat_trainer.steps import kept_steps, numbers_in, step_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -63,6 +64,8 @@ class RunState:
     """The training steps from which on exploration takes one denoising step more."""
     sightings: tuple[Sighting, ...] = ()
     """Prompts whose groups were found flat, and since when they are not."""
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """Digests of what settings name (`resuming.contents_of`)."""
     explorers: Mapping[int, AdapterFiles] = field(default_factory=dict)
     """The old policies, by step, that the next steps are explored with, besides the latest."""
 
@@ -72,7 +75,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, config: TrainConfig) -> None:
         self._folder = folder
-        self._config = config
+        self.config = config
+        """What checkpoints are saved with."""
 
     def latest(self) -> int | None:
         """The newest checkpoint's step."""
@@ -90,7 +94,7 @@ class Checkpoints:
                 raise DivergedError(
                     f"step {state.step}: the {name} policy is not saved, for {NOT_FINITE}; {DIVERGED}"
                 )
-        content = {"state": _plain(state), "settings": flatten(self._config)}
+        content = {"state": _plain(state), "settings": flatten(self.config)}
         try:
             with atomic_folder(step_folder(self._folder, state.step), LAYOUT) as draft:
                 # As bytes: safetensors' own writer maps the file and dies of SIGBUS on a full disk.
@@ -102,39 +106,66 @@ class Checkpoints:
         except FilesError as error:
             raise RunFolderError(f"{error}; earlier checkpoints are intact") from error
         steps = kept_steps(self._folder)
-        kept = {*steps[-self._config.checkpoint.keep :], state.best_step}
+        kept = {*steps[-self.config.checkpoint.keep :], state.best_step}
         for step in steps:
             if step not in kept:
                 with suppress(FilesError):  # It holds somebody's notes: it may stay.
                     discard_folder(step_folder(self._folder, step), LAYOUT)
 
+    def started(self) -> Checkpoints:
+        """The same ones, to be saved with the settings of a run that starts (`begun`)."""
+        return Checkpoints(self._folder, begun(self.config))
+
+    def resumed(self) -> Checkpoints:
+        """The same ones, to be saved with the settings that a resumed run goes on with.
+
+        Raises:
+            RunFolderError: there are none, or the settings do not go on from them (`continued`).
+        """
+        with self._newest() as (step, path):
+            saved = _read_state(path)["settings"]
+            return Checkpoints(self._folder, continued(self.config, saved, step))
+
+    def check(self, contents: Mapping[str, str]) -> tuple[str, ...]:
+        """Compare settings and contents with the newest checkpoint's; says what is to be known.
+
+        Raises:
+            RunFolderError: there is none, it cannot be read, or something that would change the
+                results differs.
+        """
+        with self._newest() as (_, path):
+            saved = _read_state(path)
+            before = saved["state"].get("contents", {})
+            return check_settings(self.config, saved["settings"], before, contents)
+
     def load(self, restore: Callable[[Mapping[str, torch.Tensor], int], None]) -> RunState:
         """The newest checkpoint's state; its tensors, and the step, are given to `restore`.
 
         Raises:
-            RunFolderError: there is none, it cannot be read, or a setting that would change the
-                results differs.
+            RunFolderError: there is none, or it cannot be read.
         """
+        with self._newest() as (step, path):
+            state = _state(_read_state(path)["state"], _explorers(path))
+            with content_of(path / TENSORS, _advice(path), RunFolderError):
+                tensors = load_file(path / TENSORS)
+                if not are_finite(weight for key, weight in tensors.items() if _is_weight(key)):
+                    raise ValueError(NOT_FINITE)
+                restore(tensors, step)
+            return state
+
+    @contextmanager
+    def _newest(self) -> Iterator[tuple[int, Path]]:
+        """The newest checkpoint's step and folder; what goes wrong in reading it becomes a RunFolderError."""
         step = self.latest()
         if step is None:
             raise RunFolderError(f"{self._folder} has no checkpoint: start without --resume")
         path = step_folder(self._folder, step)
-        advice = f"delete {path} to resume from the checkpoint before it"
-        with content_of(path / "state.json", advice, RunFolderError):
-            content = read_json(path / "state.json")
-            state = _state(content["state"], _explorers(path))
-            self._require_same(content["settings"])
-        with content_of(path / TENSORS, advice, RunFolderError):
-            tensors = load_file(path / TENSORS)
-            if not are_finite(weight for key, weight in tensors.items() if _is_weight(key)):
-                raise ValueError(NOT_FINITE)
-            restore(tensors, step)
-        return state
+        with content_of(path / "state.json", _advice(path), RunFolderError):
+            yield step, path
 
-    def _require_same(self, saved: Mapping[str, object]) -> None:
-        change = first_change(completed(saved), flatten(self._config))
-        if change is not None:
-            raise RunFolderError(f"{change}: set it back to resume, or start another run.name")
+
+def _advice(path: Path) -> str:
+    return f"delete {path} to resume from the checkpoint before it"
 
 
 def improved(state: RunState, reward: float) -> RunState:
@@ -158,6 +189,12 @@ def _state(plain: Mapping[str, Any], explorers: Mapping[int, AdapterFiles]) -> R
     raised_at = tuple(plain.get("raised_at", ()))
     seen = tuple(Sighting(*sight) for sight in plain.get("sightings", ()))
     return RunState(**{**plain, "raised_at": raised_at, "sightings": seen, "explorers": explorers})
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint's state and settings, as they are kept."""
+    content: dict[str, Any] = read_json(path / "state.json")
+    return content
 
 
 def _explorers(path: Path) -> dict[int, AdapterFiles]:

@@ -411,4 +411,5 @@ def _server_info(answer: control_pb2.InfoResponse, control_address: str) -> Serv
         max_prompt_chars=limits.max_prompt_chars,
         max_adapter_bytes=limits.max_adapter_bytes,
         latest_version=answer.latest_version,
+        weights_digest=engine.weights_digest,
     )

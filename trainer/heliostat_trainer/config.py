@@ -49,7 +49,7 @@ from heliostat_trainer.prompts import HUB, PromptSets, PromptSource, hold_out, r
 from heliostat_trainer.rewards import Normalise, RewardSum
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from pydantic_core import ErrorDetails
 
@@ -64,6 +64,7 @@ FREE_TO_CHANGE = (
     "model.sample_batch",
     "model.gradient_checkpointing",
     "model.shard",
+    "optimiser.lr_steps",
     "watch.",
     "evaluation.",
     "guards.",
@@ -99,7 +100,7 @@ class SelectionName(StrEnum):
 
 
 class LrSchedule(StrEnum):
-    """How the learning rate changes over `run.steps`."""
+    """How the learning rate changes over `optimiser.lr_steps`."""
 
     CONSTANT = "constant"
     """Not at all: the run can be continued with more steps."""
@@ -366,7 +367,10 @@ class OptimiserSection(Settings):
     lr: Annotated[float, Field(gt=0, le=1)] = 3e-4
     """Learning rate, of the first step."""
     lr_schedule: LrSchedule = LrSchedule.CONSTANT
-    """constant, or cosine: falls to 0 at run.steps. A run that run.minutes ends is not there yet."""
+    """constant, or cosine: falls to 0 at lr_steps. A run that run.minutes ends is not there yet."""
+    lr_steps: Count | None = None
+    """Training steps that the schedule stretches over; by default the run.steps that the run was
+    started with, and a resumed run keeps them unless this is set."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of the two moments."""
     weight_decay: NotNegative = 1e-4
@@ -384,7 +388,7 @@ class OptimiserSection(Settings):
         """The learning rate of training step `step`, which counts from 1, of `steps`."""
         if self.lr_schedule is LrSchedule.CONSTANT:
             return self.lr
-        return self.lr * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
+        return self.lr * (1 + math.cos(math.pi * min(step - 1, steps) / steps)) / 2
 
 
 class OldPolicySection(Settings):
@@ -593,6 +597,17 @@ class TrainConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _schedule_lasts(self) -> TrainConfig:
+        optimiser, steps = self.optimiser, self.run.steps
+        is_constant = optimiser.lr_schedule is LrSchedule.CONSTANT
+        if not is_constant and optimiser.lr_steps is not None and optimiser.lr_steps < steps:
+            raise ValueError(
+                f"optimiser.lr_steps = {optimiser.lr_steps}, but run.steps = {steps}: the last steps "
+                "would be trained with a learning rate of 0: raise the one or lower the other"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _watch_fits(self) -> TrainConfig:
         watch, recipe, most = self.watch, self.recipe, self.watch.max_explore_steps
         if watch.groups > self.prompts.per_step:
@@ -635,6 +650,11 @@ class TrainConfig(Settings):
                 f"{recipe.keep_pairs}: lower the one or raise the other"
             )
         return self
+
+    @property
+    def lr_steps(self) -> int:
+        """Training steps that the learning rate's schedule stretches over."""
+        return self.optimiser.lr_steps or self.run.steps
 
     def prompt_sets(self) -> PromptSets:
         """Read the prompts that are trained and evaluated on. Raises ConfigError."""
@@ -788,9 +808,14 @@ def completed(flat: Mapping[str, object]) -> Mapping[str, object]:
         return flat
 
 
-def first_change(before: Mapping[str, object], after: Mapping[str, object]) -> str | None:
-    """The first flattened setting that differs and that a resumed run may not change, in words."""
-    for key in sorted(before.keys() | after.keys()):
+def first_change(
+    before: Mapping[str, object], after: Mapping[str, object], left_out: Collection[str] = ()
+) -> str | None:
+    """The first flattened setting that differs and that a resumed run may not change, in words.
+
+    Those in `left_out` may differ.
+    """
+    for key in sorted((before.keys() | after.keys()) - set(left_out)):
         if not key.startswith(FREE_TO_CHANGE) and before.get(key) != after.get(key):
             was, now = json.dumps(before.get(key)), json.dumps(after.get(key))
             return f"{key} was {was} and is now {now}"

@@ -1,15 +1,16 @@
 """Held-out evaluation: fixed prompts and seeds, drawn in BF16, rewarded by the server.
 
 Each evaluation is a folder `step-000020` in the run's `evaluation/`, with `results.json` (a list
-of results: rewards[prompt][seed] by name, image statistics, and 95 % intervals) and
-`images.safetensors` (uint8 images[P, S, H, W, 3] of the first prompts, by policy and guidance).
+of results: what each was made with, rewards[prompt][seed] by name, image statistics, and 95 %
+intervals) and `images.safetensors` (uint8 images[P, S, H, W, 3] of the first prompts, by policy and
+guidance). A resumed run may evaluate with other settings: only evaluations that pair are compared.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +56,24 @@ LAYOUT = Layout(
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """What an evaluation is made with besides the policy; only the same ones compare."""
+
+    guidance: float
+    denoising_steps: int
+    resolution_px: int | None
+    """None: it was not kept."""
+    prompts: tuple[str, ...]
+    seeds: tuple[tuple[int, ...], ...]
+
+    def match(self, others: Conditions) -> bool:
+        """Whether both are the same; a resolution that was not kept is the run's, which cannot change."""
+        if self.resolution_px is None or others.resolution_px is None:
+            return replace(self, resolution_px=None) == replace(others, resolution_px=None)
+        return self == others
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One policy at one guidance scale, on P held-out prompts with S seeds each."""
 
@@ -72,9 +91,18 @@ class Evaluation:
     statistics: Mapping[str, list[list[float]]]
     """By name, statistic[P][S] of the images."""
     diversity: list[float]
-    """diversity[P] within each prompt's images."""
+    """diversity[P] within each prompt's images; empty where there is one image of each."""
     seconds: float = 0.0
     """What it took; 0 where that was not kept."""
+    resolution_px: int | None = None
+    """Side of the images; None in results of before it was kept."""
+
+    @property
+    def conditions(self) -> Conditions:
+        """What it was made with."""
+        return Conditions(
+            self.guidance, self.denoising_steps, self.resolution_px, self.prompts, self.seeds
+        )
 
 
 class Evaluator:
@@ -86,6 +114,7 @@ class Evaluator:
         prompts: Sequence[str],
         server: RolloutService,
         artist: Artist,
+        resolution_px: int,
         folder: Path,
         stages: Stages | None = None,
     ) -> None:
@@ -97,8 +126,8 @@ class Evaluator:
         self._prompts = tuple(prompts[: settings.prompts])
         self._server = server
         self._artist = artist
+        self._resolution_px = resolution_px
         self._folder = folder
-        self._base: Evaluation | None = None
         self._seeds = tuple(
             candidate_seeds(settings.seed, Purpose.EVALUATION, settings.seeds_per_prompt, row)
             for row in range(len(self._prompts))
@@ -108,11 +137,15 @@ class Evaluator:
         """The folder of a step's evaluation."""
         return step_folder(self._folder, step)
 
-    def base(self) -> Evaluation | None:
-        """The base model's evaluation at the first guidance scale; None before there is one."""
-        if self._base is None and self.path(0).exists():
-            self._base = _read(self.path(0) / RESULTS)[0]
-        return self._base
+    def is_done(self, step: int, guidances: Sequence[float]) -> bool:
+        """Whether a step was evaluated at each guidance scale, with the settings as they are now."""
+        made_with = [evaluation.conditions for evaluation in self._kept(step)]
+        wanted = [self._conditions(guidance) for guidance in guidances]
+        return all(any(each.match(kept) for kept in made_with) for each in wanted)
+
+    def paired(self, step: int, evaluation: Evaluation) -> Evaluation | None:
+        """A step's evaluation that `evaluation` compares with; 0 is the base model's. None: none."""
+        return next((kept for kept in self._kept(step) if pair(evaluation, kept)), None)
 
     def forget_after(self, step: int) -> None:
         """Delete evaluations of steps that will be done anew.
@@ -132,18 +165,29 @@ class Evaluator:
     def fit(self) -> DrawingPace | None:
         """Leave out prompts that evaluation.budget has no time for, as the base's evaluation did.
 
-        The first time, when there is none yet, the pace is measured, and returned.
+        The first time, when there is none yet that would pair, the pace is measured, and returned.
         """
         if self._allowed_s is None:
             return None
-        base, pace = self.base(), None
-        if base is None:
+        pace, fitting = None, self._fitted_before()
+        if not fitting:
             pace = self._measure()
             fitting = affordable_prompts(self._settings, self._allowed_s, pace)
-        else:
-            fitting = len(base.prompts)
         self._prompts, self._seeds = self._prompts[:fitting], self._seeds[:fitting]
         return pace
+
+    def _fitted_before(self) -> int:
+        """Prompts of the base model's evaluation, if it pairs but for their number; else 0."""
+        for base in self._kept(0):
+            count = len(base.prompts)
+            wanted = replace(
+                self._conditions(base.guidance),
+                prompts=self._prompts[:count],
+                seeds=self._seeds[:count],
+            )
+            if wanted.match(base.conditions):
+                return count
+        return 0
 
     def affords_another(self) -> bool:
         """Whether evaluation.budget has time for one between the first and the last."""
@@ -220,6 +264,7 @@ class Evaluator:
             statistics=statistics,
             diversity=groups,
             seconds=round(time.monotonic() - began, 2),
+            resolution_px=self._resolution_px,
         )
         kept = images.view(-1, each, *images.shape[1:])[: self._settings.images]
         return evaluation, kept.contiguous()
@@ -245,7 +290,7 @@ class Evaluator:
         )
 
     def _describe(self, images: torch.Tensor) -> tuple[dict[str, list[list[float]]], list[float]]:
-        """Statistics[P][S] by name, and diversity[P]; a prompt's images at a time."""
+        """Statistics[P][S] by name, and diversity[P] if S > 1; a prompt's images at a time."""
         each = self._settings.seeds_per_prompt
         statistics: dict[str, list[list[float]]] = {name: [] for name in PER_IMAGE}
         groups = []
@@ -253,8 +298,21 @@ class Evaluator:
             group = images[start : start + each].permute(0, 3, 1, 2).float() / 255
             for name, measure in PER_IMAGE.items():
                 statistics[name].append([round(float(value), 5) for value in measure(group)])
-            groups.append(round(diversity(group), 5))
+            if each > 1:
+                groups.append(round(diversity(group), 5))
         return statistics, groups
+
+    def _conditions(self, guidance: float) -> Conditions:
+        return Conditions(
+            guidance, self._settings.steps, self._resolution_px, self._prompts, self._seeds
+        )
+
+    def _kept(self, step: int) -> list[Evaluation]:
+        """What there is of a step; nothing where it cannot be read: then it is evaluated anew."""
+        try:
+            return _read(self.path(step) / RESULTS)
+        except RunFolderError:
+            return []
 
     def _encode(self, prompts: Sequence[str]) -> Conditioning:
         return self._artist.prepare(self._server.encode(prompts))
@@ -280,33 +338,45 @@ def read_evaluations(
 
 
 def pair(after: Evaluation, before: Evaluation) -> bool:
-    """Whether two evaluations are of the same prompts and seeds."""
-    return after.prompts == before.prompts and after.seeds == before.seeds
+    """Whether two evaluations were made alike: sampler, guidance, resolution, prompts and seeds."""
+    return after.conditions.match(before.conditions)
+
+
+def guidance_label(evaluation: Evaluation) -> str:
+    """How it was guided, in words."""
+    scale = evaluation.guidance
+    return "no guidance" if scale == 1.0 else f"guidance {scale:g}"
 
 
 def paired_difference(after: Evaluation, before: Evaluation, reward: str) -> Interval:
     """How much `after` gains over `before`, prompt by prompt on the same seeds.
 
     Raises:
-        ValueError: the two were not taken on the same prompts and seeds.
+        ValueError: they do not pair.
     """
-    if not pair(after, before):
-        raise ValueError("the evaluations are of different prompts or seeds: they do not pair")
+    _require_pair(after, before)
     gain = np.array(after.rewards[reward]) - np.array(before.rewards[reward])
     return prompt_interval(gain)
 
 
 def trained_gain(after: Evaluation, before: Evaluation, reward: RewardSum) -> Interval:
     """As `paired_difference`, of what is trained on, which may be a sum (`RewardSum.gain`)."""
+    _require_pair(after, before)
     if len(reward.names) == 1:
         return paired_difference(after, before, reward.names[0])
     return prompt_interval(reward.gain(_stacked(after, reward), _stacked(before, reward)))
 
 
 def mean_gain(after: Evaluation, before: Evaluation, reward: RewardSum) -> float:
-    """The mean of `RewardSum.gain`, also between evaluations of different prompts or seeds."""
+    """The mean of `RewardSum.gain`. Raises ValueError if they do not pair."""
+    _require_pair(after, before)
     mean = _stacked(after, reward).mean(axis=(0, 1))
     return float(reward.gain(mean, _stacked(before, reward)).mean())
+
+
+def _require_pair(after: Evaluation, before: Evaluation) -> None:
+    if not pair(after, before):
+        raise ValueError("the evaluations were made with different settings: they do not pair")
 
 
 def _stacked(evaluation: Evaluation, reward: RewardSum) -> NDArray[np.float64]:
@@ -329,6 +399,7 @@ def _evaluation(entry: dict[str, object]) -> Evaluation:
     fields["policy"] = PolicyName(str(entry["policy"]))
     fields["prompts"] = tuple(entry["prompts"])  # type: ignore[arg-type]
     fields["seeds"] = tuple(tuple(group) for group in entry["seeds"])  # type: ignore[attr-defined]
-    means: dict[str, dict[str, float]] = entry["means"]  # type: ignore[assignment]
-    fields["means"] = {name: Interval(**value) for name, value in means.items()}
+    rewards: dict[str, list[list[float]]] = entry["rewards"]  # type: ignore[assignment]
+    # anew: of a single prompt there once was an interval of width 0
+    fields["means"] = {name: prompt_interval(np.array(v)) for name, v in rewards.items()}
     return Evaluation(**fields)  # type: ignore[arg-type]

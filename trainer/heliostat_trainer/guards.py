@@ -35,9 +35,14 @@ class Alarm:
 
 
 def measured(evaluation: Evaluation) -> Mapping[str, NDArray[np.float64]]:
-    """Each guarded statistic of an evaluation's images: values[P, S], or [P, 1] of a prompt."""
-    by_image = {name: np.array(values) for name, values in evaluation.statistics.items()}
-    return by_image | {"diversity": np.array(evaluation.diversity)[:, None]}
+    """Each guarded statistic of an evaluation's images: values[P, S], or [P, 1] of a prompt.
+
+    A prompt's single image has no diversity.
+    """
+    values = {name: np.array(each) for name, each in evaluation.statistics.items()}
+    if len(evaluation.seeds[0]) > 1:
+        values["diversity"] = np.array(evaluation.diversity)[:, None]
+    return values
 
 
 def alarms(
@@ -48,7 +53,8 @@ def alarms(
     A statistic with mean m0 at the base model and m now has drifted if |m - m0| > limit * m0 and
     the 95 % interval of its paired difference does not hold 0. The reward is suspect if its paired
     gain is above 0 and that of every held-out reward below, each with its whole 95 % interval.
-    Evaluations of other prompts or seeds than the base model's are not compared.
+    Of a single prompt there is no interval, and so no alarm. Evaluations that do not pair with the
+    base model's are not compared.
     """
     if not pair(now, base):
         return ()
@@ -68,7 +74,8 @@ def _drift(
 ) -> Alarm | None:
     was, now = float(before.mean()), float(after.mean())
     difference = prompt_interval(after - before)
-    if abs(now - was) <= limit * was or difference.low <= 0 <= difference.high:
+    is_clear = difference.is_above_zero or difference.is_below_zero
+    if abs(now - was) <= limit * was or not is_clear:
         return None
     share = f"{(now - was) / was:+.0%}" if was else "from nothing"
     return Alarm(
@@ -82,9 +89,9 @@ def _drift(
 
 def _only_the_trained(reward: RewardSection, base: Evaluation, now: Evaluation) -> Alarm | None:
     falls = [paired_difference(now, base, name) for name in reward.heldout]
-    if not falls or any(fall.high >= 0 for fall in falls):
+    if not falls or not all(fall.is_below_zero for fall in falls):
         return None
-    if trained_gain(now, base, reward.sum).low <= 0:
+    if not trained_gain(now, base, reward.sum).is_above_zero:
         return None
     return Alarm(
         now.step,

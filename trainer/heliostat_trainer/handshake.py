@@ -39,10 +39,19 @@ def check_against_server(
         )
 
 
-def checkpoint_warnings(checkpoint: str, info: ServerInfo) -> tuple[str, ...]:
-    """A sentence if server and trainer may have loaded different weights."""
-    if checkpoint == info.checkpoint:
+def checkpoint_warnings(checkpoint: str, digest: str, info: ServerInfo) -> tuple[str, ...]:
+    """A sentence if server and trainer load different weights, or may do so.
+
+    `digest` is of the trainer's own, empty if it is not known (`weights_digest`).
+    """
+    if info.has_weights(checkpoint, digest):
         return ()
+    if digest and info.weights_digest:
+        return (
+            f"the server explores with other weights ({info.checkpoint}) than the trainer trains "
+            f"({checkpoint}): set model.checkpoint to the server's, or start the server with "
+            "--checkpoint",
+        )
     return (
         f"the server serves checkpoint {info.checkpoint}, the trainer loads {checkpoint}: make "
         "sure that they hold the same weights, or set model.checkpoint",

@@ -170,7 +170,7 @@ class Learner:
             raise DivergedError(f"step {step}: the gradient's norm is {norm.item()}; {DIVERGED}")
         self.step = None
         for group in self.optimiser.param_groups:
-            group["lr"] = self._config.optimiser.lr_at(step, self._config.run.steps)
+            group["lr"] = self._config.optimiser.lr_at(step, self._config.lr_steps)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self._require_finite_weights(step)

@@ -102,9 +102,12 @@ class Trainer:
         self._explorers: dict[int, Explorer] = {}
         self._began = time.monotonic() - state.elapsed_s
         self.state = state
+        self._saved = state if parts.checkpoints.latest() == state.step else None
 
     def train(self) -> None:
         """Step until the steps or the minutes are used up, evaluating and saving on the way.
+
+        The last step is saved, and left to `conclude` to evaluate.
 
         Raises:
             HeliostatError: in one sentence; `save` then keeps the last complete step.
@@ -112,16 +115,20 @@ class Trainer:
         try:
             self._publish_restored()
             self._publish()
-            while True:
+            self._evaluate_base()
+            while not self.finished:
                 self._evaluate_if_due()
-                if self.finished:
-                    self.save()
-                    return
                 if self.state.step % self._config.checkpoint.every == 0:
                     self.save()
                 self.step()
+            self.save()
         finally:
             self._ahead.close()
+
+    def conclude(self) -> None:
+        """Evaluate the last step at every guidance scale. Raises as `train`."""
+        self._evaluate_trained(self._config.evaluation.guidances)
+        self.save()
 
     @property
     def saved_step(self) -> int:
@@ -164,11 +171,12 @@ class Trainer:
         """Write a checkpoint of the last complete step, unless there is one or none can be."""
         parts = self.parts
         step = self.state.step
-        if parts.learner.step != step or parts.checkpoints.latest() == step:
+        if parts.learner.step != step or self._saved == self.state:
             return
         with self._clock.phase(Phase.CHECKPOINT), parts.interrupts.shielded():
             state = replace(self.state, explorers=self._needed_explorers())
             parts.checkpoints.save(state, parts.policy, parts.learner.optimiser)
+            self._saved = self.state
 
     @property
     def explorer(self) -> PublishedAdapter:
@@ -429,34 +437,58 @@ class Trainer:
         return (*raised_at, verdict.raise_at)
 
     def _evaluate_if_due(self) -> None:
-        """Evaluate the base model before the first step, the EMA after the last and in between."""
+        """Evaluate the EMA every so many steps, at the first guidance scale."""
         step, settings = self.state.step, self._config.evaluation
-        due = step == 0 or self.finished or (settings.every > 0 and step % settings.every == 0)
-        if not due or self.parts.evaluator.path(step).exists():
+        if not step or not settings.every or step % settings.every:
             return
-        if step and not self.finished and not self.parts.evaluator.affords_another():
+        if self.parts.evaluator.affords_another():
+            self._evaluate_trained(settings.guidances[:1])
+        else:
             self.parts.progress.say(
                 f"step {step}: not evaluated, to leave time for the last evaluation "
                 f"(evaluation.budget = {settings.budget:g} of run.minutes)"
             )
+
+    def _evaluate_base(self) -> None:
+        """Evaluate the base model, unless that was done with the settings as they are now."""
+        guidances = self._config.evaluation.guidances
+        self._fit_evaluation()
+        if self.parts.evaluator.is_done(0, guidances):
             return
+        if not self.state.step:
+            self._keep_if_best(self._evaluate(0, PolicyName.BASE, guidances))
+            return
+        self.parts.progress.say(
+            "the base model has not been evaluated with these settings: that is done now, and "
+            "evaluations with others are not compared"
+        )
+        self._evaluate(0, PolicyName.BASE, guidances)
+
+    def _evaluate_trained(self, guidances: Sequence[float]) -> None:
+        """Evaluate the EMA, unless that was done with the settings as they are now."""
+        step = self.state.step
+        if self.parts.evaluator.is_done(step, guidances):
+            return
+        evaluation = self._evaluate(step, PolicyName.EMA, guidances)
+        self._guard(evaluation)
+        self._keep_if_best(evaluation)
+
+    def _evaluate(self, step: int, policy: PolicyName, guidances: Sequence[float]) -> Evaluation:
+        """Evaluate, and show what came of it; returns that at the first guidance scale."""
         began = time.monotonic()
-        policy = PolicyName.EMA if step else PolicyName.BASE
-        guidances = settings.guidances if self.finished or not step else settings.guidances[:1]
         with self._clock.phase(Phase.EVALUATE):
-            self._fit_evaluation()
             evaluations = self.parts.evaluator.run(step, policy, guidances)
         for evaluation in evaluations:
             self.parts.progress.evaluated(evaluation)
             self.parts.trackers.evaluated(evaluation, self.parts.evaluator.path(step))
         self._began += time.monotonic() - began
-        self._guard(evaluations[0])
-        self._keep_if_best(evaluations[0])
+        return evaluations[0]
 
     def _fit_evaluation(self) -> None:
         """Evaluate what there is time for, and say how far the time goes on this machine."""
         evaluator, config = self.parts.evaluator, self._config
-        pace = evaluator.fit()
+        with self._clock.phase(Phase.EVALUATE):
+            pace = evaluator.fit()
         if pace is None:
             return
         self.parts.progress.say(
@@ -472,21 +504,26 @@ class Trainer:
 
     def _guard(self, evaluation: Evaluation) -> None:
         """Warn of what the reward does not show."""
-        base = self.parts.evaluator.base()
+        base = self.parts.evaluator.paired(0, evaluation)
         config = self._config
-        if base is not None and evaluation.step:
+        if base is not None:
             for alarm in alarms(config.guards, config.reward, base, evaluation):
                 self.parts.progress.say(alarm.sentence)
 
     def _keep_if_best(self, evaluation: Evaluation) -> None:
-        state = improved(self.state, self._standing(evaluation))
+        """Keep the state if none that was evaluated in the same way is as good."""
+        best, state = None, self.state
+        if state.best_step is not None:
+            best = self.parts.evaluator.paired(state.best_step, evaluation)
+        known = replace(state, best_reward=None if best is None else self._standing(best))
+        state = improved(known, self._standing(evaluation))
         if state != self.state:
             self.state = state
             self.save()
 
     def _standing(self, evaluation: Evaluation) -> float:
         """How good an evaluation is: the mean reward, or the gain in the sum of several."""
-        base = self.parts.evaluator.base()
+        base = self.parts.evaluator.paired(0, evaluation)
         if len(self._reward.names) == 1 or base is None:
             return evaluation.means[self._reward.names[0]].mean
         return mean_gain(evaluation, base, self._reward)
@@ -558,7 +595,7 @@ class _StepResult:
             ratio_error=self.report.ratio_error,
             clip_fraction=self.report.clip_fraction,
             grad_norm=self.report.grad_norm,
-            lr=config.optimiser.lr_at(self.step, config.run.steps),
+            lr=config.optimiser.lr_at(self.step, config.lr_steps),
             old_decay=config.old_policy.decay(self.step),
             ema_decay=config.ema.decay_at(self.step),
             elapsed_s=elapsed_s,

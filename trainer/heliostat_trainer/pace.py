@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from heliostat_trainer.config import completed, first_change, flatten
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.progress import Outlook
+from heliostat_trainer.resuming import CONTENTS
 from heliostat_trainer.run_file import read_settings
 
 if TYPE_CHECKING:
@@ -41,4 +42,5 @@ def measured_pace(config: TrainConfig) -> Pace | None:
     last = lines[-1]
     outlook = Outlook(int(last["step"]), run.steps, float(last["elapsed_s"]), run.minutes)
     before = completed(read_settings(path))
-    return Pace(outlook, first_change(before, flatten(config)))
+    # Where files lie costs no time.
+    return Pace(outlook, first_change(before, flatten(config), CONTENTS))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from heliostat_trainer.clock import Phase
     from heliostat_trainer.evaluate import Evaluation
+    from heliostat_trainer.statistics import Interval
     from heliostat_trainer.types import StepMetrics
 
 
@@ -107,10 +108,7 @@ class Progress(ABC):
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """An evaluation is complete."""
-        rewards = ", ".join(
-            f"{name} {mean.mean:.4f} ({mean.low:.4f} to {mean.high:.4f})"
-            for name, mean in evaluation.means.items()
-        )
+        rewards = ", ".join(f"{name} {_mean(mean)}" for name, mean in evaluation.means.items())
         self.say(
             f"step {evaluation.step}: held-out, {evaluation.policy} policy, guidance "
             f"{evaluation.guidance:g}: {rewards}"
@@ -215,6 +213,12 @@ class LiveProgress(Progress):
                 ),
             ]
         return Group(head, *lines)
+
+
+def _mean(interval: Interval) -> str:
+    if interval.low is None:
+        return f"{interval.mean:.4f}"
+    return f"{interval.mean:.4f} ({interval.low:.4f} to {interval.high:.4f})"
 
 
 def _rewards(metrics: StepMetrics) -> str:

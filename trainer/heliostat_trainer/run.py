@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,7 @@ from rich.console import Console
 from heliostat_engines.arithmetic import CPU_DTYPE, cpu_dtype, name_of
 from heliostat_engines.errors import FilesError, HeliostatError
 from heliostat_engines.families import get_family
+from heliostat_engines.families.weights import weights_digest
 from heliostat_engines.files import atomic_text
 from heliostat_engines.hardware import default_threads
 from heliostat_trainer.checkpoint import Checkpoints, RunState
@@ -34,6 +35,7 @@ from heliostat_trainer.metrics import MetricsLog
 from heliostat_trainer.progress import Outlook, Progress, open_progress
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.ranks import Ranks, RunEndedError, open_ranks
+from heliostat_trainer.resuming import contents_of
 from heliostat_trainer.run_file import RUN_FILE, read_arithmetic
 from heliostat_trainer.run_folder import held_run
 from heliostat_trainer.servers import open_servers
@@ -175,7 +177,7 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoints:
         raise RunFolderError(
             f"{path} holds a run: continue it with --resume, or set another run.name"
         )
-    return checkpoints
+    return checkpoints.resumed() if resume else checkpoints.started()
 
 
 def build_trainer(
@@ -195,16 +197,19 @@ def build_trainer(
         CheckpointError: the model cannot be read.
         RunFolderError: the run cannot be resumed or its folder not written.
     """
+    config = checkpoints.config  # with the schedule that the run was started with
     prompts = config.prompt_sets()
     family = get_family(config.model.family)
     resolution_px = config.model.resolution_px or family.default_resolution_px
     checkpoint = config.model.checkpoint or family.default_checkpoint
+    digest = weights_digest(checkpoint)
+    notes = checkpoints.check(contents_of(prompts, digest)) if resume else ()
     stages = progress.stages
     with stages.during("ask the rollout server"):
         info = server.info()
     check_against_server(config, info, (*prompts.train, *prompts.heldout), resolution_px)
-    for warning in (*config.check_files(), *checkpoint_warnings(checkpoint, info)):
-        progress.say(warning)
+    for note in (*config.check_files(), *checkpoint_warnings(checkpoint, digest, info), *notes):
+        progress.say(note)
     ranks = ranks or Ranks()
     start = {
         "config": config.model_dump(mode="json"),
@@ -216,13 +221,17 @@ def build_trainer(
     learner, artist = workshop.learner, workshop.artist
     with stages.during("read the checkpoint"):
         state = checkpoints.load(learner.restore) if resume else RunState()
+    digest = digest or weights_digest(checkpoint)  # it may have been downloaded only now
+    state = replace(state, contents=contents_of(prompts, digest))
     path = config.run.path
     dtype = name_of(workshop.policy.dtype)
     changed = arithmetic_change(path, dtype) if resume else None
     if changed is not None:
         progress.say(changed)
     write_run_file(config, info, dtype)
-    evaluator = Evaluator(config, prompts.heldout, server, artist, path / "evaluation", stages)
+    evaluator = Evaluator(
+        config, prompts.heldout, server, artist, resolution_px, path / "evaluation", stages
+    )
     evaluator.forget_after(state.step if resume else -1)
     parts = Parts(
         server=server,
@@ -233,7 +242,7 @@ def build_trainer(
         checkpoints=checkpoints,
         metrics=MetricsLog(path / "metrics.jsonl", state.metrics_bytes),
         progress=progress,
-        trackers=open_trackers(config, state.step),
+        trackers=open_trackers(config, state.step, progress.say),
         interrupts=interrupts,
     )
     return Trainer(config, prompts.train, parts, state)
@@ -249,10 +258,13 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
     try:
         trainer.train()
         stages = trainer.parts.progress.stages
+        with stages.during("write the LoRA"):
+            export_run(path, out=path / "lora")  # now: what follows asks the server
+        trainer.conclude()
         if config.recipe.redraws:
             with stages.during("draw a group to look at"):
                 _keep_showcase(config, trainer)
-        with stages.during("write the LoRA"):
+        with stages.during("write the LoRA's card"):  # which says how the last step was evaluated
             export_run(path, out=path / "lora")
     except StopRequestedError as stop:
         trainer.save()

@@ -47,8 +47,8 @@ POLL_S = 0.2
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 5.0
 TRY_AGAIN_S = 30.0
 """After which a lost replica is asked again for what any of the others can do as well."""
-ALIKE = ("family", "checkpoint", "runtime", "precision", "resolution_px", "lora_targets", "batch")
-"""What replicas must have in common for their results to be the same."""
+ALIKE = ("family", "runtime", "precision", "resolution_px", "lora_targets", "batch")
+"""What replicas must have in common, besides their weights, for their results to be the same."""
 
 
 class Standing(Patience):
@@ -101,14 +101,17 @@ class Likeness:
         with self._lock:
             self._first = self._first or (url, info)
             first, expected = self._first
-        for name in ALIKE:
+        differ = [name for name in ALIKE if getattr(info, name) != getattr(expected, name)]
+        if not info.has_weights(expected.checkpoint, expected.weights_digest):
+            named_alike = info.checkpoint == expected.checkpoint
+            differ.append("weights_digest" if named_alike else "checkpoint")
+        for name in differ:
             here, there = getattr(info, name), getattr(expected, name)
-            if here != there:
-                what = (name, "others") if name == "lora_targets" else (here, there)
-                raise ConfigError(
-                    f"server.url: {url} and {first} differ in {name} ({what[0]} and {what[1]}): "
-                    "start both with the same settings, or name one of them"
-                )
+            what = (name, "others") if name == "lora_targets" else (here, there)
+            raise ConfigError(
+                f"server.url: {url} and {first} differ in {name} ({what[0]} and {what[1]}): "
+                "start both with the same settings, or name one of them"
+            )
 
 
 class Replica(RolloutServer):

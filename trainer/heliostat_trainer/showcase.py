@@ -54,8 +54,9 @@ class Showcase:
     candidates: int
     explore_steps: int
     steps: int
-    rho: float
-    """Spearman's correlation of explored and redrawn rewards over the whole group."""
+    rho: float | None
+    """Spearman's correlation of explored and redrawn rewards over the whole group; None where one
+    of them is the same for all."""
     best: tuple[Pair, ...]
     worst: tuple[Pair, ...]
 
@@ -69,7 +70,7 @@ def keep_showcase(
     folder: Path,
     each: int = 6,
 ) -> None:
-    """Explore a group, redraw all of it with `steps` steps, and keep `each` best and worst.
+    """Explore a group, redraw all of it with `steps` steps, and keep up to `each` best and worst.
 
     Raises:
         FilesError: the folder cannot be written.
@@ -123,13 +124,15 @@ def _write(group: Group, seen: Scores, truth: Scores, steps: int, folder: Path, 
     assert truth.images is not None
     rewards = group.request.reward.combine(truth.rewards)
     order = np.argsort(group.rewards, kind="stable")
+    each = min(each, len(order) // 2)
     rows = np.concatenate([order[::-1][:each], order[:each]])
+    differ = np.ptp(group.rewards) > 0 and np.ptp(rewards) > 0
     content = {
         "prompt": group.request.prompt,
         "candidates": len(order),
         "explore_steps": group.request.steps,
         "steps": steps,
-        "rho": float(np.nan_to_num(stats.spearmanr(group.rewards, rewards).statistic)),
+        "rho": float(stats.spearmanr(group.rewards, rewards).statistic) if differ else None,
         "proxy": group.rewards[rows].tolist(),
         "reward": rewards[rows].tolist(),
     }

@@ -18,11 +18,26 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % confidence interval."""
+    """A mean with its 95 % confidence interval; of a single draw there is none."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    @property
+    def half_width(self) -> float | None:
+        """How far the interval reaches to either side."""
+        return None if self.high is None else self.high - self.mean
+
+    @property
+    def is_above_zero(self) -> bool:
+        """With the whole interval."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def is_below_zero(self) -> bool:
+        """With the whole interval."""
+        return self.high is not None and self.high < 0
 
 
 def brightness(images: torch.Tensor) -> torch.Tensor:
@@ -49,10 +64,7 @@ def edge_density(images: torch.Tensor) -> torch.Tensor:
 
 
 def diversity(images: torch.Tensor) -> float:
-    """Mean root-mean-square pixel distance between the images of one group; 0 for a single one."""
-    count = len(images)
-    if count < 2:
-        return 0.0
+    """Mean root-mean-square pixel distance between the images of one group, two or more."""
     flat = images.flatten(1)
     distances = torch.pdist(flat) / flat.shape[1] ** 0.5
     return float(distances.mean())
@@ -71,7 +83,7 @@ def interval(values: torch.Tensor) -> Interval:
 
     mean = float(values.double().mean())
     if len(values) < 2:
-        return Interval(mean, mean, mean)
+        return Interval(mean, None, None)
     error = float(values.double().std()) / len(values) ** 0.5
     half = float(stats.t.ppf(0.975, len(values) - 1)) * error
     return Interval(mean, mean - half, mean + half)

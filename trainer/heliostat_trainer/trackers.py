@@ -1,24 +1,31 @@
-"""TensorBoard and Weights & Biases: the numbers of metrics.jsonl and the pictures of evaluations."""
+"""TensorBoard and Weights & Biases: the numbers of metrics.jsonl and the pictures of evaluations.
+
+A tracker that fails is told once and left out from then on: it never costs the run.
+"""
 
 from __future__ import annotations
 
+import os
 import uuid
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from safetensors.torch import load_file
 
 from heliostat_engines.files import atomic_text
-from heliostat_trainer.config import TrackerName, flatten
-from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.config import TrackerName, WandbMode, flatten
+from heliostat_trainer.errors import ConfigError, first_line
+from heliostat_trainer.guards import measured
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from heliostat_trainer.config import LoggingSection, TrainConfig
@@ -47,17 +54,25 @@ class Tracker(ABC):
 
 
 class Trackers:
-    """All trackers of a run; none of them is the usual case."""
+    """All trackers of a run that have not failed; none of them is the usual case."""
 
-    def __init__(self, settings: LoggingSection, trackers: Iterable[Tracker]) -> None:
+    def __init__(
+        self,
+        settings: LoggingSection,
+        openers: Mapping[TrackerName, Callable[[], Tracker]],
+        say: Callable[[str], None],
+    ) -> None:
         self._settings = settings
-        self._trackers = tuple(trackers)
+        self._say = say
+        self._trackers: dict[TrackerName, Tracker] = {}
+        for name, opener in openers.items():
+            with self._at_its_own_risk(name):
+                self._trackers[name] = opener()
 
     def step(self, metrics: StepMetrics) -> None:
         """A training step is complete."""
         numbers = dict(numbers_of(asdict(metrics)))
-        for tracker in self._trackers:
-            tracker.numbers(metrics.step, numbers)
+        self._each(lambda tracker: tracker.numbers(metrics.step, numbers))
 
     def evaluated(self, evaluation: Evaluation, folder: Path) -> None:
         """An evaluation is complete, and `folder` has its pictures."""
@@ -65,26 +80,41 @@ class Trackers:
             return
         name = f"evaluation/guidance_{evaluation.guidance:g}"
         numbers = {f"{name}/{reward}": mean.mean for reward, mean in evaluation.means.items()}
-        numbers |= {f"{name}/{k}": float(np.mean(v)) for k, v in evaluation.statistics.items()}
-        numbers[f"{name}/diversity"] = float(np.mean(evaluation.diversity))
+        numbers |= {f"{name}/{k}": float(v.mean()) for k, v in measured(evaluation).items()}
         key = f"{evaluation.policy}/guidance_{evaluation.guidance:g}"
         images = load_file(folder / "images.safetensors")[key][: self._settings.pictures, 0].numpy()
-        for tracker in self._trackers:
-            tracker.numbers(evaluation.step, numbers)
-            if len(images):
-                tracker.pictures(evaluation.step, name, images, evaluation.prompts[: len(images)])
+        captions = evaluation.prompts[: len(images)]
+        self._each(lambda tracker: tracker.numbers(evaluation.step, numbers))
+        if len(images):
+            self._each(lambda tracker: tracker.pictures(evaluation.step, name, images, captions))
 
     def close(self) -> None:
         """Write out what is pending."""
-        for tracker in self._trackers:
-            tracker.close()
+        self._each(lambda tracker: tracker.close())
+
+    def _each(self, action: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            with self._at_its_own_risk(name):
+                action(tracker)
+
+    @contextmanager
+    def _at_its_own_risk(self, name: TrackerName) -> Iterator[None]:
+        """Leave a tracker out from now on if the block fails."""
+        try:
+            yield
+        except Exception as error:  # whatever a package raises
+            self._trackers.pop(name, None)
+            self._say(
+                f"{name} has failed ({first_line(error)}): nothing more is logged there, and the run "
+                "goes on; metrics.jsonl has every number"
+            )
 
 
 def require_trackers(settings: LoggingSection) -> None:
     """Find out before anything is spent whether the packages are there.
 
     Raises:
-        ConfigError: one is not; says how to install it.
+        ConfigError: one is not, or has no key and no terminal to ask for it; says what to do.
     """
     for name in settings.to:
         try:
@@ -94,13 +124,36 @@ def require_trackers(settings: LoggingSection) -> None:
                 f"logging.to: {name} is not installed ({error}): pip install 'heliostat[{name}]', "
                 "or leave it out"
             ) from error
+    if TrackerName.WANDB in settings.to and settings.mode is WandbMode.ONLINE:
+        _log_in()
 
 
-def open_trackers(config: TrainConfig, step: int) -> Trackers:
-    """Begin, or go on after `step`: what was logged of later steps is done anew."""
-    require_trackers(config.logging)
+def _log_in() -> None:
+    """Have W&B find its key, or ask for it where there is a terminal. Raises ConfigError."""
+    wandb: Any = import_module(MODULES[TrackerName.WANDB])
+    try:
+        found = wandb.login(verify=False)
+    except Exception as error:  # of its own kinds, which versions differ in
+        raise ConfigError(_without_key(first_line(error))) from error
+    if not found and "WANDB_MODE" not in os.environ:  # with that set, it does not look
+        raise ConfigError(_without_key("no key was given"))
+
+
+def _without_key(reason: str) -> str:
+    return (
+        f"logging.to: wandb cannot log in ({reason}): set WANDB_API_KEY or run `wandb login`, set "
+        "logging.mode = 'offline', or leave wandb out"
+    )
+
+
+def open_trackers(config: TrainConfig, step: int, say: Callable[[str], None]) -> Trackers:
+    """Begin, or go on after `step`: what was logged of later steps is done anew.
+
+    `say` is told of a tracker that fails, now or later.
+    """
     kinds = {TrackerName.TENSORBOARD: TensorBoard, TrackerName.WANDB: WeightsAndBiases}
-    return Trackers(config.logging, [kinds[name](config, step) for name in config.logging.to])
+    openers = {name: partial(kinds[name], config, step) for name in config.logging.to}
+    return Trackers(config.logging, openers, say)
 
 
 class TensorBoard(Tracker):

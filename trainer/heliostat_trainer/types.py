@@ -54,6 +54,14 @@ class ServerInfo:
     max_adapter_bytes: int
     latest_version: int
     """The experiment's newest adapter; 0: it has published nothing."""
+    weights_digest: str = ""
+    """Of the transformer's weights; empty where the server does not say."""
+
+    def has_weights(self, checkpoint: str, digest: str) -> bool:
+        """Whether it serves a checkpoint's: by their digests if both are known, else by its name."""
+        if self.weights_digest and digest:
+            return self.weights_digest == digest
+        return self.checkpoint == checkpoint
 
 
 @dataclass(frozen=True)

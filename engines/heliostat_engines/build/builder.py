@@ -40,6 +40,7 @@ from heliostat_engines.export.graph import export_graph
 from heliostat_engines.export.manifest import GRAPH_FILE
 from heliostat_engines.export.merged_tensors import refittable_names
 from heliostat_engines.export.sources import CheckpointSource
+from heliostat_engines.families.weights import weights_digest
 from heliostat_engines.hardware import find_gpu, free_disk_bytes, free_memory_bytes
 from heliostat_engines.inspection import transformer_bytes
 from heliostat_engines.precision import Precision, lora_targets, plan_linears
@@ -139,6 +140,7 @@ class _Work:
             plan_sha256=hashlib.sha256(plan).hexdigest(),
             decoder=self._build_decoder(folder),
             seconds=round(time.monotonic() - started, 1),
+            weights_digest=weights_digest(str(self.checkpoint)),
         )
         manifest.write(folder)
         return manifest

@@ -77,6 +77,8 @@ class EngineManifest(BaseModel):
     decoder: DecoderManifest | None
     seconds: float
     """Export and compilation."""
+    weights_digest: str = ""
+    """Of the checkpoint's transformer (`families.weights`); empty in engines of before it was kept."""
 
     def write(self, folder: Path) -> None:
         """Write it beside the plans."""

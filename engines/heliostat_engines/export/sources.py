@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.random_weights import build_module
+from heliostat_engines.families.weights import PART
 from heliostat_engines.weights import check_folder
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import Adapter
     from heliostat_engines.families.family import Family
-
-PART = "transformer"
 
 
 class TransformerSource(Protocol):

@@ -95,6 +95,7 @@ class TensorRTEngine:
             max_rank=graph.options.max_rank,
             slots=self._resident.slots,
             resident_bytes=sum(slot.nbytes for slot in self._resident),
+            weights_digest=self._manifest.weights_digest,
         )
 
     def is_resident(self, sha256: str) -> bool:

@@ -14,6 +14,7 @@ from heliostat_engines.adapters import Adapter, Binding, LoraPair, check_binding
 from heliostat_engines.arithmetic import compute_dtype, name_of, ready_for
 from heliostat_engines.engine import EngineInfo
 from heliostat_engines.families.family import MapName
+from heliostat_engines.families.weights import weights_digest
 from heliostat_engines.lora import (
     LoraBranch,
     LoraSlot,
@@ -88,6 +89,7 @@ class TorchEngine:
         self._resident: ResidentAdapters[Mapping[str, LoraPair]] = ResidentAdapters(slots)
         transformer = family.load_transformer(self._checkpoint, torch.bfloat16)
         self._transformer = ready_for(self._device, transformer).to(self._device)
+        self._weights_digest = weights_digest(self._checkpoint)
         rules = family.rules(precision_map)
         self.plan = plan_linears(self._transformer, rules, family.lora_targets)
         amax = family.activation_amax(self._checkpoint) or {}
@@ -112,6 +114,7 @@ class TorchEngine:
             max_rank=self._max_rank,
             slots=self._resident.slots,
             resident_bytes=sum(_bytes(pairs) for pairs in self._resident),
+            weights_digest=self._weights_digest,
         )
 
     def is_resident(self, sha256: str) -> bool:

@@ -35,6 +35,7 @@ def info_message(info: ServerInfo) -> control_pb2.InfoResponse:
             lora_targets=targets,
             max_rank=engine.max_rank,
             resolution_px=description.resolution_px,
+            weights_digest=engine.weights_digest,
         ),
         rewards=description.rewards,
         limits=control_pb2.Limits(

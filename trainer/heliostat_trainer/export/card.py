@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from heliostat_trainer.evaluate import paired_difference
+from heliostat_trainer.evaluate import guidance_label, paired_difference
 from heliostat_trainer.export.formats import Format
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.evaluate import Evaluation
     from heliostat_trainer.export.source import TrainedLora
     from heliostat_trainer.report.record import RunRecord
+    from heliostat_trainer.statistics import Interval
 
 RECIPE = {
     "Recipe": "recipe.name",
@@ -67,6 +68,7 @@ def model_card(record: RunRecord, family: Family, lora: TrainedLora, kind: Forma
         recipe=_recipe(record.settings),
         rows=_rows(record, after),
         after=after,
+        guidance=guidance_label(after) if after else None,
         resolution_px=record.settings["model.resolution_px"] or family.default_resolution_px,
         steps=record.settings["evaluation.steps"],
         transformer=family.transformer_class().__name__,
@@ -123,28 +125,30 @@ def _recipe(settings: Mapping[str, object]) -> Sequence[tuple[str, object]]:
 
 
 def _evaluation_at(record: RunRecord, step: int) -> Evaluation | None:
-    """The unguided evaluation of that step, or the last one before it; None if there is none."""
-    done = [e for e in record.progress if 0 < e.step <= step]
+    """The evaluation of that step, or the last one before it, beside the base model's; None: none."""
+    done = [e for e in record.progress[1:] if e.step <= step] if record.base else []
     return done[-1] if done else None
 
 
 def _rows(record: RunRecord, after: Evaluation | None) -> list[Row]:
-    if after is None or not record.base:
+    if after is None:
         return []
-    before = record.base[0]
-    rows = []
-    for name in record.rewards:
-        gain = paired_difference(after, before, name)
-        rows.append(
-            Row(
-                reward=name,
-                trained_on=name in record.reward.trained,
-                before=f"{before.means[name].mean:.4f}",
-                after=f"{after.means[name].mean:.4f}",
-                gain=f"{gain.mean:+.4f} ± {gain.high - gain.mean:.4f}",
-            )
+    before = record.first
+    return [
+        Row(
+            reward=name,
+            trained_on=name in record.reward.trained,
+            before=f"{before.means[name].mean:.4f}",
+            after=f"{after.means[name].mean:.4f}",
+            gain=_gain(paired_difference(after, before, name)),
         )
-    return rows
+        for name in record.rewards
+    ]
+
+
+def _gain(gain: Interval) -> str:
+    interval = "" if gain.half_width is None else f" ± {gain.half_width:.4f}"
+    return f"{gain.mean:+.4f}{interval}"
 
 
 def _on_hub(checkpoint: str) -> bool:

@@ -12,9 +12,10 @@ from jinja2 import Environment, StrictUndefined
 from heliostat_engines.files import atomic_text
 from heliostat_engines.ownership import require_own_file
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.evaluate import paired_difference, prompt_interval
+from heliostat_trainer.evaluate import guidance_label, paired_difference, prompt_interval
 from heliostat_trainer.fidelity import PUBLISHED, Fidelity
 from heliostat_trainer.guards import measured
+from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.report.figures import Curve, curves_svg, shares_svg
 from heliostat_trainer.report.pictures import grid_uri, image_uri
 from heliostat_trainer.report.record import RunRecord, read_run
@@ -40,7 +41,7 @@ class Row:
     """Transformer evaluations an image."""
     means: Sequence[Interval]
     gains: Sequence[Interval | None]
-    """Paired differences to the unguided base model."""
+    """Paired differences to the base model, drawn in the same way; None for the base model itself."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,14 @@ def write_report(
 
 
 def _content(record: RunRecord) -> dict[str, object]:
+    guided = _most_guided(record)
     return {
         "run": record,
         "rewards": record.rewards,
         "rows": _rows(record),
-        "spread": _spread(record.base[0], record.rewards[0]),
+        "first": _sampler(record.first),
+        "most_guided": None if guided is None else guidance_label(guided),
+        "spread": _spread(record.first, record.rewards[0]),
         "reward_curves": _reward_curves(record),
         "evaluation_curves": [_evaluation_curve(record, name) for name in record.rewards],
         "ranking": _ranking(record.steps),
@@ -119,14 +123,13 @@ def _content(record: RunRecord) -> dict[str, object]:
         "phases": shares_svg(_phase_seconds(record.steps)) if record.steps else None,
         "galleries": _galleries(record),
         "statistics": _statistics(record),
-        "guard_curves": [_guard_curve(record, name) for name in measured(record.base[0])],
+        "guard_curves": [_guard_curve(record, name) for name in measured(record.first)],
         "showcase": record.showcase,
         "image_uri": image_uri,
     }
 
 
 def _rows(record: RunRecord) -> list[Row]:
-    base = record.base[0]
     labelled = [(f"base model, {_sampler(e)}", e) for e in record.base]
     labelled += [(f"trained {e.step} steps, {_sampler(e)}", e) for e in record.trained]
     return [
@@ -134,22 +137,26 @@ def _rows(record: RunRecord) -> list[Row]:
             label,
             evaluation.denoising_steps * (1 if evaluation.guidance == 1.0 else 2),
             [evaluation.means[name] for name in record.rewards],
-            [
-                None if evaluation is base else paired_difference(evaluation, base, name)
-                for name in record.rewards
-            ],
+            [_gain(record, evaluation, name) for name in record.rewards],
         )
         for label, evaluation in labelled
     ]
 
 
+def _gain(record: RunRecord, evaluation: Evaluation, reward: str) -> Interval | None:
+    base = record.base_of(evaluation)
+    is_base = evaluation.policy is PolicyName.BASE
+    return None if is_base or base is None else paired_difference(evaluation, base, reward)
+
+
 def _sampler(evaluation: Evaluation) -> str:
-    guidance = "no guidance" if evaluation.guidance == 1.0 else f"guidance {evaluation.guidance:g}"
-    return f"{evaluation.denoising_steps} steps, {guidance}"
+    return f"{evaluation.denoising_steps} steps, {guidance_label(evaluation)}"
 
 
-def _spread(evaluation: Evaluation, reward: str) -> float:
-    """Mean standard deviation of a reward within a prompt's images."""
+def _spread(evaluation: Evaluation, reward: str) -> float | None:
+    """Mean standard deviation of a reward within a prompt's images; None where that is one image."""
+    if len(evaluation.seeds[0]) < 2:
+        return None
     return float(np.std(np.array(evaluation.rewards[reward]), axis=1, ddof=1).mean())
 
 
@@ -176,30 +183,49 @@ def _mean(line: Mapping[str, Any], which: str, reward: str) -> float:
 
 
 def _evaluation_curve(record: RunRecord, reward: str) -> str:
-    means = [evaluation.means[reward] for evaluation in record.progress]
-    guided = record.base[-1]
-    curve = Curve(
-        "no guidance",
-        [float(evaluation.step) for evaluation in record.progress],
-        [mean.mean for mean in means],
-        [mean.high - mean.mean for mean in means],
-        markers=True,
-        level=None if guided.guidance == 1.0 else guided.means[reward].mean,
+    guided = _most_guided(record)
+    curve = _over_steps(
+        record,
+        [evaluation.means[reward] for evaluation in record.progress],
+        level=None if guided is None else guided.means[reward].mean,
     )
     return curves_svg([curve], "training step", f"{reward}, held-out prompts")
+
+
+def _most_guided(record: RunRecord) -> Evaluation | None:
+    """The base model with more guidance than is evaluated in between, to compare with."""
+    last = record.base[-1]
+    return last if last.guidance > record.first.guidance else None
+
+
+def _over_steps(
+    record: RunRecord,
+    means: Sequence[Interval],
+    level: float | None,
+    marked: Sequence[float] = (),
+) -> Curve:
+    """A curve over the evaluations of the record's progress."""
+    half_widths = [mean.half_width for mean in means]
+    known = [half for half in half_widths if half is not None]
+    return Curve(
+        guidance_label(record.first),
+        [float(evaluation.step) for evaluation in record.progress],
+        [mean.mean for mean in means],
+        known if len(known) == len(means) else None,
+        markers=True,
+        level=level,
+        marked=marked,
+    )
 
 
 def _guard_curve(record: RunRecord, name: str) -> str:
     """A statistic over the evaluations, the base model's as a level, and where it alarmed."""
     means = [prompt_interval(measured(evaluation)[name]) for evaluation in record.progress]
     alarmed = {alarm.step for alarm in record.alarms if alarm.what == name}
-    curve = Curve(
-        "no guidance",
-        [float(evaluation.step) for evaluation in record.progress],
-        [mean.mean for mean in means],
-        [mean.high - mean.mean for mean in means],
-        markers=True,
-        level=float(measured(record.base[0])[name].mean()),
+    curve = _over_steps(
+        record,
+        means,
+        level=float(measured(record.first)[name].mean()),
         marked=[float(step) for step in sorted(alarmed)],
     )
     return curves_svg([curve], "training step", f"{name.replace('_', ' ')}, held-out images")
@@ -249,20 +275,22 @@ def _galleries(record: RunRecord) -> list[Gallery]:
     galleries = []
     for caption, evaluation in shown:
         first = record.images(evaluation)[:, 0]
-        galleries.append(Gallery(caption, grid_uri(first, GRID_COLUMNS)))
+        if len(first):
+            galleries.append(Gallery(caption, grid_uri(first, GRID_COLUMNS)))
     return galleries
 
 
 def _statistics(record: RunRecord) -> list[tuple[str, list[Interval]]]:
-    """By statistic, its mean for the unguided base model and for the trained one."""
-    pair = [record.base[0], *record.trained[:1]]
+    """By statistic, its mean for the base model and for the trained one."""
+    trained = record.progress[1:]
+    pair = [record.first, *trained[-1:]]
     labels = {"diversity": "diversity within a prompt"}
     return [
         (
             labels.get(name, name.replace("_", " ")),
             [prompt_interval(measured(evaluation)[name]) for evaluation in pair],
         )
-        for name in measured(record.base[0])
+        for name in measured(record.first)
     ]
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file
 
 from heliostat_engines.text import content_of
-from heliostat_trainer.config import GuardsSection, RewardSection
+from heliostat_trainer.config import EvaluationSection, GuardsSection, RewardSection
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.evaluate import IMAGES, Evaluation, read_evaluations
+from heliostat_trainer.evaluate import IMAGES, Evaluation, pair, read_evaluations
 from heliostat_trainer.guards import Alarm, alarms
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.policy import PolicyName
@@ -60,28 +60,43 @@ class RunRecord:
         guards = GuardsSection.model_validate(self._section("guards"))
         return tuple(
             alarm
-            for evaluation in self.progress
-            if evaluation.step
-            for alarm in alarms(guards, self.reward, self.base[0], evaluation)
+            for base, *trained in [self.progress]
+            for evaluation in trained
+            for alarm in alarms(guards, self.reward, base, evaluation)
         )
 
     @property
     def base(self) -> tuple[Evaluation, ...]:
-        """The base model's evaluations, one a guidance scale, unguided first."""
-        return self._of(PolicyName.BASE)
+        """The base model's evaluations, one a guidance scale, the lowest first."""
+        return _by_guidance(e for e in self.evaluations if e.policy is PolicyName.BASE)
+
+    @property
+    def first(self) -> Evaluation:
+        """The base model at the guidance scale that is evaluated in between. There must be a base."""
+        wanted = EvaluationSection.model_validate(self._section("evaluation")).guidances[0]
+        return next((e for e in self.base if e.guidance == wanted), self.base[0])
 
     @property
     def trained(self) -> tuple[Evaluation, ...]:
-        """The last evaluation of the trained policy, one a guidance scale, unguided first."""
-        evaluations = [e for e in self.evaluations if e.policy is not PolicyName.BASE]
-        last = max((e.step for e in evaluations), default=None)
-        return _by_guidance(e for e in evaluations if e.step == last)
+        """The trained policy's last evaluation that pairs with the base model's, by guidance scale."""
+        last = max((e.step for e in self._paired), default=None)
+        return _by_guidance(e for e in self._paired if e.step == last)
 
     @property
     def progress(self) -> tuple[Evaluation, ...]:
-        """Unguided evaluations by step, the base model's first."""
-        unguided = [e for e in self.evaluations if e.guidance == 1.0]
-        return tuple(sorted(unguided, key=lambda e: e.step))
+        """Evaluations that pair with `first`, by step, beginning with it."""
+        paired = [e for e in self._paired if pair(e, self.first)]
+        return (self.first, *sorted(paired, key=lambda e: e.step))
+
+    @property
+    def unpaired(self) -> int:
+        """Evaluations of the trained policy that the base model has none to compare with of."""
+        trained = [e for e in self.evaluations if e.policy is not PolicyName.BASE]
+        return len(trained) - len(self._paired)
+
+    def base_of(self, evaluation: Evaluation) -> Evaluation | None:
+        """The base model's evaluation that was made in the same way."""
+        return next((base for base in self.base if pair(evaluation, base)), None)
 
     def images(self, evaluation: Evaluation) -> NDArray[np.uint8]:
         """images[P, S, H, W, 3] that an evaluation kept."""
@@ -100,8 +115,11 @@ class RunRecord:
             if key.startswith(prefix)
         }
 
-    def _of(self, policy: PolicyName) -> tuple[Evaluation, ...]:
-        return _by_guidance(e for e in self.evaluations if e.policy is policy)
+    @property
+    def _paired(self) -> list[Evaluation]:
+        """The trained policy's evaluations that the base model has one to compare with of."""
+        trained = [e for e in self.evaluations if e.policy is not PolicyName.BASE]
+        return [e for e in trained if self.base_of(e) is not None]
 
 
 def read_run(folder: Path) -> RunRecord:
