@@ -33,6 +33,8 @@ class Faults:
     streams: list[Callable[[Any], str | None]] = field(default_factory=list)
     """Called before each rollout batch: raise or abort, or return an in-band error."""
     score: list[str] = field(default_factory=list)
+    control: str = ""
+    """What every publish is answered with, as one that cannot be taken just now."""
     version_shift: int = 0
     nan: bool = False
     silent: bool = False
@@ -122,6 +124,9 @@ class _Control(control_pb2_grpc.ControlServicer):
     def Publish(self, request_iterator, context):  # noqa: N802
         self._server.check(context)
         parts = list(request_iterator)
+        if self._server.faults.control:
+            context.set_trailing_metadata((("heliostat-code", "UNAVAILABLE"),))
+            context.abort(grpc.StatusCode.UNAVAILABLE, self._server.faults.control)
         header = parts[0].header
         files = AdapterFiles(header.config, b"".join(part.chunk for part in parts[1:]))
         if len(files.tensors) != header.tensor_bytes or files.sha256 != header.sha256:

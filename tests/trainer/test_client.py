@@ -278,6 +278,55 @@ def test_a_dead_model_behind_a_live_server_exhausts_patience(wire: WireServer) -
             list(client.explore(requests(1)))
 
 
+def test_what_a_scorer_refuses_ends_the_rollout_in_its_words_whatever_they_are(
+    wire: WireServer, client: RolloutServer, said: list[str]
+) -> None:
+    words = "the scorer mine refuses: status 422: the image does not answer; try again in a year"
+    wire.faults.score.append(f"[INTERNAL] {words}")
+    with pytest.raises(ServerRefusedError, match=words):
+        client.score(torch.ones(1, 2, 2), ["x"], ["judge"])
+    wire.faults.streams.append(lambda _: f"[INTERNAL] {words}")
+    with pytest.raises(ServerRefusedError, match=words):
+        list(client.explore(requests(1)))
+    assert not said
+
+
+def test_a_server_that_cannot_go_on_is_waited_for_and_never_called_absent(
+    wire: WireServer,
+) -> None:
+    full = "the server's store is full: raise its maxmemory"
+    with RolloutServer(wire.url, "mine", tokens=ADMIN, patience_s=1) as client:
+        client.info()
+        wire.faults.score = [f"[UNAVAILABLE] {full}"] * 2
+        assert len(client.score(torch.ones(1, 2, 2), ["x"], ["judge"]).rewards) == 1
+        wire.faults.control = full
+        with pytest.raises(
+            ServerUnreachableError, match=f"could not go on within 1 s: {full}"
+        ) as e:
+            client.publish(adapter())
+    assert "heliostat serve" not in str(e.value)
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
+def test_a_server_on_this_machine_is_asked_by_no_proxy(
+    variable: str, wire: WireServer, client: RolloutServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    assert client.info().batch == 2
+    check(list(client.explore(requests(2), client.publish(adapter()))), requests(2))
+    assert len(client.score(torch.ones(1, 2, 2), ["x"], ["judge"]).rewards) == 1
+
+
+def test_a_proxy_on_the_way_to_a_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://me:secret@127.0.0.1:9")
+    with (
+        RolloutServer("grpc://gpu.invalid:8600", tokens=ADMIN, patience_s=0.2) as client,
+        pytest.raises(ServerUnreachableError, match="proxy of the variable https_proxy") as error,
+    ):
+        client.info()
+    assert "secret" not in str(error.value)
+
+
 def test_nobody_there_is_one_sentence(said: list[str]) -> None:
     with (
         RolloutServer(

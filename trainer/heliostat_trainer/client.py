@@ -227,7 +227,7 @@ class RolloutServer:
                     model, inputs(), client_timeout=self._silence_s, headers=access.headers
                 )
             except InferenceServerException as error:
-                raise triton_error(error) from error
+                raise triton_error(error, address) from error
 
         return self._patiently(ask)
 
@@ -279,7 +279,7 @@ class RolloutServer:
         try:
             ready = client.is_model_ready(MODEL, client_timeout=CONTROL_TIMEOUT_S)
         except InferenceServerException as error:
-            raise triton_error(error) from error
+            raise triton_error(error, address) from error
         finally:
             client.close()
         if not ready:

@@ -25,7 +25,7 @@ from heliostat_proto import control_pb2
 from heliostat_trainer.client import CONTROL_TIMEOUT_S, RolloutServer
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.exploration import Backlog
-from heliostat_trainer.patience import Patience, ServerAwayError
+from heliostat_trainer.patience import Patience, ServerAwayError, ServerUnableError
 from heliostat_trainer.published import PublishedAdapters
 from heliostat_trainer.service import Scores
 
@@ -58,7 +58,7 @@ class Standing(Patience):
         super().__init__(0.0, url, say)
         self._lock = threading.Lock()
         self.lost_at: float | None = None
-        self.cause = "it has not been asked yet"
+        self.cause = ServerAwayError("it has not been asked yet")
 
     def anew(self) -> Standing:
         """The same one: its threads share what they know of it."""
@@ -74,7 +74,7 @@ class Standing(Patience):
     def lost(self, error: ServerAwayError) -> None:
         """It is not."""
         with self._lock:
-            was, self.lost_at, self.cause = self.lost_at, time.monotonic(), str(error)
+            was, self.lost_at, self.cause = self.lost_at, time.monotonic(), error
         if was is None:
             self._say(f"the rollout server at {self._url} is away: {error}")
 
@@ -317,7 +317,10 @@ class RolloutServers:
                     raise self._away() from None
 
     def _away(self) -> ServerAwayError:
-        return ServerAwayError("; ".join(dict.fromkeys(r.standing.cause for r in self._replicas)))
+        causes = [replica.standing.cause for replica in self._replicas]
+        unable = all(isinstance(cause, ServerUnableError) for cause in causes)
+        kind = ServerUnableError if unable else ServerAwayError
+        return kind("; ".join(dict.fromkeys(map(str, causes))))
 
 
 def open_servers(

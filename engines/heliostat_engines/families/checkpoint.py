@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heliostat_engines.errors import CheckpointError
+from heliostat_engines.network import http_detour
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,7 @@ def _is_on_hub(checkpoint: str) -> bool:
 
 
 def _explanation(checkpoint: str, error: Exception) -> str:
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     causes = list(_chain(error))
     if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
@@ -93,8 +94,8 @@ def _explanation(checkpoint: str, error: Exception) -> str:
     unreachable = (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError, socket.gaierror)
     if any(isinstance(cause, unreachable) for cause in causes):
         return (
-            f"{checkpoint} is not in the local cache and the Hugging Face hub is out of reach: "
-            "connect to it, or give a local folder"
+            f"{checkpoint} is not in the local cache and the Hugging Face hub is out of reach"
+            f"{http_detour(constants.ENDPOINT)}: connect to it, or give a local folder"
         )
     first = str(error).strip().splitlines()
     return f"cannot load {checkpoint}: {first[0] if first else type(error).__name__}"

@@ -15,7 +15,7 @@ from heliostat_server.errors import (
     RequestError,
     UnavailableError,
     code_of,
-    describe,
+    read_streamed,
     says_restarting,
     streamed,
 )
@@ -72,28 +72,27 @@ def response(outputs: Mapping[str, torch.Tensor | NDArray[Any]]) -> Any:
 
 
 def error_response(error: BaseException) -> Any:
-    """An answer that is an error; its text has the code where Triton has no such code."""
-    name = _CODE_NAMES[code_of(error)]
-    text = describe(error) if name.startswith(code_of(error)[:7]) else streamed(error)
-    return pb.InferenceResponse(error=pb.TritonError(text, getattr(pb.TritonError, name)))
+    """An answer that is an error."""
+    return stream_error_response(error, "")
 
 
 def stream_error_response(error: BaseException, request_id: str) -> Any:
-    """An answer within a stream that is an error: its text has to carry the code."""
+    """An answer within a stream that is an error."""
     code = getattr(pb.TritonError, _CODE_NAMES[code_of(error)])
     return pb.InferenceResponse(error=pb.TritonError(streamed(error, request_id), code))
 
 
 def error_of(model: str, error: Any) -> HeliostatError:
     """What another model's error means here."""
-    if says_restarting(error.message()):
+    code, sentence = read_streamed(error.message())
+    if code is not None:
+        return _ERRORS.get(code, ModelError)(sentence)
+    if says_restarting(sentence):
         return UnavailableError(
             f"the server's model {model} is being restarted: try again in a few seconds"
         )
-    for code, kind in _ERRORS.items():
-        if error.code() == getattr(pb.TritonError, _CODE_NAMES[code]):
-            return kind(error.message())
-    return ModelError(error.message())
+    names = {getattr(pb.TritonError, _CODE_NAMES[code]): kind for code, kind in _ERRORS.items()}
+    return names.get(error.code(), ModelError)(sentence)
 
 
 def output(answer: Any, name: str) -> torch.Tensor | None:
