@@ -52,6 +52,7 @@ class WireServer:
         self.published: list[AdapterFiles] = []
         self.asked: list[tuple[str, tuple[int, ...], int]] = []
         self.scored: list[list[str]] = []
+        self.encoded: list[list[str]] = []
         self._triton: grpc.Server | None = None
         self.start_triton()
         self._control = grpc.server(ThreadPoolExecutor(4))
@@ -202,6 +203,7 @@ class _KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
         response = service_pb2.ModelInferResponse(id=request.id)
         if request.model_name == "text_encoder":
             prompts = read_bytes(request, "PROMPTS")
+            self._server.encoded.append(prompts)
             lengths = np.array([[[float(len(prompt))]] for prompt in prompts], np.float32)
             add(response, "TOKENS", lengths, "FP32")
             add(response, "POOLED", lengths[:, 0], "FP32")

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
+from heliostat_trainer import client as module
 from heliostat_trainer.client import RolloutServer
 from heliostat_trainer.errors import (
     ServerRefusedError,
@@ -135,6 +136,41 @@ def test_scores_go_in_batches_with_their_prompts(client: RolloutServer, wire: Wi
     assert wire.scored == [["a", "b"], ["c", "d"], ["e"]]
     assert scores.images is not None
     assert scores.images.shape == (5, 4, 4, 3)
+
+
+def test_large_images_are_scored_in_smaller_batches(
+    client: RolloutServer, wire: WireServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_SCORE_BYTES", 3 * 64**2)
+    latents = torch.arange(3.0).view(3, 1, 1, 1)
+    scores = client.score(latents, list("abc"), ["judge"], return_images=True)
+    assert scores.rewards[:, 0].tolist() == [0, 1, 2]
+    client.score(latents, list("abc"), ["judge"])
+    assert wire.scored == [["a"], ["b"], ["c"], ["a", "b"], ["c"]]
+
+
+@pytest.mark.parametrize(
+    ("limits", "counts"),
+    [
+        ({}, [1, 64, 64, 21]),
+        ({"MAX_ENCODE_BYTES": 10 * 8}, [1, *[10] * 14, 9]),
+        ({"MAX_ENCODE_BYTES": 1, "MAX_ENCODE_PROMPTS": 9}, [1] * 150),
+    ],
+)
+def test_many_prompts_are_encoded_a_few_at_a_time(
+    limits: dict[str, int],
+    counts: list[int],
+    client: RolloutServer,
+    wire: WireServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in limits.items():
+        monkeypatch.setattr(module, name, value)
+    prompts = ["x" * (1 + number) for number in range(150)]
+    conditioning = client.encode(prompts)
+    assert conditioning.pooled[:, 0].tolist() == list(range(1, 151))
+    assert [len(part) for part in wire.encoded] == counts
+    assert [prompt for part in wire.encoded for prompt in part] == prompts
 
 
 def test_embeddings_are_read(client: RolloutServer) -> None:

@@ -12,6 +12,7 @@ import torch
 from tritonclient.utils import InferenceServerException
 
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.parts import parts
 from heliostat_proto import control_pb2, control_pb2_grpc
 from heliostat_proto.rollout_pb2 import ScoreSpec
 from heliostat_trainer.config import TLS_SCHEME, server_address
@@ -46,7 +47,16 @@ T = TypeVar("T")
 CHUNK_BYTES = 1 << 20
 CONTROL_TIMEOUT_S = 10.0
 PUBLISH_TIMEOUT_S = 120.0
+"""Of an adapter that has arrived: the server tries it before it is a version."""
+SLOWEST_UPLOAD = 2**20
+"""Bytes a second: a larger adapter has more time to arrive."""
 SHORTEST_SILENCE_S = 60.0
+MAX_SCORE_BYTES = 256 * 2**20
+"""Of latents and images in a request."""
+MAX_ENCODE_BYTES = 64 * 2**20
+"""Of embeddings in an answer: seven prompts of FLUX's width."""
+MAX_ENCODE_PROMPTS = 64
+FLOAT_BYTES = 4
 
 
 class RolloutServer:
@@ -169,24 +179,27 @@ class RolloutServer:
         return_images: bool = False,
     ) -> Scores:
         """Rewards[B, R] of clean latents[B, ...], one prompt each; images uint8[B, H, W, 3]."""
-        batch = (self._info or self.info()).batch
-        parts = [
-            self._score(
-                latents[start : start + batch],
-                prompts[start : start + batch],
-                rewards,
-                return_images=return_images,
-            )
-            for start in range(0, len(prompts), batch)
-        ]
-        images = [part.images for part in parts if part.images is not None]
-        return Scores(
-            np.concatenate([part.rewards for part in parts]),
-            np.concatenate(images) if images else None,
+        info = self._info or self.info()
+        size = latents[:1].numel() * FLOAT_BYTES
+        if return_images:
+            size += 3 * info.resolution_px**2
+        return Scores.concat(
+            [
+                self._score(latents[rows], prompts[rows], rewards, return_images=return_images)
+                for rows in parts([size] * len(prompts), MAX_SCORE_BYTES, info.batch)
+            ]
         )
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Text embeddings, a row a prompt, in float32."""
+        """Text embeddings, a row a prompt, in float32; asked for a few prompts at a time."""
+        if not prompts:
+            return self._encode(prompts)
+        first, others = self._encode(prompts[:1]), prompts[1:]
+        sizes = [first.bytes] * len(others)
+        rest = parts(sizes, MAX_ENCODE_BYTES, MAX_ENCODE_PROMPTS)
+        return Conditioning.concat([first, *(self._encode(others[rows]) for rows in rest)])
+
+    def _encode(self, prompts: Sequence[str]) -> Conditioning:
         result = self._infer("text_encoder", lambda: [text_input("PROMPTS", prompts)])
         mask = result.as_numpy("MASK")
         return Conditioning(
@@ -302,8 +315,9 @@ class RolloutServer:
 
     def _publish(self, files: AdapterFiles) -> PublishedAdapter:
         access = self._opened()
-        parts = _publish_requests(self._experiment, files)
-        answer = self._ask("Publish", parts, access, PUBLISH_TIMEOUT_S)
+        messages = _publish_requests(self._experiment, files)
+        timeout_s = PUBLISH_TIMEOUT_S + len(files.tensors) / SLOWEST_UPLOAD
+        answer = self._ask("Publish", messages, access, timeout_s)
         if answer.sha256 != files.sha256:
             raise ServerRefusedError(
                 f"published adapter {files.sha256[:12]}, the server holds {answer.sha256[:12]}"

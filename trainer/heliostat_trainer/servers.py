@@ -19,8 +19,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import numpy as np
-
 from heliostat_proto import control_pb2
 from heliostat_trainer.client import CONTROL_TIMEOUT_S, RolloutServer
 from heliostat_trainer.errors import ConfigError
@@ -267,12 +265,7 @@ class RolloutServers:
                 raise self._away()
 
         self._patience.call(score_all)
-        parts = [scored[start] for start in sorted(scored)]
-        images = [part.images for part in parts if part.images is not None]
-        return Scores(
-            np.concatenate([part.rewards for part in parts]),
-            np.concatenate(images) if images else None,
-        )
+        return Scores.concat([scored[start] for start in sorted(scored)])
 
     def _info(self) -> ServerInfo:
         infos = []

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -23,6 +24,15 @@ class Scores:
 
     rewards: NDArray[np.float64]
     images: NDArray[np.uint8] | None = None
+
+    @staticmethod
+    def concat(scores: Sequence[Scores]) -> Scores:
+        """Stack the rows of several."""
+        images = [each.images for each in scores if each.images is not None]
+        return Scores(
+            np.concatenate([each.rewards for each in scores]),
+            np.concatenate(images) if images else None,
+        )
 
 
 class RolloutService(Protocol):
