@@ -57,7 +57,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield run
     for process in processes:
-        process.terminate()
+        process.kill()  # One that cannot save would not end by itself.
         process.wait()
 
 
@@ -91,6 +91,8 @@ def describe(url: str) -> None:
         linears=1,
         lora_targets={"a": (1, 1)},
         max_rank=8,
+        slots=8,
+        resident_bytes=0,
     )
     ServerDescription(
         engine=engine, resolution_px=64, rewards=("r",), limits=LimitSettings()
@@ -128,7 +130,7 @@ def test_a_full_store_still_answers_and_forgets(full: str) -> None:
 
 
 def test_what_does_not_fit_now_leaves_nothing_and_fits_once_there_is_room(start: Start) -> None:
-    store = AdapterStore.connect(start("--save", "", "--maxmemory", "6mb"))
+    store = AdapterStore.connect(start("--save", "", "--maxmemory", "9mb"))
     ExperimentStore(store._redis).create("e")
     publisher = Publisher(store, Loader())
     large = random_adapter({"block": (25_000, 25_000)}, rank=16)
@@ -141,7 +143,7 @@ def test_what_does_not_fit_now_leaves_nothing_and_fits_once_there_is_room(start:
     assert store.latest("e") == 1
     assert store._redis.exists(f"heliostat:adapter:{other.sha256}") == 0
     assert abs(store._redis.info("memory")["used_memory"] - before) < MEGABYTE
-    store._redis.config_set("maxmemory", "20mb")
+    store._redis.config_set("maxmemory", "40mb")
     assert publisher.publish("e", other).version == 2
 
 
