@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
+from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import deserialize_bytes_tensor
 
 from heliostat_engines.adapters import AdapterFiles, parse_adapter
-from heliostat_proto import control_pb2, control_pb2_grpc
+from heliostat_proto import control_pb2, control_pb2_grpc, rollout_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,6 +48,8 @@ class WireServer:
         self.faults = Faults()
         self.precision = "nvfp4"
         self.rewards = ["judge"]
+        self.checks_prompts = True
+        self.checked: list[list[str]] = []
         self.tokens = {"admin"}
         self.given = "of"
         self.published: list[AdapterFiles] = []
@@ -114,6 +117,7 @@ class _Control(control_pb2_grpc.ControlServicer):
             rewards=self._server.rewards,
             limits=control_pb2.Limits(batch=BATCH, max_steps=9, max_seeds=100),
             latest_version=len(self._server.published),
+            checks_prompts=self._server.checks_prompts,
         )
 
     def GetExperiment(self, request, context):  # noqa: N802
@@ -209,6 +213,15 @@ class _KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
             add(response, "POOLED", lengths[:, 0], "FP32")
             return response
         spec = json.loads(read_bytes(request, "SPEC")[0])
+        if spec.get("checkPrompts"):
+            self._server.checked.append(spec["prompts"])
+            bad = [place for place, text in enumerate(spec["prompts"]) if "bad" in text]
+            refusals = [rollout_pb2.PromptRefusal(prompt=place, reason="bad") for place in bad]
+            report = rollout_pb2.PromptReport(refusals=refusals[:2], refused=len(bad))
+            text = MessageToJson(report).encode()
+            response.outputs.add(name="REPORT", datatype="BYTES", shape=[1])
+            response.raw_output_contents.append(len(text).to_bytes(4, "little") + text)
+            return response
         self._server.scored.append(spec["prompts"])
         latents = np.frombuffer(read_raw(request, "LATENTS"), np.float32)
         latents = latents.reshape(request.inputs[1].shape)

@@ -173,6 +173,28 @@ def test_many_prompts_are_encoded_a_few_at_a_time(
     assert [prompt for part in wire.encoded for prompt in part] == prompts
 
 
+def test_prompts_are_checked_a_part_at_a_time(
+    client: RolloutServer, wire: WireServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_CHECK_PROMPTS", 4)
+    prompts = [f"{'bad' if number > 2 else 'good'} {number}" for number in range(10)]
+    refused = client.refused_prompts(prompts, ["judge"])
+    assert refused.count == 7
+    assert [one.prompt for one in refused.first] == [prompts[at] for at in (3, 4, 5, 8, 9)]
+    assert [len(part) for part in wire.checked] == [4, 4, 2]
+    monkeypatch.setattr(module, "MAX_CHECK_BYTES", 13)
+    client.refused_prompts(prompts, ["judge"])
+    assert [len(part) for part in wire.checked[3:]] == [2, 2, 2, 2, 2]
+
+
+def test_a_server_that_cannot_check_prompts_is_not_asked(
+    client: RolloutServer, wire: WireServer
+) -> None:
+    wire.checks_prompts = False
+    assert client.refused_prompts(["bad"], ["judge"]).count == 0
+    assert not wire.checked
+
+
 def test_embeddings_are_read(client: RolloutServer) -> None:
     conditioning = client.encode(["a", "abc"])
     assert conditioning.tokens[:, 0, 0].tolist() == [1.0, 3.0]

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import grpc
 import numpy as np
 import torch
+from google.protobuf.json_format import Parse
 from tritonclient.utils import InferenceServerException
 
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.parts import parts
 from heliostat_proto import control_pb2, control_pb2_grpc
-from heliostat_proto.rollout_pb2 import ScoreSpec
+from heliostat_proto.rollout_pb2 import PromptReport, ScoreSpec
 from heliostat_trainer.config import TLS_SCHEME, server_address
 from heliostat_trainer.errors import ConfigError, ServerRefusedError, TokenRefusedError
 from heliostat_trainer.exploration import MODEL, Backlog, Behaviour, Exploration, RolloutStream
 from heliostat_trainer.patience import Patience, ServerAwayError
 from heliostat_trainer.published import PublishedAdapters
-from heliostat_trainer.service import Scores
+from heliostat_trainer.service import RefusedPrompt, RefusedPrompts, Scores
 from heliostat_trainer.tokens import GivenTokens
 from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
 from heliostat_trainer.wire import (
@@ -57,6 +58,9 @@ MAX_ENCODE_BYTES = 64 * 2**20
 """Of embeddings in an answer: seven prompts of FLUX's width."""
 MAX_ENCODE_PROMPTS = 64
 FLOAT_BYTES = 4
+MAX_CHECK_BYTES = 2**20
+MAX_CHECK_PROMPTS = 1000
+"""Of prompts in a request that asks which of them are refused."""
 
 
 class RolloutServer:
@@ -207,6 +211,26 @@ class RolloutServer:
             pooled=torch.from_numpy(output(result, "POOLED").copy()),
             mask=None if mask is None else torch.from_numpy(mask.copy()),
         )
+
+    def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:
+        """Which of the prompts the rewards refuse; none where the server cannot tell."""
+        info = self._info or self.info()
+        if not info.checks_prompts:
+            return RefusedPrompts()
+        first: list[RefusedPrompt] = []
+        count = 0
+        sizes = [len(prompt.encode()) for prompt in prompts]
+        for rows in parts(sizes, MAX_CHECK_BYTES, min(MAX_CHECK_PROMPTS, info.max_seeds)):
+            part = prompts[rows]
+            report = self._check_prompts(part, rewards)
+            count += report.refused
+            first += [RefusedPrompt(part[one.prompt], one.reason) for one in report.refusals]
+        return RefusedPrompts(tuple(first), count)
+
+    def _check_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> PromptReport:
+        spec = ScoreSpec(prompts=prompts, rewards=rewards, check_prompts=True)
+        result = self._infer("score", lambda: [spec_input(spec)])
+        return Parse(output(result, "REPORT").reshape(-1)[0], PromptReport())
 
     def _score(
         self,
@@ -424,4 +448,5 @@ def _server_info(answer: control_pb2.InfoResponse, control_address: str) -> Serv
         max_prompt_chars=limits.max_prompt_chars,
         max_adapter_bytes=limits.max_adapter_bytes,
         latest_version=answer.latest_version,
+        checks_prompts=answer.checks_prompts,
     )

@@ -23,7 +23,11 @@ from heliostat_trainer.errors import (
 from heliostat_trainer.evaluate import Evaluator
 from heliostat_trainer.export import export_run
 from heliostat_trainer.files import atomic_text
-from heliostat_trainer.handshake import check_against_server, checkpoint_warnings
+from heliostat_trainer.handshake import (
+    check_against_server,
+    check_prompts,
+    checkpoint_warnings,
+)
 from heliostat_trainer.interrupts import Interrupts, StopRequestedError
 from heliostat_trainer.loop import Parts, Trainer
 from heliostat_trainer.metrics import MetricsLog
@@ -164,7 +168,8 @@ def build_trainer(
     resolution_px = config.model.resolution_px or family.default_resolution_px
     checkpoint = config.model.checkpoint or family.default_checkpoint
     info = server.info()
-    check_against_server(config, info, (*prompts.train, *prompts.heldout), resolution_px)
+    check_against_server(config, info, prompts, resolution_px)
+    check_prompts(config, server, prompts)
     for warning in (*config.check_files(), *checkpoint_warnings(checkpoint, info)):
         progress.say(warning)
     ranks = ranks or Ranks()

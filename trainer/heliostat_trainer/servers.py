@@ -25,7 +25,7 @@ from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.exploration import Backlog
 from heliostat_trainer.patience import Patience, ServerAwayError, ServerUnableError
 from heliostat_trainer.published import PublishedAdapters
-from heliostat_trainer.service import Scores
+from heliostat_trainer.service import RefusedPrompts, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -210,6 +210,10 @@ class RolloutServers:
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Text embeddings, a row a prompt, in float32."""
         return self._anywhere(lambda replica: replica.encode(prompts))
+
+    def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:
+        """Which of the prompts the rewards refuse; none where the server cannot tell."""
+        return self._anywhere(lambda replica: replica.refused_prompts(prompts, rewards))
 
     def explore(
         self, requests: Sequence[GroupRequest], adapter: PublishedAdapter | None = None

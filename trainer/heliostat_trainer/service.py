@@ -19,6 +19,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class RefusedPrompt:
+    """A prompt whose images the server would not reward, and why."""
+
+    prompt: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RefusedPrompts:
+    """The first of them, and how many there are."""
+
+    first: tuple[RefusedPrompt, ...] = ()
+    count: int = 0
+
+
+@dataclass(frozen=True)
 class Scores:
     """rewards[B, R] of B latents, and images[B, H, W, 3] if asked for."""
 
@@ -65,3 +81,6 @@ class RolloutService(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The family's text embeddings, a row a prompt."""
+
+    def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:
+        """Which of the prompts the rewards refuse; none where the server cannot tell."""

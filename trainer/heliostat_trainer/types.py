@@ -52,6 +52,8 @@ class ServerInfo:
     max_adapter_bytes: int
     latest_version: int
     """The experiment's newest adapter; 0: it has published nothing."""
+    checks_prompts: bool = False
+    """Whether it can be asked which prompts its rewards refuse."""
 
 
 @dataclass(frozen=True)

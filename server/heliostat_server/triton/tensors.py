@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import triton_python_backend_utils as pb
+from google.protobuf import json_format
 
 from heliostat_server.errors import (
     Code,
@@ -23,6 +24,7 @@ from heliostat_server.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from google.protobuf.message import Message
     from numpy.typing import NDArray
 
     from heliostat_engines.errors import HeliostatError
@@ -59,9 +61,15 @@ def read_seeds(request: Any) -> list[int] | None:
     return None if tensor is None else [int(seed) for seed in tensor.as_numpy().reshape(-1)]
 
 
-def read_tensor(request: Any, name: str) -> torch.Tensor:
-    """An input as a tensor of its own: Triton's memory is gone after the request."""
-    return torch.from_numpy(pb.get_input_tensor_by_name(request, name).as_numpy().copy())
+def read_tensor(request: Any, name: str) -> torch.Tensor | None:
+    """An input as a tensor of its own: Triton's memory is gone after the request; None: not sent."""
+    tensor = pb.get_input_tensor_by_name(request, name)
+    return None if tensor is None else torch.from_numpy(tensor.as_numpy().copy())
+
+
+def json_output(message: Message) -> NDArray[Any]:
+    """A message as the one element of a BYTES output."""
+    return np.array([json_format.MessageToJson(message, indent=None).encode()], np.object_)
 
 
 def response(outputs: Mapping[str, torch.Tensor | NDArray[Any]]) -> Any:
