@@ -58,31 +58,30 @@ def http_detour(url: str) -> str:
 
 
 def own_name_problem(timeout_s: float = RESOLVE_S) -> str | None:
-    """Why programs that look this machine up by its own name would wait in vain; None: they do not."""
+    """Why torchrun would wait in vain for this machine's own name; None: it does not."""
     name = socket.gethostname()
-    return None if _resolves(name, timeout_s) else unresolved(name, "this machine's own host name")
+    if _resolves(name, timeout_s):
+        return None
+    return (
+        f"this machine's own host name, {name!r}, does not resolve, and torchrun waits for it without "
+        f'a word: add the line "127.0.0.1 {name}" to /etc/hosts, or start torchrun with --local-addr '
+        "127.0.0.1 (with several machines: this one's address in their network, and set "
+        "GLOO_SOCKET_IFNAME to its interface)"
+    )
 
 
-def master_problem(timeout_s: float = RESOLVE_S) -> str | None:
-    """Why processes that torchrun started could not find one another by name; None: they can.
-
-    It names the variable that says where the first of them is, or this machine's own name, which
-    gloo looks up unless it is told an interface.
-    """
+def rendezvous_problem(timeout_s: float = RESOLVE_S) -> str | None:
+    """Why the processes that torchrun started would wait for one another in vain; None: they do not."""
     master = os.environ.get("MASTER_ADDR")
     if master and not _resolves(master, timeout_s):
-        return unresolved(master, "MASTER_ADDR")
-    return None if os.environ.get("GLOO_SOCKET_IFNAME") else own_name_problem(timeout_s)
-
-
-def unresolved(name: str, what: str) -> str:
-    """The sentence for a name that does not resolve."""
-    return (
-        f"{what}, {name!r}, does not resolve to an address, and torchrun and gloo wait for it: add "
-        f'the line "127.0.0.1 {name}" to /etc/hosts (with several machines, its address in their '
-        "network), or set GLOO_SOCKET_IFNAME to a network interface, such as lo, and start torchrun "
-        "with --local-addr 127.0.0.1"
-    )
+        return (
+            f"the ranks meet at MASTER_ADDR, and {master!r} does not resolve: add it to /etc/hosts with "
+            "its address, or start torchrun with --local-addr 127.0.0.1 (with several machines: with "
+            "--master-addr and an address in their network)"
+        )
+    # On one machine gloo takes loopback in place of a name that does not resolve.
+    alone = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+    return None if alone or os.environ.get("GLOO_SOCKET_IFNAME") else own_name_problem(timeout_s)
 
 
 def _is_own(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

@@ -15,7 +15,7 @@ from heliostat_engines.network import (
     grpc_options,
     http_detour,
     is_here,
-    master_problem,
+    rendezvous_problem,
 )
 
 PROXY = "http://me:secret@127.0.0.1:9"
@@ -29,7 +29,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    for name in ("MASTER_ADDR", "GLOO_SOCKET_IFNAME"):
+    for name in ("MASTER_ADDR", "GLOO_SOCKET_IFNAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -104,15 +104,15 @@ def test_an_exempt_network_goes_straight(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_name_that_resolves_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    assert master_problem() is None
+    assert rendezvous_problem() is None
 
 
 def test_a_master_that_does_not_resolve_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_ADDR", "nowhere.invalid")
     started = time.monotonic()
-    problem = master_problem(timeout_s=1.0)
+    problem = rendezvous_problem(timeout_s=1.0)
     assert problem is not None
-    assert "MASTER_ADDR, 'nowhere.invalid', does not resolve" in problem
+    assert "MASTER_ADDR, and 'nowhere.invalid' does not resolve" in problem
     assert time.monotonic() - started < 5
 
 
@@ -134,5 +134,23 @@ def test_an_own_name_that_does_not_resolve_is_named_with_the_remedy() -> None:
     sentence = under_another_name("nowhere.invalid", program)
     assert sentence.startswith("this machine's own host name, 'nowhere.invalid', does not resolve")
     assert 'the line "127.0.0.1 nowhere.invalid" to /etc/hosts' in sentence
+    assert "--local-addr 127.0.0.1" in sentence
     assert "GLOO_SOCKET_IFNAME" in sentence
     assert under_another_name("localhost", program) == "None"
+
+
+@pytest.mark.parametrize(
+    ("variables", "meets"),
+    [
+        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, True),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, False),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}, True),
+        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "nowhere.invalid"}, False),
+    ],
+)
+def test_ranks_that_would_wait_in_vain_are_told(variables: dict[str, str], meets: bool) -> None:
+    program = (
+        f"import os; os.environ.update({variables}); "
+        "from heliostat_engines.network import rendezvous_problem; print(rendezvous_problem(1.0))"
+    )
+    assert (under_another_name("nowhere.invalid", program) == "None") == meets
