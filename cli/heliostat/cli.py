@@ -305,12 +305,15 @@ def serve(
     if vlm_judge_url is not None and vlm_judge_model is not None:
         if "vlm_judge" in defined:
             raise typer.BadParameter(f"vlm_judge is defined in {rewards} and by --vlm-judge-url")
-        defined["vlm_judge"] = VlmJudgeSettings(
-            url=vlm_judge_url,
-            model=vlm_judge_model,
-            rubric=read_text(vlm_judge_rubric) if vlm_judge_rubric else None,
-            api_key=sendable(vlm_judge_key, VLM_JUDGE_KEY) if vlm_judge_key else None,
-        )
+        try:
+            defined["vlm_judge"] = VlmJudgeSettings(
+                url=vlm_judge_url,
+                model=vlm_judge_model,
+                rubric=read_text(vlm_judge_rubric) if vlm_judge_rubric else None,
+                api_key=sendable(vlm_judge_key, VLM_JUDGE_KEY) if vlm_judge_key else None,
+            )
+        except ValidationError as error:
+            raise ServerStartError(f"--vlm-judge-{first_problem(error.errors())}") from error
     limits = {
         "batch": batch,
         "max_prompt_chars": max_prompt_chars,

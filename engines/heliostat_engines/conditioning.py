@@ -26,6 +26,12 @@ class Conditioning:
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
 
+    @property
+    def bytes(self) -> int:
+        """What the embeddings take, mask included."""
+        parts = [self.tokens, self.pooled, *([] if self.mask is None else [self.mask])]
+        return sum(part.nbytes for part in parts)
+
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Conditioning:
         """Cast the embeddings (not the mask) and move all of them."""
         return replace(

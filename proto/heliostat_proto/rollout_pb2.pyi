@@ -47,11 +47,29 @@ class LoadReport(_message.Message):
     def __init__(self, bound_modules: _Optional[int] = ..., target_modules: _Optional[int] = ...) -> None: ...
 
 class ScoreSpec(_message.Message):
-    __slots__ = ("prompts", "rewards", "return_images")
+    __slots__ = ("prompts", "rewards", "return_images", "check_prompts")
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     REWARDS_FIELD_NUMBER: _ClassVar[int]
     RETURN_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    CHECK_PROMPTS_FIELD_NUMBER: _ClassVar[int]
     prompts: _containers.RepeatedScalarFieldContainer[str]
     rewards: _containers.RepeatedScalarFieldContainer[str]
     return_images: bool
-    def __init__(self, prompts: _Optional[_Iterable[str]] = ..., rewards: _Optional[_Iterable[str]] = ..., return_images: _Optional[bool] = ...) -> None: ...
+    check_prompts: bool
+    def __init__(self, prompts: _Optional[_Iterable[str]] = ..., rewards: _Optional[_Iterable[str]] = ..., return_images: _Optional[bool] = ..., check_prompts: _Optional[bool] = ...) -> None: ...
+
+class PromptReport(_message.Message):
+    __slots__ = ("refusals", "refused")
+    REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    refusals: _containers.RepeatedCompositeFieldContainer[PromptRefusal]
+    refused: int
+    def __init__(self, refusals: _Optional[_Iterable[_Union[PromptRefusal, _Mapping]]] = ..., refused: _Optional[int] = ...) -> None: ...
+
+class PromptRefusal(_message.Message):
+    __slots__ = ("prompt", "reason")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    prompt: int
+    reason: str
+    def __init__(self, prompt: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...

@@ -29,9 +29,9 @@ class ServerDescription(BaseModel):
     limits: LimitSettings
 
     def write(self, redis_url: str) -> None:
-        """Leave it for the control plane, replacing the one before."""
+        """Leave it for the control plane, replacing the one before. Raises UnavailableError."""
         with redis.Redis.from_url(redis_url) as client:
-            client.set(_KEY + self.engine.family, self.model_dump_json())
+            answered(lambda: client.set(_KEY + self.engine.family, self.model_dump_json()))
 
     @classmethod
     def read(cls, redis_url: str, family: str) -> Self:

@@ -81,6 +81,10 @@ class UnavailableError(HeliostatError, RuntimeError):
     """Something the request needs is not there at the moment."""
 
 
+class StoreFullError(UnavailableError):
+    """The store takes nothing more until somebody makes room."""
+
+
 class NonFiniteError(HeliostatError, ArithmeticError):
     """A latent or a reward came out NaN or infinite."""
 
@@ -138,7 +142,7 @@ _STREAMED = re.compile(r"\[(?P<code>[A-Z_]+)(?: [a-z-]+=[^\] ]*)*\] ")
 
 
 def streamed(error: BaseException, request_id: str = "") -> str:
-    """An error within a stream: Triton passes on only its text.
+    """An error of a model: Triton has fewer codes than we, and passes on only a stream's text.
 
     `[CODE] sentence`; of a request put off `[CODE retry-after=SECONDS request=ID] sentence`, so that the
     client knows which of the stream's requests to send again, and when.
@@ -149,7 +153,9 @@ def streamed(error: BaseException, request_id: str = "") -> str:
     return f"[{code_of(error)}{details}] {describe(error)}"
 
 
-def read_streamed(text: str) -> tuple[str, str]:
-    """(code, sentence) of what `streamed` wrote; Triton's own errors count as INTERNAL."""
+def read_streamed(text: str) -> tuple[Code | None, str]:
+    """(code, sentence) of what `streamed` wrote; None and the text if it is Triton's own."""
     match = _STREAMED.match(text)
-    return (match["code"], text[match.end() :]) if match else (Code.INTERNAL, text)
+    if match is None or match["code"] not in Code.__members__:
+        return None, text
+    return Code[match["code"]], text[match.end() :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 from heliostat_server.launcher.triton_client import TritonClient, TritonEndpoint
 
@@ -45,7 +45,10 @@ def _http_problem(url: str, certificate: Path | None) -> str | None:
         context = ssl.create_default_context(cafile=str(certificate))
         context.check_hostname = False  # It is the server's own, and for another name than ours.
     try:
-        with urlopen(url, timeout=TIMEOUT_S, context=context):  # noqa: S310
+        # Of this machine: no proxy is asked.
+        with build_opener(ProxyHandler({}), HTTPSHandler(context=context)).open(
+            url, timeout=TIMEOUT_S
+        ):
             return None
     except (URLError, OSError) as error:
         return f"{url} does not answer: {error}"

@@ -21,7 +21,7 @@ from heliostat_engines.sampling import sample_euler
 from heliostat_server.rewards import demo_judge
 from heliostat_server.rewards.judge import Judge
 from heliostat_server.rewards.registry import RewardBook
-from heliostat_trainer.service import Scores
+from heliostat_trainer.service import RefusedPrompts, Scores
 from heliostat_trainer.types import Group, PublishedAdapter, ServerInfo
 
 if TYPE_CHECKING:
@@ -133,6 +133,10 @@ class InProcessService:
         return Scores(
             torch.cat(columns).numpy(), torch.cat(images).numpy() if return_images else None
         )
+
+    def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:  # noqa: ARG002
+        """The judges take any."""
+        return RefusedPrompts()
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The family's text embeddings."""

@@ -18,7 +18,7 @@ from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling import sample_euler
 from heliostat_trainer.rewards import RewardSum
-from heliostat_trainer.service import Scores
+from heliostat_trainer.service import RefusedPrompt, RefusedPrompts, Scores
 from heliostat_trainer.types import Candidate, Group, GroupRequest, PublishedAdapter, ServerInfo
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class FakeServer:
         self.explored: list[GroupRequest] = []
         self.scored = 0
         self.poison: float | None = None
+        self.refuses: dict[str, str] = {}
+        """By reward, a word that it takes no prompt with."""
 
     def info(self) -> ServerInfo:
         engine = self.engine.describe()
@@ -128,6 +130,15 @@ class FakeServer:
             values.double().numpy(),
             images.to(torch.uint8).numpy() if return_images else None,
         )
+
+    def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:
+        refused = [
+            RefusedPrompt(prompt, f"the reward {name} takes no {word}")
+            for prompt in prompts
+            for name, word in self.refuses.items()
+            if name in rewards and word in prompt
+        ]
+        return RefusedPrompts(tuple(refused[:1]), len(refused))
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         tokens, pooled = zip(*[embed(prompt) for prompt in prompts], strict=True)

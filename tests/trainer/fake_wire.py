@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
+from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import deserialize_bytes_tensor
 
 from heliostat_engines.adapters import AdapterFiles, parse_adapter
-from heliostat_proto import control_pb2, control_pb2_grpc
+from heliostat_proto import control_pb2, control_pb2_grpc, rollout_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ class Faults:
     streams: list[Callable[[Any], str | None]] = field(default_factory=list)
     """Called before each rollout batch: raise or abort, or return an in-band error."""
     score: list[str] = field(default_factory=list)
+    control: str = ""
+    """What every publish is answered with, as one that cannot be taken just now."""
     version_shift: int = 0
     nan: bool = False
     silent: bool = False
@@ -47,11 +50,14 @@ class WireServer:
         self.checkpoint = ""
         self.weights_digest = ""
         self.rewards = ["judge"]
+        self.checks_prompts = True
+        self.checked: list[list[str]] = []
         self.tokens = {"admin"}
         self.given = "of"
         self.published: list[AdapterFiles] = []
         self.asked: list[tuple[str, tuple[int, ...], int]] = []
         self.scored: list[list[str]] = []
+        self.encoded: list[list[str]] = []
         self._triton: grpc.Server | None = None
         self.start_triton()
         self._control = grpc.server(ThreadPoolExecutor(4))
@@ -115,6 +121,7 @@ class _Control(control_pb2_grpc.ControlServicer):
             rewards=self._server.rewards,
             limits=control_pb2.Limits(batch=BATCH, max_steps=9, max_seeds=100),
             latest_version=len(self._server.published),
+            checks_prompts=self._server.checks_prompts,
         )
 
     def GetExperiment(self, request, context):  # noqa: N802
@@ -126,6 +133,9 @@ class _Control(control_pb2_grpc.ControlServicer):
     def Publish(self, request_iterator, context):  # noqa: N802
         self._server.check(context)
         parts = list(request_iterator)
+        if self._server.faults.control:
+            context.set_trailing_metadata((("heliostat-code", "UNAVAILABLE"),))
+            context.abort(grpc.StatusCode.UNAVAILABLE, self._server.faults.control)
         header = parts[0].header
         files = AdapterFiles(header.config, b"".join(part.chunk for part in parts[1:]))
         if len(files.tensors) != header.tensor_bytes or files.sha256 != header.sha256:
@@ -201,11 +211,21 @@ class _KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
         response = service_pb2.ModelInferResponse(id=request.id)
         if request.model_name == "text_encoder":
             prompts = read_bytes(request, "PROMPTS")
+            self._server.encoded.append(prompts)
             lengths = np.array([[[float(len(prompt))]] for prompt in prompts], np.float32)
             add(response, "TOKENS", lengths, "FP32")
             add(response, "POOLED", lengths[:, 0], "FP32")
             return response
         spec = json.loads(read_bytes(request, "SPEC")[0])
+        if spec.get("checkPrompts"):
+            self._server.checked.append(spec["prompts"])
+            bad = [place for place, text in enumerate(spec["prompts"]) if "bad" in text]
+            refusals = [rollout_pb2.PromptRefusal(prompt=place, reason="bad") for place in bad]
+            report = rollout_pb2.PromptReport(refusals=refusals[:2], refused=len(bad))
+            text = MessageToJson(report).encode()
+            response.outputs.add(name="REPORT", datatype="BYTES", shape=[1])
+            response.raw_output_contents.append(len(text).to_bytes(4, "little") + text)
+            return response
         self._server.scored.append(spec["prompts"])
         latents = np.frombuffer(read_raw(request, "LATENTS"), np.float32)
         latents = latents.reshape(request.inputs[1].shape)

@@ -15,6 +15,7 @@ import torch
 
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
 from heliostat_engines.errors import SecretError
+from heliostat_trainer import client as module
 from heliostat_trainer.client import RolloutServer
 from heliostat_trainer.errors import (
     ServerRefusedError,
@@ -136,6 +137,63 @@ def test_scores_go_in_batches_with_their_prompts(client: RolloutServer, wire: Wi
     assert wire.scored == [["a", "b"], ["c", "d"], ["e"]]
     assert scores.images is not None
     assert scores.images.shape == (5, 4, 4, 3)
+
+
+def test_large_images_are_scored_in_smaller_batches(
+    client: RolloutServer, wire: WireServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_SCORE_BYTES", 3 * 64**2)
+    latents = torch.arange(3.0).view(3, 1, 1, 1)
+    scores = client.score(latents, list("abc"), ["judge"], return_images=True)
+    assert scores.rewards[:, 0].tolist() == [0, 1, 2]
+    client.score(latents, list("abc"), ["judge"])
+    assert wire.scored == [["a"], ["b"], ["c"], ["a", "b"], ["c"]]
+
+
+@pytest.mark.parametrize(
+    ("limits", "counts"),
+    [
+        ({}, [1, 64, 64, 21]),
+        ({"MAX_ENCODE_BYTES": 10 * 8}, [1, *[10] * 14, 9]),
+        ({"MAX_ENCODE_BYTES": 1, "MAX_ENCODE_PROMPTS": 9}, [1] * 150),
+    ],
+)
+def test_many_prompts_are_encoded_a_few_at_a_time(
+    limits: dict[str, int],
+    counts: list[int],
+    client: RolloutServer,
+    wire: WireServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in limits.items():
+        monkeypatch.setattr(module, name, value)
+    prompts = ["x" * (1 + number) for number in range(150)]
+    conditioning = client.encode(prompts)
+    assert conditioning.pooled[:, 0].tolist() == list(range(1, 151))
+    assert [len(part) for part in wire.encoded] == counts
+    assert [prompt for part in wire.encoded for prompt in part] == prompts
+
+
+def test_prompts_are_checked_a_part_at_a_time(
+    client: RolloutServer, wire: WireServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_CHECK_PROMPTS", 4)
+    prompts = [f"{'bad' if number > 2 else 'good'} {number}" for number in range(10)]
+    refused = client.refused_prompts(prompts, ["judge"])
+    assert refused.count == 7
+    assert [one.prompt for one in refused.first] == [prompts[at] for at in (3, 4, 5, 8, 9)]
+    assert [len(part) for part in wire.checked] == [4, 4, 2]
+    monkeypatch.setattr(module, "MAX_CHECK_BYTES", 13)
+    client.refused_prompts(prompts, ["judge"])
+    assert [len(part) for part in wire.checked[3:]] == [2, 2, 2, 2, 2]
+
+
+def test_a_server_that_cannot_check_prompts_is_not_asked(
+    client: RolloutServer, wire: WireServer
+) -> None:
+    wire.checks_prompts = False
+    assert client.refused_prompts(["bad"], ["judge"]).count == 0
+    assert not wire.checked
 
 
 def test_embeddings_are_read(client: RolloutServer) -> None:
@@ -277,6 +335,55 @@ def test_a_dead_model_behind_a_live_server_exhausts_patience(wire: WireServer) -
         wire.faults.streams = [lambda _: "Stub process 'explore_0' is not healthy."] * 100
         with pytest.raises(ServerUnreachableError, match=r"raise server.patience_s"):
             list(client.explore(requests(1)))
+
+
+def test_what_a_scorer_refuses_ends_the_rollout_in_its_words_whatever_they_are(
+    wire: WireServer, client: RolloutServer, said: list[str]
+) -> None:
+    words = "the scorer mine refuses: status 422: the image does not answer; try again in a year"
+    wire.faults.score.append(f"[INTERNAL] {words}")
+    with pytest.raises(ServerRefusedError, match=words):
+        client.score(torch.ones(1, 2, 2), ["x"], ["judge"])
+    wire.faults.streams.append(lambda _: f"[INTERNAL] {words}")
+    with pytest.raises(ServerRefusedError, match=words):
+        list(client.explore(requests(1)))
+    assert not said
+
+
+def test_a_server_that_cannot_go_on_is_waited_for_and_never_called_absent(
+    wire: WireServer,
+) -> None:
+    full = "the server's store is full: raise its maxmemory"
+    with RolloutServer(wire.url, "mine", tokens=ADMIN, patience_s=1) as client:
+        client.info()
+        wire.faults.score = [f"[UNAVAILABLE] {full}"] * 2
+        assert len(client.score(torch.ones(1, 2, 2), ["x"], ["judge"]).rewards) == 1
+        wire.faults.control = full
+        with pytest.raises(
+            ServerUnreachableError, match=f"could not go on within 1 s: {full}"
+        ) as e:
+            client.publish(adapter())
+    assert "heliostat serve" not in str(e.value)
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
+def test_a_server_on_this_machine_is_asked_by_no_proxy(
+    variable: str, wire: WireServer, client: RolloutServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    assert client.info().batch == 2
+    check(list(client.explore(requests(2), client.publish(adapter()))), requests(2))
+    assert len(client.score(torch.ones(1, 2, 2), ["x"], ["judge"]).rewards) == 1
+
+
+def test_a_proxy_on_the_way_to_a_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://me:secret@127.0.0.1:9")
+    with (
+        RolloutServer("grpc://gpu.invalid:8600", tokens=ADMIN, patience_s=0.2) as client,
+        pytest.raises(ServerUnreachableError, match="proxy of the variable https_proxy") as error,
+    ):
+        client.info()
+    assert "secret" not in str(error.value)
 
 
 def test_nobody_there_is_one_sentence(said: list[str]) -> None:

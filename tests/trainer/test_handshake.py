@@ -1,12 +1,90 @@
+"""What does not fit the server is said before anything is drawn, with the place to mend."""
+
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heliostat_trainer.handshake import checkpoint_warnings
+import pytest
+
+from heliostat_trainer.config import TrainConfig
+from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.handshake import check_against_server, checkpoint_warnings
+from heliostat_trainer.prompt_places import place_of
+from tests.trainer.conftest import HELDOUT, PROMPTS
+from tests.trainer.test_loop import run
 
 if TYPE_CHECKING:
     from tests.trainer.fake_server import FakeServer
+
+Configure = Callable[..., TrainConfig]
+
+
+def test_a_prompt_that_a_reward_refuses_is_named_before_the_first_step(
+    configure: Configure, server: FakeServer
+) -> None:
+    config = configure()
+    server.refuses = {"warmth": PROMPTS[1]}
+    with pytest.raises(
+        ConfigError, match=r"prompts\.train: .*train\.txt, line 2: the reward warmth"
+    ):
+        run(config, server)
+    assert not server.explored
+    assert not server.scored
+    assert server.version == 0
+
+
+def test_a_held_out_prompt_is_checked_by_all_rewards_and_a_train_prompt_by_those_trained_on(
+    configure: Configure, server: FakeServer
+) -> None:
+    server.refuses = {"contrast": HELDOUT[0]}
+    with pytest.raises(
+        ConfigError, match=r"prompts\.heldout: .*heldout\.txt, line 1: the reward con"
+    ):
+        run(configure(), server)
+    server.refuses = {"contrast": PROMPTS[0]}
+    run(configure("--run.steps", "1"), server)
+
+
+def test_how_many_more_are_refused_is_said(configure: Configure, server: FakeServer) -> None:
+    server.refuses = {"warmth": " "}
+    refused = sum(" " in prompt for prompt in PROMPTS)
+    with pytest.raises(ConfigError, match=rf"and so with {refused - 1} more"):
+        run(configure(), server)
+
+
+def test_a_prompt_that_is_too_long_is_named_by_file_and_line(
+    configure: Configure, server: FakeServer
+) -> None:
+    config = configure()
+    prompts = config.prompt_sets()
+    long = max(prompts.train, key=len)
+    line = PROMPTS.index(long) + 1
+    info = replace(server.info(), max_prompt_chars=len(long) - 1)
+    sentence = rf"train\.txt, line {line}: the server takes .* {len(long) - 1} characters, this one"
+    with pytest.raises(ConfigError, match=sentence):
+        check_against_server(config, info, prompts, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("a.txt", "# a cat\n\n  a cat \r\na dog\n", 3),
+        ("b.txt", "\ufeffa cat\n", 1),
+        ("c.jsonl", '{"prompt": "a dog"}\n\n{"prompt": " a cat", "metadata": 1}\n', 3),
+        ("d.jsonl", '{"prompt": "a\\u0020cat"}', 1),
+    ],
+)
+def test_a_prompts_place_is_its_file_and_line(
+    tmp_path: Path, name: str, content: str, line: int
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content.encode())
+    assert place_of("a cat", path) == f"{path}, line {line}"
+    assert place_of("no such prompt", path) == str(path)
+    assert place_of("a cat", tmp_path / "gone.txt") == str(tmp_path / "gone.txt")
 
 
 def test_weights_are_told_apart_by_digest_not_by_path(server: FakeServer) -> None:

@@ -19,7 +19,7 @@ from heliostat_trainer.config import load_config
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.evaluate import Evaluation, read_evaluations
 from heliostat_trainer.metrics import read_metrics
-from heliostat_trainer.ranks import Ranks
+from heliostat_trainer.ranks import Ranks, open_ranks
 from heliostat_trainer.trackers import numbers_of
 from heliostat_trainer.workshop import choose_device
 from tests.trainer import test_loop
@@ -227,3 +227,19 @@ def test_each_rank_has_a_card_of_its_own(cards: Callable[[str], None]) -> None:
 def test_sharding_over_one_rank_is_refused(toml: Path) -> None:
     with pytest.raises(ConfigError, match="start with torchrun --nproc-per-node"):
         alone(toml, "--model.shard", "true")
+
+
+def test_ranks_that_cannot_find_one_another_say_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "RANK": "0",
+        "MASTER_ADDR": "nowhere.invalid",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(ConfigError, match=r"MASTER_ADDR, and 'nowhere\.invalid' does not"),
+        open_ranks(),
+    ):
+        pass

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import grpc
 import numpy as np
 import torch
+from google.protobuf.json_format import Parse
 from tritonclient.utils import InferenceServerException
 
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.parts import parts
 from heliostat_proto import control_pb2, control_pb2_grpc
-from heliostat_proto.rollout_pb2 import ScoreSpec
+from heliostat_proto.rollout_pb2 import PromptReport, ScoreSpec
 from heliostat_trainer.config import TLS_SCHEME, server_address
 from heliostat_trainer.errors import ConfigError, ServerRefusedError, TokenRefusedError
 from heliostat_trainer.exploration import MODEL, Backlog, Behaviour, Exploration, RolloutStream
 from heliostat_trainer.patience import Patience, ServerAwayError
 from heliostat_trainer.published import PublishedAdapters
-from heliostat_trainer.service import Scores
+from heliostat_trainer.service import RefusedPrompt, RefusedPrompts, Scores
 from heliostat_trainer.tokens import GivenTokens
 from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
 from heliostat_trainer.wire import (
@@ -46,7 +48,19 @@ T = TypeVar("T")
 CHUNK_BYTES = 1 << 20
 CONTROL_TIMEOUT_S = 10.0
 PUBLISH_TIMEOUT_S = 120.0
+"""Of an adapter that has arrived: the server tries it before it is a version."""
+SLOWEST_UPLOAD = 2**20
+"""Bytes a second: a larger adapter has more time to arrive."""
 SHORTEST_SILENCE_S = 60.0
+MAX_SCORE_BYTES = 256 * 2**20
+"""Of latents and images in a request."""
+MAX_ENCODE_BYTES = 64 * 2**20
+"""Of embeddings in an answer: seven prompts of FLUX's width."""
+MAX_ENCODE_PROMPTS = 64
+FLOAT_BYTES = 4
+MAX_CHECK_BYTES = 2**20
+MAX_CHECK_PROMPTS = 1000
+"""Of prompts in a request that asks which of them are refused."""
 
 
 class RolloutServer:
@@ -169,24 +183,27 @@ class RolloutServer:
         return_images: bool = False,
     ) -> Scores:
         """Rewards[B, R] of clean latents[B, ...], one prompt each; images uint8[B, H, W, 3]."""
-        batch = (self._info or self.info()).batch
-        parts = [
-            self._score(
-                latents[start : start + batch],
-                prompts[start : start + batch],
-                rewards,
-                return_images=return_images,
-            )
-            for start in range(0, len(prompts), batch)
-        ]
-        images = [part.images for part in parts if part.images is not None]
-        return Scores(
-            np.concatenate([part.rewards for part in parts]),
-            np.concatenate(images) if images else None,
+        info = self._info or self.info()
+        size = latents[:1].numel() * FLOAT_BYTES
+        if return_images:
+            size += 3 * info.resolution_px**2
+        return Scores.concat(
+            [
+                self._score(latents[rows], prompts[rows], rewards, return_images=return_images)
+                for rows in parts([size] * len(prompts), MAX_SCORE_BYTES, info.batch)
+            ]
         )
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Text embeddings, a row a prompt, in float32."""
+        """Text embeddings, a row a prompt, in float32; asked for a few prompts at a time."""
+        if not prompts:
+            return self._encode(prompts)
+        first, others = self._encode(prompts[:1]), prompts[1:]
+        sizes = [first.bytes] * len(others)
+        rest = parts(sizes, MAX_ENCODE_BYTES, MAX_ENCODE_PROMPTS)
+        return Conditioning.concat([first, *(self._encode(others[rows]) for rows in rest)])
+
+    def _encode(self, prompts: Sequence[str]) -> Conditioning:
         result = self._infer("text_encoder", lambda: [text_input("PROMPTS", prompts)])
         mask = result.as_numpy("MASK")
         return Conditioning(
@@ -194,6 +211,26 @@ class RolloutServer:
             pooled=torch.from_numpy(output(result, "POOLED").copy()),
             mask=None if mask is None else torch.from_numpy(mask.copy()),
         )
+
+    def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:
+        """Which of the prompts the rewards refuse; none where the server cannot tell."""
+        info = self._info or self.info()
+        if not info.checks_prompts:
+            return RefusedPrompts()
+        first: list[RefusedPrompt] = []
+        count = 0
+        sizes = [len(prompt.encode()) for prompt in prompts]
+        for rows in parts(sizes, MAX_CHECK_BYTES, min(MAX_CHECK_PROMPTS, info.max_seeds)):
+            part = prompts[rows]
+            report = self._check_prompts(part, rewards)
+            count += report.refused
+            first += [RefusedPrompt(part[one.prompt], one.reason) for one in report.refusals]
+        return RefusedPrompts(tuple(first), count)
+
+    def _check_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> PromptReport:
+        spec = ScoreSpec(prompts=prompts, rewards=rewards, check_prompts=True)
+        result = self._infer("score", lambda: [spec_input(spec)])
+        return Parse(output(result, "REPORT").reshape(-1)[0], PromptReport())
 
     def _score(
         self,
@@ -227,7 +264,7 @@ class RolloutServer:
                     model, inputs(), client_timeout=self._silence_s, headers=access.headers
                 )
             except InferenceServerException as error:
-                raise triton_error(error) from error
+                raise triton_error(error, address) from error
 
         return self._patiently(ask)
 
@@ -279,7 +316,7 @@ class RolloutServer:
         try:
             ready = client.is_model_ready(MODEL, client_timeout=CONTROL_TIMEOUT_S)
         except InferenceServerException as error:
-            raise triton_error(error) from error
+            raise triton_error(error, address) from error
         finally:
             client.close()
         if not ready:
@@ -302,8 +339,9 @@ class RolloutServer:
 
     def _publish(self, files: AdapterFiles) -> PublishedAdapter:
         access = self._opened()
-        parts = _publish_requests(self._experiment, files)
-        answer = self._ask("Publish", parts, access, PUBLISH_TIMEOUT_S)
+        messages = _publish_requests(self._experiment, files)
+        timeout_s = PUBLISH_TIMEOUT_S + len(files.tensors) / SLOWEST_UPLOAD
+        answer = self._ask("Publish", messages, access, timeout_s)
         if answer.sha256 != files.sha256:
             raise ServerRefusedError(
                 f"published adapter {files.sha256[:12]}, the server holds {answer.sha256[:12]}"
@@ -412,4 +450,5 @@ def _server_info(answer: control_pb2.InfoResponse, control_address: str) -> Serv
         max_adapter_bytes=limits.max_adapter_bytes,
         latest_version=answer.latest_version,
         weights_digest=engine.weights_digest,
+        checks_prompts=answer.checks_prompts,
     )

@@ -88,7 +88,7 @@ class RolloutStream:
                 enable_empty_final_response=True,
             )
         except InferenceServerException as error:
-            raise triton_error(error) from error
+            raise triton_error(error, self.address) from error
 
     def next(self, timeout_s: float) -> Answer | None:
         """The next answer, or None if none came in time.
@@ -103,7 +103,7 @@ class RolloutStream:
         except queue.Empty:
             return None
         if error is not None:
-            raise triton_error(error)
+            raise triton_error(error, self.address)
         return _decode(result)
 
     def close(self) -> None:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from heliostat_engines.suggestions import suggest
 from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.prompt_places import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from pathlib import Path
 
     from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.prompts import HubPrompts, PromptSets
+    from heliostat_trainer.service import RolloutService
     from heliostat_trainer.types import ServerInfo
 
 
 def check_against_server(
-    config: TrainConfig, info: ServerInfo, prompts: Sequence[str], resolution_px: int
+    config: TrainConfig, info: ServerInfo, prompts: PromptSets, resolution_px: int
 ) -> None:
     """Compare the settings with what the server serves and allows.
 
     Args:
         config: the run's settings.
         info: the server's.
-        prompts: all prompts that will be sent.
+        prompts: those that will be sent.
         resolution_px: the run's, with the family's default filled in.
 
     Raises:
@@ -31,12 +35,55 @@ def check_against_server(
     _check_model(config, info, resolution_px)
     _check_rewards(config, info)
     _check_rollouts(config, info)
-    longest = max(prompts, key=len)
-    if len(longest) > info.max_prompt_chars:
-        raise ConfigError(
-            f"the server takes prompts of up to {info.max_prompt_chars} characters, one has "
-            f"{len(longest)} ({longest[:40]!r}…): shorten it in prompts.train or prompts.heldout"
-        )
+    for source in _sources(config, prompts):
+        longest = max(source.prompts, key=len)
+        if len(longest) > info.max_prompt_chars:
+            raise ConfigError(
+                f"{source.place(longest)}: the server takes prompts of up to "
+                f"{info.max_prompt_chars} characters, this one has {len(longest)} "
+                f"({longest[:40]!r}…): shorten it, or start the server with --max-prompt-chars"
+            )
+
+
+def check_prompts(config: TrainConfig, server: RolloutService, prompts: PromptSets) -> None:
+    """Ask the server whether the run's rewards take its prompts.
+
+    Raises:
+        ConfigError: file and line of the first that one refuses, in the reward's words.
+    """
+    for source in _sources(config, prompts):
+        refused = server.refused_prompts(source.prompts, source.rewards)
+        if refused.count:
+            first = refused.first[0]
+            others = f" (and so with {refused.count - 1} more)" if refused.count > 1 else ""
+            raise ConfigError(
+                f"{source.place(first.prompt)}: {first.reason}{others}: change the prompt, leave it "
+                "out, or train on another reward"
+            )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Prompts that are sent, where they are from, and the rewards that rate their images."""
+
+    setting: str
+    source: Path | HubPrompts
+    prompts: tuple[str, ...]
+    rewards: tuple[str, ...]
+
+    def place(self, prompt: str) -> str:
+        """Setting, file and line."""
+        return f"{self.setting}: {place_of(prompt, self.source)}"
+
+
+def _sources(config: TrainConfig, prompts: PromptSets) -> tuple[_Source, ...]:
+    settings, reward = config.prompts, config.reward
+    train = _Source("prompts.train", settings.train, prompts.train, reward.trained)
+    if settings.heldout is None:
+        held = _Source("prompts.train", settings.train, prompts.heldout, reward.all)
+    else:
+        held = _Source("prompts.heldout", settings.heldout, prompts.heldout, reward.all)
+    return tuple(source for source in (train, held) if source.prompts)
 
 
 def checkpoint_warnings(checkpoint: str, digest: str, info: ServerInfo) -> tuple[str, ...]:

@@ -23,7 +23,11 @@ class ServerAwayError(HeliostatError, ConnectionError):
     """The transport failed or a model is not up: the same request may succeed in a while."""
 
 
-class ServerBusyError(ServerAwayError):
+class ServerUnableError(ServerAwayError):
+    """The server is there, and says itself that it cannot do this just now."""
+
+
+class ServerBusyError(ServerUnableError):
     """The server has too much of ours waiting: it takes that one request again later."""
 
     def __init__(self, sentence: str, retry_after_s: float, request_id: str) -> None:
@@ -84,6 +88,11 @@ class Patience:
             )
 
     def _give_up(self, state: RetryCallState) -> NoReturn:
+        if isinstance(_error(state), ServerUnableError):
+            raise ServerUnreachableError(
+                f"the rollout server at {self._url} could not go on within {self._seconds:g} s: "
+                f"{_cause(state)}; continue with --resume, or raise server.patience_s"
+            )
         raise ServerUnreachableError(
             f"no rollout server at {self._url} within {self._seconds:g} s ({_cause(state)}): start "
             "it with `heliostat serve`, correct server.url, or raise server.patience_s"
@@ -91,5 +100,9 @@ class Patience:
 
 
 def _cause(state: RetryCallState) -> str:
+    return str(_error(state))
+
+
+def _error(state: RetryCallState) -> BaseException | None:
     assert state.outcome is not None
-    return str(state.outcome.exception())
+    return state.outcome.exception()

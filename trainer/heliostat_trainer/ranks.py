@@ -23,7 +23,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
 from heliostat_engines.errors import HeliostatError
-from heliostat_trainer.errors import RankFailedError, first_line
+from heliostat_engines.network import rendezvous_problem
+from heliostat_trainer.errors import ConfigError, RankFailedError, first_line
 from heliostat_trainer.interrupts import StopRequestedError
 from heliostat_trainer.launch import world_size
 
@@ -242,10 +243,15 @@ def open_ranks() -> Iterator[Ranks]:
     """The ranks that torchrun started; a process by itself if it did not.
 
     When the leader leaves, the others are let go.
+
+    Raises:
+        ConfigError: they could not find one another: a name does not resolve.
     """
     if world_size() == 1:
         yield Ranks()
         return
+    if problem := rendezvous_problem():
+        raise ConfigError(problem)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, size = next(rendezvous("env://"))
     prefixed = PrefixStore("collectives", store)

@@ -27,7 +27,11 @@ from heliostat_trainer.errors import (
 )
 from heliostat_trainer.evaluate import Evaluator
 from heliostat_trainer.export import export_run
-from heliostat_trainer.handshake import check_against_server, checkpoint_warnings
+from heliostat_trainer.handshake import (
+    check_against_server,
+    check_prompts,
+    checkpoint_warnings,
+)
 from heliostat_trainer.interrupts import Interrupts, StopRequestedError
 from heliostat_trainer.launch import local_size
 from heliostat_trainer.loop import Parts, Trainer
@@ -207,7 +211,9 @@ def build_trainer(
     stages = progress.stages
     with stages.during("ask the rollout server"):
         info = server.info()
-    check_against_server(config, info, (*prompts.train, *prompts.heldout), resolution_px)
+    check_against_server(config, info, prompts, resolution_px)
+    with stages.during("have the rewards check the prompts"):
+        check_prompts(config, server, prompts)
     for note in (*config.check_files(), *checkpoint_warnings(checkpoint, digest, info), *notes):
         progress.say(note)
     ranks = ranks or Ranks()

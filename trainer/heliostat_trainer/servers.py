@@ -19,15 +19,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import numpy as np
-
 from heliostat_proto import control_pb2
 from heliostat_trainer.client import CONTROL_TIMEOUT_S, RolloutServer
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.exploration import Backlog
-from heliostat_trainer.patience import Patience, ServerAwayError
+from heliostat_trainer.patience import Patience, ServerAwayError, ServerUnableError
 from heliostat_trainer.published import PublishedAdapters
-from heliostat_trainer.service import Scores
+from heliostat_trainer.service import RefusedPrompts, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +56,7 @@ class Standing(Patience):
         super().__init__(0.0, url, say)
         self._lock = threading.Lock()
         self.lost_at: float | None = None
-        self.cause = "it has not been asked yet"
+        self.cause = ServerAwayError("it has not been asked yet")
 
     def anew(self) -> Standing:
         """The same one: its threads share what they know of it."""
@@ -74,7 +72,7 @@ class Standing(Patience):
     def lost(self, error: ServerAwayError) -> None:
         """It is not."""
         with self._lock:
-            was, self.lost_at, self.cause = self.lost_at, time.monotonic(), str(error)
+            was, self.lost_at, self.cause = self.lost_at, time.monotonic(), error
         if was is None:
             self._say(f"the rollout server at {self._url} is away: {error}")
 
@@ -216,6 +214,10 @@ class RolloutServers:
         """Text embeddings, a row a prompt, in float32."""
         return self._anywhere(lambda replica: replica.encode(prompts))
 
+    def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:
+        """Which of the prompts the rewards refuse; none where the server cannot tell."""
+        return self._anywhere(lambda replica: replica.refused_prompts(prompts, rewards))
+
     def explore(
         self, requests: Sequence[GroupRequest], adapter: PublishedAdapter | None = None
     ) -> Iterator[Group]:
@@ -270,12 +272,7 @@ class RolloutServers:
                 raise self._away()
 
         self._patience.call(score_all)
-        parts = [scored[start] for start in sorted(scored)]
-        images = [part.images for part in parts if part.images is not None]
-        return Scores(
-            np.concatenate([part.rewards for part in parts]),
-            np.concatenate(images) if images else None,
-        )
+        return Scores.concat([scored[start] for start in sorted(scored)])
 
     def _info(self) -> ServerInfo:
         infos = []
@@ -320,7 +317,10 @@ class RolloutServers:
                     raise self._away() from None
 
     def _away(self) -> ServerAwayError:
-        return ServerAwayError("; ".join(dict.fromkeys(r.standing.cause for r in self._replicas)))
+        causes = [replica.standing.cause for replica in self._replicas]
+        unable = all(isinstance(cause, ServerUnableError) for cause in causes)
+        kind = ServerUnableError if unable else ServerAwayError
+        return kind("; ".join(dict.fromkeys(map(str, causes))))
 
 
 def open_servers(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -18,11 +19,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class RefusedPrompt:
+    """A prompt whose images the server would not reward, and why."""
+
+    prompt: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RefusedPrompts:
+    """The first of them, and how many there are."""
+
+    first: tuple[RefusedPrompt, ...] = ()
+    count: int = 0
+
+
+@dataclass(frozen=True)
 class Scores:
     """rewards[B, R] of B latents, and images[B, H, W, 3] if asked for."""
 
     rewards: NDArray[np.float64]
     images: NDArray[np.uint8] | None = None
+
+    @staticmethod
+    def concat(scores: Sequence[Scores]) -> Scores:
+        """Stack the rows of several."""
+        images = [each.images for each in scores if each.images is not None]
+        return Scores(
+            np.concatenate([each.rewards for each in scores]),
+            np.concatenate(images) if images else None,
+        )
 
 
 class RolloutService(Protocol):
@@ -55,3 +81,6 @@ class RolloutService(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The family's text embeddings, a row a prompt."""
+
+    def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:
+        """Which of the prompts the rewards refuse; none where the server cannot tell."""

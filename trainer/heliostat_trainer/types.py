@@ -56,6 +56,8 @@ class ServerInfo:
     """The experiment's newest adapter; 0: it has published nothing."""
     weights_digest: str = ""
     """Of the transformer's weights; empty where the server does not say."""
+    checks_prompts: bool = False
+    """Whether it can be asked which prompts its rewards refuse."""
 
     def has_weights(self, checkpoint: str, digest: str) -> bool:
         """Whether it serves a checkpoint's: by their digests if both are known, else by its name."""

@@ -11,8 +11,9 @@ import numpy as np
 from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import InferenceServerClient, InferInput, KeepAliveOptions
 
+from heliostat_engines.network import grpc_detour, grpc_options
 from heliostat_trainer.errors import ServerRefusedError, TokenRefusedError
-from heliostat_trainer.patience import ServerAwayError, ServerBusyError
+from heliostat_trainer.patience import ServerAwayError, ServerBusyError, ServerUnableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from heliostat_engines.errors import HeliostatError
 
 KEEPALIVE_MS = 20_000
+CODE = "heliostat-code"
+"""In the trailing metadata of the control plane's own errors: their code."""
 # gRPC waits up to two minutes between attempts by default; a restarted server is back in seconds.
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -83,22 +86,26 @@ class Access:
 
     def channel(self, address: str) -> grpc.Channel:
         """A connection to the control plane at host:port; close it."""
-        credentials = self._credentials()
+        credentials, options = self._credentials(), _options(address)
         if credentials is None:
-            return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-        return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+            return grpc.insecure_channel(address, options=options)
+        return grpc.secure_channel(address, credentials, options=options)
 
     def triton(self, address: str) -> InferenceServerClient:
         """A client of the KServe endpoint host:port, whose calls need `headers`; close it."""
         return InferenceServerClient(
             address,
             keepalive_options=KeepAliveOptions(keepalive_time_ms=KEEPALIVE_MS),
-            channel_args=CHANNEL_OPTIONS,
+            channel_args=_options(address),
             creds=self._credentials(),
         )
 
     def _credentials(self) -> grpc.ChannelCredentials | None:
         return grpc.ssl_channel_credentials(self.authorities) if self.tls else None
+
+
+def _options(address: str) -> list[tuple[str, int]]:
+    return [*CHANNEL_OPTIONS, *grpc_options(address)]
 
 
 def text_input(name: str, texts: Sequence[str]) -> InferInput:
@@ -135,27 +142,29 @@ def output(result: Any, name: str) -> NDArray[Any]:
     return values
 
 
-def triton_error(error: InferenceServerException) -> HeliostatError:
-    """The error to raise: away, and worth asking again, or refused."""
-    return _error(str(error.message() or ""), str(error.status() or ""))
+def triton_error(error: InferenceServerException, address: str) -> HeliostatError:
+    """The error to raise of a call to host:port: away, and worth asking again, or refused."""
+    return _error(str(error.message() or ""), str(error.status() or ""), address)
 
 
 def control_error(error: grpc.RpcError, url: str) -> HeliostatError:
-    """As `triton_error`, for the control plane."""
+    """As `triton_error`, for the control plane at a URL."""
     assert isinstance(error, grpc.Call)
     details = error.details() or ""
     if error.code() is grpc.StatusCode.UNIMPLEMENTED or "http1" in details.lower():
         return ServerRefusedError(
-            f"{url} is not heliostat's control plane: set server.url to the gRPC address that "
-            "`heliostat serve` prints"
+            f"{url} is not heliostat's control plane{grpc_detour(url)}: set server.url to the gRPC "
+            "address that `heliostat serve` prints"
         )
-    return _error(details, str(error.code()))
+    code = dict(error.trailing_metadata() or ()).get(CODE)
+    return _error(f"[{code}] {details}" if code else details, str(error.code()), url)
 
 
-def _error(message: str, status: str) -> HeliostatError:
-    """A streamed error of the server has its code before the sentence, `[CODE] sentence`.
+def _error(message: str, status: str, address: str) -> HeliostatError:
+    """An error of the server's own has its code before the sentence, `[CODE] sentence`.
 
-    A full queue's is `[CODE retry-after=SECONDS request=ID] sentence`.
+    A full queue's is `[CODE retry-after=SECONDS request=ID] sentence`. Without one it is of what
+    lies between us and the server, or of Triton.
     """
     coded = _STREAMED.match(message)
     if coded is not None:
@@ -166,5 +175,8 @@ def _error(message: str, status: str) -> HeliostatError:
     if any(code in status for code in _TOKEN_CODES):
         return TokenRefusedError(sentence)
     away = any(code in status for code in _AWAY_CODES)
-    away = away or (coded is None and any(word in message.lower() for word in _AWAY_WORDS))
-    return ServerAwayError(sentence) if away else ServerRefusedError(sentence)
+    if coded is not None:
+        return ServerUnableError(sentence) if away else ServerRefusedError(sentence)
+    if away or any(word in message.lower() for word in _AWAY_WORDS):
+        return ServerAwayError(sentence + grpc_detour(address))
+    return ServerRefusedError(sentence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import platform
 import shutil
+import socket
 from typing import TYPE_CHECKING
 
 import pynvml  # type: ignore[import-untyped]
@@ -22,6 +23,7 @@ from heliostat_engines.hardware import (
     total_memory_bytes,
     usable_cores,
 )
+from heliostat_engines.network import own_name_problem
 from heliostat_engines.runtimes.vendor import Runtime, load_vendor
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def examine_machine(gpu: Gpu | None, cache: Path) -> list[Finding]:
         _system(),
         _memory(),
         _disk(cache),
+        _own_name(),
         _gpu(gpu),
         Finding(part="torch", level=Level.GOOD, text=torch.__version__),
         Finding(part="CPU arithmetic", level=Level.GOOD, text=arithmetic.explanation()),
@@ -59,6 +62,15 @@ def _memory() -> Finding:
 def _disk(cache: Path) -> Finding:
     free = filesize.decimal(free_disk_bytes(cache))
     return Finding(part="disk", level=Level.GOOD, text=f"{free} free at {cache}")
+
+
+def _own_name() -> Finding:
+    """What several ranks need, and nothing else: no problem for one process."""
+    problem = own_name_problem()
+    if problem is None:
+        text = f"{socket.gethostname()} resolves: ranks of torchrun find one another"
+        return Finding(part="host name", level=Level.GOOD, text=text)
+    return Finding(part="host name", level=Level.NOTE, text=problem)
 
 
 def _gpu(gpu: Gpu | None) -> Finding:

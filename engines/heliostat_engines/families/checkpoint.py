@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from heliostat_engines.errors import CheckpointError
+from heliostat_engines.network import http_detour
 from heliostat_engines.text import content_of, read_json
 from heliostat_engines.weights import DIFFUSERS, TRANSFORMERS, refuse, tensor_files
 
@@ -162,7 +163,7 @@ def _is_on_hub(checkpoint: str) -> bool:
 
 
 def _explanation(checkpoint: str, error: Exception) -> str:
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     causes = list(_chain(error))
     if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
@@ -178,8 +179,8 @@ def _explanation(checkpoint: str, error: Exception) -> str:
     unreachable = (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError, socket.gaierror)
     if any(isinstance(cause, unreachable) for cause in causes):
         return (
-            f"{checkpoint} is not in the local cache and the Hugging Face hub is out of reach: "
-            "connect to it, or give a local folder"
+            f"{checkpoint} is not in the local cache and the Hugging Face hub is out of reach"
+            f"{http_detour(constants.ENDPOINT)}: connect to it, or give a local folder"
         )
     first = str(error).strip().splitlines()
     return f"cannot load {checkpoint}: {first[0] if first else type(error).__name__}"

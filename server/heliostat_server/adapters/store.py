@@ -11,12 +11,18 @@ Keys, all under `heliostat:`
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import redis
 
 from heliostat_engines.adapters import AdapterFiles
-from heliostat_server.errors import NotFoundError, RequestError
+from heliostat_server.errors import (
+    NotFoundError,
+    RequestError,
+    StoreFullError,
+    UnavailableError,
+)
 from heliostat_server.experiments.names import experiment_key
 from heliostat_server.state import answered
 
@@ -50,10 +56,11 @@ if latest > 0 and redis.call('HGET', experiment, 'v' .. latest) == sha then
   return latest
 end
 if redis.call('HEXISTS', prefix .. sha, 'chunks') == 0 then return -1 end
-redis.call('PERSIST', prefix .. sha)
 local version = latest + 1
+-- First what a full store refuses: nothing is half done then.
 redis.call('HSET', experiment, 'latest', version, 'v' .. version, sha)
 redis.call('SADD', prefix .. sha .. ':users', name .. '/' .. version)
+redis.call('PERSIST', prefix .. sha)
 for _, field in ipairs(redis.call('HKEYS', experiment)) do
   local old = tonumber(string.match(field, '^v(%d+)$'))
   if old and old <= version - keep
@@ -97,10 +104,28 @@ class AdapterStore:
         return AdapterStore(client, keep_versions=keep_versions)
 
     def stage(self, files: AdapterFiles) -> str:
-        """Keep an adapter's bytes for a while, unpublished; answers its sha256. Idempotent."""
+        """Keep an adapter's bytes for a while, unpublished; answers its sha256. Idempotent.
+
+        Raises:
+            RequestError: the store could not hold it if it held nothing else.
+            StoreFullError: it has no room for it now.
+        """
         key = ADAPTER_KEY + files.sha256
         if self._extend(key):
             return files.sha256
+        self._check_room(len(files.tensors))
+        try:
+            self._write(key, files)
+        except StoreFullError as error:
+            with suppress(UnavailableError):
+                self.discard(files.sha256)
+            raise StoreFullError(
+                f"{error}; the adapter has {_megabytes(len(files.tensors))}, and an experiment keeps "
+                f"{self._keep}"
+            ) from error
+        return files.sha256
+
+    def _write(self, key: str, files: AdapterFiles) -> None:
         starts = range(0, len(files.tensors), CHUNK_BYTES)
         for number, start in enumerate(starts):
             chunk = files.tensors[start : start + CHUNK_BYTES]
@@ -112,7 +137,6 @@ class AdapterStore:
             "chunks": len(starts),
         }
         answered(lambda: self._redis.hset(key, mapping=whole))
-        return files.sha256
 
     def discard(self, sha256: str) -> None:
         """Forget a staged adapter; a published one stays."""
@@ -227,9 +251,26 @@ class AdapterStore:
         """Give the connections back."""
         self._redis.close()
 
+    def _check_room(self, size: int) -> None:
+        """Refuse what even an empty store cannot hold. Raises RequestError."""
+        try:
+            memory = answered(lambda: self._redis.info("memory"))
+        except redis.ResponseError:
+            return  # Not for us to know, as hosted ones have it.
+        most = int(memory.get("maxmemory", 0))
+        if most and size > most - int(memory.get("used_memory_startup", 0)):
+            raise RequestError(
+                f"the adapter has {_megabytes(size)}, more than the server's store can hold in all "
+                f"(maxmemory is {_megabytes(most)}): raise that, or lower lora.rank"
+            )
+
     def _extend(self, key: str) -> bool:
         """Let a staged adapter live on; answers whether it is whole."""
         return bool(answered(lambda: self._touch(keys=[key, f"{key}:users"], args=[STAGED_TTL_S])))
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
 
 
 def _pinned(experiment: str) -> str:

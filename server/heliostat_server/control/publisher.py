@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from heliostat_engines.adapters import parse_adapter
+from heliostat_server.errors import UnavailableError
 
 if TYPE_CHECKING:
     from heliostat_engines.adapters import AdapterFiles
@@ -52,7 +54,8 @@ class Publisher:
         try:
             report = self._loader.load_adapter(sha256, LOAD_TIMEOUT_S)
         except Exception:
-            self._store.discard(sha256)
+            with suppress(UnavailableError):  # It goes by itself, and the reason is the other one.
+                self._store.discard(sha256)
             raise
         version = self._store.commit(experiment, sha256)
         return Published(version, sha256, report.bound_modules, report.target_modules)

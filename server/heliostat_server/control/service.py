@@ -21,7 +21,7 @@ from heliostat_server.control.messages import (
 )
 from heliostat_server.control.upload import receive_adapter, receive_header
 from heliostat_server.control.validation import first_problem
-from heliostat_server.errors import RequestError, UnavailableError, code_of, describe
+from heliostat_server.errors import Code, RequestError, UnavailableError, code_of, describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +33,8 @@ MAX_MESSAGE_BYTES = 16 * 2**20
 """Largest message taken: a chunk of an adapter."""
 WORKERS = 16
 MAX_EVENTS = 1000
+CODE = "heliostat-code"
+"""In the trailing metadata of our own errors: their code, which tells them from the network's."""
 
 
 class ControlService(control_pb2_grpc.ControlServicer):
@@ -154,16 +156,21 @@ class ControlService(control_pb2_grpc.ControlServicer):
         try:
             yield self._authority.caller(dict(context.invocation_metadata()).get("authorization"))
         except ValidationError as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, first_problem(error.errors()))
+            _abort(context, Code.INVALID_ARGUMENT, first_problem(error.errors()))
         except HeliostatError as error:
-            if not isinstance(error, UnavailableError):
+            if type(error) is not UnavailableError:
                 self._log.warning("refused", reason=str(error))
-            context.abort(grpc.StatusCode[code_of(error)], describe(error))
+            _abort(context, code_of(error), describe(error))
         except grpc.RpcError:
             raise  # The client went away while it was sending.
         except Exception as error:
             self._log.exception("failed")
-            context.abort(grpc.StatusCode.INTERNAL, describe(error))
+            _abort(context, code_of(error), describe(error))
+
+
+def _abort(context: Any, code: Code, sentence: str) -> None:
+    context.set_trailing_metadata(((CODE, code.value),))
+    context.abort(grpc.StatusCode[code], sentence)
 
 
 def start_control(service: ControlService, address: str, credentials: Any | None = None) -> Any:

@@ -13,13 +13,14 @@ Keys, all under `heliostat:`
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import redis
 
 from heliostat_server.adapters.store import ADAPTER_KEY, DROPPED_TTL_S
-from heliostat_server.errors import ExistsError, NotFoundError
+from heliostat_server.errors import ExistsError, NotFoundError, StoreFullError
 from heliostat_server.experiments.model import Event, Experiment, Share, Usage, Version
 from heliostat_server.experiments.names import check_experiment, experiment_key
 from heliostat_server.experiments.tokens import digest, new_token
@@ -187,9 +188,10 @@ class ExperimentStore:
         return None if owner is None else owner.decode()
 
     def note(self, name: str, what: str, detail: str = "") -> None:
-        """Add to the events."""
+        """Add to the events, unless the store has no room for more: what was done stays done."""
         fields: dict[Any, Any] = {"experiment": name, "what": what, "detail": detail}
-        answered(lambda: self._redis.xadd(_EVENTS, fields, maxlen=MAX_EVENTS, approximate=True))
+        with suppress(StoreFullError):
+            answered(lambda: self._redis.xadd(_EVENTS, fields, maxlen=MAX_EVENTS, approximate=True))
 
     def events(self, name: str | None = None, count: int = 100) -> list[Event]:
         """The latest events, of one experiment or of all, newest first."""

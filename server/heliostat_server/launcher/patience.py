@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import redis
-import requests
 import structlog
 
+from heliostat_engines.network import grpc_detour
 from heliostat_engines.progress import Stages
 from heliostat_server.errors import ServerStartError
-from heliostat_server.launcher.redis_url import without_password
 from heliostat_server.launcher.repository import MODELS
 from heliostat_server.rewards.definitions import VlmJudgeSettings
+from heliostat_server.rewards.posting import BusyError, RefusedError, send
+from heliostat_server.urls import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +66,7 @@ class Patience:
 
 def redis_problem(url: str) -> str | None:
     """Why a Redis cannot be used yet. Raises ServerStartError: it refuses the password."""
-    place = without_password(url)
+    place = without_secrets(url)
     try:
         with redis.Redis.from_url(
             url, socket_connect_timeout=PROBE_TIMEOUT_S, socket_timeout=PROBE_TIMEOUT_S, retry=None
@@ -85,25 +87,30 @@ def redis_problem(url: str) -> str | None:
 def triton_problem(client: TritonClient, address: str) -> str | None:
     """Why a Triton cannot be used yet."""
     if not client.is_live():
-        return f"the Triton server at {address} does not answer"
+        return f"the Triton server at {address} does not answer{grpc_detour(address)}"
     missing = [model for model in MODELS if not client.is_ready(model)]
     if missing:
         return f"the Triton server at {address} does not serve {', '.join(missing)}"
     return None
 
 
-def judge_urls(rewards: RewardDefinitions) -> list[str]:
-    """The servers of vision-language models that rewards ask."""
-    return [each.url for each in rewards.values() if isinstance(each, VlmJudgeSettings)]
+def judges(rewards: RewardDefinitions) -> list[VlmJudgeSettings]:
+    """The vision-language models that rewards ask."""
+    return [each for each in rewards.values() if isinstance(each, VlmJudgeSettings)]
 
 
-def judge_problem(url: str) -> str | None:
+def judge_problem(judge: VlmJudgeSettings) -> str | None:
     """Why the server of a vision-language model cannot be used yet."""
+    place = without_secrets(judge.url)
     try:
-        answer = requests.get(url.rstrip("/") + "/v1/models", timeout=PROBE_TIMEOUT_S)
-    except requests.RequestException as error:
-        return f"the judge at {url} does not answer ({type(error).__name__})"
+        answer = send("GET", judge.endpoint("models"), PROBE_TIMEOUT_S)
+    except BusyError as error:
+        return f"the judge at {place} does not answer ({error})"
+    except RefusedError as error:
+        raise ServerStartError(
+            f"the judge at {place} cannot be asked ({error}): check its url"
+        ) from error
     # One that asks for a key, or lists no models, is up.
-    if answer.status_code >= requests.codes.server_error:
-        return f"the judge at {url} answers {answer.status_code}"
+    if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return f"the judge at {place} answers {answer.status_code}"
     return None

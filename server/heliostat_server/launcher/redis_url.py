@@ -26,9 +26,3 @@ def with_password(url: str, file: Path | None) -> str:
     user, _, place = parts.netloc.rpartition("@")
     password = quote(read_secret(file, "--redis-password-file"), safe="")
     return parts._replace(netloc=f"{user}:{password}@{place}").geturl()
-
-
-def without_password(url: str) -> str:
-    """The URL as it may be shown."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -27,7 +27,7 @@ from heliostat_server.launcher.log_printer import LogPrinter
 from heliostat_server.launcher.patience import (
     Patience,
     judge_problem,
-    judge_urls,
+    judges,
     redis_problem,
     triton_problem,
 )
@@ -307,8 +307,8 @@ class RolloutServer:
         self._rotate_log()
         if settings.print_triton_log:
             self._log_printer = LogPrinter(self._state.triton_log)
-        for url in judge_urls(settings.rewards):
-            self._patience.until(partial(judge_problem, url), "start it, check its url")
+        for judge in judges(settings.rewards):
+            self._patience.until(partial(judge_problem, judge), "start it, check its url")
         self._triton = TritonServer(installation, self._state, ports, settings)
         self._triton.start()
         self._note(triton=self._triton.id, ports=ports, rollout=self._triton.endpoint.address)

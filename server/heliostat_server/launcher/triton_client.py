@@ -10,6 +10,7 @@ import numpy as np
 from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from heliostat_engines.network import grpc_options
 from heliostat_proto.rollout_pb2 import ExploreSpec, LoadReport, LoadSpec, RolloutSpec, ScoreSpec
 from heliostat_server.errors import (
     ForbiddenError,
@@ -68,10 +69,11 @@ class TritonEndpoint:
 
     def channel(self) -> grpc.Channel:
         """A new connection."""
+        options: list[tuple[str, int | str]] = [*_UNLIMITED, *grpc_options(self.address)]
         if self.certificate is None:
-            return grpc.insecure_channel(self.address, _UNLIMITED)
+            return grpc.insecure_channel(self.address, options)
         credentials = grpc.ssl_channel_credentials(self.certificate)
-        options = [("grpc.ssl_target_name_override", self.name), *_UNLIMITED]
+        options.append(("grpc.ssl_target_name_override", self.name))
         return grpc.secure_channel(self.address, credentials, options)
 
 
@@ -148,8 +150,7 @@ class TritonClient:
         answers = self._call(lambda: self._stream(request, timeout_s))
         for answer in answers:
             if answer.error_message:
-                code, sentence = read_streamed(answer.error_message)
-                raise _error_of(grpc.StatusCode[code], sentence)
+                raise _error_of(grpc.StatusCode.INTERNAL, answer.error_message)
         return [answer.infer_response for answer in answers if answer.infer_response.outputs]
 
     def _stream(self, request: object, timeout: float) -> list[Any]:
@@ -187,10 +188,11 @@ def _outputs(answer: Any) -> dict[str, NDArray[Any]]:
     }
 
 
-def _error_of(code: object, details: str | None) -> HeliostatError:
-    if says_restarting(details or ""):
+def _error_of(status: object, details: str | None) -> HeliostatError:
+    code, sentence = read_streamed(details or "")
+    if code is None and says_restarting(sentence):
         return UnavailableError("the engine is being restarted: try again in a few seconds")
-    return _ERRORS.get(code, ModelError)(_sentence(details))
+    return _ERRORS.get(grpc.StatusCode[code] if code else status, ModelError)(_sentence(sentence))
 
 
 def _bytes_element(data: bytes) -> bytes:
@@ -198,6 +200,6 @@ def _bytes_element(data: bytes) -> bytes:
     return len(data).to_bytes(4, "little") + data
 
 
-def _sentence(details: str | None) -> str:
+def _sentence(details: str) -> str:
     """What the model said, without what Triton puts around it."""
     return (details or "no reason given").split("\n\nAt:")[0].strip()

@@ -20,6 +20,8 @@ from heliostat_engines.suggestions import suggest
 from heliostat_engines.text import read_text
 from heliostat_server.errors import RewardSettingsError
 
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^/]")]
+_VERSION = re.compile(r"/v\d+$")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 _PATHS = ("checkpoint", "clip", "token_file")
 
@@ -58,7 +60,7 @@ class HttpScorer(Settings):
     """A reward computed by another process, anywhere, that answers HTTP requests."""
 
     kind: Literal["http"]
-    url: Annotated[str, Field(pattern=r"^https?://")]
+    url: HttpUrl
     """Where images are posted to."""
     token_file: Path | None = None
     """A file with a token, sent as `Authorization: Bearer TOKEN`."""
@@ -74,8 +76,8 @@ class VlmJudgeSettings(Settings):
     """A vision-language model that rates images, behind an OpenAI-compatible server."""
 
     kind: Literal["vlm_judge"] = "vlm_judge"
-    url: str
-    """Of the server, as in http://127.0.0.1:8000; /v1/chat/completions is added."""
+    url: HttpUrl
+    """Of the server, as in http://127.0.0.1:8000, with or without /v1; /chat/completions is added."""
     model: str
     """What that server calls the model."""
     rubric: str | None = None
@@ -95,6 +97,11 @@ class VlmJudgeSettings(Settings):
     @classmethod
     def _key_can_be_sent(cls, key: str | None) -> str | None:
         return sendable(key, "api_key") if key else None
+
+    def endpoint(self, path: str) -> str:
+        """The URL of one of the API's paths, chat/completions or models."""
+        base = self.url.rstrip("/").removesuffix("/chat/completions")
+        return f"{base}/{path}" if _VERSION.search(base) else f"{base}/v1/{path}"
 
 
 class PluginReward(Settings):

@@ -13,15 +13,21 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
+from heliostat_engines.parts import parts
 from heliostat_server.errors import ModelError, UnavailableError
 from heliostat_server.rewards.images import png_base64, to_uint8
 from heliostat_server.rewards.posting import BusyError, RefusedError, post, read_token, retrying
+from heliostat_server.urls import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_server.rewards.definitions import HttpScorer
+
+
+MAX_BYTES = 32 * 2**20
+"""Of the images in a request, unless a single one is larger."""
 
 
 class _Answer(BaseModel):
@@ -46,20 +52,19 @@ class HttpReward:
         """rewards[B] float32 of images[B, 3, H, W] for prompts[B].
 
         Raises:
-            UnavailableError: the server does not answer, or refuses.
-            ModelError: it answers with something else than one finite number an image.
+            UnavailableError: the server does not answer.
+            ModelError: it refuses, or answers with something else than one finite number an image.
         """
         pictures = [png_base64(picture) for picture in to_uint8(images).cpu().numpy()]
         rewards: list[float] = []
-        for start in range(0, len(pictures), self._settings.batch):
-            part = slice(start, start + self._settings.batch)
+        for part in parts(list(map(len, pictures)), MAX_BYTES, self._settings.batch):
             rewards += self._ask(pictures[part], list(prompts[part]))
         return torch.tensor(rewards, dtype=torch.float32)
 
     def _ask(self, pictures: list[str], prompts: list[str]) -> list[float]:
         settings = self._settings
         body = {"images": pictures, "prompts": prompts}
-        where = f"the scorer {self._name} at {settings.url}"
+        where = f"the scorer {self._name} at {without_secrets(settings.url)}"
         try:
             text = retrying(settings.attempts)(
                 post, settings.url, body, self._token, settings.timeout_s
@@ -70,7 +75,7 @@ class HttpReward:
                 f"{where} does not answer ({error}): start it, or check its url"
             ) from error
         except RefusedError as error:
-            raise UnavailableError(f"{where} refuses: {error}") from error
+            raise ModelError(f"{where} refuses: {error}") from error
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))

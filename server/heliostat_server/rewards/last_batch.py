@@ -5,6 +5,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from heliostat_server.rewards.reward import check_prompt
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
@@ -50,3 +52,7 @@ class Remembering:
         return self._last.get(
             images, tuple(prompts), lambda: self._reward.score(images, prompts, conditioning)
         )
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raises RequestError: the reward refuses it."""
+        check_prompt(self._reward, prompt)

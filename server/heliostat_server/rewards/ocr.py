@@ -30,7 +30,23 @@ if TYPE_CHECKING:
 
     from heliostat_engines.conditioning import Conditioning
 
-_QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
+_OPENS = r"(?<![0-9])(?!(?<=[0-9]\s).\s)"
+"""Not after a number: that is the mark for inches, also with a space on either side."""
+_PAIRS = (
+    _OPENS + '"([^"]*)"',
+    _OPENS + "[“”]([^“”]*)[“”]",
+    "„([^„“”]*)[“”]",
+    "«([^«»]*)»",
+    "»([^«»]*)«",
+    "‹([^‹›]*)›",
+    "›([^‹›]*)‹",
+    "「([^「」]*)」",
+    "『([^『』]*)』",
+    "＂([^＂]*)＂",
+    "〝([^〝〞〟]*)[〞〟]",
+)
+"""What English, German, French, Nordic, Chinese and Japanese texts quote with."""
+_QUOTED = re.compile("|".join(_PAIRS))
 
 
 class Ocr:
@@ -69,6 +85,10 @@ class Ocr:
             rewards = list(map(likeness, pool.map(self._read, pictures), wanted))
         return torch.tensor(rewards, dtype=torch.float32)
 
+    def check_prompt(self, prompt: str) -> None:
+        """Raises RequestError: it quotes no text."""
+        quoted_text(prompt)
+
     def _read(self, picture: NDArray[np.uint8]) -> str:
         reader = self._readers.get()
         try:
@@ -80,16 +100,17 @@ class Ocr:
 
 
 def quoted_text(prompt: str) -> str:
-    """The first text between double quotes.
+    """The first text between quotation marks.
 
     Raises:
         RequestError: there is none.
     """
-    match = _QUOTED.search(prompt)
-    text = _bare(match[1] or match[2]) if match else ""
+    quoted = (_bare(text) for match in _QUOTED.finditer(prompt) for text in match.groups(""))
+    text = next(filter(None, quoted), "")
     if not text:
         raise RequestError(
-            f"the reward ocr reads the text that a prompt has in double quotes: {prompt!r} has none"
+            "the reward ocr reads the text that a prompt has in quotation marks, and "
+            f"{prompt!r} has none"
         )
     return text
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import requests
 import tenacity
 
 from heliostat_engines import secret
+from heliostat_engines.network import host_of, http_detour, is_here
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_BUSY = frozenset({429, 500, 502, 503, 504})
+_BUSY = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+_NEVER = frozenset({HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
+"""Statuses of a server error that another try does not mend."""
 _LONGEST_WAIT_S = 20.0
+SHOWN_CHARS = 200
+"""Of another server's words."""
 
 
 class BusyError(Exception):
@@ -25,7 +31,11 @@ class BusyError(Exception):
 
 
 class RefusedError(Exception):
-    """The server does not take such a request."""
+    """The server does not take such a request; status: 0 if it could not even be sent."""
+
+    def __init__(self, reason: str, status: int = 0) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 def read_token(path: Path | None, setting: str) -> str | None:
@@ -38,23 +48,57 @@ def post(url: str, body: dict[str, Any], token: str | None, timeout_s: float) ->
 
     Raises:
         BusyError: there is no answer, or the server is busy or broken.
-        RefusedError: it does not take the request.
+        RefusedError: it does not take the request; has its words.
     """
+    response = send("POST", url, timeout_s, json=body, token=token)
+    if response.ok:
+        text: str = response.text
+        return text
+    reason = f"status {response.status_code}"
+    if said := shown(response.text, token):
+        reason += f": {said}"
+    if _is_busy(response.status_code):
+        raise BusyError(reason, _retry_after_s(response))
+    raise RefusedError(reason, response.status_code)
+
+
+def send(
+    method: str,
+    url: str,
+    timeout_s: float,
+    *,
+    json: dict[str, Any] | None = None,
+    token: str | None = None,
+) -> requests.Response:
+    """The answer to a request, whatever its status. What is on this machine is asked by no proxy.
+
+    Raises:
+        BusyError: there is none.
+        RefusedError: the request cannot be sent at all.
+    """
+    host = host_of(url)
     try:
-        response = requests.post(
+        return requests.request(
+            method,
             url,
-            json=body,
+            json=json,
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=timeout_s,
+            proxies={"no_proxy": host} if is_here(host) else None,
         )
     except requests.RequestException as error:
-        raise BusyError(type(error).__name__) from error
-    if response.status_code in _BUSY:
-        raise BusyError(f"status {response.status_code}", _retry_after_s(response))
-    if not response.ok:
-        raise RefusedError(f"status {response.status_code}: {response.text[:200]}")
-    text: str = response.text
-    return text
+        kind = type(error).__name__
+        if isinstance(error, ValueError):  # a URL or header that is none
+            raise RefusedError(kind) from error
+        raise BusyError(kind + http_detour(url)) from error
+
+
+def shown(text: str, token: str | None = None) -> str:
+    """Another server's words as they may be shown: one line, not too long, without our token."""
+    words = " ".join(text.split())
+    if token:
+        words = words.replace(token, "***")
+    return words if len(words) <= SHOWN_CHARS else f"{words[:SHOWN_CHARS]}…"
 
 
 def retrying(attempts: int, *errors: type[Exception]) -> tenacity.Retrying:
@@ -65,6 +109,10 @@ def retrying(attempts: int, *errors: type[Exception]) -> tenacity.Retrying:
         wait=_wait,
         reraise=True,
     )
+
+
+def _is_busy(status: int) -> bool:
+    return status in _BUSY or (status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in _NEVER)
 
 
 def _retry_after_s(response: requests.Response) -> float | None:

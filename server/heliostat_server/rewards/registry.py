@@ -19,6 +19,7 @@ from heliostat_server.rewards.entry import RewardCard, RewardEntry
 from heliostat_server.rewards.last_batch import Remembering
 from heliostat_server.rewards.pretrained import pretrained
 from heliostat_server.rewards.reward import RewardContext
+from heliostat_server.urls import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -66,7 +67,7 @@ def _defined(name: str, definition: RewardDefinition) -> RewardEntry:
             card = RewardCard(" + ".join(f"{w:g} {part}" for part, w in definition.weights.items()))
             return RewardEntry(name, partial(_load_sum, definition), card, parts=parts)
         case HttpScorer():
-            card = RewardCard(f"what {definition.url} answers")
+            card = RewardCard(f"what {without_secrets(definition.url)} answers")
             return RewardEntry(name, partial(_load_http, name, definition), card)
         case VlmJudgeSettings():
             card = RewardCard(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from heliostat_server.errors import RequestError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
@@ -25,7 +27,25 @@ class Reward(Protocol):
 
         `conditioning` has the prompts' embeddings of the model family, one row a prompt. Images are
         shared by all rewards: do not change them in place.
+
+        A reward that cannot rate images of every prompt has a method `check_prompt(prompt)` too,
+        which raises a ValueError that says why: runs are told before they start.
         """
+
+
+def check_prompt(reward: Reward, prompt: str) -> None:
+    """Refuse a prompt that a reward refuses, if it refuses any.
+
+    Raises:
+        RequestError: in the reward's words.
+    """
+    check = getattr(reward, "check_prompt", None)
+    if check is None:
+        return
+    try:
+        check(prompt)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from heliostat_server.rewards.reward import check_prompt
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,3 +30,8 @@ class WeightedSum:
             for weight, reward in self._parts
         ]
         return torch.stack(scores).sum(dim=0)
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raises RequestError: one of the rewards refuses it."""
+        for _, reward in self._parts:
+            check_prompt(reward, prompt)

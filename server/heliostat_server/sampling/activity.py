@@ -116,12 +116,12 @@ def note_queue(client: redis.Redis, replica: str, queued: Mapping[str, int]) -> 
     """Say what waits in one replica; it has to be said again within ten seconds.
 
     Raises:
-        redis.RedisError: it could not be said.
+        UnavailableError: it could not be said.
     """
     pipeline = client.pipeline(transaction=False)
     pipeline.sadd(_REPLICAS, replica)
     pipeline.set(_REPLICA + replica, json.dumps(dict(queued)), ex=REPLICA_TTL_S)
-    pipeline.execute()
+    answered(pipeline.execute)
 
 
 def _by_kind(stretch: Mapping[bytes, bytes]) -> dict[str, dict[str, float]]:

@@ -20,7 +20,7 @@ import numpy as np
 import redis
 import structlog
 
-from heliostat_server.errors import NotFoundError
+from heliostat_server.errors import NotFoundError, UnavailableError
 from heliostat_server.experiments.names import experiment_key
 from heliostat_server.sampling.periodic import PeriodicThread
 from heliostat_server.state import answered
@@ -38,7 +38,7 @@ MAX_GROUPS = 2000
 MAX_CANDIDATES = MAX_GROUPS * 256
 """Of an experiment's groups together: larger groups are kept in smaller number."""
 MAX_UNWRITTEN = 500
-"""Groups that wait while Redis is away; older ones are lost."""
+"""Groups that wait while Redis is away or full; older ones are lost."""
 PAGE = 500
 
 _ADD = """
@@ -92,7 +92,7 @@ class GroupStore(Protocol):
     """Where finished groups go."""
 
     def add(self, group: Group) -> None:
-        """Keep a group, if its experiment exists. Raises redis.RedisError."""
+        """Keep a group, if its experiment exists. Raises UnavailableError."""
 
 
 class RedisGroups:
@@ -108,7 +108,7 @@ class RedisGroups:
         return cls(redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S))
 
     def add(self, group: Group) -> None:
-        """Keep a group, if its experiment exists. Raises redis.RedisError."""
+        """Keep a group, if its experiment exists. Raises UnavailableError."""
         most = min(MAX_GROUPS, max(1, MAX_CANDIDATES // len(group.seeds)))
         fields: dict[str, str | bytes] = {
             "version": str(group.version),
@@ -122,7 +122,7 @@ class RedisGroups:
         arguments: list[Any] = [most]
         for name, value in fields.items():
             arguments += [name, value]
-        self._script(keys=[experiment_key(group.experiment)], args=arguments)
+        answered(lambda: self._script(keys=[experiment_key(group.experiment)], args=arguments))
 
     def latest(self, experiment: str, count: int, before: str = "") -> list[KeptGroup]:
         """The latest groups, or the latest before one, newest first. Raises UnavailableError."""
@@ -191,7 +191,7 @@ class GroupWriter:
                 group = self._unwritten.popleft()
             try:
                 self._store.add(group)
-            except (redis.ConnectionError, redis.TimeoutError) as error:
+            except UnavailableError as error:
                 self._log.warning("groups kept for later", reason=str(error))
                 with self._lock:
                     if len(self._unwritten) < MAX_UNWRITTEN:

@@ -13,6 +13,7 @@ import structlog
 from heliostat_server.experiments.names import experiment_key
 from heliostat_server.sampling.activity import DRAWN, DRAWN_TTL_S, STRETCH_S, note_queue
 from heliostat_server.sampling.periodic import PeriodicThread
+from heliostat_server.state import answered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,11 +44,11 @@ class UsageStore(Protocol):
         """Add to what an experiment has used; one that is deleted is left alone.
 
         Raises:
-            redis.RedisError: it could not be added.
+            UnavailableError: it could not be added.
         """
 
     def queued(self, images: Mapping[str, int]) -> None:
-        """Say how many images of each experiment wait here. Raises redis.RedisError."""
+        """Say how many images of each experiment wait here. Raises UnavailableError."""
 
 
 class RedisUsage:
@@ -70,13 +71,13 @@ class RedisUsage:
         return cls(redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S))
 
     def count(self, name: str, *, images: int, nfes: int, seconds: float) -> None:
-        """Add to what an experiment has used. Raises redis.RedisError."""
+        """Add to what an experiment has used. Raises UnavailableError."""
         used: list[str | int] = [images, nfes, repr(seconds)]
         stretch: list[str | int] = [name, DRAWN, STRETCH_S, DRAWN_TTL_S]
-        self._script(keys=[experiment_key(name)], args=used + stretch)
+        answered(lambda: self._script(keys=[experiment_key(name)], args=used + stretch))
 
     def queued(self, images: Mapping[str, int]) -> None:
-        """Say how many images of each experiment wait here. Raises redis.RedisError."""
+        """Say how many images of each experiment wait here. Raises UnavailableError."""
         note_queue(self._redis, self._replica, images)
 
 

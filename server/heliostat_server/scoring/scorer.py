@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heliostat_proto.rollout_pb2 import ScoreSpec
+from heliostat_proto.rollout_pb2 import PromptRefusal, PromptReport, ScoreSpec
 from heliostat_server.errors import RequestError
 from heliostat_server.finite import check_latents, check_reward
 from heliostat_server.rewards.images import to_uint8
 from heliostat_server.rewards.registry import check_rewards
+from heliostat_server.rewards.reward import check_prompt
 from heliostat_server.scoring.metrics import ScoreMetrics
 from heliostat_server.specs import parse_spec
 
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Decoder
     from heliostat_server.rewards.registry import RewardBook
+    from heliostat_server.rewards.reward import Reward
     from heliostat_server.sampling.conditioning import PromptCache
     from heliostat_server.settings import LimitSettings
+
+
+MAX_REFUSALS = 100
+"""That a report names; all are counted."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,36 @@ class Scorer:
         rewards = self._reward(asked.rewards, images, prompts, conditioning, seeds)
         return Scored(rewards, to_uint8(images).cpu() if asked.return_images else None)
 
+    def check(self, spec: bytes) -> PromptReport:
+        """Which prompts of a ScoreSpec in JSON its rewards refuse. Raises RequestError."""
+        asked = parse_spec(spec, ScoreSpec())
+        if not asked.check_prompts:
+            raise RequestError("LATENTS are missing: send them, or set check_prompts in SPEC")
+        check_rewards(asked.rewards, self._rewards.names)
+        if len(asked.prompts) > self._limits.max_seeds:
+            raise RequestError(
+                f"{len(asked.prompts)} prompts in one request, the server takes up to "
+                f"{self._limits.max_seeds}: split it"
+            )
+        rewards = [self._rewards.get(name) for name in asked.rewards]
+        problems = (
+            (place, self._problem(text, rewards)) for place, text in enumerate(asked.prompts)
+        )
+        refusals = [
+            PromptRefusal(prompt=place, reason=reason) for place, reason in problems if reason
+        ]
+        return PromptReport(refusals=refusals[:MAX_REFUSALS], refused=len(refusals))
+
+    def _problem(self, prompt: str, rewards: Sequence[Reward]) -> str | None:
+        """Why images of a prompt would not be rewarded; None: they would."""
+        try:
+            self._check_prompts([prompt], 1)
+            for reward in rewards:
+                check_prompt(reward, prompt)
+        except RequestError as error:
+            return str(error)
+        return None
+
     def _reward(
         self,
         names: Sequence[str],
@@ -88,6 +124,8 @@ class Scorer:
         for name in names:
             assert conditioning is not None
             reward = self._rewards.get(name)
+            for prompt in dict.fromkeys(prompts):
+                check_prompt(reward, prompt)
             with self._metrics.reward_seconds.labels(name).time():
                 column = reward.score(images, prompts, conditioning).float().cpu()
             check_reward(name, column, seeds)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import triton_python_backend_utils as pb
-from google.protobuf import json_format
 
 from heliostat_engines.families import get_family
 from heliostat_proto.rollout_pb2 import LoadReport
@@ -27,6 +26,7 @@ from heliostat_server.triton.guard import Guard
 from heliostat_server.triton.metrics import TritonExporter
 from heliostat_server.triton.models import Models
 from heliostat_server.triton.tensors import (
+    json_output,
     read_seeds,
     read_spec,
     response,
@@ -120,8 +120,7 @@ class TritonReply:
     def report(self, binding: Binding) -> None:
         """Send REPORT."""
         report = LoadReport(bound_modules=binding.bound, target_modules=binding.targets)
-        text = json_format.MessageToJson(report, indent=None)
-        self._sender.send(response({"REPORT": np.array([text.encode()], np.object_)}))
+        self._sender.send(response({"REPORT": json_output(report)}))
 
     def fail(self, error: BaseException) -> None:
         """Send an error and end."""

@@ -17,6 +17,7 @@ from heliostat_server.triton.guard import Guard
 from heliostat_server.triton.metrics import TritonExporter
 from heliostat_server.triton.models import Models
 from heliostat_server.triton.tensors import (
+    json_output,
     read_seeds,
     read_spec,
     read_tensor,
@@ -49,7 +50,7 @@ class ScoreModel:
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """REWARDS, and IMAGES if asked for, or an error, for each request."""
+        """REWARDS, and IMAGES if asked for, or REPORT, or an error, for each request."""
         return answer_each(requests, self._answer, self._log)
 
     def close(self) -> None:
@@ -59,6 +60,8 @@ class ScoreModel:
     def _answer(self, request: Any) -> Any:
         self._guard.caller(request)
         latents = read_tensor(request, "LATENTS")
+        if latents is None:
+            return response({"REPORT": json_output(self._scorer.check(read_spec(request)))})
         scored = self._scorer.score(read_spec(request), latents, read_seeds(request))
         outputs = {"REWARDS": scored.rewards}
         if scored.images is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import triton_python_backend_utils as pb
+from google.protobuf import json_format
 
 from heliostat_server.errors import (
     Code,
@@ -15,7 +16,7 @@ from heliostat_server.errors import (
     RequestError,
     UnavailableError,
     code_of,
-    describe,
+    read_streamed,
     says_restarting,
     streamed,
 )
@@ -23,6 +24,7 @@ from heliostat_server.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from google.protobuf.message import Message
     from numpy.typing import NDArray
 
     from heliostat_engines.errors import HeliostatError
@@ -59,9 +61,15 @@ def read_seeds(request: Any) -> list[int] | None:
     return None if tensor is None else [int(seed) for seed in tensor.as_numpy().reshape(-1)]
 
 
-def read_tensor(request: Any, name: str) -> torch.Tensor:
-    """An input as a tensor of its own: Triton's memory is gone after the request."""
-    return torch.from_numpy(pb.get_input_tensor_by_name(request, name).as_numpy().copy())
+def read_tensor(request: Any, name: str) -> torch.Tensor | None:
+    """An input as a tensor of its own: Triton's memory is gone after the request; None: not sent."""
+    tensor = pb.get_input_tensor_by_name(request, name)
+    return None if tensor is None else torch.from_numpy(tensor.as_numpy().copy())
+
+
+def json_output(message: Message) -> NDArray[Any]:
+    """A message as the one element of a BYTES output."""
+    return np.array([json_format.MessageToJson(message, indent=None).encode()], np.object_)
 
 
 def response(outputs: Mapping[str, torch.Tensor | NDArray[Any]]) -> Any:
@@ -72,28 +80,27 @@ def response(outputs: Mapping[str, torch.Tensor | NDArray[Any]]) -> Any:
 
 
 def error_response(error: BaseException) -> Any:
-    """An answer that is an error; its text has the code where Triton has no such code."""
-    name = _CODE_NAMES[code_of(error)]
-    text = describe(error) if name.startswith(code_of(error)[:7]) else streamed(error)
-    return pb.InferenceResponse(error=pb.TritonError(text, getattr(pb.TritonError, name)))
+    """An answer that is an error."""
+    return stream_error_response(error, "")
 
 
 def stream_error_response(error: BaseException, request_id: str) -> Any:
-    """An answer within a stream that is an error: its text has to carry the code."""
+    """An answer within a stream that is an error."""
     code = getattr(pb.TritonError, _CODE_NAMES[code_of(error)])
     return pb.InferenceResponse(error=pb.TritonError(streamed(error, request_id), code))
 
 
 def error_of(model: str, error: Any) -> HeliostatError:
     """What another model's error means here."""
-    if says_restarting(error.message()):
+    code, sentence = read_streamed(error.message())
+    if code is not None:
+        return _ERRORS.get(code, ModelError)(sentence)
+    if says_restarting(sentence):
         return UnavailableError(
             f"the server's model {model} is being restarted: try again in a few seconds"
         )
-    for code, kind in _ERRORS.items():
-        if error.code() == getattr(pb.TritonError, _CODE_NAMES[code]):
-            return kind(error.message())
-    return ModelError(error.message())
+    names = {getattr(pb.TritonError, _CODE_NAMES[code]): kind for code, kind in _ERRORS.items()}
+    return names.get(error.code(), ModelError)(sentence)
 
 
 def output(answer: Any, name: str) -> torch.Tensor | None:

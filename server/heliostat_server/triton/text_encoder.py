@@ -49,6 +49,11 @@ class TextEncoderModel:
             raise RequestError(f"a prompt is not UTF-8: {error}") from error
         if not prompts:
             raise RequestError("PROMPTS is empty")
+        if len(prompts) > self._limits.max_seeds:
+            raise RequestError(
+                f"{len(prompts)} prompts in one request, the server takes up to "
+                f"{self._limits.max_seeds}: split it"
+            )
         longest = max(map(len, prompts))
         if longest > self._limits.max_prompt_chars:
             raise RequestError(

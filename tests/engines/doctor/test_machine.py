@@ -91,3 +91,12 @@ def test_a_compiler_that_is_absent_or_fails_is_said(
     absent = examined(None, "C compiler", tmp_path)
     assert absent.level is Level.NOTE
     assert "install gcc" in absent.text
+
+
+def test_the_host_name_is_looked_up_and_is_no_problem_of_one_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert "resolve" in examined(None, "host name", tmp_path).text
+    monkeypatch.setattr(machine, "own_name_problem", lambda: "it does not resolve: add a line")
+    found = examined(None, "host name", tmp_path)
+    assert (found.level, found.text) == (Level.NOTE, "it does not resolve: add a line")

@@ -12,7 +12,7 @@ from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.patience import (
     Patience,
     judge_problem,
-    judge_urls,
+    judges,
     redis_problem,
     triton_problem,
 )
@@ -103,13 +103,16 @@ def test_a_judge_is_up_once_it_answers(
     monkeypatch.setattr(_Judge, "status", status)
     with HTTPServer(("127.0.0.1", 0), _Judge) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        assert (judge_problem(f"http://127.0.0.1:{server.server_port}/") is None) == is_up
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # of no use on this machine
+        for ending in ("/", "/v1"):
+            url = f"http://127.0.0.1:{server.server_port}{ending}"
+            assert (judge_problem(VlmJudgeSettings(url=url, model="m")) is None) == is_up
         server.shutdown()
 
 
 def test_a_judge_that_is_away_is_one_to_wait_for() -> None:
     (port,) = free_ports(1)
-    problem = judge_problem(f"http://127.0.0.1:{port}")
+    problem = judge_problem(VlmJudgeSettings(url=f"http://127.0.0.1:{port}", model="m"))
     assert problem is not None
     assert "does not answer" in problem
 
@@ -119,4 +122,4 @@ def test_only_judges_are_waited_for() -> None:
         "vlm_judge": VlmJudgeSettings(url="http://judge:8000", model="m"),
         "other": HttpScorer(kind="http", url="http://scorer"),
     }
-    assert judge_urls(rewards) == ["http://judge:8000"]
+    assert judges(rewards) == [rewards["vlm_judge"]]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from heliostat_engines.errors import SecretError
 from heliostat_server.errors import ServerStartError
-from heliostat_server.launcher.redis_url import with_password, without_password
+from heliostat_server.launcher.redis_url import with_password
+from heliostat_server.urls import without_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +48,13 @@ def test_an_empty_file_is_named(tmp_path: Path) -> None:
         with_password("redis://redis", tmp_path / "password")
 
 
-@pytest.mark.parametrize("url", ["redis://:secret@redis:6379/0", "redis://me:secret@redis:6379/0"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:secret@redis:6379/0",
+        "redis://me:secret@redis:6379/0",
+        "redis://redis:6379/0?username=me&password=secret",
+    ],
+)
 def test_what_is_shown_has_no_password(url: str) -> None:
-    assert without_password(url) == "redis://redis:6379/0"
+    assert without_secrets(url) == "redis://redis:6379/0"

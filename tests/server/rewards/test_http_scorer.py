@@ -23,6 +23,7 @@ from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.errors import SecretError
 from heliostat_server.errors import ModelError, UnavailableError
 from heliostat_server.launcher.ports import free_ports
+from heliostat_server.rewards import http_scorer
 from heliostat_server.rewards.definitions import HttpScorer
 from heliostat_server.rewards.http_scorer import HttpReward
 from tests.server.rewards.offers import book_of
@@ -122,12 +123,71 @@ def test_an_answer_that_is_no_reward_is_refused(answer: str, sentence: str) -> N
     assert len(scorer.requests) == 1
 
 
-def test_a_refusal_is_not_repeated() -> None:
-    with serving(lambda _: (401, "who are you?")) as scorer:
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 501])
+def test_a_refusal_ends_the_batch_at_once_with_the_scorers_words(status: int) -> None:
+    with serving(lambda _: (status, "the prompt\n is too  long")) as scorer:
         reward = HttpReward("bright", scorer.settings())
-        with pytest.raises(UnavailableError, match=r"refuses: status 401: who are you"):
+        sentence = rf"refuses: status {status}: the prompt is too long$"
+        with pytest.raises(ModelError, match=sentence):
             reward.score(IMAGES, PROMPTS, NO_TEXT)
     assert len(scorer.requests) == 1
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 507])
+def test_what_may_pass_is_asked_again(status: int) -> None:
+    with serving(lambda _: (status, "not now")) as scorer:
+        reward = HttpReward("bright", scorer.settings(attempts=2))
+        with pytest.raises(UnavailableError, match=rf"does not answer .status {status}: not now"):
+            reward.score(IMAGES, PROMPTS, NO_TEXT)
+    assert len(scorer.requests) == 2
+
+
+def test_what_is_shown_of_the_scorer_is_short_and_has_no_secret(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret")
+    with serving(lambda _: (400, "secret " + 1000 * "long ")) as scorer:
+        url = scorer.url.replace("http://", "http://me:pass@") + "?key=hidden"
+        settings = scorer.settings(token_file=token).model_copy(update={"url": url})
+        with pytest.raises(ModelError) as error:
+            HttpReward("bright", settings).score(IMAGES, PROMPTS, NO_TEXT)
+    sentence = str(error.value)
+    assert len(sentence) < 350
+    for hidden in ("secret", "pass", "hidden"):
+        assert hidden not in sentence
+
+
+def test_large_images_are_sent_in_several_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(brightness) as scorer:
+        reward = HttpReward("bright", scorer.settings())
+        whole = reward.score(IMAGES, PROMPTS, NO_TEXT)
+        size = max(map(len, scorer.requests[0]["images"]))
+        monkeypatch.setattr(http_scorer, "MAX_BYTES", 2 * size)
+        assert torch.equal(reward.score(IMAGES, PROMPTS, NO_TEXT), whole)
+        monkeypatch.setattr(http_scorer, "MAX_BYTES", 1)
+        assert torch.equal(reward.score(IMAGES, PROMPTS, NO_TEXT), whole)
+    counts = [len(body["prompts"]) for body in scorer.requests]
+    assert counts == [5, 2, 2, 1, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+def test_a_scorer_on_this_machine_is_asked_by_no_proxy(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    with serving(brightness) as scorer:
+        for host in ("127.0.0.1", "localhost"):
+            settings = scorer.settings().model_copy(
+                update={"url": scorer.url.replace("127.0.0.1", host)}
+            )
+            assert len(HttpReward("bright", settings).score(IMAGES, PROMPTS, NO_TEXT)) == 5
+
+
+def test_a_proxy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "http://me:pass@127.0.0.1:9")
+    settings = HttpScorer(kind="http", url="http://scorer.invalid/score", attempts=1)
+    with pytest.raises(UnavailableError, match="proxy of the variable all_proxy") as error:
+        HttpReward("bright", settings).score(IMAGES, PROMPTS, NO_TEXT)
+    assert "pass" not in str(error.value)
 
 
 def test_a_slow_server_is_given_up() -> None:

@@ -65,12 +65,50 @@ def test_likeness_is_in_bounds_and_counts_edits(read: str, wanted: str) -> None:
         assert reward == pytest.approx(max(0, 1 - levenshtein(read, wanted) / len(wanted)))
 
 
-def test_the_first_quoted_text_counts() -> None:
-    assert quoted_text('a sign "Stop Now" beside "go"') == "stopnow"
-    assert quoted_text("a sign “Halt”, big") == "halt"
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ('a sign "Stop Now" beside "go"', "stopnow"),
+        ("a sign “Halt”, big", "halt"),
+        ("ein Schild „Bäckerei“ und „Café“", "bäckerei"),
+        ("ein Schild „Halt”", "halt"),
+        ("une enseigne «\u00a0Chez Luc\u00a0»", "chezluc"),
+        ("ein Schild »Ausfahrt«, ›Ruhe‹", "ausfahrt"),
+        ("ein Schild ›Ruhe‹", "ruhe"),
+        ("une enseigne ‹ fermé ›", "fermé"),
+        ("en skylt ”Stängt”", "stängt"),
+        ("看板「営業中」と『準備中』", "営業中"),
+        ("看板『準備中』", "準備中"),
+        ("一块写着“开放”的牌子", "开放"),
+        ('一块写着"开放"的牌子', "开放"),
+        ("＂全角＂", "全角"),
+        ('sign:"OPEN"', "open"),
+        ('a sign " open "', "open"),
+        ('a 5" ruler beside a sign "66" on a 6" board', "66"),
+        ('a 12"x18" poster saying "SALE"', "sale"),
+        ("a 5” pipe and a sign “OPEN”", "open"),
+        ('a "" sign, a " " sign, a sign "OPEN"', "open"),
+        ('on route 5 "OPEN"', "open"),
+    ],
+)
+def test_the_first_quoted_text_counts(prompt: str, text: str) -> None:
+    assert quoted_text(prompt) == text
 
 
-@pytest.mark.parametrize("prompt", ["a sign", 'a "" sign', 'a " " sign', 'an inch is 1"'])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a sign",
+        'a "" sign',
+        'a " " sign',
+        'an inch is 1"',
+        'a 5" ruler and 6" ruler',
+        'a 5 " ruler and 6 " ruler',
+        "a 5” ruler and 6” ruler",
+        "it's the baker's",
+        "a «» sign",
+    ],
+)
 def test_a_prompt_without_quoted_text_is_refused(prompt: str) -> None:
-    with pytest.raises(RequestError, match="in double quotes"):
+    with pytest.raises(RequestError, match="in quotation marks"):
         quoted_text(prompt)

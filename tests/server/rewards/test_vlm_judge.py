@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from heliostat.cli import app
 from heliostat_engines.conditioning import Conditioning
-from heliostat_server.errors import Code, ModelError, UnavailableError, code_of
+from heliostat_server.errors import Code, ModelError, ServerStartError, UnavailableError, code_of
 from heliostat_server.launcher.ports import free_ports
 from heliostat_server.rewards.definitions import VlmJudgeSettings
 from heliostat_server.rewards.vlm_judge import VlmJudge
@@ -37,10 +38,14 @@ PROMPTS = ["black", "dark", "light", "white"]
 
 @dataclass
 class Answer:
-    content: str
+    content: Any
     logprobs: dict[str, Any] | None = None
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    finish: str = "stop"
+    message: dict[str, Any] = field(default_factory=dict)
+    raw: str | None = None
+    """The whole body, in place of a completion."""
 
 
 @dataclass
@@ -86,8 +91,10 @@ def serving(decide: Callable[[int, dict[str, Any]], Answer]) -> Iterator[Judge]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             answer = judge.answer(self.path, self.headers["Authorization"], body)
-            choice = {"message": {"role": "assistant", "content": answer.content}}
-            text = json.dumps({"choices": [choice | {"logprobs": answer.logprobs}]}).encode()
+            message = {"role": "assistant", "content": answer.content} | answer.message
+            choice = {"message": message, "finish_reason": answer.finish}
+            completion = {"choices": [choice | {"logprobs": answer.logprobs}]}
+            text = (answer.raw or json.dumps(completion)).encode()
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
@@ -189,9 +196,30 @@ def test_a_busy_server_is_asked_again_when_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "7", "good", '{"score": 11}', '{"score": "7"}', '{"score": 7, "why": 1}', "{"]
+    ("content", "score"),
+    [
+        ("7", 7),
+        ('"7"', 7),
+        ("7.5", 7.5),
+        (' {"score": 7.5}\n', 7.5),
+        ('{"score": "7"}', 7),
+        ('{"score": 7, "why": 1}', 7),
+        ('```json\n{"score": 4}\n```', 4),
+        ("```\n4\n```", 4),
+        ('<think>Is it 3? No.</think>\n\n{"score": 8}', 8),
+        ([{"type": "text", "text": '{"score": 2}'}], 2),
+    ],
 )
-def test_an_answer_in_another_format_is_an_error(content: str) -> None:
+def test_a_score_is_read_however_it_is_put(content: object, score: float) -> None:
+    with serving(lambda *_: Answer(content)) as judge:
+        rewards = VlmJudge(judge.settings()).score(IMAGES[:1], PROMPTS[:1], NO_TEXT)
+    assert rewards.item() == pytest.approx(score / 9)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "good", '{"score": 11}', '{"score": -1}', '{"score": true}', "NaN", "[7]", "{"]
+)
+def test_an_answer_without_a_score_is_an_error(content: str) -> None:
     def decide(value: int, body: dict[str, Any]) -> Answer:
         return by_brightness(value, body) if value == 0 else Answer(content)
 
@@ -200,6 +228,95 @@ def test_an_answer_in_another_format_is_an_error(content: str) -> None:
         with pytest.raises(ModelError, match="digit in JSON"):
             client.score(IMAGES[3:], PROMPTS[3:], NO_TEXT)
     assert len(judge.requests) == 1 + 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (Answer(None, message={"refusal": "I do not rate this."}), "declines .*I do not rate"),
+        (Answer("", raw="<html>hello</html>"), "no chat completion .*<html>hello.*--vlm-judge-url"),
+        (Answer("", raw='{"error": "no such model"}'), "no chat completion .*no such model"),
+        (Answer("Let me see", finish="length"), "had said 'Let me see' when its tokens were used"),
+        (Answer(None, message={"reasoning": "hm"}, finish="length"), "still thinking"),
+    ],
+)
+def test_what_gives_no_score_is_said_when_it_is_loaded(answer: Answer, sentence: str) -> None:
+    with (
+        serving(lambda *_: answer) as judge,
+        pytest.raises(ModelError, match=f"judge at http://127.* gives no score: .*{sentence}"),
+    ):
+        VlmJudge(judge.settings())
+
+
+@pytest.mark.parametrize("key", ["reasoning", "reasoning_content"])
+def test_a_model_that_thinks_gets_the_tokens_for_it(key: str) -> None:
+    def decide(value: int, body: dict[str, Any]) -> Answer:
+        if body["max_tokens"] < 1000:
+            return Answer(None, message={key: "The picture is"}, finish="length")
+        return by_brightness(value, body)
+
+    with serving(decide) as judge:
+        rewards = VlmJudge(judge.settings()).score(IMAGES[3:], PROMPTS[3:], NO_TEXT)
+    assert rewards.item() == 1
+    assert len(judge.requests) == 3
+
+
+@pytest.mark.parametrize("refused", [{"max_tokens"}, {"max_tokens", "temperature", "logprobs"}])
+def test_another_name_for_the_limit_is_found(refused: set[str]) -> None:
+    def decide(value: int, body: dict[str, Any]) -> Answer:
+        if refused & body.keys():
+            return Answer("", status=400)
+        return by_brightness(value, body)
+
+    with serving(decide) as judge:
+        client = VlmJudge(judge.settings())
+        before = len(judge.requests)
+        assert client.score(IMAGES[3:], PROMPTS[3:], NO_TEXT).item() == 1
+    (body,) = judge.requests[before:]
+    assert body["max_completion_tokens"] > 0
+    assert ("temperature" in body) == ("temperature" not in refused)
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
+def test_the_url_may_end_in_the_version(ending: str) -> None:
+    with serving(by_brightness) as judge:
+        settings = judge.settings().model_copy(update={"url": judge.url + ending})
+        assert VlmJudge(settings).score(IMAGES[3:], PROMPTS[3:], NO_TEXT).item() == 1
+
+
+@pytest.mark.parametrize("logprob", [-9999.0, -math.inf, None])
+def test_probabilities_that_say_nothing_are_left_out(logprob: float | None) -> None:
+    digit = {"token": "6", "top_logprobs": [{"token": "6", "logprob": logprob}]}
+    answer = Answer('{"score": 6}', {"content": [digit]})
+    with serving(lambda *_: answer) as judge:
+        rewards = VlmJudge(judge.settings()).score(IMAGES[:1], PROMPTS[:1], NO_TEXT)
+    assert rewards.item() == pytest.approx(6 / 9)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://judge", "http:///"])
+def test_a_url_that_is_none_is_refused_with_the_settings(url: str) -> None:
+    with pytest.raises(ValidationError, match="url"):
+        VlmJudgeSettings(url=url, model="judge")
+    result = CliRunner().invoke(
+        app, ["serve", "--vlm-judge-url", url, "--vlm-judge-model", "judge"]
+    )
+    assert isinstance(result.exception, ServerStartError)
+    assert str(result.exception).startswith(f"--vlm-judge-url = {url!r}: ")
+
+
+def test_a_refused_picture_ends_the_batch_with_the_judges_words() -> None:
+    def decide(value: int, body: dict[str, Any]) -> Answer:
+        if value:
+            return Answer("", status=422, raw="too bright; your key is Bearer secret-key")
+        return by_brightness(value, body)
+
+    with serving(decide) as judge:
+        client = VlmJudge(judge.settings(api_key="secret-key"))
+        with pytest.raises(ModelError, match=r"refuses: status 422: too bright") as error:
+            client.score(IMAGES[3:], PROMPTS[3:], NO_TEXT)
+    assert "secret-key" not in str(error.value)
+    assert code_of(error.value) is Code.INTERNAL
+    assert len(judge.requests) == 2
 
 
 def test_a_slow_server_is_given_up() -> None:
@@ -221,12 +338,14 @@ def test_no_server_is_said_at_once_and_is_worth_another_try() -> None:
     assert code_of(error.value) is Code.UNAVAILABLE
 
 
-def test_a_server_that_refuses_everything_is_told_apart() -> None:
+@pytest.mark.parametrize(("status", "requests"), [(404, 1), (401, 1), (400, 16)])
+def test_a_server_that_refuses_everything_is_told_apart(status: int, requests: int) -> None:
     with (
-        serving(lambda *_: Answer("", status=404)) as judge,
-        pytest.raises(UnavailableError, match=r"refuses every request .status 404"),
+        serving(lambda *_: Answer("", status=status)) as judge,
+        pytest.raises(ModelError, match=f"refuses every request .status {status}"),
     ):
         VlmJudge(judge.settings())
+    assert len(judge.requests) == requests
 
 
 def test_no_more_requests_at_once_than_asked_for() -> None:

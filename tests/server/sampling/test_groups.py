@@ -8,7 +8,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from heliostat_server.errors import NotFoundError
+from heliostat_server.errors import NotFoundError, UnavailableError
 from heliostat_server.experiments.store import ExperimentStore
 from heliostat_server.sampling import groups as module
 from heliostat_server.sampling.groups import Group, GroupWriter, RedisGroups
@@ -142,7 +142,7 @@ class Away:
 
 
 def test_what_could_not_be_written_is_kept_in_its_order() -> None:
-    store = Away(1, redis.ConnectionError("away"))
+    store = Away(1, UnavailableError("away"))
     writer = GroupWriter(store, interval_s=0.01)
     for version in range(3):
         writer.finished(group(version=version))
@@ -161,7 +161,7 @@ def test_a_group_that_cannot_be_written_stops_no_other() -> None:
 
 
 def test_while_redis_is_away_the_latest_wait() -> None:
-    store = Away(10**6, redis.ConnectionError("away"))
+    store = Away(10**6, UnavailableError("away"))
     writer = GroupWriter(store, interval_s=60)
     for version in range(module.MAX_UNWRITTEN + 10):
         writer.finished(group(version=version))

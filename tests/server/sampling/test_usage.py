@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
+from heliostat_server.errors import UnavailableError
 from heliostat_server.sampling.usage import RedisUsage, UsageWriter
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def test_what_could_not_be_written_is_kept() -> None:
         def count(self, name: str, *, images: int, nfes: int, seconds: float) -> None:  # noqa: ARG002
             if self.away:
                 self.away = False
-                raise redis.ConnectionError("away")
+                raise UnavailableError("away")
             self.counted.append((name, images))
 
         def queued(self, images: Mapping[str, int]) -> None: ...

@@ -10,12 +10,15 @@ from heliostat_engines.conditioning import Conditioning
 from heliostat_server.errors import NonFiniteError, RequestError
 from heliostat_server.rewards.entry import RewardEntry
 from heliostat_server.rewards.registry import RewardBook
+from heliostat_server.rewards.weighted_sum import WeightedSum
 from heliostat_server.sampling.conditioning import PromptCache
 from heliostat_server.scoring.scorer import Scorer
 from heliostat_server.settings import LimitSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from heliostat_server.rewards.reward import RewardContext
 
 LATENTS = torch.arange(6.0).reshape(3, 2, 1, 1) / 10
 
@@ -38,10 +41,22 @@ class Broken:
         return torch.full((len(images),), torch.nan)
 
 
+class Short(Brightness):
+    """A reward, as a plug-in may be, that takes short prompts only."""
+
+    def check_prompt(self, prompt: str) -> None:
+        if len(prompt) > 5:
+            raise ValueError(f"{prompt!r} is longer than 5")
+
+
 def encode(prompts: Sequence[str]) -> Conditioning:
     return Conditioning(
         torch.zeros(len(prompts), 1, 1), torch.tensor([[float(len(text))] for text in prompts])
     )
+
+
+def _short_sum(context: RewardContext) -> WeightedSum:
+    return WeightedSum([(1.0, context.reward("short")), (2.0, context.reward("bright"))])
 
 
 @pytest.fixture
@@ -51,6 +66,8 @@ def scorer() -> Scorer:
         [
             RewardEntry("bright", lambda _: Brightness()),
             RewardEntry("broken", lambda _: Broken()),
+            RewardEntry("short", lambda _: Short()),
+            RewardEntry("sum", _short_sum, parts=("short",)),
         ],
     )
     return Scorer(Decoder(), book, PromptCache(encode), LimitSettings(), (2, 1, 1))
@@ -106,3 +123,39 @@ def test_nan_is_named_by_seed_or_index(scorer: Scorer) -> None:
         scorer.score(spec(), bad, [7, 8, 9])
     with pytest.raises(NonFiniteError, match="reward 'broken' of the candidate of seed 7"):
         scorer.score(spec(rewards=["bright", "broken"]), LATENTS, [7, 8, 9])
+
+
+@pytest.mark.parametrize("reward", ["short", "sum"])
+def test_prompts_are_checked_without_images(scorer: Scorer, reward: str) -> None:
+    prompts = ["a cat", "a red cat", "b" * 1001, "a dog"]
+    report = scorer.check(spec(prompts=prompts, rewards=["bright", reward], checkPrompts=True))
+    assert report.refused == 2
+    assert [(one.prompt, one.reason[:25]) for one in report.refusals] == [
+        (1, "'a red cat' is longer tha"),
+        (2, "a prompt has 1001 charact"),
+    ]
+    assert scorer.check(spec(prompts=prompts[:2], checkPrompts=True)).refused == 0
+
+
+def test_many_refusals_are_counted_and_few_named(scorer: Scorer) -> None:
+    prompts = [f"too long {number}" for number in range(150)]
+    report = scorer.check(spec(prompts=prompts, rewards=["short"], checkPrompts=True))
+    assert (report.refused, len(report.refusals)) == (150, 100)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "LATENTS are missing"),
+        ({"checkPrompts": True, "rewards": ["shrt"]}, "did you mean 'short'"),
+        ({"checkPrompts": True, "prompts": ["a"] * 4097}, "4097 prompts .* up to 4096: split it"),
+    ],
+)
+def test_a_check_may_be_refused(scorer: Scorer, fields: dict[str, object], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        scorer.check(spec(**fields))
+
+
+def test_what_a_reward_refuses_is_never_rated(scorer: Scorer) -> None:
+    with pytest.raises(RequestError, match="'a red cat' is longer than 5"):
+        scorer.score(spec(prompts=["a red cat"], rewards=["short"]), LATENTS, None)

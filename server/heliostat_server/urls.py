@@ -1,0 +1,12 @@
+"""URLs as they may be shown."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+
+def without_secrets(url: str) -> str:
+    """The URL without user, password, query and fragment: any of them may hold a key."""
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=place, query="", fragment="").geturl()
