@@ -47,6 +47,7 @@ from heliostat.pretrain.scenes import LayoutSettings, Painter
 from heliostat.pretrain.training import Training, TrainSettings, load_average
 from heliostat.pretrain.vocabulary import BACKGROUNDS, NOUNS
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.errors import CheckpointError
 from heliostat_engines.weights import read_metadata, read_tensors
 from heliostat_server.rewards.judge import Judge, JudgeArchitecture
 
@@ -246,3 +247,18 @@ def test_saving_leaves_no_partial_file(tmp_path: Path) -> None:
     save_tensors(path, {"a": torch.ones(2)}, {"step": "7"})
     assert read_metadata(path) == {"step": "7"}
     assert [file.name for file in tmp_path.iterdir()] == ["tensors.safetensors"]
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    settings, path = replace(TINY, steps=2), tmp_path / "stage.safetensors"
+    with StageProgress("test") as progress:
+        Training(linear(), settings, path).run(quadratic, progress)
+    whole = read_tensors(path)
+    for missing in ("module/weight", "average/bias", "optimizer/0.exp_avg"):
+        save_tensors(path, {k: t for k, t in whole.items() if k != missing}, {"step": "2"})
+        name = missing.partition("/")[2]
+        with pytest.raises(CheckpointError, match=rf"{path} .*1 differ\): {name} is missing"):
+            Training(linear(), settings, path)
+    save_tensors(path, whole)
+    with pytest.raises(CheckpointError, match=f"{path} does not say which step it is of"):
+        Training(linear(), settings, path)

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import heliostat_server.rewards as rewards_module
+from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.demo.text_encoder import DemoTextEncoder
+from heliostat_engines.weights import read_metadata, read_tensors
+from heliostat_server.rewards.demo_judge import TRAINING
 from heliostat_server.rewards.judge import Judge
 
 WEIGHTS = Path(rewards_module.__file__).parent / "weights"
@@ -91,3 +95,19 @@ def test_a_blank_picture_scores_below_a_drawing(judge: Judge, encoder: DemoTextE
 def test_image_gradients_are_not_kept(judge: Judge, encoder: DemoTextEncoder) -> None:
     images = torch.rand(1, 3, 64, 64, requires_grad=True)
     assert not judge.score(images, encoder.encode(["a sun on a blue background"])).requires_grad
+
+
+def test_a_judge_that_lacks_a_tensor_or_its_description_is_refused(tmp_path: Path) -> None:
+    tensors = read_tensors(TRAINING)
+    described = read_metadata(TRAINING)
+    path = tmp_path / "judge.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=f"{path} does not say which judge it holds"):
+        Judge.load(path)
+    del tensors["text_tower.head.bias"]
+    save_file(tensors, path, described)
+    with pytest.raises(CheckpointError, match=rf"{path} .*: text_tower\.head\.bias is missing"):
+        Judge.load(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=f"{path} is no whole safetensors file"):
+        Judge.load(path)

@@ -74,7 +74,7 @@ def test_a_checkpoint_with_missing_parameters_is_refused(folder: Path, tmp_path:
     weights = load_file(tmp_path / "model.safetensors")
     del weights["text_projection.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"1 parameters.*text_projection\.weight"):
+    with pytest.raises(CheckpointError, match=r"1 differ\): text_projection\.weight is missing"):
         ClipTower.load(tmp_path, tmp_path, "cpu", "float32")
 
 
