@@ -42,11 +42,11 @@ def leave_a_run(config: TrainConfig) -> None:
 def test_the_plan_is_printed_and_nothing_is_written(tmp_path: Path) -> None:
     text = planned(tmp_path / "runs", "--run.steps", "10")
     assert "sol_rl, diffusion_nft, 10 steps, unless run.minutes = 8 ends it first" in text
-    assert "24, of which 12 are trained on" in text
-    assert "384 samples at a noise level, each evaluated by: trained, old" in text
-    assert row(text, "explore") == ["1,920", "9,600", "0", "0", "4,000", "7,218"]
-    assert row(text, "draw") == ["960", "0", "9,600", "0", "9,600", "9,600"]
-    assert row(text, "train") == ["0", "0", "7,680", "3,840", "15,360", "15,360"]
+    assert "24, of which 4 are trained on" in text
+    assert "128 samples at a noise level, each evaluated by: trained, old" in text
+    assert row(text, "explore") == ["1,920", "7,680", "0", "0", "3,200", "5,774"]
+    assert row(text, "draw") == ["320", "0", "3,200", "0", "3,200", "3,200"]
+    assert row(text, "train") == ["0", "0", "2,560", "1,280", "5,120", "5,120"]
     assert row(text, "evaluate") == ["512", "0", "15,360", "0", "15,360", "15,360"]
     assert "the first step tells" in text
     assert "transformer in BF16" in text

@@ -65,7 +65,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     run = Run(toml, server, "interrupted", "--checkpoint.every", "100")
     process = run.start()
     assert process.stdout is not None
-    while not process.stdout.readline().startswith("step 1/3"):
+    while not process.stdout.readline().startswith("step 1 of 3"):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)

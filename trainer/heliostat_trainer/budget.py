@@ -44,7 +44,8 @@ class DrawingPace:
         minutes = config.run.minutes
         if minutes is None:
             return config.run.steps
-        step_s = self.nfe_s * total(plan_run(config).a_step.values()).bf16_equivalents(1.0)
+        a_step = total(plan_run(config).a_step.values())
+        step_s = self.nfe_s * a_step.bf16_equivalents(1.0) + self.score_s * a_step.images
         return max(1, min(config.run.steps, round(60 * minutes / step_s)))
 
 

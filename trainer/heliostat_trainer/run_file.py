@@ -36,9 +36,8 @@ def read_settings(run: Path) -> dict[str, Any]:
 def read_arithmetic(run: Path) -> Arithmetic:
     """What the run in a folder was last trained and explored in. Raises RunFolderError."""
     with _content_of(run) as content:
-        return Arithmetic(
-            content.get("compute_dtype", ""), content["server"].get("compute_dtype", "")
-        )
+        server = content.get("server", {})  # runs of before it was kept have none
+        return Arithmetic(content.get("compute_dtype", ""), server.get("compute_dtype", ""))
 
 
 @contextmanager

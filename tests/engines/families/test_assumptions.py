@@ -133,9 +133,14 @@ def test_a_trainer_may_have_the_transformer_alone(
     assert get_family("flux").load_transformer(str(tmp_path), torch.bfloat16)
 
 
-@pytest.mark.parametrize("text", ["{", "[]"])
-def test_a_configuration_that_is_damaged(copied: Copy, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("{", ", line 1, column 2: this is not JSON"), ("[]", " is no JSON object")],
+)
+def test_a_configuration_that_is_damaged(copied: Copy, text: str, problem: str) -> None:
     folder = copied("flux", "transformer/config.json")
     (folder / "transformer" / "config.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"transformer/config.json is no JSON"):
+    with pytest.raises(
+        CheckpointError, match=rf"transformer/config.json{problem}.*: download it again"
+    ):
         get_family("flux").load_transformer(str(folder), torch.bfloat16)

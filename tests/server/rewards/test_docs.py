@@ -27,7 +27,7 @@ IMAGES = torch.linspace(0, 1, 3).reshape(3, 1, 1, 1).expand(3, 3, 8, 8)
 def test_the_settings_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "rewards.toml"
     path.write_text(EXAMPLES["rewards.toml"].replace("/models/PickScore_v1", str(tmp_path)))
-    (tmp_path / "scorer.token").touch()
+    (tmp_path / "scorer.token").write_text("secret")
     definitions = load_definitions(path)
     names = {entry.name for entry in offered_rewards(Offer("sana", definitions))}
     assert {"hps_finetuned", "mix", "my_scorer", "vlm_judge", "pickscore"} <= names
