@@ -17,6 +17,10 @@ HELDOUT = ("a purple fox", "a white bear", "three bees")
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+def write_checkpoint(folder: Path) -> Path:
     """A demo-family transformer of one block with random weights, in diffusers' layout."""
     import torch
     from diffusers import SD3Transformer2DModel
@@ -39,22 +43,25 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for parameter in transformer.parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, std=0.1)
-    folder = tmp_path_factory.mktemp("checkpoint")
     transformer.save_pretrained(folder / "transformer")
     return folder
 
 
 @pytest.fixture
 def toml(tmp_path: Path, checkpoint: Path) -> Path:
-    """A tiny run's settings."""
-    (tmp_path / "train.txt").write_text("\n".join(PROMPTS))
-    (tmp_path / "heldout.txt").write_text("\n".join(HELDOUT))
-    path = tmp_path / "run.toml"
+    return write_toml(tmp_path / "run.toml", checkpoint)
+
+
+def write_toml(path: Path, checkpoint: Path) -> Path:
+    """A tiny run's settings, its prompts beside it and its folder in `runs`."""
+    folder = path.parent
+    (folder / "train.txt").write_text("\n".join(PROMPTS))
+    (folder / "heldout.txt").write_text("\n".join(HELDOUT))
     path.write_text(
         f"""
 [run]
 name = "tiny"
-folder = "{tmp_path / "runs"}"
+folder = "{folder / "runs"}"
 steps = 3
 device = "cpu"
 
