@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,17 +72,21 @@ CHUNK = 50
 """Inputs that are made together: one of them is found again by its seed, its chunk and its place."""
 
 
+class _EnoughError(Exception):
+    """Ends the making of inputs."""
+
+
 def kind_of(name: str) -> Kind:
     return next(kind for kind in KINDS if kind.name == name)
 
 
 def inputs_of(kind: Kind, number: int, chunk: int, count: int = CHUNK) -> list[Any]:
-    """The inputs of a chunk: the same ones whenever seed `number`, kind and chunk are."""
-    made: list[Any] = []
+    """The inputs of a chunk, no two alike: the same ones whenever seed `number`, kind and chunk are."""
+    made: dict[str, Any] = {}
 
     @seed(zlib.crc32(f"{number}/{kind.name}/{chunk}".encode()))
     @drawing(
-        max_examples=count,
+        max_examples=4 * count,  # it likes to try what it has tried with little changed
         database=None,
         deadline=None,
         phases=[Phase.generate],
@@ -90,7 +94,10 @@ def inputs_of(kind: Kind, number: int, chunk: int, count: int = CHUNK) -> list[A
     )
     @given(kind.inputs)
     def collect(one: Any) -> None:
-        made.append(one)
+        made.setdefault(repr(one), one)
+        if len(made) >= count:
+            raise _EnoughError
 
-    collect()
-    return made
+    with suppress(_EnoughError):
+        collect()
+    return list(made.values())[:count]

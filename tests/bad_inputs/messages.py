@@ -83,7 +83,8 @@ def _values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
         kinds.CPPTYPE_BOOL: st.booleans(),
         kinds.CPPTYPE_STRING: st.binary(max_size=30) if field.type == kinds.TYPE_BYTES else texts,
     }
-    return simple.get(field.cpp_type) or message(field.message_type)
+    found = simple.get(field.cpp_type)
+    return message(field.message_type) if found is None else found
 
 
 @st.composite

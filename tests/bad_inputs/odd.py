@@ -6,9 +6,12 @@ import codecs
 import json
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ODD_TEXTS = (
     "",
@@ -114,6 +117,22 @@ class Ruin(StrEnum):
     LINE = "a line changed"
 
 
+FILLED = frozenset({Ruin.OTHER, Ruin.JSON_VALUE, Ruin.LINE})
+"""What puts something in the place of what was there."""
+PLACED = frozenset(
+    {
+        Ruin.CUT,
+        Ruin.FLIPPED,
+        Ruin.ZEROED,
+        Ruin.LATIN,
+        Ruin.JSON_VALUE,
+        Ruin.JSON_DELETED,
+        Ruin.LINE,
+    }
+)
+"""What happens somewhere in the file."""
+
+
 @dataclass(frozen=True)
 class Damage:
     """at: where in the file, from 0 to 1. picks: which JSON value. content: what is put there."""
@@ -184,10 +203,16 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
-damages = st.builds(
-    Damage,
-    ruin=st.sampled_from(Ruin),
-    at=st.floats(0, 1),
-    picks=st.lists(st.integers(0, 30), max_size=4).map(tuple),
-    content=json_texts,
-)
+@st.composite
+def _damages(draw: Callable[..., Any]) -> Damage:
+    ruin = draw(st.sampled_from(Ruin))
+    picks = st.lists(st.integers(0, 30), max_size=4).map(tuple)
+    return Damage(
+        ruin,
+        draw(st.floats(0, 1)) if ruin in PLACED else 0.0,
+        draw(picks) if ruin in {Ruin.JSON_VALUE, Ruin.JSON_DELETED} else (),
+        draw(json_texts) if ruin in FILLED else "",
+    )
+
+
+damages = _damages()

@@ -50,7 +50,8 @@ ACCEPTED = Verdict(Outcome.ACCEPTED)
 def refused(sentence: str) -> Verdict:
     """A refusal, which has to be one sentence."""
     sentence = sentence.strip()
-    if not sentence or len(sentence.splitlines()) > 1 or "Traceback" in sentence:
+    is_vague = sentence in {"", "Invalid metadata"}  # gRPC's own words for a header
+    if is_vague or len(sentence.splitlines()) > 1 or "Traceback" in sentence:
         return Verdict(Outcome.NOT_ONE_SENTENCE, sentence, _alike(sentence))
     return Verdict(Outcome.REFUSED, sentence)
 

@@ -15,10 +15,13 @@ from heliostat_engines.families import get_family
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_proto.rollout_pb2 import LoadReport
 from heliostat_server.adapters.store import AdapterStore
+from heliostat_server.control.dashboard.sessions import Sessions
 from heliostat_server.control.plane import start_plane
 from heliostat_server.description import ServerDescription
 from heliostat_server.errors import UnavailableError
+from heliostat_server.experiments.authority import Authority
 from heliostat_server.experiments.store import ExperimentStore
+from heliostat_server.experiments.tokens import digest
 from heliostat_server.launcher.ports import free_ports
 from heliostat_server.launcher.state import StateFolder
 from heliostat_server.launcher.valkey import EmbeddedValkey
@@ -76,6 +79,8 @@ class Plane:
         self._redis = redis.Redis.from_url(url)
         self._engine = engine
         self._experiments = ExperimentStore(self._redis)
+        authority = Authority(self._experiments, (digest(ADMIN_TOKEN),))
+        self._sessions = Sessions.connect(url, authority)
         self._faults: list[BaseException] = []
         self.grpc, self.http = (f"127.0.0.1:{port}" for port in ports)
         self.adapter = random_adapter(engine.targets)
@@ -96,6 +101,10 @@ class Plane:
         adapters.commit("theirs", adapters.stage(self.adapter))
         self._theirs = self._state_of_theirs()
         self._faults.clear()
+
+    def session(self, caller: str) -> str:
+        """What the dashboard's cookie holds once `caller` has signed in."""
+        return self._sessions.open(self.tokens[caller]) if caller in self.tokens else ""
 
     def judged(self, verdict: Verdict, caller: str) -> Verdict:
         """The verdict, unless the log has a traceback, or what is another's was touched."""

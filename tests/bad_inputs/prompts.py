@@ -46,7 +46,7 @@ def prompt_files(draw: Callable[..., Any]) -> PromptFile:
 @st.composite
 def _good_files(draw: Callable[..., Any]) -> PromptFile:
     """Files that are right, however odd."""
-    prompts = draw(st.lists(plain | breaks, min_size=1, max_size=5))
+    prompts = draw(st.lists((plain | breaks).filter(str.strip), min_size=1, max_size=5))
     name = draw(st.sampled_from(["p.txt", "p.jsonl"]))
     if name == "p.jsonl":
         ascii_ = draw(st.booleans())
@@ -56,7 +56,8 @@ def _good_files(draw: Callable[..., Any]) -> PromptFile:
         prompts = [each for each in prompts if each.strip()[:1] != "#"]
     text = draw(st.sampled_from(["\n", "\r\n"])).join(lines)
     encoding = draw(st.sampled_from(["utf-8", "utf-8-sig"]))
-    expected = tuple(dict.fromkeys(each.strip() for each in prompts if each.strip()))
+    prompts = [each.strip() for each in prompts]
+    expected = tuple(dict.fromkeys(prompts))
     return PromptFile(name, text.encode(encoding), expected or None)
 
 

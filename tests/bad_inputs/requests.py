@@ -22,34 +22,44 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TIMEOUT_S = 20.0
-TOKEN = b"{token}"
-"""Stands in a request for the caller's token, which is another each time."""
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "BREW", "get")
-PATHS = (
-    "/v1/health",
-    "/v1/info",
-    "/v1/events",
-    "/v1/experiments",
-    "/v1/experiments/{name}",
-    "/v1/experiments/{name}/open",
-    "/v1/experiments/{name}/tokens",
-    "/v1/experiments/{name}/versions",
-    "/v1/experiments/{name}/versions/{version}/rollback",
-    "/v1/experiments/{name}/versions/{version}/pin",
-    "/openapi.json",
-    "/docs",
-    "/static/{name}",
-    "/login",
-    "/logout",
-    "/",
-    "/overview",
-    "/experiments",
-    "/experiments/{name}",
-    "/experiments/{name}/live",
-    "/experiments/{name}/terms",
-    "/experiments/{name}/pause",
-    "/experiments/{name}/groups/{version}-1/pictures",
-    "/experiments/{name}/groups/{version}-1/pictures.webp",
+ROUTES = (
+    ("GET", "/v1/health"),
+    ("GET", "/v1/info"),
+    ("GET", "/v1/events"),
+    ("GET", "/v1/experiments"),
+    ("POST", "/v1/experiments"),
+    ("POST", "/v1/experiments"),
+    ("GET", "/v1/experiments/{name}"),
+    ("PATCH", "/v1/experiments/{name}"),
+    ("PATCH", "/v1/experiments/{name}"),
+    ("DELETE", "/v1/experiments/{name}"),
+    ("POST", "/v1/experiments/{name}/open"),
+    ("POST", "/v1/experiments/{name}/tokens"),
+    ("DELETE", "/v1/experiments/{name}/tokens"),
+    ("POST", "/v1/experiments/{name}/versions"),
+    ("POST", "/v1/experiments/{name}/versions"),
+    ("POST", "/v1/experiments/{name}/versions/{version}/rollback"),
+    ("PUT", "/v1/experiments/{name}/versions/{version}/pin"),
+    ("DELETE", "/v1/experiments/{name}/versions/{version}/pin"),
+    ("GET", "/openapi.json"),
+    ("GET", "/static/{name}"),
+    ("GET", "/"),
+    ("POST", "/login"),
+    ("POST", "/logout"),
+    ("POST", "/experiments"),
+    ("GET", "/experiments/{name}"),
+    ("GET", "/experiments/{name}/live"),
+    ("GET", "/experiments/{name}/numbers"),
+    ("POST", "/experiments/{name}/terms"),
+    ("POST", "/experiments/{name}/terms"),
+    ("POST", "/experiments/{name}/pause"),
+    ("POST", "/experiments/{name}/tokens/revoke"),
+    ("POST", "/experiments/{name}/versions/{version}/rollback"),
+    ("POST", "/experiments/{name}/versions/{version}/pin"),
+    ("GET", "/experiments/{name}/groups/{version}-1"),
+    ("POST", "/experiments/{name}/groups/{version}-1/pictures"),
+    ("GET", "/experiments/{name}/groups/{version}-1/pictures.webp"),
 )
 TYPES = (
     "application/json",
@@ -75,15 +85,18 @@ HEADERS = (
     "\x00: x",
     "no colon",
 )
+HOSTS = ("h", "h", "127.0.0.1", "127.0.0.1:80", "[::1]", "", "a b")
 FIELDS = ("name", "share", "weight", "priority", "max_queued_images", "paused", "token", "nosuch")
 
 
 @dataclass(frozen=True)
 class Request:
-    """content: all of what is sent, with TOKEN in the place of the caller's."""
+    """content: all of what is sent, with {token}, {session}, {host}, {port} for what they are."""
 
     content: bytes
     caller: str = ""
+    is_whole: bool = True
+    """Else the server waits for more, which never comes."""
 
 
 bodies = (
@@ -117,20 +130,34 @@ def uploads(draw: Callable[..., Any]) -> bytes:
 
 @st.composite
 def requests(draw: Callable[..., Any]) -> Request:
-    if draw(st.integers(0, 19)) == 0:
+    if draw(st.integers(0, 29)) == 0:
         return Request(draw(st.binary(max_size=60)) + b"\r\n\r\n")
-    kind = draw(st.sampled_from(TYPES[:3] + TYPES))
-    content = _body(draw, kind)
-    length = len(content) + draw(st.sampled_from([0] * 12 + [-1, 1, 10**30, -(10**9)]))
+    method, path = draw(st.sampled_from(ROUTES))
+    kind = draw(odd.mostly(st.just(_usual_type(path)), st.sampled_from(TYPES)))
+    content = b"" if method in {"GET", "DELETE"} else _body(draw, kind)
+    length = len(content) + draw(st.sampled_from([0] * 20 + [-1, 1, 10**30, -(10**9)]))
     caller = draw(st.sampled_from([*TOKENS, ""]))
-    headers = [f"Host: {draw(st.sampled_from(['h', '127.0.0.1', '', 'a b']))}"]
+    headers = [f"Host: {draw(odd.mostly(st.just('{host}'), st.sampled_from(HOSTS), times=15))}"]
     headers += [f"Content-Type: {kind}"] if content or draw(st.booleans()) else []
     headers += [f"Content-Length: {length}"] if draw(st.integers(0, 15)) else []
-    headers += [f"Authorization: Bearer {TOKEN.decode()}"] if caller else []
-    headers += draw(st.lists(st.sampled_from(HEADERS), max_size=1))
-    method = draw(st.sampled_from(METHODS[:5] + METHODS))
-    head = f"{method} {draw(targets())} HTTP/1.1\r\n" + "\r\n".join(headers) + "\r\n\r\n"
-    return Request(head.encode("latin-1", "replace") + content, caller)
+    if caller and path.startswith("/v1"):
+        headers += ["Authorization: Bearer {token}"]
+    elif caller:
+        headers += ["Cookie: heliostat-{port}={session}", "Origin: http://{host}"]
+    more = draw(st.sampled_from(HEADERS)) if draw(st.integers(0, 9)) == 0 else ""
+    headers += [more] if more else []
+    headers += ["Connection: close"]
+    if draw(st.integers(0, 19)) == 0:
+        method = draw(st.sampled_from(METHODS))
+    head = f"{method} {draw(_target(path))} HTTP/1.1\r\n" + "\r\n".join(headers) + "\r\n\r\n"
+    is_whole = length <= len(content) and "chunked" not in more
+    return Request(head.encode("latin-1", "replace") + content, caller, is_whole)
+
+
+def _usual_type(path: str) -> str:
+    if not path.startswith("/v1"):
+        return TYPES[1]
+    return TYPES[2] if path.endswith("/versions") else TYPES[0]
 
 
 def _body(draw: Callable[..., Any], kind: str) -> bytes:
@@ -144,24 +171,23 @@ def _body(draw: Callable[..., Any], kind: str) -> bytes:
 
 
 @st.composite
-def targets(draw: Callable[..., Any]) -> str:
-    """The path, most of the time one that there is."""
-    if draw(st.integers(0, 9)) == 0:
+def _target(draw: Callable[..., Any], path: str) -> str:
+    """The path, filled in, and a query; now and then something else."""
+    if draw(st.integers(0, 19)) == 0:
         return draw(
-            st.sampled_from(["*", "//", "/%", "/%00", "/../etc", "/v1", "http://h/v1/info"])
+            st.sampled_from(
+                ["*", "//", "/%", "/%00", "/../etc", "/v1", "http://h/v1/info", "/docs"]
+            )
         )
-    name = quote(draw(st.sampled_from(NAMES) | odd.texts), safe="", errors="replace")
-    version = quote(draw(odd.numbers), safe="", errors="replace")[:5000]
-    path = draw(st.sampled_from(PATHS)).format(name=name, version=version)
-    query = draw(
-        st.just({})
-        | st.dictionaries(
-            st.sampled_from(["experiment", "count", "axis", "version", "before", "reward", "x"]),
-            st.sampled_from(NAMES) | odd.numbers | odd.texts,
-            max_size=2,
-        )
+    name = draw(odd.mostly(st.sampled_from(NAMES), odd.texts, times=4))
+    version = draw(odd.mostly(st.integers(0, 3).map(str), odd.numbers, times=2))[:5000]
+    filled = path.format(
+        name=quote(name, safe="", errors="replace"), version=quote(version, errors="replace")
     )
-    return path + (f"?{urlencode(query, errors='replace')}" if query else "")
+    fields = st.sampled_from(["experiment", "count", "axis", "version", "before", "reward", "x"])
+    values = st.sampled_from([*NAMES, "time", "version", "1-1"]) | odd.numbers | odd.texts
+    query = draw(odd.mostly(st.just({}), st.dictionaries(fields, values, max_size=2), times=2))
+    return filled + (f"?{urlencode(query, errors='replace')}" if query else "")
 
 
 class Sender:
@@ -175,17 +201,24 @@ class Sender:
     def run(self, request: Request) -> Verdict:
         plane = self._plane
         plane.renew()
-        token = plane.tokens.get(request.caller, "").encode()
-        answer = self._answer(request.content.replace(TOKEN, token))
-        return plane.judged(_judged(answer), request.caller)
+        content = request.content
+        for name, value in {
+            b"{host}": plane.http,
+            b"{port}": str(self._address[1]),
+            b"{token}": plane.tokens.get(request.caller, ""),
+            b"{session}": plane.session(request.caller),
+        }.items():
+            content = content.replace(name, value.encode())
+        return plane.judged(_judged(self._answer(content, request.is_whole)), request.caller)
 
-    def _answer(self, content: bytes) -> bytes | None:
+    def _answer(self, content: bytes, is_whole: bool) -> bytes | None:
         """All that comes back; None: nothing in time."""
         answer = b""
         with socket.create_connection(self._address, TIMEOUT_S) as connection:
             try:
                 connection.sendall(content)
-                connection.shutdown(socket.SHUT_WR)
+                if not is_whole:
+                    connection.shutdown(socket.SHUT_WR)
                 while part := connection.recv(65536):
                     answer += part
             except TimeoutError:

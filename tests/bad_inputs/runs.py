@@ -85,9 +85,20 @@ def hurt_runs(draw: Callable[..., Any]) -> HurtRun:
     )
     report = out.map(lambda out: ("report", HURT, *out))
     pace = ("train", TOML, "--dry-run", "--run.name", "hurt")
+    command = draw(st.just(RESUME) | export | report | st.just(pace))
+    loads = command == RESUME or "fused" in command
     return HurtRun(
-        command=draw(st.just(RESUME) | export | report | st.just(pace)),
-        damages=tuple(draw(st.lists(hurt | hurt | model, min_size=1, max_size=2, unique_by=_name))),
+        command=command,
+        damages=tuple(
+            draw(
+                st.lists(
+                    odd.mostly(hurt, model, times=2) if loads else hurt,
+                    min_size=1,
+                    max_size=2,
+                    unique_by=_name,
+                )
+            )
+        ),
         extras=tuple(
             draw(st.just([]) | st.just([]) | st.lists(st.sampled_from(EXTRAS), max_size=2))
         ),

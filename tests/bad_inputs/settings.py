@@ -26,14 +26,13 @@ if TYPE_CHECKING:
 
     from tests.bad_inputs.sandbox import Sandbox
 
-PROMPTS = b"\n".join(b"a red cat number %d" % number for number in range(80))
-FILES = {"prompts.txt": PROMPTS}
+FILES = {"prompts.txt": b"a cat\na dog\ntwo owls\na tree\n", "heldout.txt": b"a fox\na bear\n"}
 BASE = {
     "run": {"name": '"tiny"', "steps": "3", "device": '"cpu"'},
-    "prompts": {"train": '"prompts.txt"', "per_step": "2"},
+    "prompts": {"train": '"prompts.txt"', "heldout": '"heldout.txt"', "per_step": "2"},
     "recipe": {"candidates": "8", "keep_pairs": "2", "explore_steps": "2", "steps": "4"},
     "reward": {"name": '"warmth"'},
-    "evaluation": {"prompts": "3"},
+    "evaluation": {"prompts": "2"},
 }
 """Section -> key -> what stands behind the equals sign."""
 KEYS = sorted(
