@@ -60,11 +60,11 @@ def _at_workbench(root: Path) -> Iterator[Try]:
 
 KINDS = (
     Kind("settings", 2500, settings.run_settings(), _in_sandbox(settings.run)),
-    Kind("prompts", 1500, prompts.prompt_files(), _in_sandbox(prompts.run)),
-    Kind("commands", 1500, commands.command_lines(), _in_sandbox(commands.run)),
+    Kind("prompts", 1600, prompts.prompt_files(), _in_sandbox(prompts.run)),
+    Kind("commands", 1200, commands.command_lines(), _in_sandbox(commands.run)),
     Kind("http", 1500, requests.requests(), requests.opened),
     Kind("grpc", 1000, messages.calls(), messages.opened),
-    Kind("adapters", 1000, adapters.adapters, _in_sandbox(adapters.run)),
+    Kind("adapters", 1200, adapters.adapters, _in_sandbox(adapters.run)),
     Kind("runs", 400, runs.hurt_runs(), _at_workbench),
     Kind("definitions", 600, definitions.files(), _in_sandbox(definitions.run)),
 )

@@ -51,7 +51,7 @@ def refused(sentence: str) -> Verdict:
     """A refusal, which has to be one sentence."""
     sentence = sentence.strip()
     is_vague = sentence in {"", "Invalid metadata"}  # gRPC's own words for a header
-    if is_vague or len(sentence.splitlines()) > 1 or "Traceback" in sentence:
+    if is_vague or re.search(r"[\r\n]|Traceback", sentence):
         return Verdict(Outcome.NOT_ONE_SENTENCE, sentence, _alike(sentence))
     return Verdict(Outcome.REFUSED, sentence)
 

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -130,9 +131,12 @@ class Workbench:
             sandbox.guard(f"{HURT}/{name}")
         for name, damage in hurt.damages:
             sandbox.hurt(name, damage)
-        if hurt.command != RESUME:
-            return run_command(Command(hurt.command), sandbox)
-        return sandbox.tidied(self._resumed())
+        try:
+            if hurt.command != RESUME:
+                return run_command(Command(hurt.command), sandbox)
+            return sandbox.tidied(self._resumed())
+        finally:
+            torch.set_default_dtype(torch.float32)  # diffusers leaves another where a load fails
 
     def _resumed(self) -> Verdict:
         try:

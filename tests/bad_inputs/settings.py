@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 from hypothesis import strategies as st
 
@@ -57,6 +59,13 @@ CHOICES = (
     "hf://a/b?split=x&color=y",
     "hf://",
 )
+RIGHT_INTEGERS = (
+    "0x10",
+    "2147483648",
+    "9223372036854775808",
+    "1" + "0" * 30,
+    "1" + "0" * 400,
+)
 RIGHT_NUMBERS = (
     "0",
     "-1",
@@ -70,11 +79,7 @@ RIGHT_NUMBERS = (
     "inf",
     "-inf",
     "nan",
-    "0x10",
-    "2147483648",
-    "9223372036854775808",
-    "1" + "0" * 30,
-    "1" + "0" * 400,
+    *RIGHT_INTEGERS,
 )
 ODD_LITERALS = (
     "[]",
@@ -110,6 +115,7 @@ def toml_string(text: str) -> str:
 right_numbers = (
     st.sampled_from(RIGHT_NUMBERS) | st.integers(-3, 100).map(str) | st.floats().map(repr)
 )
+right_integers = st.sampled_from(RIGHT_INTEGERS) | st.integers(-3, 100).map(str)
 right_literals = (
     right_numbers
     | st.sampled_from(CHOICES).map(toml_string)
@@ -121,6 +127,36 @@ odd_literals = (
 )
 literals = odd.mostly(right_literals, odd_literals, times=3)
 keys = st.sampled_from(KEYS) | st.tuples(st.sampled_from([*BASE, "nosuch", ""]), odd.words)
+
+
+def fitting(section: str, key: str) -> st.SearchStrategy[str]:
+    """Literals of a type that a setting may have: what is wrong with them is their value."""
+    annotations = [
+        kind.model_fields[key].annotation
+        for kind in section_kinds(
+            TrainConfig, section if section in TrainConfig.model_fields else "run"
+        )
+        if key in kind.model_fields
+    ]
+    leaves = {leaf for annotation in annotations for leaf in _leaves(annotation)}
+    choices = [
+        toml_string(str(choice.value))
+        for leaf in leaves
+        if isinstance(leaf, type) and issubclass(leaf, Enum)
+        for choice in leaf
+    ]
+    strategies = [st.sampled_from(choices)] if choices else []
+    strategies += [right_numbers] if float in leaves else []
+    strategies += [right_integers] if int in leaves else []
+    strategies += [st.sampled_from(["true", "false"])] if bool in leaves else []
+    strategies += [right_literals] if leaves & {str, Path} else []
+    return st.one_of(strategies) if strategies else right_literals
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for inner in get_args(annotation):
+        yield from _leaves(inner)
 
 
 def toml_of(sections: dict[str, Any]) -> bytes:
@@ -135,10 +171,9 @@ def toml_of(sections: dict[str, Any]) -> bytes:
 @st.composite
 def run_settings(draw: Callable[..., Any]) -> RunSettings:
     sections: dict[str, Any] = {name: dict(pairs) for name, pairs in BASE.items()}
-    for section, key in draw(st.lists(st.sampled_from(KEYS), max_size=2)):
+    for section, key in draw(st.lists(st.sampled_from(KEYS), min_size=1, max_size=2)):
         pairs = sections.setdefault(section, {})
-        if isinstance(pairs, dict):
-            pairs[key] = draw(literals)
+        pairs[key] = draw(odd.mostly(fitting(section, key), literals, times=4))
     if draw(st.integers(0, 7)) == 0:
         section, key = draw(keys)
         sections.setdefault(section, {})[key] = draw(literals)
@@ -154,8 +189,10 @@ def run_settings(draw: Callable[..., Any]) -> RunSettings:
 
 @st.composite
 def override(draw: Callable[..., Any]) -> tuple[str, ...]:
-    section, key = draw(keys)
-    value = draw(right_numbers | st.sampled_from(CHOICES) | literals | odd.texts)
+    section, key = draw(odd.mostly(st.sampled_from(KEYS), keys))
+    value = draw(
+        odd.mostly(fitting(section, key).map(lambda text: text.strip('"')), literals | odd.texts)
+    )
     match draw(st.integers(0, 19)):
         case 0:
             return (f"--{section}.{key}",)

@@ -46,7 +46,7 @@ class Worker:
             self._try = self._stack.enter_context(kind.opened(Path(task["root"]) / kind.name))
             self._name = kind.name
         assert self._try is not None
-        inputs = inputs_of(kind, task["seed"], task["chunk"], task["count"])
+        inputs = inputs_of(kind, task["seed"], task["chunk"])[: task["count"]]
         for place, one in enumerate(inputs[task["first"] :], task["first"]):
             yield {"at": place, "input": repr(one)[:SHOWN]}
             faulthandler.dump_traceback_later(TELL_AFTER_S, file=sys.__stderr__)
