@@ -142,7 +142,7 @@ def files(draw: Callable[..., Any]) -> Command:
         case 5:
             key = ("--vlm-judge-url", f"http://{CLOSED}", "--vlm-judge-model", draw(odd.words))
             rubric = ("--vlm-judge-rubric", "r", "--vlm-judge-key", SECRET)
-            return Command((*SERVE[:-1], *key, *rubric), {"r": draw(secret_files)})
+            return Command((*SERVE[:-1], *key, *rubric), {"r": draw(secret_files)}, secrets=hidden)
         case _:
             toml = {"rewards.toml": draw(definitions())}
             return Command(("rewards", "--rewards", "rewards.toml"), toml)

@@ -11,8 +11,9 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import strategies as st
 
+from heliostat_engines.adapters import AdapterFiles
 from heliostat_proto import control_pb2
-from tests.bad_inputs import adapters
+from tests.bad_inputs import adapters, odd
 from tests.bad_inputs.outcome import ACCEPTED, Outcome, Verdict, refused
 from tests.bad_inputs.plane import Plane, running_plane
 from tests.server.rollout_client import publish_parts
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from google.protobuf.descriptor import Descriptor
+
+    from tests.bad_inputs.odd import Damage
 
 SERVICE = control_pb2.DESCRIPTOR.services_by_name["Control"]
 METHODS = tuple(SERVICE.methods)
@@ -51,17 +54,23 @@ HEADERS = (
     "Bearer " + "x" * 5000,
 )
 
-texts = st.sampled_from(NAMES) | st.text(st.characters(codec="utf-8"), max_size=20)
+texts = odd.mostly(
+    st.sampled_from(NAMES), st.text(st.characters(codec="utf-8"), max_size=20), times=5
+)
 
 
 @dataclass(frozen=True)
 class Call:
-    """parts: one message, or those of a stream. caller: whose token; else `header` is sent."""
+    """parts: one message, or those of a stream. caller: whose token; else `header` is sent.
+
+    damages: an upload is of an adapter that fits the engine, but for what befell its two files.
+    """
 
     method: str
     parts: tuple[bytes, ...]
     caller: str = ""
     header: str | None = None
+    damages: tuple[Damage | None, Damage | None] | None = None
 
 
 def message(descriptor: Descriptor) -> st.SearchStrategy[Any]:
@@ -90,6 +99,10 @@ def _values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 @st.composite
 def calls(draw: Callable[..., Any]) -> Call:
     method = draw(st.sampled_from(METHODS))
+    if method.client_streaming and draw(st.booleans()):
+        damage = st.none() | odd.damages
+        damages = draw(st.tuples(damage, damage))
+        return Call(method.name, (), draw(st.sampled_from(TOKENS)), damages=damages)
     if method.client_streaming:
         parts = draw(uploads())
     else:
@@ -151,7 +164,7 @@ class Caller:
         try:
             if call.method == PUBLISH:
                 ask = self._channel.stream_unary(path, **raw)
-                ask(iter(call.parts), timeout=TIMEOUT_S, metadata=metadata)
+                ask(iter(self._parts(call)), timeout=TIMEOUT_S, metadata=metadata)
             else:
                 ask = self._channel.unary_unary(path, **raw)
                 ask(call.parts[0], timeout=TIMEOUT_S, metadata=metadata)
@@ -161,6 +174,17 @@ class Caller:
         except ValueError as error:  # gRPC does not send such headers
             return Verdict(Outcome.REFUSED, str(error))
         return ACCEPTED
+
+    def _parts(self, call: Call) -> tuple[bytes, ...]:
+        if call.damages is None:
+            return call.parts
+        whole = self._plane.adapter
+        config, tensors = (
+            data if damage is None else damage.applied(data) or b""
+            for data, damage in zip((whole.config, whole.tensors), call.damages, strict=True)
+        )
+        parts = publish_parts(AdapterFiles(config, tensors), "mine", chunk_bytes=10_000)
+        return tuple(part.SerializeToString() for part in parts)
 
 
 def _told(code: grpc.StatusCode, details: str, call: Call) -> Verdict:
