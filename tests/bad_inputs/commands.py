@@ -95,8 +95,7 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
         ("server", "vlm_judge_url", "redis", "triton_url", "advertise", "host"), ADDRESSES
     ),
 }
-FILES = settings.FILES | {
-    "run.toml": settings.toml_of(settings.BASE),
+FILES = settings.RUN_FILES | {
     "rewards.toml": b'[rewards.mix]\nkind = "weighted_sum"\nweights = { colourfulness = 1.0 }\n',
     "empty.toml": b"",
     "bytes.bin": bytes(range(256)),
@@ -135,21 +134,13 @@ def parameters(function: Any) -> Iterator[Parameter]:
         if get_origin(hint) is not Annotated:  # the context, what is returned
             continue
         inner, given = get_args(hint)
-        kinds = [kind for kind in _leaves(inner) if kind is not type(None)]
+        kinds = [kind for kind in settings.types_within(inner) if kind is not type(None)]
         flags = [flag for text in given.param_decls or () for flag in text.split("/")]
         if not isinstance(given, OptionInfo):
             flags = []
         elif not flags:
             flags = [f"--{name.replace('_', '-')}"]
         yield Parameter(name, kinds[0], tuple(flags))
-
-
-def _leaves(hint: Any) -> Iterator[Any]:
-    """The types of a union or a list."""
-    if not get_args(hint):
-        yield hint
-    for inner in get_args(hint):
-        yield from _leaves(inner)
 
 
 COMMANDS = tuple((words, tuple(parameters(function))) for words, function in commands(app))

@@ -56,7 +56,6 @@ WEIGHTS = (
     "{ b = 1.0, a = -1 }",
     '{ colourfulness = "1" }',
 )
-RUN = settings.FILES | {"run.toml": settings.toml_of(settings.BASE)}
 TRAIN = ("train", "run.toml", "--server.patience_s", "0", "--server", f"grpc://{CLOSED}")
 LIST = ("experiment", "list", "--server", f"grpc://{CLOSED}")
 LOGIN = ("login", "--server", f"grpc://{CLOSED}", "--token")
@@ -120,21 +119,26 @@ def files(draw: Callable[..., Any]) -> Command:
         case 0:
             return Command(
                 (*TRAIN, "--server.token_file", "t"),
-                RUN | {"t": draw(secret_files)},
+                settings.RUN_FILES | {"t": draw(secret_files)},
                 secrets=hidden,
             )
         case 1:
             token = odd.argument(draw(secrets()))
             return Command(
                 draw(st.sampled_from([TRAIN, LIST])),
-                RUN,
+                settings.RUN_FILES,
                 {"HELIOSTAT_TOKEN": token},
                 secrets=hidden,
             )
         case 2:
             kept = {"c.json": draw(credentials | st.builds(_damaged, odd.damages))}
             where = {"HELIOSTAT_CREDENTIALS": "c.json"}
-            return Command(draw(st.sampled_from([TRAIN, LIST])), RUN | kept, where, secrets=hidden)
+            return Command(
+                draw(st.sampled_from([TRAIN, LIST])),
+                settings.RUN_FILES | kept,
+                where,
+                secrets=hidden,
+            )
         case 3:
             return Command((*LOGIN, odd.argument(draw(secrets()))), secrets=hidden)
         case 4:

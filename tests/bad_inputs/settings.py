@@ -138,25 +138,27 @@ def fitting(section: str, key: str) -> st.SearchStrategy[str]:
         )
         if key in kind.model_fields
     ]
-    leaves = {leaf for annotation in annotations for leaf in _leaves(annotation)}
+    kinds = {kind for annotation in annotations for kind in types_within(annotation)}
     choices = [
         toml_string(str(choice.value))
-        for leaf in leaves
-        if isinstance(leaf, type) and issubclass(leaf, Enum)
-        for choice in leaf
+        for kind in sorted(kinds, key=str)
+        if issubclass(kind, Enum)
+        for choice in kind
     ]
     strategies = [st.sampled_from(choices)] if choices else []
-    strategies += [right_numbers] if float in leaves else []
-    strategies += [right_integers] if int in leaves else []
-    strategies += [st.sampled_from(["true", "false"])] if bool in leaves else []
-    strategies += [right_literals] if leaves & {str, Path} else []
+    strategies += [right_numbers] if float in kinds else []
+    strategies += [right_integers] if int in kinds else []
+    strategies += [st.sampled_from(["true", "false"])] if bool in kinds else []
+    strategies += [right_literals] if kinds & {str, Path} else []
     return st.one_of(strategies) if strategies else right_literals
 
 
-def _leaves(annotation: Any) -> Iterator[Any]:
-    yield annotation
+def types_within(annotation: Any) -> Iterator[type]:
+    """The classes that a union, a list or another annotation is made of."""
+    if isinstance(annotation, type):
+        yield annotation
     for inner in get_args(annotation):
-        yield from _leaves(inner)
+        yield from types_within(inner)
 
 
 def toml_of(sections: dict[str, Any]) -> bytes:
@@ -166,6 +168,9 @@ def toml_of(sections: dict[str, Any]) -> bytes:
         if isinstance(pairs, dict):
             lines += [f"[{name}]", *(f"{key} = {literal}" for key, literal in pairs.items())]
     return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+RUN_FILES = FILES | {"run.toml": toml_of(BASE)}
 
 
 @st.composite
