@@ -17,6 +17,10 @@ HELDOUT = ("a purple fox", "a white bear", "three bees")
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+def write_checkpoint(folder: Path) -> Path:
     """A demo-family transformer of one block with random weights, in diffusers' layout."""
     import torch
     from diffusers import SD3Transformer2DModel
@@ -39,7 +43,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for parameter in transformer.parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, std=0.1)
-    folder = tmp_path_factory.mktemp("checkpoint")
     transformer.save_pretrained(folder / "transformer")
     return folder
 
