@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.loop import Trainer
 
-TOML, MODEL, KEPT, HURT = "kept.toml", "model", "runs/kept", "runs/hurt"
+TOML, MODEL, KEPT, HURT = "run.toml", "model", "runs/kept", "runs/hurt"
 STEPS = 2
 SETTINGS = ("--run.steps", str(STEPS))
 LATEST = f"checkpoints/step-{STEPS:06d}"

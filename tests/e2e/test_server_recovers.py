@@ -119,7 +119,8 @@ def test_a_second_server_on_the_folder_is_told_in_a_sentence(server: ServerHarne
     )
     assert second.returncode == 1
     (sentence,) = second.stderr.strip().splitlines()
-    assert f"process {server.record.launcher.pid} at {server.record.control}" in sentence
+    assert f"in use by process {server.record.launcher.pid} on " in sentence
+    assert f"it answers at {server.record.control}" in sentence
 
 
 def test_a_client_that_leaves_stops_its_rollout_alone(

@@ -98,3 +98,15 @@ def test_an_evaluation_that_holds_notes_stops_the_start(
     with pytest.raises(FilesError, match=r"step-000003 holds notes, .*: move it out"):
         make_trainer(config, server)
     assert notes.read_text() == "x"
+
+
+def test_a_run_that_never_began_leaves_no_folder(configure: Configure) -> None:
+    config = configure()
+    with working_in(config):
+        assert config.run.path.exists()
+    assert not config.run.path.exists()
+    config.run.path.mkdir(parents=True)
+    (config.run.path / "notes.txt").write_text("mine")
+    with working_in(config):
+        pass
+    assert (config.run.path / "notes.txt").read_text() == "mine"

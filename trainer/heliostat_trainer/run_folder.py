@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from heliostat_engines.files import claim_folder
 from heliostat_engines.locks import locked
 from heliostat_engines.ownership import (
+    MARKER,
     Layout,
     read_marker,
     require_own_file,
@@ -46,6 +47,8 @@ LOCK = "lock"
 def held_run(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """Have a run's folder for ourselves, for as long as the block; it is made if need be.
 
+    One that was made and into which nothing was written, say because no server answered, is not left.
+
     warn: is told if the file system has no locks.
 
     Raises:
@@ -54,6 +57,7 @@ def held_run(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """
     if read_marker(path) is None:
         require_own_file(path / "run.json", RUN_FILE_SIGN, RUN.advice)
+    is_new = not path.exists()
     claim_folder(path, RUN, beside_others=True)
     with locked(
         path / LOCK, "heliostat train", "wait for it, stop it, or set another run.name", warn
@@ -63,4 +67,17 @@ def held_run(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
             require_replaceable(
                 path / name, replace(layout, advice="move it out of the run's folder")
             )
-        yield
+        try:
+            yield
+        finally:
+            if is_new:
+                _remove_if_unused(path)
+
+
+def _remove_if_unused(path: Path) -> None:
+    """Remove a folder that we made if there is nothing in it but what claims it."""
+    names = {entry.name for entry in path.iterdir()}
+    if names <= {MARKER, LOCK}:
+        for name in names:
+            (path / name).unlink()
+        path.rmdir()
