@@ -26,7 +26,18 @@ trainer takes it from `HELIOSTAT_TOKEN` or `server.token_file`.
 Server = Annotated[
     str, typer.Option(envvar="HELIOSTAT_SERVER", help="The rollout server's control plane.")
 ]
-Name = Annotated[str, typer.Argument(help="The experiment: a run's name.")]
+
+
+def _sendable(name: str) -> str:
+    """Refuse what the shell gave as bytes that are no UTF-8: it cannot be sent."""
+    from heliostat_engines.text import is_whole
+
+    if not is_whole(name):
+        raise typer.BadParameter("this is not UTF-8 text")
+    return name
+
+
+Name = Annotated[str, typer.Argument(help="The experiment: a run's name.", callback=_sendable)]
 Weight = Annotated[
     float | None,
     typer.Option(help="Its part of the engine, relative to the others of its priority."),

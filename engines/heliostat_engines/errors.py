@@ -64,3 +64,8 @@ class FilesError(HeliostatError, ValueError):
 
 class FolderBusyError(FilesError):
     """A folder that another process works in."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's text; the name of its kind if it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

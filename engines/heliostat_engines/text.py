@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from heliostat_engines.errors import FileError, HeliostatError
+from heliostat_engines.errors import FileError, HeliostatError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
         place = f"{where}, line {error.lineno}, column {error.colno}"
         raise FileError(f"{place}: this is not JSON: {_lower(error.msg)}") from error
     except (ValueError, RecursionError) as error:
-        raise FileError(f"{where} is not JSON: {_first_line(error)}") from error
+        raise FileError(f"{where} is not JSON: {first_line(error)}") from error
 
 
 def read_json(path: Path) -> Any:
@@ -99,14 +99,10 @@ def content_of(
     except KeyError as error:
         problem, cause = f"{path} is damaged: it lacks {error}", error
     except (ValueError, TypeError, AttributeError, LookupError, SafetensorError) as error:
-        problem, cause = f"{path} is damaged ({_first_line(error)})", error
+        problem, cause = f"{path} is damaged ({first_line(error)})", error
     else:
         return
     raise kind(f"{problem}: {advice}" if advice else problem) from cause
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _lower(message: str) -> str:

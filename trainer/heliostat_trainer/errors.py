@@ -45,8 +45,3 @@ class InterruptedRunError(HeliostatError):
 
 class RankFailedError(HeliostatError):
     """Another process of the run failed: it says why."""
-
-
-def first_line(error: Exception) -> str:
-    """Of its text; the name of its kind if it has none."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -22,9 +22,9 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
-from heliostat_engines.errors import HeliostatError
+from heliostat_engines.errors import HeliostatError, first_line
 from heliostat_engines.network import rendezvous_problem
-from heliostat_trainer.errors import ConfigError, RankFailedError, first_line
+from heliostat_trainer.errors import ConfigError, RankFailedError
 from heliostat_trainer.interrupts import StopRequestedError
 from heliostat_trainer.launch import world_size
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from heliostat_engines.arithmetic import CPU_DTYPE, cpu_dtype, name_of
-from heliostat_engines.errors import FilesError, HeliostatError
+from heliostat_engines.errors import FilesError, HeliostatError, first_line
 from heliostat_engines.families import get_family
 from heliostat_engines.families.weights import weights_digest
 from heliostat_engines.files import atomic_text
@@ -23,7 +23,6 @@ from heliostat_trainer.errors import (
     InterruptedRunError,
     OutOfMemoryError,
     RunFolderError,
-    first_line,
 )
 from heliostat_trainer.evaluate import Evaluator
 from heliostat_trainer.export import export_run

@@ -110,16 +110,19 @@ class Operations:
     def delete(self, caller: Caller, experiment: str) -> None:
         """Forget an experiment and all that is its."""
         caller.check_admin()
+        check_experiment(experiment)
         self._experiments.delete(experiment)
 
     def issue_token(self, caller: Caller, experiment: str) -> str:
         """One more token of an experiment."""
         caller.check_admin()
+        check_experiment(experiment)
         return self._experiments.issue_token(experiment)
 
     def revoke_tokens(self, caller: Caller, experiment: str) -> int:
         """Make all tokens of an experiment void; answers how many."""
         caller.check_admin()
+        check_experiment(experiment)
         return self._experiments.revoke_tokens(experiment)
 
     def max_adapter_bytes(self) -> int:

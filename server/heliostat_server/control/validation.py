@@ -17,7 +17,7 @@ def first_problem(errors: Sequence[Mapping[str, Any]]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     message = f"{message[0].lower()}{message[1:]}"
     if first["type"] == "missing":
-        return f"{name} is missing"
+        return f"{name or 'the body'} is missing"
     if first["type"] == UNKNOWN:
         return f"{name}: {message}" if name else message
     return f"{name} = {str(first['input'])[:100]!r}: {message}" if name else message

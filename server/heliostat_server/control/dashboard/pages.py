@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.exceptions import HTTPException
 
 from heliostat_engines.errors import HeliostatError
 from heliostat_server.control.dashboard.charts import number
@@ -79,6 +80,8 @@ class PageRoute(APIRoute):
                 response = _problem(request, error)
             except RequestValidationError as error:
                 response = _problem(request, RequestError(first_problem(error.errors())))
+            except HTTPException as error:  # Starlette's own: a form that is none
+                response = _problem(request, RequestError(error.detail))
             except Exception as error:
                 structlog.get_logger("dashboard").error("failed", exc_info=error)
                 response = _problem(request, error)
