@@ -9,6 +9,7 @@ guidance). A resumed run may evaluate with other settings: only evaluations that
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
@@ -53,6 +54,9 @@ LAYOUT = Layout(
     advice="move it out of the run's folder of evaluations",
     required=frozenset({RESULTS, IMAGES}),
 )
+
+PROMPTS_AT_ONCE = 64
+"""Whose embeddings and images are held at once, or a few more to fill batches."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,18 @@ class Evaluation:
         return Conditions(
             self.guidance, self.denoising_steps, self.resolution_px, self.prompts, self.seeds
         )
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What is kept of a block of prompts."""
+
+    rewards: NDArray[np.float64]
+    """rewards[B, R]"""
+    statistics: Mapping[str, list[list[float]]]
+    diversity: list[float]
+    images: torch.Tensor
+    """images[P, S, H, W, 3] of those prompts whose pictures are kept."""
 
 
 class Evaluator:
@@ -203,18 +219,11 @@ class Evaluator:
         Raises:
             FilesError: the results cannot be written.
         """
-        conditioning = self._encode(self._prompts)
-        null = self._encode([""]) if any(scale != 1.0 for scale in guidances) else None
         evaluations, images = [], {}
         done, nfes = 0, sum(map(self._settings.nfes, guidances))
         for scale in guidances:
             low, done = done, done + self._settings.nfes(scale)
-            self._stages.part(
-                f"evaluate the {policy} policy, guidance {scale:g}", low / nfes, done / nfes
-            )
-            evaluation, pictures = self._evaluate(
-                step, policy, scale, conditioning, None if scale == 1.0 else null
-            )
+            evaluation, pictures = self._evaluate(step, policy, scale, (low / nfes, done / nfes))
             evaluations.append(evaluation)
             images[f"{policy}/guidance_{scale:g}"] = pictures
         with atomic_folder(self.path(step), LAYOUT) as draft:
@@ -224,34 +233,26 @@ class Evaluator:
         return tuple(evaluations)
 
     def _evaluate(
-        self,
-        step: int,
-        policy: PolicyName,
-        guidance: float,
-        conditioning: Conditioning,
-        null: Conditioning | None,
+        self, step: int, policy: PolicyName, guidance: float, share: tuple[float, float]
     ) -> tuple[Evaluation, torch.Tensor]:
-        """The evaluation, and images[P, S, H, W, 3] of the first prompts to keep."""
+        """The evaluation, and images[P, S, H, W, 3] of the first prompts to keep.
+
+        `share` is where it begins and ends among all that is evaluated now, 0..1.
+        """
         began = time.monotonic()
-        each = self._settings.seeds_per_prompt
-        latents = self._artist.draw(
-            policy,
-            [seed for group in self._seeds for seed in group],
-            conditioning,
-            [row for row in range(len(self._prompts)) for _ in range(each)],
-            self._settings.steps,
-            null=null,
-            guidance=guidance,
-        )
-        texts = [prompt for prompt in self._prompts for _ in range(each)]
-        scores = self._server.score(latents, texts, self._rewards, return_images=True)
-        assert scores.images is not None
-        images = torch.from_numpy(scores.images)
+        null = None if guidance == 1.0 else self._encode([""])
+        blocks = self._blocks()
+        drawn = []
+        for number, block in enumerate(blocks):
+            low, high = (
+                share[0] + (share[1] - share[0]) * at / len(blocks) for at in (number, number + 1)
+            )
+            self._stages.part(f"evaluate the {policy} policy, guidance {guidance:g}", low, high)
+            drawn.append(self._draw(policy, guidance, block, null))
+        values = np.concatenate([part.rewards for part in drawn])
         rewards = {
-            name: self._by_prompt(scores.rewards[:, column])
-            for column, name in enumerate(self._rewards)
+            name: self._by_prompt(values[:, column]) for column, name in enumerate(self._rewards)
         }
-        statistics, groups = self._describe(images)
         evaluation = Evaluation(
             step=step,
             policy=policy,
@@ -259,15 +260,53 @@ class Evaluator:
             denoising_steps=self._settings.steps,
             prompts=self._prompts,
             seeds=self._seeds,
-            rewards={name: values.tolist() for name, values in rewards.items()},
-            means={name: prompt_interval(values) for name, values in rewards.items()},
-            statistics=statistics,
-            diversity=groups,
+            rewards={name: rows.tolist() for name, rows in rewards.items()},
+            means={name: prompt_interval(rows) for name, rows in rewards.items()},
+            statistics={
+                name: [row for part in drawn for row in part.statistics[name]] for name in PER_IMAGE
+            },
+            diversity=[value for part in drawn for value in part.diversity],
             seconds=round(time.monotonic() - began, 2),
             resolution_px=self._resolution_px,
         )
-        kept = images.view(-1, each, *images.shape[1:])[: self._settings.images]
-        return evaluation, kept.contiguous()
+        return evaluation, torch.cat([part.images for part in drawn]).contiguous()
+
+    def _blocks(self) -> list[range]:
+        """Rows of prompts that are drawn together: embeddings and images of all would not fit.
+
+        A block's images fill whole batches, so that batches are those of a single block.
+        """
+        capacity = self._artist.capacity
+        filling = capacity // math.gcd(capacity, self._settings.seeds_per_prompt)
+        size = filling * math.ceil(PROMPTS_AT_ONCE / filling)
+        return [
+            range(start, min(start + size, len(self._prompts)))
+            for start in range(0, len(self._prompts), size)
+        ]
+
+    def _draw(
+        self, policy: PolicyName, guidance: float, block: range, null: Conditioning | None
+    ) -> _Drawn:
+        """Draw and score a block of prompts."""
+        each = self._settings.seeds_per_prompt
+        prompts = [self._prompts[row] for row in block]
+        latents = self._artist.draw(
+            policy,
+            [seed for row in block for seed in self._seeds[row]],
+            self._encode(prompts),
+            [row for row in range(len(prompts)) for _ in range(each)],
+            self._settings.steps,
+            null=null,
+            guidance=guidance,
+        )
+        texts = [prompt for prompt in prompts for _ in range(each)]
+        scores = self._server.score(latents, texts, self._rewards, return_images=True)
+        assert scores.images is not None
+        images = torch.from_numpy(scores.images)
+        statistics, groups = self._describe(images)
+        kept = max(0, self._settings.images - block.start)
+        grouped = images.view(-1, each, *images.shape[1:])
+        return _Drawn(scores.rewards, statistics, groups, grouped[:kept].clone())
 
     def _measure(self) -> DrawingPace:
         """Draw and score a batch with few steps; once before, so that all is loaded and warm."""
