@@ -27,6 +27,7 @@ GUARDS: Mapping[str, tuple[str, ...]] = {
     "serve": ("--redis", f"redis://{CLOSED}", "--wait", "0"),
     "train": ("--dry-run",),
     "config": (),
+    "init": (),
     "report": (),
     "export": (),
     "login": AWAY,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 import pytest
+import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
@@ -194,6 +195,18 @@ def test_http_requests_as_its_own_description_allows_them_and_not(server: Server
     command += ["--max-examples", "25", "--phases", "coverage,fuzzing", "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-5000:]
+
+
+@pytest.mark.parametrize("name", ["mine%3Atokens", "mine%3Ausage", "%20", "a%2Fb"])
+def test_what_is_no_experiments_name_deletes_nothing(server: ServerHarness, name: str) -> None:
+    """Else a name could be the key of something that belongs to another experiment."""
+    url = f"{server.record.http}/v1/experiments/{name}"
+    headers = {"Authorization": f"Bearer {server.admin_token}"}
+    deleted = requests.delete(url, headers=headers, timeout=30)
+    revoked = requests.delete(f"{url}/tokens", headers=headers, timeout=30)
+    for answer in (deleted, revoked):
+        assert answer.status_code in {400, 404}
+        assert "Internal" not in answer.text
 
 
 @pytest.mark.parametrize(

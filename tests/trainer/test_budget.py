@@ -52,7 +52,7 @@ def test_of_one_prompt_there_would_be_no_interval() -> None:
 
 
 def test_the_first_guess_is_near_what_was_measured() -> None:
-    assert 50 < HERE.steps_in_time(DEMO) < 90  # docs/measurements.md: 72 steps of the demo
+    assert 50 < HERE.steps_in_time(DEMO) < 90  # docs/measurements.md: 60 steps of the demo
     unlimited = DEMO.model_copy(update={"run": DEMO.run.model_copy(update={"minutes": None})})
     assert HERE.steps_in_time(unlimited) == DEMO.run.steps
 

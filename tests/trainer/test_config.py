@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -269,3 +270,20 @@ def test_addresses() -> None:
     for wrong in ("host:99999", "grpc://", "host:"):
         with pytest.raises(ConfigError):
             server_address(wrong)
+
+
+@pytest.mark.parametrize(
+    ("line", "overrides", "sentence"),
+    [
+        ("objective = 1", (), "objective"),
+        ('objective = "awm"', (), "objective"),
+        ("watch = 0", ("--watch.every", "3"), r"watch = 0 is no section: write \[watch\]"),
+    ],
+)
+def test_a_section_that_is_none_is_one_sentence(
+    toml: Path, line: str, overrides: tuple[str, ...], sentence: str
+) -> None:
+    toml.write_text(f"{line}\n{toml.read_text()}")
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(toml))}: .*{sentence}") as error:
+        load_config(toml, overrides)
+    assert "\n" not in str(error.value)

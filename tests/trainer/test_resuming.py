@@ -132,7 +132,11 @@ def test_an_evaluation_that_cannot_be_read_is_made_anew(
     whole = results.read_text()
     results.write_text(whole[:100])
     run(configure("--run.steps", "2"), FakeServer(checkpoint), resume=True)
-    assert results.read_text() == whole
+
+    def timeless(text: str) -> list[dict[str, object]]:
+        return [{**each, "seconds": 0} for each in json.loads(text)]
+
+    assert timeless(results.read_text()) == timeless(whole)
 
 
 def test_the_best_is_chosen_among_evaluations_made_alike(

@@ -711,11 +711,20 @@ def load_config(
     """
     settings = _resolve_paths(_read_toml(path), path.resolve().parent)
     changes = list(parse_overrides(overrides, options))
-    named = dict(settings.get("objective", {})).get("name", DiffusionNftSettings().name)
+    objective = settings.get("objective")
+    named = DiffusionNftSettings().name
+    if isinstance(objective, dict):
+        named = objective.get("name", named)
     if any(change[:2] == ("objective", "name") and change[2] != named for change in changes):
         settings["objective"] = {}
     for section, key, value in changes:
-        settings.setdefault(section, {})[key] = value
+        table = settings.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(
+                f"{path}: {section} = {table!r} is no section: write [{section}], and its settings "
+                "below it"
+            )
+        table[key] = value
     try:
         config = TrainConfig.model_validate(settings)
     except ValidationError as error:

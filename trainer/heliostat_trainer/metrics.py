@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from heliostat_engines.errors import FileError
 from heliostat_engines.ownership import explained
-from heliostat_engines.text import parse_json
+from heliostat_engines.text import content_of, parse_json
+from heliostat_trainer.errors import RunFolderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,10 +46,14 @@ def read_metrics(
     """The lines of a metrics.jsonl; a line that was being written when the run died is left out.
 
     So is a damaged one: `say` is told its number.
+
+    Raises:
+        RunFolderError: the file cannot be read.
     """
     if not path.exists():
         return
-    *lines, _ = path.read_bytes().split(b"\n")
+    with content_of(path, kind=RunFolderError):
+        *lines, _ = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
         try:

@@ -150,7 +150,7 @@ class StateFolder:
         """The last server's record; None if there is none that can be read."""
         try:
             return ServerRecord.model_validate_json(self._record_path.read_text())
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return None
 
     def write_record(self, record: ServerRecord) -> None:
