@@ -214,6 +214,10 @@ overrides = st.lists(override(), max_size=2).map(
 )
 
 
+MAY_BE_INFINITE = {"optimiser.max_grad_norm"}
+"""Settings of which infinity means something: that gradients are not clipped."""
+
+
 def run(settings: RunSettings, sandbox: Sandbox) -> Verdict:
     """Read them; what is accepted has to be counted, kept and found the same by a resumed run."""
     path = sandbox.work / "run.toml"
@@ -231,7 +235,7 @@ def run(settings: RunSettings, sandbox: Sandbox) -> Verdict:
 def _unusable(config: TrainConfig) -> str | None:
     flat = flatten(config)
     for key, value in flat.items():
-        if not all(map(math.isfinite, _floats(value))):
+        if key not in MAY_BE_INFINITE and not all(map(math.isfinite, _floats(value))):
             return f"{key} is not finite"
     kept = json.loads(json.dumps(flat))
     change = first_change(completed(kept), flat)

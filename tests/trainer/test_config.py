@@ -275,8 +275,9 @@ def test_addresses() -> None:
 @pytest.mark.parametrize(
     ("line", "overrides", "sentence"),
     [
-        ("objective = 1", (), "objective"),
-        ('objective = "awm"', (), "objective"),
+        ("objective = 1", (), r"objective = 1 is no section: write \[objective\]"),
+        ('objective = "awm"', (), "objective = 'awm' is no section"),
+        ("lr = 1", ("--lr.x", "3"), "unknown setting lr"),
         ("watch = 0", ("--watch.every", "3"), r"watch = 0 is no section: write \[watch\]"),
     ],
 )

@@ -711,26 +711,29 @@ def load_config(
     """
     settings = _resolve_paths(_read_toml(path), path.resolve().parent)
     changes = list(parse_overrides(overrides, options))
-    objective = settings.get("objective")
-    named = DiffusionNftSettings().name
-    if isinstance(objective, dict):
-        named = objective.get("name", named)
+    _require_tables(settings, path)
+    named = settings.get("objective", {}).get("name", DiffusionNftSettings().name)
     if any(change[:2] == ("objective", "name") and change[2] != named for change in changes):
         settings["objective"] = {}
     for section, key, value in changes:
         table = settings.setdefault(section, {})
-        if not isinstance(table, dict):
-            raise ConfigError(
-                f"{path}: {section} = {table!r} is no section: write [{section}], and its settings "
-                "below it"
-            )
-        table[key] = value
+        if isinstance(table, dict):  # else it is no section at all, which is said below
+            table[key] = value
     try:
         config = TrainConfig.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_sentence(error.errors()[0])}") from error
     config.check_files()
     return config
+
+
+def _require_tables(settings: Mapping[str, object], path: Path) -> None:
+    for section in settings.keys() & TrainConfig.model_fields.keys():
+        if not isinstance(settings[section], dict):
+            raise ConfigError(
+                f"{path}: {section} = {settings[section]!r} is no section: write [{section}], and "
+                "its settings below it"
+            )
 
 
 def parse_overrides(

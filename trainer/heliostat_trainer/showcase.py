@@ -98,7 +98,7 @@ def read_showcase(folder: Path) -> Showcase | None:
 
 def _showcase(content: Mapping[str, Any], images: Mapping[str, torch.Tensor]) -> Showcase:
     pairs = [
-        Pair(explored, redrawn, proxy, reward)
+        Pair(explored, redrawn, float(proxy), float(reward))
         for explored, redrawn, proxy, reward in zip(
             images["explored"].numpy(),
             images["redrawn"].numpy(),
@@ -109,11 +109,11 @@ def _showcase(content: Mapping[str, Any], images: Mapping[str, torch.Tensor]) ->
     ]
     half = len(pairs) // 2
     return Showcase(
-        prompt=content["prompt"],
-        candidates=content["candidates"],
-        explore_steps=content["explore_steps"],
-        steps=content["steps"],
-        rho=content["rho"],
+        prompt=str(content["prompt"]),
+        candidates=int(content["candidates"]),
+        explore_steps=int(content["explore_steps"]),
+        steps=int(content["steps"]),
+        rho=None if content["rho"] is None else float(content["rho"]),
         best=tuple(pairs[:half]),
         worst=tuple(pairs[half:]),
     )
