@@ -15,7 +15,9 @@ from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling import sample_euler
+from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.policy import Policy, PolicyName
+from heliostat_trainer.run import require_same_arithmetic
 
 FAMILY = get_family("demo")
 CHECKPOINT = FAMILY.default_checkpoint
@@ -99,3 +101,13 @@ def test_nvfp4_draws_as_well_in_either_arithmetic(computing: Callable[[str], Non
     assert quantisation > 0.05
     assert distance(drawn["bfloat16"], exact["bfloat16"]) == pytest.approx(quantisation, rel=0.25)
     assert distance(drawn["bfloat16"], drawn["float32"]) < quantisation
+
+
+def test_ranks_of_one_run_compute_alike(computing: Callable[[str], None]) -> None:
+    computing("float32")
+    require_same_arithmetic("float32")
+    sentence = (
+        "one rank computes in float32, the leader's in bfloat16: set HELIOSTAT_CPU_DTYPE=float32"
+    )
+    with pytest.raises(ConfigError, match=sentence):
+        require_same_arithmetic("bfloat16")
