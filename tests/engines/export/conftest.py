@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 from torch import nn
 
+from heliostat_engines import arithmetic
 from heliostat_engines.export import graph
 from heliostat_engines.export.tracing import TracedGraph, trace
 from heliostat_engines.families.family import Family
@@ -35,3 +36,13 @@ def _trace_once() -> Iterator[None]:
 def tiny_model() -> Callable[[str], Model]:
     """The tiny model of the family of that name."""
     return cache(make_model)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _bf16() -> Iterator[None]:
+    """Exported files compute in BF16, and so does the torch engine that they are held against."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(arithmetic.CPU_DTYPE, "bfloat16")
+        arithmetic.cpu_dtype.cache_clear()
+        yield
+    arithmetic.cpu_dtype.cache_clear()
