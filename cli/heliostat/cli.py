@@ -678,11 +678,14 @@ def _warn_of_variables() -> None:
     if not given:
         return
     from heliostat.credentials import PATH_ENVIRONMENT
+    from heliostat_engines.hardware import CPU_DTYPE
     from heliostat_engines.suggestions import nearest
     from heliostat_trainer.tokens import ENVIRONMENT
 
     options = set(_option_variables(typer.main.get_command(app)))
-    known = {name.removeprefix(PREFIX) for name in {*options, ENVIRONMENT, PATH_ENVIRONMENT}}
+    known = {
+        name.removeprefix(PREFIX) for name in {*options, ENVIRONMENT, PATH_ENVIRONMENT, CPU_DTYPE}
+    }
     for name in given:
         suffix = name.removeprefix(PREFIX)
         near = None if suffix in known else nearest(suffix, known, cutoff=0.8)

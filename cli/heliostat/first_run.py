@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import textwrap
 import tomllib
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from heliostat.examples import example, examples
-from heliostat_engines.errors import HeliostatError
+from heliostat_engines.errors import FilesError, HeliostatError
 from heliostat_engines.families import get_family
+from heliostat_engines.files import atomic_text
 from heliostat_server.rewards.built_in import BUILT_IN
 from heliostat_server.rewards.registry import check_rewards, offered_rewards
 from heliostat_trainer.reference import reference
@@ -81,14 +81,20 @@ def write_first_run(run: FirstRun) -> None:
 
     Raises:
         FileThereError: one is, and nothing is written.
+        FilesError: one cannot be written, and none is left.
     """
     for path in run.files:
         if path.exists():
             raise FileThereError(f"{path} is there already: name another file with --out")
-    with ExitStack() as opened:
+    written: list[Path] = []
+    try:
         for path, text in run.files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            opened.enter_context(path.open("x", encoding="utf-8")).write(text)
+            atomic_text(path, text)
+            written.append(path)
+    except FilesError:
+        for path in written:
+            path.unlink()
+        raise
 
 
 def _rewards(family: str) -> tuple[str, ...]:

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from heliostat_engines.errors import HardwareError
+from heliostat_engines.hardware import CPU_DTYPE
 
 if TYPE_CHECKING:
     from torch import nn
 
     Module = TypeVar("Module", bound=nn.Module)
 
-CPU_DTYPE = "HELIOSTAT_CPU_DTYPE"
-"""The environment variable that chooses for the CPU."""
 CHOICES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 

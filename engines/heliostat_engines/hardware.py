@@ -18,6 +18,8 @@ from heliostat_engines.errors import HardwareError
 if TYPE_CHECKING:
     from pathlib import Path
 
+CPU_DTYPE = "HELIOSTAT_CPU_DTYPE"
+"""The environment variable that chooses what a CPU computes in (`arithmetic.py`)."""
 AUTO = "auto"
 """Leaves the choice to `choose_device`."""
 BLACKWELL = (10, 0)

@@ -27,6 +27,8 @@ class ServerDescription(BaseModel):
     resolution_px: int
     rewards: tuple[str, ...]
     limits: LimitSettings
+    checks_prompts: bool = False
+    """Whether `score` can be asked which prompts rewards refuse: Tritons of before cannot."""
 
     def write(self, redis_url: str) -> None:
         """Leave it for the control plane, replacing the one before. Raises UnavailableError."""

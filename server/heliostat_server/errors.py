@@ -7,7 +7,9 @@ from enum import StrEnum
 
 from heliostat_engines.errors import HeliostatError
 
-_RESTARTING = re.compile(r"is not healthy|is not ready|no available versions|unknown model")
+_RESTARTING = re.compile(
+    r"is not healthy|is not ready|no available versions|unknown model|stub process"
+)
 
 
 class Code(StrEnum):

@@ -45,5 +45,6 @@ def _code(error: redis.ResponseError) -> str | None:
         return "OOM"
     if isinstance(error, redis.ReadOnlyError):
         return "READONLY"
-    # Anywhere in it: a pipeline puts the command before it.
-    return next((code for code in _TAKES_NOTHING if code in str(error).split()), None)
+    # Anywhere in it: a pipeline puts the command before it, and Redis 6 a script's error and a minus.
+    words = {word.lstrip("-") for word in str(error).split()}
+    return next((code for code in _TAKES_NOTHING if code in words), None)

@@ -90,6 +90,13 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         init("demo", "--out", str(tmp_path / "other.toml"))
 
 
+def test_where_nothing_can_be_written_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(HeliostatError, match="cannot write"):
+        init("demo", "--out", str(tmp_path / "file" / "run.toml"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+
+
 def test_what_is_not_known_names_the_nearest(tmp_path: Path) -> None:
     out = str(tmp_path / "run.toml")
     with pytest.raises(UnknownFamilyError, match="did you mean 'sana'"):

@@ -47,6 +47,7 @@ class WireServer:
     def __init__(self, control_port: int = 0) -> None:
         self.faults = Faults()
         self.precision = "nvfp4"
+        self.compute_dtype = ""
         self.checkpoint = ""
         self.weights_digest = ""
         self.rewards = ["judge"]
@@ -112,6 +113,7 @@ class _Control(control_pb2_grpc.ControlServicer):
             engine=control_pb2.EngineInfo(
                 family="demo",
                 precision=self._server.precision,
+                compute_dtype=self._server.compute_dtype,
                 checkpoint=self._server.checkpoint,
                 weights_digest=self._server.weights_digest,
                 max_rank=8,

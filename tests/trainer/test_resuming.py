@@ -124,6 +124,18 @@ def test_a_finished_run_can_be_evaluated_otherwise_without_training(
     assert all(torch.equal(lora[key], value) for key, value in lora_of(config).items())
 
 
+def test_a_damaged_run_file_is_written_anew(
+    configure: Callable[..., TrainConfig], server: FakeServer, checkpoint: Path
+) -> None:
+    run(configure("--run.steps", "1"), server)
+    file = configure().run.path / "run.json"
+    whole = json.loads(file.read_text())
+    for damage in (lambda: file.write_text("{"), file.unlink):
+        damage()
+        run(configure("--run.steps", "1"), FakeServer(checkpoint), resume=True)
+        assert json.loads(file.read_text())["config"] == whole["config"]
+
+
 def test_an_evaluation_that_cannot_be_read_is_made_anew(
     configure: Callable[..., TrainConfig], server: FakeServer, checkpoint: Path
 ) -> None:

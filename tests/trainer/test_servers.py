@@ -186,6 +186,14 @@ def test_replicas_that_differ_are_one_sentence(two: Replicas) -> None:
         two.servers.info()
 
 
+def test_replicas_compute_alike_as_far_as_they_say(two: Replicas) -> None:
+    two.wires[0].compute_dtype = "float32"
+    two.servers.info()
+    two.wires[1].compute_dtype = "bfloat16"
+    with pytest.raises(ConfigError, match="differ in compute_dtype"):
+        two.servers.info()
+
+
 def test_replicas_may_keep_the_same_weights_in_other_places(two: Replicas) -> None:
     two.wires[0].checkpoint, two.wires[1].checkpoint = "/a/weights", "/b/weights"
     for wire in two.wires:

@@ -48,6 +48,8 @@ T = TypeVar("T")
 CHUNK_BYTES = 1 << 20
 CONTROL_TIMEOUT_S = 10.0
 PUBLISH_TIMEOUT_S = 120.0
+REWARDS_LOAD_S = 600.0
+"""The first who asks for rewards waits until their weights are read, and judges have been tried."""
 """Of an adapter that has arrived: the server tries it before it is a version."""
 SLOWEST_UPLOAD = 2**20
 """Bytes a second: a larger adapter has more time to arrive."""
@@ -200,7 +202,8 @@ class RolloutServer:
             return self._encode(prompts)
         first, others = self._encode(prompts[:1]), prompts[1:]
         sizes = [first.bytes] * len(others)
-        rest = parts(sizes, MAX_ENCODE_BYTES, MAX_ENCODE_PROMPTS)
+        most = min(MAX_ENCODE_PROMPTS, (self._info or self.info()).max_seeds)
+        rest = parts(sizes, MAX_ENCODE_BYTES, most)
         return Conditioning.concat([first, *(self._encode(others[rows]) for rows in rest)])
 
     def _encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -229,8 +232,9 @@ class RolloutServer:
 
     def _check_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> PromptReport:
         spec = ScoreSpec(prompts=prompts, rewards=rewards, check_prompts=True)
-        result = self._infer("score", lambda: [spec_input(spec)])
-        return Parse(output(result, "REPORT").reshape(-1)[0], PromptReport())
+        result = self._infer("score", lambda: [spec_input(spec)], REWARDS_LOAD_S)
+        text = output(result, "REPORT").reshape(-1)[0]
+        return Parse(text, PromptReport(), ignore_unknown_fields=True)
 
     def _score(
         self,
@@ -253,7 +257,9 @@ class RolloutServer:
             )
         return Scores(values, output(result, "IMAGES") if return_images else None)
 
-    def _infer(self, model: str, inputs: Callable[[], list[InferInput]]) -> InferResult:
+    def _infer(
+        self, model: str, inputs: Callable[[], list[InferInput]], timeout_s: float | None = None
+    ) -> InferResult:
         def ask() -> InferResult:
             address = (self._info or self._read_info()).rollout_address
             access = self._opened()
@@ -261,7 +267,10 @@ class RolloutServer:
                 self._triton = access.triton(address)
             try:
                 return self._triton.infer(
-                    model, inputs(), client_timeout=self._silence_s, headers=access.headers
+                    model,
+                    inputs(),
+                    client_timeout=timeout_s or self._silence_s,
+                    headers=access.headers,
                 )
             except InferenceServerException as error:
                 raise triton_error(error, address) from error

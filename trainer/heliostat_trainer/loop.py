@@ -441,6 +441,8 @@ class Trainer:
         step, settings = self.state.step, self._config.evaluation
         if not step or not settings.every or step % settings.every:
             return
+        if self.parts.evaluator.is_done(step, settings.guidances[:1]):
+            return
         if self.parts.evaluator.affords_another():
             self._evaluate_trained(settings.guidances[:1])
         else:
@@ -487,8 +489,10 @@ class Trainer:
     def _fit_evaluation(self) -> None:
         """Evaluate what there is time for, and say how far the time goes on this machine."""
         evaluator, config = self.parts.evaluator, self._config
+        began = time.monotonic()
         with self._clock.phase(Phase.EVALUATE):
             pace = evaluator.fit()
+        self._began += time.monotonic() - began
         if pace is None:
             return
         self.parts.progress.say(

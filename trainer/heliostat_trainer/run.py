@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 
-from heliostat_engines.arithmetic import CPU_DTYPE, cpu_dtype, name_of
+from heliostat_engines.arithmetic import cpu_dtype, name_of
 from heliostat_engines.errors import FilesError, HeliostatError, first_line
 from heliostat_engines.families import get_family
 from heliostat_engines.families.weights import weights_digest
 from heliostat_engines.files import atomic_text
-from heliostat_engines.hardware import default_threads
+from heliostat_engines.hardware import CPU_DTYPE, default_threads
 from heliostat_trainer.checkpoint import Checkpoints, RunState
 from heliostat_trainer.config import TrainConfig, one_or_more
 from heliostat_trainer.errors import (
@@ -47,7 +47,7 @@ from heliostat_trainer.team import Call, Helper, announced, listen
 from heliostat_trainer.tokens import RunTokens
 from heliostat_trainer.trackers import open_trackers, require_trackers
 from heliostat_trainer.types import GroupRequest
-from heliostat_trainer.workshop import build_workshop
+from heliostat_trainer.workshop import build_workshop, choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -115,8 +115,9 @@ def assist() -> None:
     with open_ranks() as ranks, Interrupts(repeated=True).installed() as interrupts:
         try:
             _, start, _ = listen(ranks)
-            require_same_arithmetic(start["cpu_dtype"])
             config = TrainConfig.model_validate(start["config"])
+            if choose_device(config.run.device).type == "cpu":
+                require_same_arithmetic(start["cpu_dtype"])
             _use_threads(config)
             targets = {name: (into, out) for name, (into, out) in start["targets"].items()}
             workshop = build_workshop(config, targets, ranks, interrupts)
@@ -230,9 +231,9 @@ def build_trainer(
     state = replace(state, contents=contents_of(prompts, digest))
     path = config.run.path
     dtype = name_of(workshop.policy.dtype)
-    changed = arithmetic_change(path, dtype) if resume else None
-    if changed is not None:
-        progress.say(changed)
+    if resume:
+        for change in arithmetic_changes(path, dtype, info.compute_dtype):
+            progress.say(change)
     write_run_file(config, info, dtype)
     evaluator = Evaluator(
         config, prompts.heldout, server, artist, resolution_px, path / "evaluation", stages
@@ -277,7 +278,9 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
             f"stopped; step {trainer.saved_step} is saved in {path}: continue with --resume"
         ) from stop
     except FilesError:
-        raise  # saving would meet the same disk
+        with suppress(FilesError):  # The disk may be full, or only somebody's file in the way.
+            _save_at_last(trainer)
+        raise
     except torch.OutOfMemoryError as error:
         _save_at_last(trainer)
         raise OutOfMemoryError(
@@ -332,12 +335,21 @@ BEFORE_THERE_WAS_A_CHOICE = "bfloat16"
 """What runs were trained in whose run.json does not say it."""
 
 
-def arithmetic_change(path: Path, dtype: str) -> str | None:
-    """A sentence if the run in this folder was trained in another arithmetic until now."""
-    before = read_arithmetic(path).trainer or BEFORE_THERE_WAS_A_CHOICE
-    if before == dtype:
-        return None
-    return (
-        f"this run was trained in {before} and goes on in {dtype}: its results agree with an "
-        f"uninterrupted run's within rounding, not to the bit (set {CPU_DTYPE}={before} for that)"
-    )
+def arithmetic_changes(path: Path, dtype: str, server: str) -> Iterator[str]:
+    """A sentence for each side that computed in another arithmetic in this folder's run until now."""
+    try:
+        before = read_arithmetic(path)
+    except RunFolderError:  # a run.json that is damaged or gone is written anew
+        return
+    was = before.trainer or BEFORE_THERE_WAS_A_CHOICE
+    agree = "agree with an uninterrupted run's within rounding, not to the bit"
+    if was != dtype:
+        yield (
+            f"this run was trained in {was} and goes on in {dtype}: its results {agree} (set "
+            f"{CPU_DTYPE}={was} for that)"
+        )
+    if before.server and server and before.server != server:
+        yield (
+            f"the server explored in {before.server} until now, and explores in {server}: results "
+            f"{agree}"
+        )

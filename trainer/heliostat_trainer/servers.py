@@ -103,6 +103,9 @@ class Likeness:
         if not info.has_weights(expected.checkpoint, expected.weights_digest):
             named_alike = info.checkpoint == expected.checkpoint
             differ.append("weights_digest" if named_alike else "checkpoint")
+        known = info.compute_dtype and expected.compute_dtype  # older servers do not say it
+        if known and info.compute_dtype != expected.compute_dtype:
+            differ.append("compute_dtype")
         for name in differ:
             here, there = getattr(info, name), getattr(expected, name)
             what = (name, "others") if name == "lora_targets" else (here, there)

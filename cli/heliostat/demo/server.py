@@ -55,7 +55,7 @@ def running_server(state: Path, console: Console) -> Iterator[Serving]:
 
 
 def _settings(state: Path) -> ServeSettings:
-    device = os.environ.get("HELIOSTAT_DEVICE", AUTO)  # as `heliostat serve` takes it
+    device = os.environ.get("HELIOSTAT_DEVICE") or AUTO  # as `heliostat serve` takes it
     try:
         return ServeSettings.model_validate(
             {"state": state, "port": 0, "http_port": 0, "device": device}

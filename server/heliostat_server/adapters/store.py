@@ -26,10 +26,11 @@ from heliostat_server.errors import (
 from heliostat_server.experiments.names import experiment_key
 from heliostat_server.state import answered
 
-STAGED_TTL_S = 600
-"""A staged adapter that nobody commits goes after this long."""
 DROPPED_TTL_S = 3600
 """A dropped version's files stay this long, for rollouts that began while it was kept."""
+STAGED_TTL_S = 2 * DROPPED_TTL_S
+"""A staged adapter that nobody commits goes after this long. Longer than a dropped version: a full
+store that evicts what expires next (volatile-ttl) must not take an upload's own first chunks."""
 CHUNK_BYTES = 8 * 2**20
 """Redis answers nobody else while it copies a value: large ones are split."""
 MAX_PINNED = 8
@@ -137,6 +138,11 @@ class AdapterStore:
             "chunks": len(starts),
         }
         answered(lambda: self._redis.hset(key, mapping=whole))
+        self._extend(key)
+        if int(answered(lambda: self._redis.hlen(key))) != len(starts) + len(whole):
+            raise StoreFullError(
+                "the server's store is full, and evicted a part of the adapter: raise its maxmemory"
+            )
 
     def discard(self, sha256: str) -> None:
         """Forget a staged adapter; a published one stays."""

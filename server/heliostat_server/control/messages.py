@@ -42,7 +42,7 @@ def info_message(info: ServerInfo) -> control_pb2.InfoResponse:
             **limits.model_dump(include=set(control_pb2.Limits.DESCRIPTOR.fields_by_name))
         ),
         latest_version=info.latest_version,
-        checks_prompts=True,
+        checks_prompts=description.checks_prompts,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -117,9 +118,10 @@ def _is_busy(status: int) -> bool:
 
 def _retry_after_s(response: requests.Response) -> float | None:
     try:
-        return float(response.headers.get("Retry-After", ""))
+        seconds = float(response.headers.get("Retry-After", ""))
     except ValueError:
         return None
+    return seconds if 0 <= seconds < math.inf else None
 
 
 _backoff = tenacity.wait_exponential_jitter(initial=0.2, max=_LONGEST_WAIT_S)

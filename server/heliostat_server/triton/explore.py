@@ -88,6 +88,7 @@ def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreSe
         resolution_px=settings.resolution_px,
         rewards=rewards,
         limits=settings.limits,
+        checks_prompts=True,
     ).write(settings.redis)
     scheduler: DeficitRoundRobin[ExploreJob] = DeficitRoundRobin(
         StoredShares.connect(settings.redis),

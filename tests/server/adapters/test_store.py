@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from heliostat_engines.adapters import AdapterFiles
-from heliostat_server.adapters.store import MAX_PINNED, AdapterStore
+from heliostat_server.adapters.store import DROPPED_TTL_S, MAX_PINNED, STAGED_TTL_S, AdapterStore
 from heliostat_server.errors import NotFoundError, RequestError, UnavailableError
 
 
@@ -69,7 +69,7 @@ def test_what_is_not_staged_cannot_be_committed(store: AdapterStore) -> None:
 def test_staged_bytes_expire_and_committed_ones_do_not(store: AdapterStore) -> None:
     sha256 = store.stage(files("x"))
     key = f"heliostat:adapter:{sha256}"
-    assert 0 < store._redis.ttl(key) <= 600
+    assert DROPPED_TTL_S < store._redis.ttl(key) <= STAGED_TTL_S
     store.commit("a", sha256)
     assert store._redis.ttl(key) == -1
     store.stage(files("x"))
