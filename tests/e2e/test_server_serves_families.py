@@ -57,7 +57,8 @@ def test_sana_is_served_as_in_process(tmp_path: Path) -> None:
     engine = TorchEngine(family, checkpoint, max_rank=8)
     adapter = parse_adapter(files)
     engine.refit(adapter)
-    conditioning = family.load_text_encoder(checkpoint).encode(["a red cat"]).repeat(len(SEEDS))
+    encoder = family.load_text_encoder(checkpoint).to("cpu")  # in the CPU's arithmetic, as served
+    conditioning = encoder.encode(["a red cat"]).repeat(len(SEEDS))
     expected = sample_euler(
         partial(engine.velocity, conditioning=conditioning, adapter=adapter.sha256),
         initial_noise(SEEDS, family.latent_shape(resolution_px)),
