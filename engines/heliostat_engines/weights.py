@@ -7,7 +7,7 @@ before any of it is loaded.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     Shape = tuple[int, ...]
 
+LENGTH_BYTES = 8
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
 """What the two libraries call a model's file of weights."""
 
@@ -70,6 +71,22 @@ def _sharded(index: Path) -> dict[str, Path]:
             )
     # Of the files themselves: a tensor that the index does not list is there all the same.
     return {tensor: shards[name] for name, tensors in found.items() for tensor in tensors}
+
+
+def read_header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """By tensor its dtype, shape and offsets, and where the tensors' bytes begin.
+
+    Layout of a safetensors file: eight bytes of length, little endian, then JSON, then the tensors.
+
+    Raises:
+        ValueError: the file is no whole one.
+    """
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(LENGTH_BYTES), "little")
+        if length > file.stat().st_size:
+            raise ValueError(f"{file} is no whole safetensors file")
+        header: dict[str, dict[str, Any]] = json.loads(opened.read(length))
+    return header, LENGTH_BYTES + length
 
 
 def read_shapes(file: Path) -> dict[str, Shape]:

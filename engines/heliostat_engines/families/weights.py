@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heliostat_engines.errors import CheckpointError
-from heliostat_engines.weights import tensor_files
+from heliostat_engines.weights import read_header, tensor_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +17,6 @@ PART = "transformer"
 WHOLE_BYTES = 64 * 2**20
 """Up to so many, every byte is read; of larger weights a few pieces of each tensor."""
 PIECE_BYTES = 4096
-_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -77,12 +75,7 @@ def _folder(checkpoint: str) -> Path | None:
 
 def _stored(path: Path) -> Iterator[_Stored]:
     """The tensors of a safetensors file, by its header: a length, JSON, then their bytes."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        if length > path.stat().st_size:
-            raise ValueError(f"{path} is no whole safetensors file")
-        header = json.loads(file.read(length))
-    start = _LENGTH_BYTES + length
+    header, start = read_header(path)
     for name, entry in header.items():
         if name == "__metadata__":
             continue

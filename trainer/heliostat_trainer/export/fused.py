@@ -21,6 +21,7 @@ from heliostat_engines.weights import (
     DIFFUSERS,
     TRANSFORMERS,
     index_file,
+    read_header,
     single_file,
     tensor_files,
 )
@@ -154,7 +155,7 @@ def _rewrite(
     source: Path, target: Path, updates: Mapping[str, LoraPair], dtype: torch.dtype | None
 ) -> Iterator[Rounding]:
     """Copy a safetensors file tensor by tensor, adding the updates on the way; what each lost."""
-    header = _read_header(source)
+    header, _ = read_header(source)
     _forget_hashes(header)
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
     names = sorted(tensors, key=lambda name: tensors[name]["data_offsets"][0])
@@ -194,14 +195,6 @@ def _updated(
     return rounded, Rounding(error, update.square().sum().item())
 
 
-def _read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Layout: eight bytes of length, little endian, then JSON: name -> dtype, shape, offsets."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header: dict[str, dict[str, Any]] = json.loads(file.read(length))
-    return header
-
-
 def _write_header(out: BinaryIO, header: Mapping[str, object]) -> None:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
@@ -213,7 +206,9 @@ def _write_index(base: Path, target: Path) -> None:
     if not (base / INDEX).is_file():
         return
     index = read_json(base / INDEX)
-    headers = [_read_header(target / shard) for shard in sorted(set(index["weight_map"].values()))]
+    headers = [
+        read_header(target / shard)[0] for shard in sorted(set(index["weight_map"].values()))
+    ]
     index.setdefault("metadata", {})["total_size"] = sum(
         entry["data_offsets"][1] - entry["data_offsets"][0]
         for header in headers
