@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,8 +11,11 @@ MAKEFILE = Path(__file__).parents[1] / "Makefile"
 
 
 def clean(folder: Path, *options: str) -> int:
+    """`make clean` as at a prompt: nothing of a make, or of a VENV, that these tests run under themselves."""
     shutil.copy(MAKEFILE, folder)
-    return subprocess.run(["make", "clean", *options], cwd=folder, check=False).returncode
+    inherited = {"VENV", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL"}
+    environment = {name: value for name, value in os.environ.items() if name not in inherited}
+    return subprocess.run(["make", "clean", *options], cwd=folder, env=environment, check=False).returncode
 
 
 def test_clean_leaves_runs_state_and_environments_of_others(tmp_path: Path) -> None:
