@@ -41,6 +41,15 @@ def sample_euler(
     return latents
 
 
+def cut_after(sigmas: torch.Tensor, evaluations: int) -> torch.Tensor:
+    """sigmas[s + 1]: the levels of the first s evaluations down sigmas[S + 1], and then 0.
+
+    A step from level t onto 0 leaves x_t - t v: along these a sampler draws the prediction of clean
+    latents after s evaluations of the S that the whole schedule takes. All S leave it as it is.
+    """
+    return torch.cat([sigmas[:evaluations], sigmas[-1:]])
+
+
 def as_column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """values[B] with trailing axes of one, to go with like[B, ...]."""
     return values.view(-1, *[1] * (like.ndim - 1))

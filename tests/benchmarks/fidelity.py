@@ -1,10 +1,11 @@
 """Does NVFP4 at few steps rank candidates as BF16 at full steps does?
 
-    python -m tests.benchmarks.fidelity [--prompts 16] [--candidates 96] [--out fidelity.json]
+    python -m tests.benchmarks.fidelity [--prompts 16] [--candidates 96] [--early] [--out fidelity.json]
 
-Four arms on the same seeds, all scored by the demo's judge, each against BF16 at the full number
-of steps: both changes together (what exploration does), each alone, and BF16 against itself in
-batches of another size (the noise floor). Prints a table, writes JSON.
+Arms on the same seeds, all scored by the demo's judge, each against BF16 at the full number of steps:
+both changes together (what exploration does), each alone, and BF16 against itself in batches of
+another size (the noise floor). With --early, in their place, what exploration does scored after each
+of its steps (recipe.score_after). Prints a table, writes JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.sampling import cut_after, sample_euler
 from heliostat_server.rewards.registry import RewardBook
 from heliostat_trainer.fidelity import PUBLISHED, Fidelity, rank_fidelity
 from heliostat_trainer.prompts import read_prompts
@@ -43,7 +44,20 @@ class Arm:
     name: str
     precision: Precision
     steps: int
+    score_after: int | None = None
     batch: int = 48
+
+
+def early_arms(explore_steps: int, steps: int) -> tuple[Arm, ...]:
+    """The truth first, then exploration scored after each of its steps."""
+    scored = range(1, explore_steps + 1)
+    return (
+        Arm(f"bf16, {steps} steps", Precision.BF16, steps),
+        *(
+            Arm(f"nvfp4, scored after {s} of {explore_steps}", Precision.NVFP4, explore_steps, s)
+            for s in scored
+        ),
+    )
 
 
 def arms(explore_steps: int, steps: int) -> tuple[Arm, ...]:
@@ -67,10 +81,12 @@ def main() -> None:
     parser.add_argument("--explore-steps", type=int, default=6)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--reward", default="demo_judge")
+    parser.add_argument("--early", action="store_true", help="by recipe.score_after")
     parser.add_argument("--out", type=Path, default=Path("fidelity.json"))
     options = parser.parse_args()
     prompts = read_prompts(example("prompts/demo_heldout.txt"), "prompts")[: options.prompts]
-    truth, *others = arms(options.explore_steps, options.steps)
+    choose = early_arms if options.early else arms
+    truth, *others = choose(options.explore_steps, options.steps)
     rewards = {}
     with Progress() as progress:
         for arm in (truth, *others):
@@ -109,7 +125,7 @@ def _rewards_of(
             latents = sample_euler(
                 lambda x, sigma, c=several: engine.velocity(x, sigma, c),
                 initial_noise(seeds, family.latent_shape(64)),
-                family.sigmas(arm.steps, 64),
+                cut_after(family.sigmas(arm.steps, 64), arm.score_after or arm.steps),
             )
             group.append(scorer.score(decoder.decode(latents), [prompt] * len(seeds), several))
         rows.append(torch.cat(group).double().numpy())

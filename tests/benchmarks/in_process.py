@@ -17,7 +17,7 @@ from heliostat_engines.adapters import parse_adapter
 from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.sampling import cut_after, sample_euler
 from heliostat_server.rewards import demo_judge
 from heliostat_server.rewards.judge import Judge
 from heliostat_server.rewards.registry import RewardBook
@@ -81,6 +81,7 @@ class InProcessService:
             max_prompt_chars=1000,
             max_adapter_bytes=1 << 30,
             latest_version=self._published,
+            scores_early=True,
         )
 
     def publish(self, files: AdapterFiles) -> PublishedAdapter:
@@ -151,8 +152,9 @@ class InProcessService:
 
     @torch.inference_mode()
     def _draw(self, requests: Sequence[GroupRequest], adapter: PublishedAdapter) -> torch.Tensor:
-        (steps,) = {request.steps for request in requests}
-        sigmas = self._family.sigmas(steps, self._resolution_px)
+        ((steps, score_after),) = {(request.steps, request.score_after) for request in requests}
+        whole = self._family.sigmas(steps, self._resolution_px)
+        sigmas = cut_after(whole, score_after or steps)
         seeds = [seed for request in requests for seed in request.seeds]
         prompts = [request.prompt for request in requests for _ in request.seeds]
         conditioning = self.encode(prompts).to(torch.bfloat16, self._device)

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from heliostat_engines.sampling import guided, sample_euler, unshifted_sigmas
+from heliostat_engines.sampling import cut_after, guided, sample_euler, unshifted_sigmas
 
 
 def test_euler_is_exact_on_a_straight_flow() -> None:
@@ -31,6 +32,27 @@ def test_the_velocity_sees_one_sigma_a_sample_from_one_downwards() -> None:
 
     sample_euler(velocity, torch.ones(2, 1), unshifted_sigmas(4))
     assert seen == [[1.0, 1.0], [0.75, 0.75], [0.5, 0.5], [0.25, 0.25]]
+
+
+@pytest.mark.parametrize("evaluations", [1, 2, 4])
+def test_a_schedule_cut_short_ends_in_the_prediction_after_so_many_evaluations(
+    evaluations: int,
+) -> None:
+    levels, noise = unshifted_sigmas(4) ** 2, torch.randn(3, 5)
+    seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def velocity(latents: torch.Tensor, sigma: torch.Tensor, /) -> torch.Tensor:
+        predicted = latents.sin() + sigma[:, None]
+        seen.append((latents, sigma[:, None], predicted))
+        return predicted
+
+    whole = sample_euler(velocity, noise, levels)
+    latents, sigma, predicted = seen[evaluations - 1]
+    seen.clear()
+    drawn = sample_euler(velocity, noise, cut_after(levels, evaluations))
+    assert len(seen) == evaluations
+    assert torch.equal(drawn, latents - sigma * predicted)
+    assert torch.equal(drawn, whole) == (evaluations == 4)
 
 
 def test_guidance_extrapolates_and_one_costs_nothing() -> None:

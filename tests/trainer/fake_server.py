@@ -16,7 +16,7 @@ from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.sampling import cut_after, sample_euler
 from heliostat_trainer.rewards import RewardSum
 from heliostat_trainer.service import RefusedPrompt, RefusedPrompts, Scores
 from heliostat_trainer.types import Candidate, Group, GroupRequest, PublishedAdapter, ServerInfo
@@ -60,6 +60,7 @@ class FakeServer:
         self.explored: list[GroupRequest] = []
         self.scored = 0
         self.poison: float | None = None
+        self.scores_early = True
         self.refuses: dict[str, str] = {}
         """By reward, a word that it takes no prompt with."""
 
@@ -84,6 +85,7 @@ class FakeServer:
             max_adapter_bytes=1 << 30,
             latest_version=self.version,
             weights_digest=engine.weights_digest,
+            scores_early=self.scores_early,
         )
 
     def publish(self, files: AdapterFiles) -> PublishedAdapter:
@@ -150,7 +152,8 @@ class FakeServer:
         def velocity(latents: torch.Tensor, sigma: torch.Tensor, /) -> torch.Tensor:
             return self.engine.velocity(latents, sigma, conditioning, adapter)
 
-        sigmas = self.family.sigmas(request.steps, 64)
+        whole = self.family.sigmas(request.steps, 64)
+        sigmas = cut_after(whole, request.score_after or request.steps)
         with self._one_thread:
             return sample_euler(velocity, initial_noise(seeds, SHAPE), sigmas)
 

@@ -196,6 +196,17 @@ def test_a_server_that_cannot_check_prompts_is_not_asked(
     assert not wire.checked
 
 
+def test_how_early_to_score_is_said_only_where_it_is_set(
+    client: RolloutServer, wire: WireServer
+) -> None:
+    assert client.info().scores_early
+    list(client.explore(requests(1)))
+    list(client.explore(requests(1, score_after=1)))
+    assert [spec.get("scoreAfter") for spec in wire.specs] == [None, 1]
+    wire.scores_early = False
+    assert not client.info().scores_early
+
+
 def test_embeddings_are_read(client: RolloutServer) -> None:
     conditioning = client.encode(["a", "abc"])
     assert conditioning.tokens[:, 0, 0].tolist() == [1.0, 3.0]

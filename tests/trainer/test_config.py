@@ -110,6 +110,13 @@ def test_defaults_are_the_published_recipe(configure: Callable[..., TrainConfig]
     assert configure("--recipe.name", "diffusionnft").recipe.pool == 4
 
 
+def test_scoring_early_is_for_recipes_that_redraw(configure: Callable[..., TrainConfig]) -> None:
+    assert configure().recipe.pool_evaluations == 2
+    early = ("--recipe.score_after", "1")
+    assert configure(*early).recipe.pool_evaluations == 1
+    assert configure("--recipe.name", "naive_quant", *early).recipe.pool_evaluations == 4
+
+
 def test_paths_are_relative_to_the_toml(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     assert load_config(toml).prompts.train == toml.parent / "train.txt"
@@ -162,6 +169,8 @@ def test_overrides_are_toml_or_text() -> None:
         (["--watch.groups", "3"], "watch.groups = 3, but a step has prompts.per_step = 2 groups: lower the one"),
         (["--watch.max_explore_steps", "1"], "is not between recipe.explore_steps = 2 and recipe.steps = 4: set it so"),
         (["--watch.max_explore_steps", "5"], "watch.max_explore_steps = 5 is not between"),
+        (["--recipe.score_after", "3"], "recipe.score_after = 3 is more than recipe.explore_steps = 2: lower it"),
+        (["--recipe.score_after", "0"], "recipe.score_after = 0"),
         (["--watch.min_rho", "1.5"], "watch.min_rho = 1.5: input should be less than or equal to 1"),
         (["--reward.weights", "{ contrast = 1 }"], "either reward.name, or reward.weights"),
         (["--guards.edges", "1"], "unknown setting guards.edges: "),

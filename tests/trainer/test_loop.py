@@ -465,6 +465,10 @@ def test_a_spent_time_budget_ends_the_run_after_the_step(
         (("--reward.heldout", '["x"]'), "reward.heldout: the server has no reward 'x'"),
         (("--lora.rank", "64"), "lora.rank = 64, but the server takes up to 16"),
         (("--recipe.explore_steps", "60"), "recipe.explore_steps = 60"),
+        (
+            ("--recipe.score_after", "1"),
+            "recipe.score_after = 1, but the server (version 0) scores after all steps only",
+        ),
         (("--model.family", "demoo"), "did you mean 'demo'"),
         (("--model.resolution_px", "128"), "set model.resolution_px = 64"),
         (("--model.checkpoint", "nowhere"), "nowhere has no transformer/config.json"),
@@ -476,6 +480,7 @@ def test_settings_that_do_not_fit_the_server_are_one_sentence(
 ) -> None:
     if "cuda" in overrides and torch.cuda.is_available():
         pytest.skip("there is a card")
+    server.scores_early = False
     with pytest.raises(HeliostatError) as error:
         run(configure(*overrides), server)
     assert sentence in str(error.value)

@@ -85,6 +85,15 @@ def test_recipes_differ_in_what_draws_the_candidates(
     assert plan.a_step[Activity.TRAIN] == Cost(bf16=48, backward=16)
 
 
+def test_what_is_scored_early_costs_the_steps_that_are_evaluated(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    plan = plan_run(configure("--recipe.score_after", "1"))
+    assert plan.a_step[Activity.EXPLORE] == Cost(16, fp4=16)
+    assert plan.a_step[Activity.DRAW] == Cost(8, bf16=8 * 4)
+    assert plan.in_all[Activity.SHOWCASE] == Cost(16, fp4=8, bf16=32)
+
+
 @pytest.mark.parametrize(
     ("settings", "rows", "evaluations"),
     [
@@ -251,6 +260,7 @@ def test_a_real_run_evaluates_the_transformer_as_often_as_planned(
 ) -> None:
     config = configure(
         *("--recipe.name", recipe, "--run.steps", "2", "--evaluation.every", "1"),
+        *("--recipe.explore_steps", "3", "--recipe.score_after", "1"),
         *("--evaluation.guidances", "[1.0, 3.0]", "--optimiser.updates_per_step", "2"),
     )
     trainer = make_trainer(config, server)

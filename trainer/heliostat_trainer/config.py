@@ -222,6 +222,9 @@ class RecipeSection(Settings):
     """K: the K best and K worst of each group are trained on, 2 K samples a prompt."""
     explore_steps: Count = 6
     """Denoising steps of exploration (sol_rl)."""
+    score_after: Count | None = None
+    """Of explore_steps, how many are evaluated before a candidate is scored (sol_rl): the clean image
+    as predicted there takes the place of the last step's. By default all."""
     steps: Count = 10
     """Denoising steps of the samples that are trained on."""
     selection: SelectionName = SelectionName.BEST_WORST
@@ -240,6 +243,15 @@ class RecipeSection(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _scores_within_exploring(self) -> RecipeSection:
+        if self.score_after is not None and self.score_after > self.explore_steps:
+            raise ValueError(
+                f"recipe.score_after = {self.score_after} is more than recipe.explore_steps = "
+                f"{self.explore_steps}: lower it, or leave it out to score after all of them"
+            )
+        return self
+
     @property
     def kept(self) -> int:
         """Samples trained on for each prompt."""
@@ -254,6 +266,12 @@ class RecipeSection(Settings):
     def pool_steps(self) -> int:
         """Denoising steps of a candidate."""
         return self.explore_steps if self.redraws else self.steps
+
+    @property
+    def pool_evaluations(self) -> int:
+        """Of those steps, how many are evaluated before a candidate is scored."""
+        early = self.score_after if self.redraws else None
+        return early or self.pool_steps
 
     @property
     def explores(self) -> bool:
@@ -293,8 +311,8 @@ class WatchSection(Settings):
     """Kendall's correlation below which the run warns. Published are 0.798 on average and 0.752 for
     the worst reward (CLIPScore); less two standard errors of a group of 96 (0.031 each)."""
     max_explore_steps: Count | None = None
-    """Below either, the run also explores with one step more, up to so many; by default it only
-    warns."""
+    """Below either, the run also explores with one step more, up to so many; where recipe.score_after
+    leaves some out, those are evaluated first. By default it only warns."""
 
     def due(self, step: int) -> bool:
         """Whether training step `step`, which counts from 1, is watched."""

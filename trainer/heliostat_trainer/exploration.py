@@ -76,6 +76,7 @@ class RolloutStream:
                 version=self.behaviour.version,
                 prompt=request.prompt,
                 steps=request.steps,
+                score_after=request.score_after or 0,
                 rewards=request.reward.names,
                 return_latents=request.return_latents,
             )

@@ -151,6 +151,12 @@ def _check_rollouts(config: TrainConfig, info: ServerInfo) -> None:
             f"recipe.candidates = {recipe.pool}, but the server draws up to {info.max_seeds} a "
             "request: lower it"
         )
+    if recipe.pool_evaluations < recipe.pool_steps and not info.scores_early:
+        raise ConfigError(
+            f"recipe.score_after = {recipe.score_after}, but the server (version "
+            f"{info.server_version}) scores after all steps only: leave it out, or start a newer "
+            "server"
+        )
     for setting, steps in _explored_steps(config).items():
         if steps > info.max_steps:
             raise ConfigError(

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.regenerate import Artist
     from heliostat_trainer.service import RolloutService
     from heliostat_trainer.trackers import Trackers
-    from heliostat_trainer.types import PublishedAdapter, UpdateReport
+    from heliostat_trainer.types import ExploreSteps, PublishedAdapter, UpdateReport
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,11 @@ class Trainer:
         return self._explorers[max(self._explorers)].adapter
 
     @property
-    def explore_steps(self) -> int:
-        """Denoising steps of the latest exploration."""
+    def explore_steps(self) -> ExploreSteps:
+        """Of the latest exploration."""
         return self._explore_steps(self.state.step)
 
-    def _explore_steps(self, step: int) -> int:
+    def _explore_steps(self, step: int) -> ExploreSteps:
         return explore_steps(self._recipe, self.state.raised_at, step)
 
     def _step_prompts(self, step: int) -> tuple[str, ...]:
@@ -214,7 +214,7 @@ class Trainer:
 
     def _requests(self, step: int) -> list[GroupRequest]:
         """A request for each prompt's group of candidates."""
-        recipe = self._recipe
+        recipe, explored_in = self._recipe, self._explore_steps(step)
         return [
             GroupRequest(
                 row=row,
@@ -222,9 +222,10 @@ class Trainer:
                 seeds=candidate_seeds(
                     self._config.run.seed, Purpose.CANDIDATES, recipe.pool, step, row
                 ),
-                steps=self._explore_steps(step),
+                steps=explored_in.steps,
                 reward=self._reward,
                 return_latents=not recipe.redraws,
+                score_after=explored_in.score_after,
             )
             for row, prompt in enumerate(self._step_prompts(step))
         ]
@@ -575,7 +576,7 @@ class _StepResult:
         proxy = np.concatenate([chosen.group.rewards for chosen in selections])
         rewards = np.concatenate([group.rewards for group in samples])
         explore_s = max(selection.group.elapsed_s for selection in selections)
-        adapter = explored.adapter
+        adapter, request = explored.adapter, selections[0].group.request
         return StepMetrics(
             step=self.step,
             seconds=seconds,
@@ -603,7 +604,8 @@ class _StepResult:
             old_decay=config.old_policy.decay(self.step),
             ema_decay=config.ema.decay_at(self.step),
             elapsed_s=elapsed_s,
-            explore_steps=selections[0].group.request.steps,
+            explore_steps=request.steps,
+            score_after=request.score_after,
             fidelity=self.fidelity,
             skipped_groups=len(selections) - len(samples),
             rewards=_means(config.reward.trained, [group.parts for group in samples]),

@@ -168,7 +168,7 @@ def total(costs: Iterable[Cost]) -> Cost:
 def _explored(config: TrainConfig) -> Cost:
     recipe = config.recipe
     images = config.prompts.per_step * recipe.pool if recipe.explores else 0
-    return Cost(images, fp4=images * recipe.pool_steps)
+    return Cost(images, fp4=images * recipe.pool_evaluations)
 
 
 def _drawn(config: TrainConfig) -> Cost:
@@ -204,5 +204,5 @@ def _shown(config: TrainConfig) -> Cost:
     if not recipe.redraws:
         return Cost()
     return Cost(
-        2 * recipe.pool, fp4=recipe.pool * recipe.pool_steps, bf16=recipe.pool * recipe.steps
+        2 * recipe.pool, fp4=recipe.pool * recipe.pool_evaluations, bf16=recipe.pool * recipe.steps
     )

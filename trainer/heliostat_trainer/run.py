@@ -303,15 +303,16 @@ def _save_at_last(trainer: Trainer) -> None:
 
 def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
     """Explore and redraw one held-out group with the final policy, for people to look at."""
-    recipe = config.recipe
+    recipe, explored_in = config.recipe, trainer.explore_steps
     prompt = config.prompt_sets().heldout[0]
     request = GroupRequest(
         row=0,
         prompt=prompt,
         seeds=candidate_seeds(config.evaluation.seed, Purpose.SHOWCASE, recipe.pool),
-        steps=trainer.explore_steps,
+        steps=explored_in.steps,
         reward=config.reward.sum,
         return_latents=True,
+        score_after=explored_in.score_after,
     )
     parts, folder = trainer.parts, config.run.path / "showcase"
     keep_showcase(parts.server, trainer.explorer, parts.artist, request, recipe.steps, folder)

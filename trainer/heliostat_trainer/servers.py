@@ -378,4 +378,5 @@ def _common(infos: Sequence[ServerInfo]) -> ServerInfo:
         max_prompt_chars=min(info.max_prompt_chars for info in infos),
         max_adapter_bytes=min(info.max_adapter_bytes for info in infos),
         latest_version=max(info.latest_version for info in infos),
+        scores_early=all(info.scores_early for info in infos),
     )

@@ -1,6 +1,7 @@
 """The nouns that the trainer speaks in, in the order in which a training step meets them.
 
 ServerInfo     what the rollout server is and allows.
+ExploreSteps   in how many steps candidates are explored, and after how many scored.
 GroupRequest   "draw these seeds for this prompt".
 Candidate      one explored seed and its reward.
 Group          all candidates of one prompt.
@@ -58,6 +59,8 @@ class ServerInfo:
     """Of the transformer's weights; empty where the server does not say."""
     checks_prompts: bool = False
     """Whether it can be asked which prompts its rewards refuse."""
+    scores_early: bool = False
+    """Whether it can score candidates before all of their steps."""
 
     def has_weights(self, checkpoint: str, digest: str) -> bool:
         """Whether it serves a checkpoint's: by their digests if both are known, else by its name."""
@@ -78,6 +81,25 @@ class PublishedAdapter:
 
 
 @dataclass(frozen=True)
+class ExploreSteps:
+    """In how many denoising steps candidates are explored; as text "6", or "4 of 6"."""
+
+    steps: int
+    score_after: int | None = None
+    """How many of them are evaluated, before the prediction of clean latents is scored; None: all."""
+
+    @property
+    def evaluated(self) -> int:
+        """Steps that the transformer is evaluated at."""
+        return self.score_after or self.steps
+
+    def __str__(self) -> str:
+        return (
+            f"{self.steps}" if self.score_after is None else f"{self.score_after} of {self.steps}"
+        )
+
+
+@dataclass(frozen=True)
 class GroupRequest:
     """Draw `seeds` for `prompt`, with `steps` Euler steps, and reward them."""
 
@@ -88,6 +110,8 @@ class GroupRequest:
     steps: int
     reward: RewardSum
     return_latents: bool = False
+    score_after: int | None = None
+    """How many of the steps are evaluated, before the prediction of clean latents is scored; None: all."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +179,8 @@ class Selection:
         return float(np.std([candidate.reward for candidate in self.candidates]))
 
     def redrawn_in(self, steps: int) -> GroupRequest:
-        """The request that draws the kept seeds again, with other steps."""
-        return replace(self.group.request, seeds=self.seeds, steps=steps)
+        """The request that draws the kept seeds again, with other steps and all of them."""
+        return replace(self.group.request, seeds=self.seeds, steps=steps, score_after=None)
 
     def as_samples(self) -> Samples:
         """The kept candidates themselves, as they were explored; the group has its latents."""
@@ -257,6 +281,8 @@ class StepMetrics:
     clip_fraction: float | None = None
     explore_steps: int | None = None
     """Denoising steps of the candidates."""
+    score_after: int | None = None
+    """How many of them were evaluated before the candidates were scored; None: all."""
     fidelity: Fidelity | None = None
     """How well their ranking is that of their BF16 redraws, by a policy `version_lag` steps newer;
     None where the step was not watched."""

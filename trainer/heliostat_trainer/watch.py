@@ -14,6 +14,7 @@ import numpy as np
 from heliostat_trainer.advantages import has_contrast
 from heliostat_trainer.fidelity import rank_fidelity
 from heliostat_trainer.randomness import Purpose, stream
+from heliostat_trainer.types import ExploreSteps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,9 +51,17 @@ def fidelity_of(
     return rank_fidelity(proxy, true, keep_pairs)
 
 
-def explore_steps(recipe: RecipeSection, raised_at: Sequence[int], step: int) -> int:
-    """Denoising steps with which training step `step` is explored."""
-    return recipe.pool_steps + sum(first <= step for first in raised_at)
+def explore_steps(recipe: RecipeSection, raised_at: Sequence[int], step: int) -> ExploreSteps:
+    """The denoising steps in which training step `step` is explored.
+
+    Each raise is one evaluation more. First it is of the steps that recipe.score_after leaves out: a
+    prediction is as good as the noise level that it is made at is low, and one step more in the
+    schedule would raise that level. Once none is left out the schedule itself has one step more.
+    """
+    evaluated = recipe.pool_evaluations + sum(first <= step for first in raised_at)
+    if evaluated < recipe.pool_steps:
+        return ExploreSteps(recipe.pool_steps, evaluated)
+    return ExploreSteps(evaluated)
 
 
 class Verdict:
@@ -63,12 +72,14 @@ class Verdict:
     ) -> None:
         """`raised_at` is the run's so far."""
         self._config = config
+        self._raised_at = raised_at
         self._step = step
         self._fidelity = fidelity
         self._next = step + 1 + config.recipe.depth
         """The first step that the server has not been asked to explore."""
         self._steps = explore_steps(config.recipe, raised_at, self._next)
-        self._outdated = self._steps > explore_steps(config.recipe, raised_at, step)
+        before = explore_steps(config.recipe, raised_at, step)
+        self._outdated = self._steps.evaluated > before.evaluated
 
     @property
     def too_low(self) -> bool:
@@ -81,7 +92,8 @@ class Verdict:
     def raise_at(self) -> int | None:
         """The training step from which on to explore with one step more, if it may and helps."""
         most = self._config.watch.max_explore_steps
-        return self._next if self.too_low and most is not None and self._steps < most else None
+        may = most is not None and self._steps.evaluated < most
+        return self._next if self.too_low and may else None
 
     @property
     def warning(self) -> str:
@@ -97,14 +109,14 @@ class Verdict:
     def _remedy(self) -> str:
         recipe, most = self._config.recipe, self._config.watch.max_explore_steps
         if self.raise_at is not None:
+            raised = explore_steps(recipe, (*self._raised_at, self.raise_at), self.raise_at)
             return (
-                f"from step {self.raise_at} on it takes {self._steps + 1}, of at most "
+                f"from step {self.raise_at} on it takes {raised}, of at most "
                 f"watch.max_explore_steps = {most}"
             )
-        if self._steps < recipe.steps:
-            return (
-                f"to explore with more, set watch.max_explore_steps to {self._steps + 1} or above"
-            )
+        if self._steps.evaluated < recipe.steps:
+            least = max(recipe.pool_steps, self._steps.evaluated + 1)
+            return f"to explore with more, set watch.max_explore_steps to {least} or above"
         if recipe.depth:
             return (
                 "it takes recipe.steps already: set recipe.explore_ahead = 0 to rank with the "

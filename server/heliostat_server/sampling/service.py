@@ -205,6 +205,7 @@ def _group(rollout: Rollout, rewards: Sequence[torch.Tensor]) -> Group:
         version=rollout.version,
         prompt=rollout.prompt,
         steps=rollout.steps,
+        score_after=rollout.score_after,
         guidance=rollout.guidance,
         names=rollout.rewards,
         seeds=rollout.seeds,

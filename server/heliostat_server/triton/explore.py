@@ -89,6 +89,7 @@ def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreSe
         rewards=rewards,
         limits=settings.limits,
         checks_prompts=True,
+        scores_early=True,
     ).write(settings.redis)
     scheduler: DeficitRoundRobin[ExploreJob] = DeficitRoundRobin(
         StoredShares.connect(settings.redis),

@@ -19,7 +19,7 @@ from heliostat_engines.families.sana.mix_ffn import linearise
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.sampling import cut_after, sample_euler
 
 EVERY = pytest.mark.parametrize("name", [family.name for family in FAMILIES])
 PROMPTS = ["a red cat", "two blue dogs"]
@@ -129,6 +129,7 @@ def test_noise_levels_fall_from_one_to_zero(name: str) -> None:
         assert levels[0] == 1
         assert levels[-1] == 0
         assert (levels.diff() < 0).all()
+        assert torch.equal(cut_after(levels, steps), levels)
 
 
 def test_flux_shifts_its_levels_with_the_resolution() -> None:

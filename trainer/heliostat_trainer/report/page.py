@@ -19,6 +19,7 @@ from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.report.figures import Curve, curves_svg, shares_svg
 from heliostat_trainer.report.pictures import grid_uri, image_uri
 from heliostat_trainer.report.record import RunRecord, read_run
+from heliostat_trainer.types import ExploreSteps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -61,8 +62,8 @@ class Ranking:
     watched: int
     """Steps."""
     means: Fidelity
-    explore_steps: list[tuple[int, int]]
-    """(training step, denoising steps of exploration from it on), the first and each raise."""
+    explore_steps: list[tuple[int, ExploreSteps]]
+    """(training step, what it and those after it are explored in), the first and each raise."""
 
 
 @dataclass(frozen=True)
@@ -259,12 +260,14 @@ def _ranking(steps: Sequence[Mapping[str, Any]]) -> Ranking | None:
     )
 
 
-def _changes(steps: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """(training step, denoising steps of exploration from it on) of each change."""
-    changes: list[tuple[int, int]] = []
+def _changes(steps: Sequence[Mapping[str, Any]]) -> list[tuple[int, ExploreSteps]]:
+    """(training step, what it and those after it are explored in) of each change."""
+    changes: list[tuple[int, ExploreSteps]] = []
     for line in steps:
-        explored_in = line.get("explore_steps")  # lines of before it was recorded lack it
-        if explored_in is not None and (not changes or explored_in != changes[-1][1]):
+        if line.get("explore_steps") is None:  # lines of before it was recorded lack it
+            continue
+        explored_in = ExploreSteps(line["explore_steps"], line.get("score_after"))
+        if not changes or explored_in != changes[-1][1]:
             changes.append((line["step"], explored_in))
     return changes
 

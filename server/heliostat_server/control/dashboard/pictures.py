@@ -128,6 +128,7 @@ class Pictures:
             version=group.version,
             prompt=group.prompt,
             steps=group.steps,
+            score_after=group.score_after,
             guidance=group.guidance,
         )
         latents = self._painter.draw(rollout, _filled(shown, group.seeds, batch), DRAW_TIMEOUT_S)
