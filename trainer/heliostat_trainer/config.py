@@ -230,6 +230,10 @@ class RecipeSection(Settings):
     selection: SelectionName = SelectionName.BEST_WORST
     """Which candidates are kept: the best and the worst, as many at random, or those with the
     rewards farthest from their group's mean."""
+    tune: bool = False
+    """Choose candidates, keep_pairs, score_after and prompts.per_step anew from time to time, so that
+    a step teaches as much as one of these settings in the fewest seconds, by what exploring and training
+    take in this run and how well [watch] sees early scores rank (sol_rl)."""
     explore_ahead: Annotated[int, Field(ge=0, le=2)] = 1
     """How many steps the server explores ahead while the trainer trains (sol_rl): each of them
     makes the ranking one policy update older, never the samples. 0: they take turns."""
@@ -249,6 +253,15 @@ class RecipeSection(Settings):
             raise ValueError(
                 f"recipe.score_after = {self.score_after} is more than recipe.explore_steps = "
                 f"{self.explore_steps}: lower it, or leave it out to score after all of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tunes_what_is_explored_and_redrawn(self) -> RecipeSection:
+        if self.tune and not (self.explores and self.redraws):
+            raise ValueError(
+                f"recipe.tune = true, but recipe.name = {self.name.value!r} does not explore what is "
+                "then redrawn: set recipe.name to sol_rl, or leave recipe.tune out"
             )
         return self
 
@@ -632,6 +645,11 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"watch.groups = {watch.groups}, but a step has prompts.per_step = "
                 f"{self.prompts.per_step} groups: lower the one or raise the other"
+            )
+        if recipe.tune and most is not None:
+            raise ValueError(
+                "recipe.tune chooses recipe.score_after by how well scores rank: leave "
+                "watch.max_explore_steps out, or set recipe.tune = false"
             )
         if most is not None and not recipe.explore_steps <= most <= recipe.steps:
             raise ValueError(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.tuning import Decision
     from heliostat_trainer.types import Group, Selection
 
 
@@ -75,15 +76,19 @@ def resting(config: TrainConfig, counts: Mapping[str, int]) -> int:
 
 
 def draw_prompts(
-    config: TrainConfig, prompts: tuple[str, ...], counts: Mapping[str, int], step: int
+    config: TrainConfig,
+    prompts: tuple[str, ...],
+    counts: Mapping[str, int],
+    step: int,
+    decision: Decision,
 ) -> tuple[str, ...]:
-    """The prompts of a step, of which those that were flat n times, n >= flat_after, mostly rest.
+    """The prompts of a step of the decided shape, of which those that were flat n times, n >= flat_after, mostly rest.
 
     One is kept with probability 2^-(n - flat_after + 1); else another takes its place, drawn from
     those that neither rest nor are in the step. With no flat prompts: `step_prompts`.
     """
     seed, after = config.run.seed, config.prompts.flat_after
-    chosen = list(step_prompts(prompts, config.prompts.per_step, seed, step))
+    chosen = list(step_prompts(prompts, decision.shape.prompts, seed, step, decision.step))
     if not any(counts.get(prompt, 0) >= after for prompt in chosen):
         return tuple(chosen)
     taken = set(chosen)

@@ -151,9 +151,13 @@ def _check_rollouts(config: TrainConfig, info: ServerInfo) -> None:
             f"recipe.candidates = {recipe.pool}, but the server draws up to {info.max_seeds} a "
             "request: lower it"
         )
-    if recipe.pool_evaluations < recipe.pool_steps and not info.scores_early:
+    scores_early = recipe.tune or recipe.pool_evaluations < recipe.pool_steps
+    if scores_early and not info.scores_early:
+        setting = (
+            "recipe.tune = true" if recipe.tune else f"recipe.score_after = {recipe.score_after}"
+        )
         raise ConfigError(
-            f"recipe.score_after = {recipe.score_after}, but the server (version "
+            f"{setting}, but the server (version "
             f"{info.server_version}) scores after all steps only: leave it out, or start a newer "
             "server"
         )

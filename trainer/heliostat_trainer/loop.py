@@ -28,14 +28,16 @@ from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.progress import Outlook
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
 from heliostat_trainer.selection import select
+from heliostat_trainer.tuning import in_force
 from heliostat_trainer.types import (
+    ExploreSteps,
     Group,
     GroupRequest,
     Samples,
     Selection,
     StepMetrics,
 )
-from heliostat_trainer.watch import Verdict, explore_steps, fidelity_of, watched_rows
+from heliostat_trainer.watch import Verdict, explore_steps, fidelity_of, ranks, watched_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -56,7 +58,9 @@ if TYPE_CHECKING:
     from heliostat_trainer.regenerate import Artist
     from heliostat_trainer.service import RolloutService
     from heliostat_trainer.trackers import Trackers
-    from heliostat_trainer.types import ExploreSteps, PublishedAdapter, UpdateReport
+    from heliostat_trainer.tuner import Tuner
+    from heliostat_trainer.tuning import Decision, Shape
+    from heliostat_trainer.types import PublishedAdapter, UpdateReport
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Parts:
     metrics: MetricsLog
     progress: Progress
     trackers: Trackers
+    tuner: Tuner
     interrupts: Interrupts
 
 
@@ -118,7 +123,7 @@ class Trainer:
             self._evaluate_base()
             while not self.finished:
                 self._evaluate_if_due()
-                if self.state.step % self._config.checkpoint.every == 0:
+                if self.state.step % self._config.checkpoint.every == 0 or self._has_decided:
                     self.save()
                 self.step()
             self.save()
@@ -143,6 +148,12 @@ class Trainer:
         return late or self.state.step >= self._config.run.steps
 
     @property
+    def _has_decided(self) -> bool:
+        """Whether the latest step led to a decision, which nothing but its checkpoint can repeat."""
+        decisions = self.state.decisions
+        return bool(decisions) and decisions[-1].step == self.state.step + 1 + self._recipe.depth
+
+    @property
     def outlook(self) -> Outlook:
         """How far the run has come."""
         run = self._config.run
@@ -157,14 +168,15 @@ class Trainer:
         conditioning = self._encode(self._step_prompts(number))
         selections: list[Selection] = []
         samples: list[Samples] = []
-        for groups in self._drawn_together(self._explore(conditioning, number)):
+        explored = self._explore(conditioning, number)
+        for groups in self._drawn_together(explored, self._shape(number)):
             chosen = [self._select(group, number) for group in groups]
             selections += chosen
             samples += self._regenerate(contrasted(self._config, chosen), conditioning)
         samples = samples or self._regenerate([most_contrasted(selections)], conditioning)
-        fidelity = self._watch([chosen.group for chosen in selections], conditioning, number)
+        watched = self._watch([chosen.group for chosen in selections], conditioning, number)
         report = self._optimise(samples, conditioning, number)
-        self._complete(_StepResult(number, selections, samples, report, fidelity), started)
+        self._complete(_StepResult(number, selections, samples, report, watched), started)
         self._publish()
 
     def save(self) -> None:
@@ -189,11 +201,19 @@ class Trainer:
         return self._explore_steps(self.state.step)
 
     def _explore_steps(self, step: int) -> ExploreSteps:
+        if self._recipe.tune:
+            return ExploreSteps.after(self._shape(step).score_after, self._recipe.explore_steps)
         return explore_steps(self._recipe, self.state.raised_at, step)
+
+    def _decided(self, step: int) -> Decision:
+        return in_force(self._config, self.state.decisions, step)
+
+    def _shape(self, step: int) -> Shape:
+        return self._decided(step).shape
 
     def _step_prompts(self, step: int) -> tuple[str, ...]:
         counts = flats(self.state.sightings, self._explorer_of(step))
-        return draw_prompts(self._config, self._prompts, counts, step)
+        return draw_prompts(self._config, self._prompts, counts, step, self._decided(step))
 
     def _explore_ahead(self, step: int) -> None:
         """Have the server explore this step and the `depth` next ones, unless it does already."""
@@ -214,17 +234,17 @@ class Trainer:
 
     def _requests(self, step: int) -> list[GroupRequest]:
         """A request for each prompt's group of candidates."""
-        recipe, explored_in = self._recipe, self._explore_steps(step)
+        explored_in, candidates = self._explore_steps(step), self._shape(step).candidates
         return [
             GroupRequest(
                 row=row,
                 prompt=prompt,
                 seeds=candidate_seeds(
-                    self._config.run.seed, Purpose.CANDIDATES, recipe.pool, step, row
+                    self._config.run.seed, Purpose.CANDIDATES, candidates, step, row
                 ),
                 steps=explored_in.steps,
                 reward=self._reward,
-                return_latents=not recipe.redraws,
+                return_latents=not self._recipe.redraws,
                 score_after=explored_in.score_after,
             )
             for row, prompt in enumerate(self._step_prompts(step))
@@ -236,7 +256,8 @@ class Trainer:
             groups = self._ahead.groups(step)
         else:
             groups = self._draw_pools(self._requests(step), conditioning)
-        done, total = 0, self._recipe.pool * self._config.prompts.per_step
+        shape = self._shape(step)
+        done, total = 0, shape.candidates * shape.prompts
         while (group := self._next(groups)) is not None:
             done += len(group.candidates)
             self.parts.progress.explored(done, total)
@@ -250,7 +271,7 @@ class Trainer:
         self, requests: Sequence[GroupRequest], conditioning: Conditioning
     ) -> Iterator[Group]:
         """The groups of the recipes that draw them in BF16, without the server."""
-        size = self._groups_a_draw(self._recipe.pool)
+        size = self._groups_a_draw(len(requests[0].seeds))
         for start in range(0, len(requests), size):
             together = requests[start : start + size]
             for request, samples in zip(together, self._draw(together, conditioning), strict=True):
@@ -263,23 +284,22 @@ class Trainer:
         """How many prompts with so many seeds each keep all ranks drawing; at least one."""
         return max(1, self.parts.artist.capacity // seeds)
 
-    def _drawn_together(self, groups: Iterator[Group]) -> Iterator[list[Group]]:
+    def _drawn_together(self, groups: Iterator[Group], shape: Shape) -> Iterator[list[Group]]:
         """Neighbouring prompts' groups, as soon as all of them are complete.
 
         Which ones are drawn together depends on the prompts' order alone, never on timing.
         """
-        size = self._groups_a_draw(self._recipe.kept)
-        per_step = self._config.prompts.per_step
+        size = self._groups_a_draw(shape.kept)
         waiting: defaultdict[int, list[Group]] = defaultdict(list)
         for group in groups:
             share = group.request.row // size
             waiting[share].append(group)
-            if len(waiting[share]) == min(size, per_step - share * size):
+            if len(waiting[share]) == min(size, shape.prompts - share * size):
                 yield sorted(waiting.pop(share), key=lambda group: group.request.row)
 
     def _select(self, group: Group, step: int) -> Selection:
         random = stream(self._config.run.seed, Purpose.SELECTION, step, group.request.row)
-        return select(group, self._recipe.selection, self._recipe.kept, random)
+        return select(group, self._recipe.selection, self._shape(step).kept, random)
 
     def _regenerate(
         self, selections: Sequence[Selection], conditioning: Conditioning
@@ -292,9 +312,9 @@ class Trainer:
 
     def _watch(
         self, groups: Sequence[Group], conditioning: Conditioning, step: int
-    ) -> Fidelity | None:
+    ) -> _Watched | None:
         """Compare some groups with redraws of all their candidates; None for most steps."""
-        rows = watched_rows(self._config, step)
+        rows = watched_rows(self._config, step, self._shape(step).prompts)
         watched = sorted(
             (group for group in groups if group.request.row in rows),
             key=lambda group: group.request.row,
@@ -303,7 +323,26 @@ class Trainer:
             return None
         requests = [group.request for group in watched]
         redrawn = self._draw(requests, conditioning, drawing=Phase.WATCH, scoring=Phase.WATCH)
-        return fidelity_of(watched, redrawn, self._recipe.keep_pairs)
+        fidelity = fidelity_of(watched, redrawn, self._shape(step).keep_pairs)
+        if not self._recipe.tune:
+            return _Watched(fidelity)
+        with self._clock.phase(Phase.WATCH):
+            return _Watched(fidelity, ranks(list(self._scored_early(requests, step)), redrawn))
+
+    def _scored_early(
+        self, requests: Sequence[GroupRequest], step: int
+    ) -> Iterator[Sequence[Group]]:
+        """The groups of a step explored anew, scored after the first evaluation, the second, ..."""
+        adapter = self._explorers[self._explorer_of(step)].adapter
+        steps = self._recipe.explore_steps
+        scored = range(1, steps + 1)
+        for after in scored:
+            early = ExploreSteps.after(after, steps).score_after
+            asked = [replace(request, score_after=early) for request in requests]
+            self._ahead.begin((step, after), asked, adapter)
+        for after in scored:
+            groups = self._ahead.groups((step, after))
+            yield sorted(groups, key=lambda group: group.request.row)
 
     def _draw(
         self,
@@ -408,12 +447,17 @@ class Trainer:
         groups = [chosen.group for chosen in result.selections]
         seen = sightings(self._config, self.state.sightings, groups, result.step)
         metrics = replace(metrics, resting_prompts=resting(self._config, flats(seen, result.step)))
+        ranked = replace(self.state, ranks=(*self.state.ranks, *result.ranks))
+        decision = self.parts.tuner.decide(ranked, metrics)
+        if decision is not None:
+            metrics = replace(metrics, tuned=f"from step {decision.step} on: {decision.why}")
         parts, verdict = self.parts, self._verdict(result)
         with parts.interrupts.shielded():
             parts.metrics.append(metrics)
             self.state = replace(
-                self.state,
+                ranked,
                 step=result.step,
+                decisions=(*ranked.decisions, *filter(None, [decision])),
                 elapsed_s=elapsed,
                 metrics_bytes=parts.metrics.position,
                 raised_at=self._raised_at(verdict),
@@ -425,6 +469,8 @@ class Trainer:
         parts.trackers.step(metrics)
         if verdict is not None and verdict.too_low:
             parts.progress.say(verdict.warning)
+        if metrics.tuned is not None:
+            parts.progress.say(f"step {result.step}: {metrics.tuned}")
 
     def _verdict(self, result: _StepResult) -> Verdict | None:
         if result.fidelity is None:
@@ -552,6 +598,15 @@ class _Explored:
 
 
 @dataclass(frozen=True)
+class _Watched:
+    """What redraws of whole groups say of their exploration."""
+
+    fidelity: Fidelity | None
+    ranks: tuple[tuple[float, ...], ...] = ()
+    """rho of each group, by the steps that it was scored after, where the run tunes itself."""
+
+
+@dataclass(frozen=True)
 class _StepResult:
     """What a step did, for its metrics."""
 
@@ -559,7 +614,15 @@ class _StepResult:
     selections: Sequence[Selection]
     samples: Sequence[Samples]
     report: UpdateReport
-    fidelity: Fidelity | None
+    watched: _Watched | None
+
+    @property
+    def fidelity(self) -> Fidelity | None:
+        return self.watched and self.watched.fidelity
+
+    @property
+    def ranks(self) -> tuple[tuple[float, ...], ...]:
+        return () if self.watched is None else self.watched.ranks
 
     def metrics(
         self,
@@ -606,6 +669,8 @@ class _StepResult:
             elapsed_s=elapsed_s,
             explore_steps=request.steps,
             score_after=request.score_after,
+            prompts=len(selections),
+            keep_pairs=len(selections[0].kept) // 2,
             fidelity=self.fidelity,
             skipped_groups=len(selections) - len(samples),
             rewards=_means(config.reward.trained, [group.parts for group in samples]),

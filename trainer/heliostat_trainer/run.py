@@ -46,6 +46,7 @@ from heliostat_trainer.showcase import keep_showcase
 from heliostat_trainer.team import Call, Helper, announced, listen
 from heliostat_trainer.tokens import RunTokens
 from heliostat_trainer.trackers import open_trackers, require_trackers
+from heliostat_trainer.tuner import Tuner, bounds
 from heliostat_trainer.types import GroupRequest
 from heliostat_trainer.workshop import build_workshop, choose_device
 
@@ -248,6 +249,7 @@ def build_trainer(
         checkpoints=checkpoints,
         metrics=MetricsLog(path / "metrics.jsonl", state.metrics_bytes),
         progress=progress,
+        tuner=Tuner(config, bounds(config, info, len(prompts.train))),
         trackers=open_trackers(config, state.step, progress.say),
         interrupts=interrupts,
     )

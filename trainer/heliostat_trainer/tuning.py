@@ -72,7 +72,7 @@ class Shape:
 
 
 class Decision(NamedTuple):
-    """A shape that was chosen, and the first step that has it."""
+    """A shape, the first step that has it, and why."""
 
     step: int
     shape: Shape
@@ -202,7 +202,7 @@ def choose(
     return Choice(best, seconds[best], current, seconds[current], least)
 
 
-def settled(config: TrainConfig) -> Shape:
+def configured(config: TrainConfig) -> Shape:
     """The shape that the settings ask for."""
     recipe = config.recipe
     return Shape(
@@ -210,12 +210,10 @@ def settled(config: TrainConfig) -> Shape:
     )
 
 
-def in_force(config: TrainConfig, decisions: Sequence[Decision], step: int) -> tuple[Shape, int]:
-    """The shape of a step, and the first step that has had it."""
-    for decision in reversed(decisions):
-        if decision.step <= step:
-            return decision.shape, decision.step
-    return settled(config), 1
+def in_force(config: TrainConfig, decisions: Sequence[Decision], step: int) -> Decision:
+    """What was decided for a step: the latest decision, or the settings."""
+    made = [Decision(1, configured(config), "as the settings say"), *decisions]
+    return next(decision for decision in reversed(made) if decision.step <= step)
 
 
 def paid(steps: Sequence[StepMetrics], shape: Shape) -> Prices:

@@ -93,6 +93,11 @@ class ExploreSteps:
         """Steps that the transformer is evaluated at."""
         return self.score_after or self.steps
 
+    @staticmethod
+    def after(evaluations: int, steps: int) -> ExploreSteps:
+        """So many evaluations of a schedule of `steps`."""
+        return ExploreSteps(steps, evaluations if evaluations < steps else None)
+
     def __str__(self) -> str:
         return (
             f"{self.steps}" if self.score_after is None else f"{self.score_after} of {self.steps}"
@@ -283,6 +288,10 @@ class StepMetrics:
     """Denoising steps of the candidates."""
     score_after: int | None = None
     """How many of them were evaluated before the candidates were scored; None: all."""
+    prompts: int | None = None
+    keep_pairs: int | None = None
+    tuned: str | None = None
+    """What was decided after the step for later ones, and why (recipe.tune)."""
     fidelity: Fidelity | None = None
     """How well their ranking is that of their BF16 redraws, by a policy `version_lag` steps newer;
     None where the step was not watched."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from heliostat_trainer.advantages import has_contrast
-from heliostat_trainer.fidelity import rank_fidelity
+from heliostat_trainer.fidelity import rank_correlation, rank_fidelity
 from heliostat_trainer.randomness import Purpose, stream
 from heliostat_trainer.types import ExploreSteps
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from heliostat_trainer.types import Group, Samples
 
 
-def watched_rows(config: TrainConfig, step: int) -> frozenset[int]:
-    """Prompts of a training step whose groups are redrawn in full; mostly none."""
+def watched_rows(config: TrainConfig, step: int, prompts: int) -> frozenset[int]:
+    """Which of a training step's prompts have their groups redrawn in full; mostly none."""
     if not config.recipe.redraws or not config.watch.due(step):
         return frozenset()
     random = stream(config.run.seed, Purpose.WATCH, step)
-    rows = random.choice(config.prompts.per_step, size=config.watch.groups, replace=False)
+    rows = random.choice(prompts, size=min(config.watch.groups, prompts), replace=False)
     return frozenset(int(row) for row in rows)
 
 
@@ -51,6 +51,17 @@ def fidelity_of(
     return rank_fidelity(proxy, true, keep_pairs)
 
 
+def ranks(
+    scored: Sequence[Sequence[Group]], redrawn: Sequence[Samples]
+) -> tuple[tuple[float, ...], ...]:
+    """rho[G, S] of groups with contrast: `scored` has them by the steps that they were scored after."""
+    return tuple(
+        tuple(rank_correlation(group.rewards, samples.rewards) for group in groups)
+        for *groups, samples in zip(*scored, redrawn, strict=True)
+        if has_contrast(samples.rewards)
+    )
+
+
 def explore_steps(recipe: RecipeSection, raised_at: Sequence[int], step: int) -> ExploreSteps:
     """The denoising steps in which training step `step` is explored.
 
@@ -59,9 +70,7 @@ def explore_steps(recipe: RecipeSection, raised_at: Sequence[int], step: int) ->
     schedule would raise that level. Once none is left out the schedule itself has one step more.
     """
     evaluated = recipe.pool_evaluations + sum(first <= step for first in raised_at)
-    if evaluated < recipe.pool_steps:
-        return ExploreSteps(recipe.pool_steps, evaluated)
-    return ExploreSteps(evaluated)
+    return ExploreSteps.after(evaluated, max(evaluated, recipe.pool_steps))
 
 
 class Verdict:
