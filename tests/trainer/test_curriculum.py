@@ -14,6 +14,7 @@ from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.prompts import step_prompts
 from heliostat_trainer.report import write_report
 from heliostat_trainer.rewards import Normalise, RewardSum
+from heliostat_trainer.tuning import in_force
 from tests.trainer.conftest import PROMPTS
 from tests.trainer.fake_server import FakeServer
 from tests.trainer.test_loop import run, same
@@ -54,6 +55,10 @@ def test_counts_are_of_flats_in_a_row_until_a_step() -> None:
     assert flats(seen, 9) == {"a": 1, "b": 1}
 
 
+def drawn_in(config: TrainConfig, counts: dict[str, int], step: int) -> tuple[str, ...]:
+    return draw_prompts(config, PROMPTS, counts, step, in_force(config, (), step))
+
+
 def test_flat_prompts_are_drawn_less_often_and_the_others_in_their_place(
     configure: Callable[..., TrainConfig],
 ) -> None:
@@ -61,16 +66,16 @@ def test_flat_prompts_are_drawn_less_often_and_the_others_in_their_place(
     steps = range(1, 601)
 
     def share(counts: dict[str, int]) -> float:
-        drawn = [draw_prompts(config, PROMPTS, counts, step) for step in steps]
+        drawn = [drawn_in(config, counts, step) for step in steps]
         assert all(len(set(prompts)) == 2 for prompts in drawn)
-        assert drawn == [draw_prompts(config, PROMPTS, counts, step) for step in steps]
+        assert drawn == [drawn_in(config, counts, step) for step in steps]
         return sum("two owls" in prompts for prompts in drawn) / len(steps)
 
     assert share({}) == share({"two owls": 1}) == pytest.approx(1 / 3, abs=0.01)
     assert share({"two owls": 2}) == pytest.approx(1 / 6, abs=0.04)
     assert share({"two owls": 4}) == pytest.approx(1 / 24, abs=0.03)
     everything = dict.fromkeys(PROMPTS, 9)
-    drawn = [draw_prompts(config, PROMPTS, everything, step) for step in (1, 2, 3)]
+    drawn = [drawn_in(config, everything, step) for step in (1, 2, 3)]
     assert drawn == [step_prompts(PROMPTS, 2, 42, step) for step in (1, 2, 3)]
 
 

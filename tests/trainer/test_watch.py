@@ -171,10 +171,10 @@ def test_watching_changes_nothing_else(configure: Configure, checkpoint: Path) -
 
 def test_only_recipes_that_redraw_are_watched(configure: Configure) -> None:
     for name in ("diffusionnft", "naive_scaling", "naive_quant"):
-        assert not watched_rows(configure("--recipe.name", name), 1)
-    assert len(watched_rows(configure(), 1)) == 1
+        assert not watched_rows(configure("--recipe.name", name), 1, 2)
+    assert len(watched_rows(configure(), 1, 2)) == 1
     every = configure("--watch.every", "1", "--run.seed", "7")
-    assert {row for step in range(1, 20) for row in watched_rows(every, step)} == {0, 1}
+    assert {row for step in range(1, 20) for row in watched_rows(every, step, 2)} == {0, 1}
 
 
 def test_the_server_has_to_take_as_many_steps(configure: Configure, server: FakeServer) -> None:
