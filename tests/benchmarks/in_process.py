@@ -17,7 +17,8 @@ from heliostat_engines.adapters import parse_adapter
 from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import cut_after, sample_euler
+from heliostat_engines.sampling import SAMPLERS, cut_after
+from heliostat_engines.solvers import Solver
 from heliostat_server.rewards import demo_judge
 from heliostat_server.rewards.judge import Judge
 from heliostat_server.rewards.registry import RewardBook
@@ -82,6 +83,7 @@ class InProcessService:
             max_adapter_bytes=1 << 30,
             latest_version=self._published,
             scores_early=True,
+            solvers=tuple(Solver),
         )
 
     def publish(self, files: AdapterFiles) -> PublishedAdapter:
@@ -152,7 +154,9 @@ class InProcessService:
 
     @torch.inference_mode()
     def _draw(self, requests: Sequence[GroupRequest], adapter: PublishedAdapter) -> torch.Tensor:
-        ((steps, score_after),) = {(request.steps, request.score_after) for request in requests}
+        ((steps, score_after, solver),) = {
+            (request.steps, request.score_after, request.solver) for request in requests
+        }
         whole = self._family.sigmas(steps, self._resolution_px)
         sigmas = cut_after(whole, score_after or steps)
         seeds = [seed for request in requests for seed in request.seeds]
@@ -165,5 +169,5 @@ class InProcessService:
                 self._engine.velocity, conditioning=conditioning.take(rows), adapter=adapter.sha256
             )
             noise = initial_noise([seeds[row] for row in rows], shape).to(self._device)
-            drawn.append(sample_euler(velocity, noise, sigmas).cpu())
+            drawn.append(SAMPLERS[solver](velocity, noise, sigmas).cpu())
         return torch.cat(drawn)

@@ -14,7 +14,8 @@ from heliostat_engines.adapters import AdapterFiles, pack_adapter, parse_adapter
 from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import cut_after, guided, sample_euler
+from heliostat_engines.sampling import SAMPLERS, cut_after, guided
+from heliostat_engines.solvers import Solver
 from heliostat_server.launcher.background import background_server
 from heliostat_server.launcher.state import StateFolder
 from heliostat_server.rewards.clip import ClipTower
@@ -50,6 +51,7 @@ class InProcess:
         *,
         steps: int = 2,
         score_after: int | None = None,
+        solver: Solver = Solver.EULER,
         adapter: str | None = None,
         guidance: float = 1.0,
     ) -> torch.Tensor:
@@ -63,7 +65,7 @@ class InProcess:
         ]
         noise = initial_noise(seeds, self.family.latent_shape(64))
         sigmas = cut_after(self.family.sigmas(steps, 64), score_after or steps)
-        return sample_euler(guided(*velocities, guidance), noise, sigmas)
+        return SAMPLERS[solver](guided(*velocities, guidance), noise, sigmas)
 
     def images(self, latents: torch.Tensor) -> torch.Tensor:
         return self.decoder.decode(latents)
@@ -107,6 +109,17 @@ def test_an_early_score_is_of_the_prediction_as_in_process(
     whole, plain = (client.rewards(seeds, steps=3, **more) for more in ({"scoreAfter": 3}, {}))
     np.testing.assert_array_equal(whole, plain)
     assert not np.array_equal(early["REWARDS"], plain)
+
+
+def test_the_second_order_solver_draws_as_in_process(
+    client: RolloutClient, in_process: InProcess
+) -> None:
+    assert list(client.info().solvers) == list(Solver)
+    seeds = [7, 2**31 + 5, 0, 12]
+    (answer,) = client.explore(seeds, steps=5, solver="dpm2m", returnLatents=True)
+    latents = in_process.latents(seeds, steps=5, solver=Solver.DPM2M)
+    np.testing.assert_array_equal(answer["LATENTS"], latents.numpy())
+    assert not torch.equal(latents, in_process.latents(seeds, steps=5))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])

@@ -16,7 +16,8 @@ from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import cut_after, sample_euler
+from heliostat_engines.sampling import SAMPLERS, cut_after
+from heliostat_engines.solvers import Solver
 from heliostat_trainer.rewards import RewardSum
 from heliostat_trainer.service import RefusedPrompt, RefusedPrompts, Scores
 from heliostat_trainer.types import Candidate, Group, GroupRequest, PublishedAdapter, ServerInfo
@@ -61,6 +62,7 @@ class FakeServer:
         self.scored = 0
         self.poison: float | None = None
         self.scores_early = True
+        self.solvers = tuple(Solver)
         self.refuses: dict[str, str] = {}
         """By reward, a word that it takes no prompt with."""
 
@@ -86,6 +88,7 @@ class FakeServer:
             latest_version=self.version,
             weights_digest=engine.weights_digest,
             scores_early=self.scores_early,
+            solvers=self.solvers,
         )
 
     def publish(self, files: AdapterFiles) -> PublishedAdapter:
@@ -155,7 +158,7 @@ class FakeServer:
         whole = self.family.sigmas(request.steps, 64)
         sigmas = cut_after(whole, request.score_after or request.steps)
         with self._one_thread:
-            return sample_euler(velocity, initial_noise(seeds, SHAPE), sigmas)
+            return SAMPLERS[request.solver](velocity, initial_noise(seeds, SHAPE), sigmas)
 
 
 def with_rewards(group: Group, rewards: Sequence[float]) -> Group:

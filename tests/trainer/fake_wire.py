@@ -53,6 +53,7 @@ class WireServer:
         self.rewards = ["judge"]
         self.checks_prompts = True
         self.scores_early = True
+        self.solvers = ["euler", "dpm2m"]
         self.checked: list[list[str]] = []
         self.tokens = {"admin"}
         self.given = "of"
@@ -127,6 +128,7 @@ class _Control(control_pb2_grpc.ControlServicer):
             latest_version=len(self._server.published),
             checks_prompts=self._server.checks_prompts,
             scores_early=self._server.scores_early,
+            solvers=self._server.solvers,
         )
 
     def GetExperiment(self, request, context):  # noqa: N802

@@ -170,6 +170,9 @@ def test_overrides_are_toml_or_text() -> None:
         (["--watch.max_explore_steps", "1"], "is not between recipe.explore_steps = 2 and recipe.steps = 4: set it so"),
         (["--watch.max_explore_steps", "5"], "watch.max_explore_steps = 5 is not between"),
         (["--recipe.score_after", "3"], "recipe.score_after = 3 is more than recipe.explore_steps = 2: lower it"),
+        (["--recipe.solver", "heun"], "recipe.solver = 'heun': input should be 'euler' or 'dpm2m'"),
+        (["--recipe.solver", "dpm2m", "--objective.name", "flow_grpo"], "recipe.solver = 'dpm2m', but objective.name = "
+         "'flow_grpo' trains on the steps of a stochastic sampler, which are Euler's with noise: set recipe.solver to euler"),
         (["--recipe.score_after", "0"], "recipe.score_after = 0"),
         (["--watch.min_rho", "1.5"], "watch.min_rho = 1.5: input should be less than or equal to 1"),
         (["--reward.weights", "{ contrast = 1 }"], "either reward.name, or reward.weights"),

@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from heliostat_engines.errors import HeliostatError
+from heliostat_engines.solvers import Solver
 from heliostat_trainer.config import TrainConfig
 from heliostat_trainer.errors import (
     DivergedError,
@@ -433,6 +434,8 @@ def test_a_run_folder_is_not_started_into_twice(configure: Configure, server: Fa
         (("--run.seed", "1"), "run.seed was 42 and is now 1"),
         (("--optimiser.lr", "0.5"), r"optimiser.lr was 0.01 and is now 0.5"),
         (("--lora.rank", "2"), "lora.rank was 4 and is now 2"),
+        (("--recipe.solver", "dpm2m"), 'recipe.solver was "euler" and is now "dpm2m"'),
+        (("--recipe.score_after", "1"), "recipe.score_after was null and is now 1"),
     ],
 )
 def test_resuming_with_another_setting_names_it(
@@ -469,6 +472,10 @@ def test_a_spent_time_budget_ends_the_run_after_the_step(
             ("--recipe.score_after", "1"),
             "recipe.score_after = 1, but the server (version 0) scores after all steps only",
         ),
+        (
+            ("--recipe.solver", "dpm2m"),
+            "recipe.solver = 'dpm2m', but the server (version 0) draws with euler alone: set it to that",
+        ),
         (("--model.family", "demoo"), "did you mean 'demo'"),
         (("--model.resolution_px", "128"), "set model.resolution_px = 64"),
         (("--model.checkpoint", "nowhere"), "nowhere has no transformer/config.json"),
@@ -480,7 +487,7 @@ def test_settings_that_do_not_fit_the_server_are_one_sentence(
 ) -> None:
     if "cuda" in overrides and torch.cuda.is_available():
         pytest.skip("there is a card")
-    server.scores_early = False
+    server.scores_early, server.solvers = False, (Solver.EULER,)
     with pytest.raises(HeliostatError) as error:
         run(configure(*overrides), server)
     assert sentence in str(error.value)

@@ -34,6 +34,7 @@ from heliostat_engines.settings import (
     Seconds,
     Settings,
 )
+from heliostat_engines.solvers import Solver
 from heliostat_engines.suggestions import nearest
 from heliostat_engines.text import read_text
 from heliostat_trainer.errors import ConfigError
@@ -227,6 +228,9 @@ class RecipeSection(Settings):
     as predicted there takes the place of the last step's. By default all."""
     steps: Count = 10
     """Denoising steps of the samples that are trained on."""
+    solver: Solver = Solver.EULER
+    """What explores, redraws and evaluates: euler, or dpm2m, DPM-Solver++ of second order. Both take
+    one evaluation a step, and differ from four steps on; the GRPO objectives train on Euler's."""
     selection: SelectionName = SelectionName.BEST_WORST
     """Which candidates are kept: the best and the worst, as many at random, or those with the
     rewards farthest from their group's mean."""
@@ -673,6 +677,12 @@ class TrainConfig(Settings):
         objective, recipe = self.objective, self.recipe
         if not isinstance(objective, GrpoSettings):
             return self
+        if recipe.solver is not Solver.EULER:
+            raise ValueError(
+                f"recipe.solver = {recipe.solver.value!r}, but objective.name = {objective.name!r} "
+                "trains on the steps of a stochastic sampler, which are Euler's with noise: set "
+                f"recipe.solver to {Solver.EULER}, or another objective.name"
+            )
         window = objective.window or 1
         if window >= recipe.steps:
             raise ValueError(

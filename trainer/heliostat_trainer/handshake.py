@@ -161,6 +161,12 @@ def _check_rollouts(config: TrainConfig, info: ServerInfo) -> None:
             f"{info.server_version}) scores after all steps only: leave it out, or start a newer "
             "server"
         )
+    if recipe.solver not in info.solvers:
+        raise ConfigError(
+            f"recipe.solver = {recipe.solver.value!r}, but the server (version "
+            f"{info.server_version}) draws with {' and '.join(info.solvers)} alone: set it to that, or "
+            "start a newer server"
+        )
     for setting, steps in _explored_steps(config).items():
         if steps > info.max_steps:
             raise ConfigError(

@@ -246,6 +246,7 @@ class Trainer:
                 reward=self._reward,
                 return_latents=not self._recipe.redraws,
                 score_after=explored_in.score_after,
+                solver=recipe.solver,
             )
             for row, prompt in enumerate(self._step_prompts(step))
         ]

@@ -9,7 +9,8 @@ import torch
 
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.progress import Stages
-from heliostat_engines.sampling import guided, sample_euler
+from heliostat_engines.sampling import SAMPLERS, guided
+from heliostat_engines.solvers import Solver
 from heliostat_engines.stochastic import Trajectory
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.ranks import Ranks
@@ -40,6 +41,7 @@ class Artist:
         ranks: Ranks | None = None,
         undisturbed: Callable[[], AbstractContextManager[object]] = nullcontext,
         stages: Stages | None = None,
+        solver: Solver = Solver.EULER,
     ) -> None:
         """`batch` images are drawn at once; `sampler` draws rollouts where they are stochastic.
 
@@ -51,6 +53,7 @@ class Artist:
         self._resolution_px = resolution_px
         self._batch = batch
         self._sampler = sampler
+        self._sample = SAMPLERS[solver]
         self._ranks = ranks or Ranks()
         self._undisturbed = undisturbed
         self._stages = stages or Stages()
@@ -153,7 +156,7 @@ class Artist:
             unconditional = self._policy.bind(who, null.repeat(len(seeds)))
             velocity = guided(velocity, unconditional, guidance)
         sigmas = self._family.sigmas(steps, self._resolution_px)
-        return sample_euler(velocity, self._noise(seeds), sigmas).cpu()
+        return self._sample(velocity, self._noise(seeds), sigmas).cpu()
 
 
 def _concat(parts: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

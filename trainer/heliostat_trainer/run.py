@@ -315,6 +315,7 @@ def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
         reward=config.reward.sum,
         return_latents=True,
         score_after=explored_in.score_after,
+        solver=recipe.solver,
     )
     parts, folder = trainer.parts, config.run.path / "showcase"
     keep_showcase(parts.server, trainer.explorer, parts.artist, request, recipe.steps, folder)

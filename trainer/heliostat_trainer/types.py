@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from heliostat_engines.solvers import Solver
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -61,6 +63,8 @@ class ServerInfo:
     """Whether it can be asked which prompts its rewards refuse."""
     scores_early: bool = False
     """Whether it can score candidates before all of their steps."""
+    solvers: tuple[str, ...] = (Solver.EULER,)
+    """What it can draw with."""
 
     def has_weights(self, checkpoint: str, digest: str) -> bool:
         """Whether it serves a checkpoint's: by their digests if both are known, else by its name."""
@@ -106,7 +110,7 @@ class ExploreSteps:
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """Draw `seeds` for `prompt`, with `steps` Euler steps, and reward them."""
+    """Draw `seeds` for `prompt`, with `steps` steps of the solver, and reward them."""
 
     row: int
     """Index of the prompt within the training step."""
@@ -117,6 +121,7 @@ class GroupRequest:
     return_latents: bool = False
     score_after: int | None = None
     """How many of the steps are evaluated, before the prediction of clean latents is scored; None: all."""
+    solver: Solver = Solver.EULER
 
 
 @dataclass(frozen=True)

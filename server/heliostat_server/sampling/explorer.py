@@ -11,7 +11,7 @@ import torch
 from heliostat_engines.adapters import parse_adapter
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.noise import initial_noise
-from heliostat_engines.sampling import cut_after, guided, sample_euler
+from heliostat_engines.sampling import SAMPLERS, cut_after, guided
 from heliostat_server.finite import check_latents, check_reward
 from heliostat_server.sampling.metrics import ExploreMetrics
 
@@ -123,7 +123,8 @@ class Explorer:
             self._metrics.adapter_switches.inc()
             self._last_adapter = adapter
         noise = initial_noise(seeds, self._latent_shape)
-        latents = sample_euler(self._velocity(drawing), noise, drawing.sigmas, on_step).cpu()
+        sample = SAMPLERS[drawing.rollout.solver]
+        latents = sample(self._velocity(drawing), noise, drawing.sigmas, on_step).cpu()
         with _named(drawing.rollout):
             check_latents(latents, seeds)
         return latents

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from heliostat_engines.noise import SEED_LIMIT
+from heliostat_engines.solvers import Solver
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_server.errors import RequestError
 from heliostat_server.experiments.names import check_experiment
@@ -33,6 +34,7 @@ class Rollout:
     seeds: tuple[int, ...]
     score_after: int = 0
     """Of the steps, how many are evaluated; 0: all."""
+    solver: Solver = Solver.EULER
 
     @property
     def evaluated_steps(self) -> int:
@@ -116,6 +118,7 @@ def _rollout(
         return_latents=spec.return_latents,
         seeds=tuple(int(seed) for seed in seeds),
         score_after=spec.score_after,
+        solver=_solver(spec.solver),
     )
 
 
@@ -132,6 +135,13 @@ def _guidance(guidance: float) -> float:
     if not math.isfinite(guidance) or guidance < 1:
         raise RequestError(f"guidance is {guidance:g}: give 1 (none) or more")
     return float(guidance)
+
+
+def _solver(name: str) -> Solver:
+    try:
+        return Solver(name or Solver.EULER)
+    except ValueError:
+        raise RequestError(f"solver is {name[:50]!r}: give {' or '.join(Solver)}") from None
 
 
 def _check_seeds(seeds: Sequence[int], limits: LimitSettings) -> None:

@@ -15,6 +15,7 @@ from heliostat_engines.adapters import AdapterFiles, Binding
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families.demo.family import DemoFamily
 from heliostat_engines.noise import initial_noise
+from heliostat_engines.sampling import SAMPLERS
 from heliostat_server.errors import (
     DeadlineError,
     NonFiniteError,
@@ -217,6 +218,19 @@ def test_an_early_score_is_of_the_prediction_after_so_many_evaluations(
     assert torch.equal(whole.latents, plain.latents)
 
 
+def test_the_solver_asked_for_draws(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    def velocity(latents: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        return latents
+
+    monkeypatch.setattr(harness.engine, "velocity", velocity)
+    seeds, family = range(BATCH), DemoFamily()
+    noise, levels = initial_noise(seeds, family.latent_shape(64)), family.sigmas(5, 64)
+    for solver, sample in SAMPLERS.items():
+        (batch,) = harness.ask(seeds, steps=5, solver=solver, returnLatents=True).batches
+        assert batch.latents is not None
+        assert torch.equal(batch.latents, sample(velocity, noise, levels))
+
+
 def test_an_unknown_version_ends_that_request_alone(harness: Harness) -> None:
     assert isinstance(harness.ask(version=2).error, NotFoundError)
     assert isinstance(harness.ask(range(3)).error, RequestError)
@@ -400,13 +414,13 @@ class Recorder:
 def test_a_finished_rollout_is_recorded_with_all_its_batches(harness: Harness) -> None:
     recorder = Recorder()
     harness.service._groups = recorder  # type: ignore[assignment]
-    reply = harness.ask(version=1, guidance=3, scoreAfter=1)
+    reply = harness.ask(version=1, guidance=3, scoreAfter=1, solver="dpm2m")
     harness.ask(version=2)
     harness.ask(rewards=[], returnLatents=True)
     harness.service.close()
     (group,) = recorder.groups
     assert (group.experiment, group.version, group.prompt) == ("e", 1, "a cat")
-    assert (group.steps, group.score_after, group.guidance) == (2, 1, 3.0)
+    assert (group.steps, group.score_after, group.solver, group.guidance) == (2, 1, "dpm2m", 3.0)
     assert group.names == ("mean",)
     assert group.seeds == tuple(range(8))
     answered = torch.cat([batch.rewards for batch in reply.batches])

@@ -29,6 +29,7 @@ RECIPE = {
     "Of these, evaluated": "recipe.score_after",
     "Trained on, of each prompt": "recipe.keep_pairs",
     "Denoising steps of the samples": "recipe.steps",
+    "Solver": "recipe.solver",
     "Prompts a step": "prompts.per_step",
     "Objective": "objective.name",
     "LoRA rank": "lora.rank",

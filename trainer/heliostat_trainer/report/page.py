@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from heliostat_engines.files import atomic_text
 from heliostat_engines.ownership import require_own_file
+from heliostat_engines.solvers import Solver
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluate import guidance_label, paired_difference, prompt_interval
 from heliostat_trainer.fidelity import PUBLISHED, Fidelity
@@ -151,7 +152,10 @@ def _gain(record: RunRecord, evaluation: Evaluation, reward: str) -> Interval | 
 
 
 def _sampler(evaluation: Evaluation) -> str:
-    return f"{evaluation.denoising_steps} steps, {guidance_label(evaluation)}"
+    steps = f"{evaluation.denoising_steps} steps"
+    if evaluation.solver is not Solver.EULER:
+        steps += f" of {evaluation.solver}"
+    return f"{steps}, {guidance_label(evaluation)}"
 
 
 def _spread(evaluation: Evaluation, reward: str) -> float | None:
