@@ -246,7 +246,7 @@ class Trainer:
                 reward=self._reward,
                 return_latents=not self._recipe.redraws,
                 score_after=explored_in.score_after,
-                solver=recipe.solver,
+                solver=self._recipe.solver,
             )
             for row, prompt in enumerate(self._step_prompts(step))
         ]
@@ -619,7 +619,7 @@ class _StepResult:
 
     @property
     def fidelity(self) -> Fidelity | None:
-        return self.watched and self.watched.fidelity
+        return None if self.watched is None else self.watched.fidelity
 
     @property
     def ranks(self) -> tuple[tuple[float, ...], ...]:
