@@ -65,12 +65,14 @@ def test_wandb_keeps_a_run_offline_and_goes_on_in_the_same_one(
     checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_DISABLE_GIT", "true")
     settings = ("--logging.to", '["wandb"]', "--logging.mode", "offline")
     run(configure(*settings, "--run.steps", "1"), server)
+    wandb.teardown()  # as at the end of a process: only then is a run's file sure to be complete
     config = configure(*settings, "--run.steps", "2")
     run(config, FakeServer(checkpoint), resume=True)
+    wandb.teardown()
     files = sorted((config.run.path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 2
     assert len({file.name for file in files}) == 1
