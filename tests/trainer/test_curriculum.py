@@ -90,7 +90,7 @@ def test_flat_groups_are_skipped_and_a_resumed_run_does_the_same(
     configure: Callable[..., TrainConfig], checkpoint: Path, ahead: str
 ) -> None:
     settings = (*CURRICULUM, "--recipe.explore_ahead", ahead, "--run.name")
-    config = configure(*settings, "whole", "--run.steps", "9")
+    config = configure(*settings, "whole", "--run.steps", "7")
     server = DullServer(checkpoint)
     whole = run(config, server)
     lines = list(read_metrics(config.run.path / "metrics.jsonl"))
@@ -99,11 +99,10 @@ def test_flat_groups_are_skipped_and_a_resumed_run_does_the_same(
     assert lines[-1]["resting_prompts"] == 2
     asked = [request.prompt for request in server.explored]
     dull = sum(asked.count(prompt) for prompt in DULL)
-    plain = DullServer(checkpoint)
-    run(configure("--run.name", "plain", "--run.steps", "9"), plain)
-    assert dull < sum([r.prompt for r in plain.explored].count(prompt) for prompt in DULL)
-    run(configure(*settings, "halves", "--run.steps", "5"), DullServer(checkpoint))
-    halves = configure(*settings, "halves", "--run.steps", "9")
+    plain = [prompt for step in range(1, 8) for prompt in step_prompts(PROMPTS, 2, 42, step)]
+    assert dull < sum(plain.count(prompt) for prompt in DULL)
+    run(configure(*settings, "halves", "--run.steps", "4"), DullServer(checkpoint))
+    halves = configure(*settings, "halves", "--run.steps", "7")
     assert same(whole, run(halves, DullServer(checkpoint, reverse=True), resume=True))
     page = write_report(config.run.path).read_text()
     assert f"{sum(skipped)} groups differed in reward by less than" in page

@@ -51,6 +51,11 @@ def run(
 ) -> dict[str, torch.Tensor]:
     """A whole run; returns the exported LoRA."""
     run_trainer(config, make_trainer(config, server, resume=resume))
+    return lora_of(config)
+
+
+def lora_of(config: TrainConfig) -> dict[str, torch.Tensor]:
+    """The LoRA that a finished run has exported."""
     return load_file(config.run.path / "lora" / "adapter_model.safetensors")
 
 
@@ -66,11 +71,9 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
-def test_a_run_leaves_metrics_evaluations_checkpoints_and_a_lora(
-    configure: Configure, server: FakeServer
-) -> None:
-    config = configure()
-    lora = run(config, server)
+def test_a_run_leaves_metrics_evaluations_checkpoints_and_a_lora(finished: Configure) -> None:
+    config = finished(3)
+    lora = lora_of(config)
     assert any(value.any() for key, value in lora.items() if "lora_B" in key)
     lines = list(read_metrics(config.run.path / "metrics.jsonl"))
     assert [line["step"] for line in lines] == [1, 2, 3]
@@ -138,26 +141,21 @@ def test_trajectories_come_with_every_recipe_that_draws_in_bf16(
 
 
 def test_the_order_in_which_groups_finish_changes_nothing(
-    configure: Configure, server: FakeServer, checkpoint: Path
+    configure: Configure, finished: Configure, checkpoint: Path
 ) -> None:
-    forwards = run(configure(), server)
+    forwards = lora_of(finished(3))
     backwards = run(configure("--run.name", "other"), FakeServer(checkpoint, reverse=True))
     assert same(forwards, backwards)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    configure: Configure, server: FakeServer, checkpoint: Path
+    configure: Configure, finished: Configure, server: FakeServer
 ) -> None:
-    whole = run(configure("--run.steps", "4"), server)
-    run(configure("--run.name", "halves", "--run.steps", "2"), FakeServer(checkpoint))
-    halves = configure("--run.name", "halves", "--run.steps", "4")
-    assert same(whole, run(halves, FakeServer(checkpoint), resume=True))
-    assert [line["step"] for line in read_metrics(halves.run.path / "metrics.jsonl")] == [
-        1,
-        2,
-        3,
-        4,
-    ]
+    whole = lora_of(finished(3))
+    finished(1, "parts")
+    parts = configure("--run.name", "parts", "--run.steps", "3")
+    assert same(whole, run(parts, server, resume=True))
+    assert [line["step"] for line in read_metrics(parts.run.path / "metrics.jsonl")] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "float32"])
@@ -195,19 +193,19 @@ def test_an_8_bit_run_resumes_to_the_bit(
 ) -> None:
     pytest.importorskip("bitsandbytes")
     settings = ("--optimiser.name", "adamw_8bit", "--run.name")
-    whole = run(configure("--run.steps", "4", *settings, "whole"), server)
-    run(configure("--run.steps", "2", *settings, "halves"), FakeServer(checkpoint))
-    halves = configure("--run.steps", "4", *settings, "halves")
+    whole = run(configure("--run.steps", "2", *settings, "whole"), server)
+    run(configure("--run.steps", "1", *settings, "halves"), FakeServer(checkpoint))
+    halves = configure("--run.steps", "2", *settings, "halves")
     assert same(whole, run(halves, FakeServer(checkpoint), resume=True))
 
 
 def test_checkpointing_changes_no_bit_and_may_be_switched_on_resume(
-    configure: Configure, server: FakeServer, checkpoint: Path
+    configure: Configure, finished: Configure, server: FakeServer
 ) -> None:
-    plain = run(configure("--run.name", "plain"), server)
-    run(configure("--run.steps", "1", "--run.name", "saving"), FakeServer(checkpoint))
+    plain = lora_of(finished(3, "plain"))
+    finished(1, "saving")
     saving = configure("--run.name", "saving", "--model.gradient_checkpointing", "true")
-    assert same(plain, run(saving, FakeServer(checkpoint), resume=True))
+    assert same(plain, run(saving, server, resume=True))
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
@@ -312,11 +310,11 @@ def test_recipes_differ_in_one_setting(
 
 
 def test_micro_batches_are_a_matter_of_memory_only(
-    configure: Configure, server: FakeServer, checkpoint: Path
+    configure: Configure, finished: Configure, server: FakeServer
 ) -> None:
-    one = run(configure("--run.steps", "1"), server)
+    one = lora_of(finished(1))
     other = configure("--run.steps", "1", "--run.name", "b", "--optimiser.micro_batch", "5")
-    two = run(other, FakeServer(checkpoint))
+    two = run(other, server)
     # Adam's first step has the sign of the gradient: compare directions, not bits.
     signs = [
         (one[key].sign() == two[key].sign()).float().mean().item() for key in one if "lora_B" in key
@@ -325,12 +323,11 @@ def test_micro_batches_are_a_matter_of_memory_only(
 
 
 def test_several_updates_a_step_move_the_policy_further(
-    configure: Configure, server: FakeServer, checkpoint: Path
+    configure: Configure, finished: Configure, server: FakeServer
 ) -> None:
-    one = run(configure("--run.steps", "1"), server)
+    one = lora_of(finished(1))
     more = configure("--run.steps", "1", "--run.name", "b", "--optimiser.updates_per_step", "3")
-    three = run(more, FakeServer(checkpoint))
-    assert not same(one, three)
+    assert not same(one, run(more, server))
 
 
 def test_a_nan_loss_stops_with_the_sample_and_keeps_the_last_step(
@@ -348,10 +345,10 @@ def test_a_nan_loss_stops_with_the_sample_and_keeps_the_last_step(
 
 
 def test_weights_that_overflow_are_neither_saved_nor_published(
-    configure: Configure, server: FakeServer
+    configure: Configure, finished: Configure, server: FakeServer
 ) -> None:
     """A finite gradient, and an update that is not, of moments that have overflowed."""
-    run(configure("--run.steps", "1"), server)
+    finished(1)
     config = configure("--run.steps", "3")
     trainer = make_trainer(config, server, resume=True)
     for moments in trainer.parts.learner.optimiser.state.values():
@@ -418,9 +415,10 @@ def test_an_unreachable_server_leaves_the_last_complete_step(
     assert open_run(config, resume=True).latest() == 2
 
 
-def test_a_run_folder_is_not_started_into_twice(configure: Configure, server: FakeServer) -> None:
-    config = configure("--run.steps", "1")
-    run(config, server)
+def test_a_run_folder_is_not_started_into_twice(
+    configure: Configure, finished: Configure, server: FakeServer
+) -> None:
+    config = finished(1)
     with pytest.raises(RunFolderError, match="--resume"):
         run(config, server)
     other = configure("--run.name", "none")
@@ -439,9 +437,13 @@ def test_a_run_folder_is_not_started_into_twice(configure: Configure, server: Fa
     ],
 )
 def test_resuming_with_another_setting_names_it(
-    configure: Configure, server: FakeServer, override: tuple[str, ...], key: str
+    configure: Configure,
+    finished: Configure,
+    server: FakeServer,
+    override: tuple[str, ...],
+    key: str,
 ) -> None:
-    run(configure("--run.steps", "1"), server)
+    finished(1)
     with pytest.raises(RunFolderError, match=key):
         run(configure("--run.steps", "2", *override), server, resume=True)
 

@@ -103,8 +103,9 @@ class _NoisedBatch(Batch):
 
     def take(self, rows: NDArray[np.int64]) -> NoisedRows:
         clean = self.clean[torch.from_numpy(self.samples[rows])]
-        noise = torch.stack([self._noise(row, clean.shape[1:]) for row in rows.tolist()])
-        noise = noise.to(clean.device)
+        terms, of_row = np.unique(rows // self.together, return_inverse=True)
+        noise = torch.stack([self._noise(term, clean.shape[1:]) for term in terms.tolist()])
+        noise = noise[torch.from_numpy(of_row)].to(clean.device)
         sigma = torch.from_numpy(self.sigmas[rows]).to(clean.device)
         column = as_column(sigma, clean)
         return NoisedRows(
@@ -115,8 +116,8 @@ class _NoisedBatch(Batch):
             noise=noise,
         )
 
-    def _noise(self, row: int, shape: torch.Size) -> torch.Tensor:
-        position = (self.schedule.step, row // self.together)
+    def _noise(self, term: int, shape: torch.Size) -> torch.Tensor:
+        position = (self.schedule.step, term)
         generator = torch_stream(self.schedule.run_seed, Purpose.TRAINING_NOISE, *position)
         return torch.randn(shape, generator=generator)
 
