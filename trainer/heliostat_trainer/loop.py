@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from heliostat_trainer.ahead import ExploreAhead
 from heliostat_trainer.checkpoint import RunState, improved
@@ -81,6 +80,24 @@ class Explorer:
 
     files: AdapterFiles
     adapter: PublishedAdapter
+
+
+def group_requests(
+    config: TrainConfig, prompts: Sequence[str], step: int, explore_steps: int
+) -> list[GroupRequest]:
+    """A request for each prompt's group of candidates, with as many denoising steps."""
+    recipe = config.recipe
+    return [
+        GroupRequest(
+            row=row,
+            prompt=prompt,
+            seeds=candidate_seeds(config.run.seed, Purpose.CANDIDATES, recipe.pool, step, row),
+            steps=explore_steps,
+            reward=config.reward.sum,
+            return_latents=not recipe.redraws,
+        )
+        for row, prompt in enumerate(prompts)
+    ]
 
 
 class Trainer:
@@ -213,21 +230,8 @@ class Trainer:
         return max(0, step - 1 - self._recipe.depth)
 
     def _requests(self, step: int) -> list[GroupRequest]:
-        """A request for each prompt's group of candidates."""
-        recipe = self._recipe
-        return [
-            GroupRequest(
-                row=row,
-                prompt=prompt,
-                seeds=candidate_seeds(
-                    self._config.run.seed, Purpose.CANDIDATES, recipe.pool, step, row
-                ),
-                steps=self._explore_steps(step),
-                reward=self._reward,
-                return_latents=not recipe.redraws,
-            )
-            for row, prompt in enumerate(self._step_prompts(step))
-        ]
+        prompts, steps = self._step_prompts(step), self._explore_steps(step)
+        return group_requests(self._config, prompts, step, steps)
 
     def _explore(self, conditioning: Conditioning, step: int) -> Iterator[Group]:
         """Each prompt's group of candidates as it becomes complete, in any order."""
@@ -313,7 +317,6 @@ class Trainer:
         scoring: Phase = Phase.SCORE,
     ) -> list[Samples]:
         """Samples of the old policy in BF16 with all steps, rewarded by the server."""
-        sizes = [len(request.seeds) for request in requests]
         seeds = [seed for request in requests for seed in request.seeds]
         prompts = [request.prompt for request in requests for _ in request.seeds]
         rows = [request.row for request in requests for _ in request.seeds]
@@ -323,25 +326,7 @@ class Trainer:
             )
         with self._waiting(scoring):
             scores = self.parts.server.score(latents, prompts, self._reward.names)
-        each = zip(
-            requests,
-            torch.split(latents, sizes),
-            np.split(scores.rewards, np.cumsum(sizes)[:-1]),
-            [None] * len(sizes) if trajectory is None else trajectory.split(sizes),
-            strict=True,
-        )
-        return [
-            Samples(
-                request.row,
-                request.prompt,
-                request.seeds,
-                drawn,
-                self._reward.combine(parts),
-                path,
-                parts,
-            )
-            for request, drawn, parts, path in each
-        ]
+        return Samples.of(requests, latents, scores.rewards, trajectory)
 
     def _optimise(
         self, samples: Sequence[Samples], conditioning: Conditioning, step: int
