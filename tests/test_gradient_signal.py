@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -180,9 +181,9 @@ def test_rows_are_settings(tmp_path: Path) -> None:
     ("row", "sentence"),
     [
         ("pool", "write key=value"),
-        ("pol=24", "'pol' is no setting that makes the gradient: did you mean 'pool'?"),
-        ("lr=1", "'lr' is no setting that makes the gradient"),
-        ("optimiser.lr=1", "'optimiser.lr' is no setting"),
+        ("pol=24", "'pol' is no setting of a row: did you mean 'pool'?"),
+        ("lr=1", "'lr' is no setting of a row"),
+        ("optimiser.lr=1", "'optimiser.lr' is no setting of a row"),
         ("pool=2000", "at most 1024 candidates: lower pool"),
         ("pool=4", "keep_pairs = 12 keeps 24 of candidates = 4"),
         ("objective=nft", "choose from diffusion_nft"),
@@ -212,7 +213,7 @@ def test_what_is_left_of_a_line_is_no_draw(tmp_path: Path) -> None:
 def test_rows_share_what_they_draw() -> None:
     asked: list[tuple[int, ...]] = []
 
-    def draw(requests: list[GroupRequest]) -> list[Drawn]:
+    def draw(requests: Sequence[GroupRequest]) -> list[Drawn]:
         asked.extend(request.seeds for request in requests)
         return [
             Drawn(np.array([[seed / 10] for seed in r.seeds]), torch.tensor(r.seeds), None)

@@ -232,7 +232,7 @@ def row_arguments(row: str) -> list[str]:
     """A row as settings on the command line.
 
     Raises:
-        ConfigError: it is not key=value,..., or a key is no setting that makes the gradient.
+        ConfigError: it is not key=value,..., or a key is no setting of a row.
     """
     overrides: dict[str, str] = {}
     for word in filter(None, row.split(",")):
@@ -256,7 +256,7 @@ def _place(key: str, row: str) -> str:
     if place not in {*places.values()}:
         hint = suggest(key, (*places, *places.values()))
         raise ConfigError(
-            f"--row {row!r}: {key!r} is no setting that makes the gradient: {hint}"
+            f"--row {row!r}: {key!r} is no setting of a row: {hint}"
             f"choose from {', '.join(sorted(places))}"
         )
     return place
@@ -621,27 +621,30 @@ def gram_of(files: Sequence[Sequence[Path]]) -> NDArray[np.float64]:
 
 
 def show(result: Result) -> None:
-    """A row a row."""
+    """What the gradients say, and, for each way to count, what that costs."""
     prompts = "the same prompts in all" if result.same_prompts else "prompts drawn anew"
-    table = Table(
-        title=f"{result.draws} draws, {prompts}; policy: {result.policy}; {result.computes}"
+    console = Console(width=140)
+    console.print(
+        f"{result.draws} draws, {prompts}; policy: {result.policy}; {result.computes}; "
+        "95 % intervals"
     )
-    for title in ("row", "samples", "reward", "cosine", "B"):
-        table.add_column(title)
-    for name in WHOLE_STEP:
-        for what in ("cost", "B x cost / 1000", "(1 + B) cost, first row = 1"):
-            table.add_column(f"{what}; {name}")
+    signals = Table("row", "samples a step", "cosine", "B")
     for row in result.rows:
-        scale = row.noise_scale
-        cells = [row.row, str(row.samples), f"{row.reward:.3f}"]
-        cells += [_text(row.cosine, 3), _text(scale, 1)]
-        for name in WHOLE_STEP:
-            cost = row.cost[name]
+        scale, angle = _text(row.noise_scale, 1), _text(row.cosine, 3)
+        signals.add_row(row.row, str(row.samples), angle, scale)
+    console.print(signals)
+    for name in WHOLE_STEP:
+        title = f"in BF16-equivalent evaluations; {name}"
+        costs = Table(
+            "row", "cost", "B x cost, thousands", "(1 + B) cost, first row = 1", title=title
+        )
+        for row in result.rows:
+            cost, scale = row.cost[name], row.noise_scale
             values = (scale.value, scale.low, scale.high)
-            total = Estimate(*(value * cost / 1000 for value in values))
-            cells += [f"{cost:,.0f}", _text(total, 0), _text(row.against_first[name], 2)]
-        table.add_row(*cells)
-    Console(width=220).print(table)
+            product = Estimate(*(value * cost / 1000 for value in values))
+            ratio = _text(row.against_first[name], 2)
+            costs.add_row(row.row, f"{cost:,.0f}", _text(product, 0), ratio)
+        console.print(costs)
 
 
 def _text(estimate: Estimate, digits: int) -> str:
