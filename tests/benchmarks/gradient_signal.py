@@ -98,7 +98,7 @@ SHORT = {
     "prompts": "prompts.per_step",
 }
 SECTIONS = ("recipe", "objective", "prompts")
-"""Whose settings a row may change, the first that has it if none is named: they make the gradient."""
+"""Whose settings a row may change, the first that has it if none is named."""
 TRAINER = "pairs=2,pool=24,explore_steps=4"
 """What --train-steps trains with."""
 SEEDS_DRAWN = 1024
@@ -151,9 +151,11 @@ class Bench:
         """Names the draws of a row: the same if and only if their gradients are."""
         config = self.config(row)
         content: dict[str, Any] = config.model_dump(
-            mode="json", include={"model", "recipe", "objective", "prompts", "reward", "lora"}
+            mode="json", include={"model", "recipe", "objective", "reward", "lora"}
         )
-        content |= {"seed": self.seed, "same_prompts": self.same_prompts, "policy": "base"}
+        content |= {"prompts": config.prompt_sets().train, "per_step": config.prompts.per_step}
+        content |= {"min_spread": config.prompts.min_spread, "policy": "base"}
+        content |= {"seed": self.seed, "same_prompts": self.same_prompts}
         content |= {"computes": name_of(compute_dtype(self.device))}
         if self.run is not None:
             tensors = step_folder(self.run / "checkpoints", self._step) / TENSORS

@@ -71,8 +71,8 @@ def cost_ratio(
     """(1 + B) cost of the first of two rows of gram[R, D, R, D] over that of the second.
 
     That is what equal progress costs. The draws are paired, so that what rows have in common
-    cancels; the interval is of the logarithm. Without an interval above 0 for each row's signal, it
-    is unbounded.
+    cancels; the interval is of the logarithm, and unbounded where some of the draws leave a row
+    without a signal.
     """
 
     def log_ratio(draws: NDArray[np.int64]) -> float:
