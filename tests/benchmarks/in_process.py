@@ -6,12 +6,14 @@ way of many runs side by side on one card.
 
 from __future__ import annotations
 
+import io
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from heliostat_engines.adapters import parse_adapter
 from heliostat_engines.families import get_family
@@ -22,18 +24,40 @@ from heliostat_engines.solvers import Solver
 from heliostat_server.rewards import demo_judge
 from heliostat_server.rewards.judge import Judge
 from heliostat_server.rewards.registry import RewardBook
+from heliostat_trainer.interrupts import Interrupts
+from heliostat_trainer.progress import Outlook, open_progress
+from heliostat_trainer.run import build_trainer, open_run
 from heliostat_trainer.service import RefusedPrompts, Scores
 from heliostat_trainer.types import Group, PublishedAdapter, ServerInfo
+from heliostat_trainer.workshop import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.conditioning import Conditioning
+    from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.types import GroupRequest
 
 JUDGES = {"demo_judge": demo_judge.TRAINING, "demo_judge_heldout": demo_judge.HELDOUT}
 SCORED_TOGETHER = 256
+
+
+def train_in_process(config: TrainConfig, *, batch: int = 48) -> None:
+    """Train a run of the demo's model, or go on with it; `batch` candidates are denoised together."""
+    resume = any((config.run.path / "checkpoints").glob("step-*"))
+    service = demo_service(str(choose_device(config.run.device)), batch=batch)
+    console, outlook = Console(file=io.StringIO()), Outlook(0, config.run.steps, 0.0, None)
+    with open_progress(console, outlook) as progress:
+        checkpoints = open_run(config, resume=resume)
+        build_trainer(config, service, checkpoints, progress, Interrupts(), resume=resume).train()
+
+
+def demo_service(device: str, *, batch: int = 48) -> InProcessService:
+    """The service with the demo's own text encoder."""
+    family = get_family("demo")
+    encoder = family.load_text_encoder(family.default_checkpoint)
+    return InProcessService(device, encoder.encode, batch=batch)
 
 
 class InProcessService:

@@ -15,7 +15,6 @@ started again, the benchmark goes on where it was stopped, and `--show` only sho
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import multiprocessing
 import statistics
@@ -32,24 +31,22 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from heliostat.examples import example
-from heliostat_engines.families import get_family
 from heliostat_trainer.config import RecipeName, TrainConfig, load_config
 from heliostat_trainer.evaluate import read_evaluations
-from heliostat_trainer.interrupts import Interrupts
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.plan import NVFP4_SPEEDUPS, Activity, plan_run, total
-from heliostat_trainer.progress import Outlook, open_progress
-from heliostat_trainer.run import build_trainer, open_run
-from tests.benchmarks.in_process import InProcessService
+from tests.benchmarks.in_process import train_in_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     Costs = Callable[["Curve"], Sequence[float]]
 
 RECIPES = tuple(RecipeName)
+PUBLISHED = {"recipe.candidates": 96, "recipe.keep_pairs": 12, "recipe.explore_steps": 6}
+"""Sizes of pool and selection."""
 SECONDS = "seconds"
 SMOOTHED_OVER = 20
 """Training steps: a step's pool is of a few prompts only."""
@@ -158,15 +155,7 @@ def run_all(jobs: Sequence[Job], side_by_side: int) -> None:
 def run(job: Job) -> None:
     """Train once, or go on with it."""
     torch.set_num_threads(1)
-    family = get_family("demo")
-    encoder = family.load_text_encoder(family.default_checkpoint)
-    config = settings(job)
-    resume = any((config.run.path / "checkpoints").glob("step-*"))
-    service = InProcessService(job.device, encoder.encode, batch=384)
-    console, outlook = Console(file=io.StringIO()), Outlook(0, job.steps, 0.0, None)
-    with open_progress(console, outlook) as progress:
-        checkpoints = open_run(config, resume=resume)
-        build_trainer(config, service, checkpoints, progress, Interrupts(), resume=resume).train()
+    train_in_process(settings(job), batch=384)
 
 
 def settings(job: Job) -> TrainConfig:
@@ -178,9 +167,7 @@ def settings(job: Job) -> TrainConfig:
         "run.steps": job.steps,
         "run.device": job.device,
         "recipe.name": job.recipe,
-        "recipe.candidates": 96,
-        "recipe.keep_pairs": 12,
-        "recipe.explore_steps": 6,
+        **PUBLISHED,
         "watch.every": 0,
         "ema.decay": 0.9,
         "model.sample_batch": 384,
@@ -192,8 +179,12 @@ def settings(job: Job) -> TrainConfig:
         "reward.heldout": '["demo_judge_heldout"]',
         "checkpoint.every": job.every,
     }
-    arguments = [text for key, value in overrides.items() for text in (f"--{key}", str(value))]
-    return load_config(example("demo_long.toml"), arguments)
+    return load_config(example("demo_long.toml"), arguments_of(overrides))
+
+
+def arguments_of(overrides: Mapping[str, object]) -> list[str]:
+    """Settings, section.key -> value, as on the command line."""
+    return [text for key, value in overrides.items() for text in (f"--{key}", str(value))]
 
 
 def read_curve(job: Job) -> Curve:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from heliostat_trainer.ahead import ExploreAhead
 from heliostat_trainer.checkpoint import RunState, improved
@@ -86,6 +85,30 @@ class Explorer:
 
     files: AdapterFiles
     adapter: PublishedAdapter
+
+
+def group_requests(
+    config: TrainConfig,
+    prompts: Sequence[str],
+    step: int,
+    candidates: int,
+    explored_in: ExploreSteps,
+) -> list[GroupRequest]:
+    """A request for each prompt's group of candidates."""
+    recipe = config.recipe
+    return [
+        GroupRequest(
+            row=row,
+            prompt=prompt,
+            seeds=candidate_seeds(config.run.seed, Purpose.CANDIDATES, candidates, step, row),
+            steps=explored_in.steps,
+            reward=config.reward.sum,
+            return_latents=not recipe.redraws,
+            score_after=explored_in.score_after,
+            solver=recipe.solver,
+        )
+        for row, prompt in enumerate(prompts)
+    ]
 
 
 class Trainer:
@@ -233,23 +256,9 @@ class Trainer:
         return max(0, step - 1 - self._recipe.depth)
 
     def _requests(self, step: int) -> list[GroupRequest]:
-        """A request for each prompt's group of candidates."""
-        explored_in, candidates = self._explore_steps(step), self._shape(step).candidates
-        return [
-            GroupRequest(
-                row=row,
-                prompt=prompt,
-                seeds=candidate_seeds(
-                    self._config.run.seed, Purpose.CANDIDATES, candidates, step, row
-                ),
-                steps=explored_in.steps,
-                reward=self._reward,
-                return_latents=not self._recipe.redraws,
-                score_after=explored_in.score_after,
-                solver=self._recipe.solver,
-            )
-            for row, prompt in enumerate(self._step_prompts(step))
-        ]
+        candidates, explored_in = self._shape(step).candidates, self._explore_steps(step)
+        prompts = self._step_prompts(step)
+        return group_requests(self._config, prompts, step, candidates, explored_in)
 
     def _explore(self, conditioning: Conditioning, step: int) -> Iterator[Group]:
         """Each prompt's group of candidates as it becomes complete, in any order."""
@@ -354,7 +363,6 @@ class Trainer:
         scoring: Phase = Phase.SCORE,
     ) -> list[Samples]:
         """Samples of the old policy in BF16 with all steps, rewarded by the server."""
-        sizes = [len(request.seeds) for request in requests]
         seeds = [seed for request in requests for seed in request.seeds]
         prompts = [request.prompt for request in requests for _ in request.seeds]
         rows = [request.row for request in requests for _ in request.seeds]
@@ -364,25 +372,7 @@ class Trainer:
             )
         with self._waiting(scoring):
             scores = self.parts.server.score(latents, prompts, self._reward.names)
-        each = zip(
-            requests,
-            torch.split(latents, sizes),
-            np.split(scores.rewards, np.cumsum(sizes)[:-1]),
-            [None] * len(sizes) if trajectory is None else trajectory.split(sizes),
-            strict=True,
-        )
-        return [
-            Samples(
-                request.row,
-                request.prompt,
-                request.seeds,
-                drawn,
-                self._reward.combine(parts),
-                path,
-                parts,
-            )
-            for request, drawn, parts, path in each
-        ]
+        return Samples.of(requests, latents, scores.rewards, trajectory)
 
     def _optimise(
         self, samples: Sequence[Samples], conditioning: Conditioning, step: int

@@ -21,7 +21,7 @@ import numpy as np
 from heliostat_engines.solvers import Solver
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -225,6 +225,39 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.seeds)
+
+    @staticmethod
+    def of(
+        requests: Sequence[GroupRequest],
+        latents: torch.Tensor,
+        parts: NDArray[np.float64],
+        trajectory: Trajectory | None,
+    ) -> list[Samples]:
+        """Each request's samples, of what was drawn and rewarded for all of them.
+
+        latents[B, ...], parts[B, R] and `trajectory` have a row for each of the requests' B seeds.
+        """
+        sizes = [len(request.seeds) for request in requests]
+        paths = [None] * len(sizes) if trajectory is None else trajectory.split(sizes)
+        each = zip(
+            requests,
+            latents.split(sizes),
+            np.split(parts, np.cumsum(sizes)[:-1]),
+            paths,
+            strict=True,
+        )
+        return [
+            Samples(
+                request.row,
+                request.prompt,
+                request.seeds,
+                drawn,
+                request.reward.combine(own),
+                path,
+                own,
+            )
+            for request, drawn, own, path in each
+        ]
 
 
 @dataclass(frozen=True)
