@@ -241,7 +241,7 @@ class Samples:
         paths = [None] * len(sizes) if trajectory is None else trajectory.split(sizes)
         each = zip(
             requests,
-            latents.split(sizes),
+            latents.split(sizes),  # type: ignore[no-untyped-call]
             np.split(parts, np.cumsum(sizes)[:-1]),
             paths,
             strict=True,
