@@ -11,6 +11,7 @@ import pytest
 from heliostat_engines.settings import Settings
 from heliostat_trainer.config import (
     RecipeName,
+    RecipeSection,
     TrainConfig,
     load_config,
     parse_overrides,
@@ -110,6 +111,18 @@ def test_defaults_are_the_published_recipe(configure: Callable[..., TrainConfig]
     assert configure("--recipe.name", "diffusionnft").recipe.pool == 4
 
 
+def test_our_own_recipe_has_its_own_budget(configure: Callable[..., TrainConfig]) -> None:
+    own = RecipeSection(name=RecipeName.HELIOSTAT)
+    assert (own.candidates, own.kept, own.pool_evaluations, own.explore_steps) == (24, 4, 4, 6)
+    assert own.tune
+    assert own.explores
+    assert own.redraws
+    chosen = RecipeSection(name=RecipeName.HELIOSTAT, candidates=8, explore_steps=2, tune=False)
+    assert (chosen.candidates, chosen.kept, chosen.pool_evaluations) == (8, 4, 2)
+    assert not chosen.tune
+    assert configure("--recipe.name", "heliostat").recipe.candidates == 8  # as the file says
+
+
 def test_scoring_early_is_for_recipes_that_redraw(configure: Callable[..., TrainConfig]) -> None:
     assert configure().recipe.pool_evaluations == 2
     early = ("--recipe.score_after", "1")
@@ -139,7 +152,7 @@ def test_overrides_are_toml_or_text() -> None:
         (["--recipee.name", "x"], "unknown setting recipee: did you mean recipe?"),
         (["--optimiser.learning_rate", "1"], "the nearest is optimiser.lr"),
         (["--recipe.keep_pairs", "5"], "keep_pairs = 5 keeps 10 of candidates = 8: lower recipe.keep_pairs"),
-        (["--recipe.name", "sol"], "'sol_rl', 'diffusionnft', 'naive_scaling' or 'naive_quant'"),
+        (["--recipe.name", "sol"], "'bf16_explore', 'naive_scaling' or 'naive_quant'"),
         (["--run.steps", "many"], "run.steps = 'many'"),
         (["--run.steps", "0"], "run.steps = 0"),
         (["--run.name", "a/b"], "run.name = 'a/b'"),
@@ -159,7 +172,7 @@ def test_overrides_are_toml_or_text() -> None:
         (["--objective.beta", "-1"], "objective.beta = -1: input should be greater than 0"),
         (["--objective.name", "flow_grpo", "--recipe.name", "naive_quant"],
          "objective.name = 'flow_grpo' needs log-probabilities and trajectories, which recipe.name = 'naive_quant' "
-         "cannot give, since the server draws its samples: set recipe.name to sol_rl, diffusionnft, naive_scaling"),
+         "cannot give, since the server draws its samples: set recipe.name to sol_rl, diffusionnft, heliostat, bf16_explore, naive_scaling"),
         (["--objective.name", "flow_grpo_fast", "--recipe.steps", "3"], "recipe.steps = 3, but objective.name = "
          "'flow_grpo_fast' needs 3 stochastic and a last one: raise recipe.steps or lower objective.window"),
         (["--objective.name", "flow_grpo", "--recipe.steps", "1"], "needs 1 stochastic and a last one: raise"),

@@ -289,6 +289,8 @@ def test_training_on_what_was_explored_never_explores_ahead(configure: Configure
     [
         # 2 prompts x 2 steps: the server explores, the trainer's own samples are scored.
         ("sol_rl", 4, 2 * 2 * 4),
+        ("heliostat", 4, 2 * 2 * 4),
+        ("bf16_explore", 0, 2 * 2 * (8 + 4)),
         ("naive_quant", 4, 0),
         ("naive_scaling", 0, 2 * 2 * 8),
         ("diffusionnft", 0, 2 * 2 * 4),
@@ -300,13 +302,15 @@ def test_recipes_differ_in_one_setting(
     config = configure("--recipe.name", recipe, "--run.steps", "2")
     run(config, server)
     evaluated = 2 * 3 * 2
-    redraws = recipe == "sol_rl"
-    showcase = redraws * 2 * 8  # one more group, scored as explored and as redrawn
+    redraws, tunes = config.recipe.redraws, config.recipe.tune
+    shows = config.recipe.explores_and_redraws
+    showcase = shows * 2 * 8  # one more group, scored as explored and as redrawn
     watched = redraws * 8  # of the first step
-    assert len(server.explored) == explored + redraws
+    early = 2 * tunes  # the watched group, scored after each of its steps
+    assert len(server.explored) == explored + shows + early
     assert server.scored == scored + evaluated + showcase + watched
     steps = {request.steps for request in server.explored}
-    assert steps <= ({2} if recipe == "sol_rl" else {4})
+    assert steps <= ({2} if redraws else {4})
 
 
 def test_micro_batches_are_a_matter_of_memory_only(

@@ -71,6 +71,8 @@ def test_a_run_of_sol_rl_is_counted(configure: Callable[..., TrainConfig]) -> No
     ("recipe", "explored", "drawn"),
     [
         ("sol_rl", Cost(16, fp4=32), Cost(8, bf16=32)),
+        ("heliostat", Cost(16, fp4=32), Cost(8, bf16=32)),
+        ("bf16_explore", Cost(16, bf16=32), Cost(8, bf16=32)),
         ("naive_quant", Cost(16, fp4=64), Cost()),
         ("naive_scaling", Cost(), Cost(16, bf16=64)),
         ("diffusionnft", Cost(), Cost(8, bf16=32)),
@@ -246,6 +248,7 @@ def counted(trainer: Trainer, server: FakeServer) -> Iterator[dict[Activity, Cou
     during(parts.learner, "update", Activity.TRAIN)
     during(parts.evaluator, "run", Activity.EVALUATE)
     during(trainer, "_watch", Activity.WATCH)
+    during(trainer, "_look_at", Activity.EXPLORE)
     patch.setattr(server.engine, "velocity", in_nvfp4)
     patch.setattr(parts.policy, "velocity", in_bf16)
     try:
@@ -268,7 +271,9 @@ def test_a_real_run_evaluates_the_transformer_as_often_as_planned(
         run_trainer(config, trainer)
     in_all = dict(plan_run(config).in_all)
     shown = in_all.pop(Activity.SHOWCASE)  # the counters take it for exploring and drawing
-    in_all[Activity.EXPLORE] += Cost(fp4=shown.fp4)
+    watched = in_all[Activity.WATCH]  # of which the server's part, too
+    in_all[Activity.WATCH] = Cost(bf16=watched.bf16)
+    in_all[Activity.EXPLORE] += Cost(fp4=shown.fp4 + watched.fp4)
     in_all[Activity.DRAW] += Cost(bf16=shown.bf16)
     assert {
         activity: (counts[activity]["fp4"], counts[activity]["bf16"], counts[activity]["backward"])

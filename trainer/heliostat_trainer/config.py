@@ -83,6 +83,10 @@ class RecipeName(StrEnum):
     """Explore `candidates` in NVFP4 with few steps; redraw the kept ones in BF16."""
     DIFFUSIONNFT = "diffusionnft"
     """Draw only as many as are trained on, in BF16: the baseline."""
+    HELIOSTAT = "heliostat"
+    """As sol_rl, with a budget of its own: few candidates, fewer kept, scored early, and tuned."""
+    BF16_EXPLORE = "bf16_explore"
+    """As sol_rl, but explore in BF16: what fewer steps do, apart from what NVFP4 does."""
     NAIVE_SCALING = "naive_scaling"
     """Draw all `candidates` in BF16 with all steps, keep some: brute force."""
     NAIVE_QUANT = "naive_quant"
@@ -215,17 +219,21 @@ class RecipeSection(Settings):
     """[recipe]: how a step's training samples come about."""
 
     name: RecipeName = RecipeName.SOL_RL
-    """sol_rl explores in NVFP4 and draws the kept again in BF16; diffusionnft draws, in BF16, only
-    what is trained on; naive_scaling draws all candidates in BF16; naive_quant trains on NVFP4's."""
+    """heliostat and sol_rl explore in NVFP4 and draw the kept again in BF16, the one with a budget that
+    it tunes, the other as published; diffusionnft draws, in BF16, only what is trained on;
+    naive_scaling draws all candidates in BF16; naive_quant trains on NVFP4's; bf16_explore explores in
+    BF16, to tell what fewer steps do."""
     candidates: Count = 96
-    """Seeds explored for each prompt (N); diffusionnft draws 2 * keep_pairs instead."""
+    """Seeds explored for each prompt (N), by default 24 under heliostat; diffusionnft draws
+    2 * keep_pairs instead."""
     keep_pairs: Count = 12
-    """K: the K best and K worst of each group are trained on, 2 K samples a prompt."""
+    """K: the K best and K worst of each group are trained on, 2 K samples a prompt. By default 2 under
+    heliostat: the best and the worst teach most."""
     explore_steps: Count = 6
     """Denoising steps of exploration (sol_rl)."""
     score_after: Count | None = None
     """Of explore_steps, how many are evaluated before a candidate is scored (sol_rl): the clean image
-    as predicted there takes the place of the last step's. By default all."""
+    as predicted there takes the place of the last step's. By default all; 4 under heliostat."""
     steps: Count = 10
     """Denoising steps of the samples that are trained on."""
     solver: Solver = Solver.EULER
@@ -237,10 +245,19 @@ class RecipeSection(Settings):
     tune: bool = False
     """Choose candidates, keep_pairs, score_after and prompts.per_step anew from time to time, so that
     a step teaches as much as one of these settings in the fewest seconds, by what exploring and training
-    take in this run and how well [watch] sees early scores rank (sol_rl)."""
+    take in this run and how well [watch] sees early scores rank. By default true under heliostat."""
     explore_ahead: Annotated[int, Field(ge=0, le=2)] = 1
     """How many steps the server explores ahead while the trainer trains (sol_rl): each of them
     makes the ranking one policy update older, never the samples. 0: they take turns."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _our_own_has_its_own_defaults(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict) or settings.get("name") != RecipeName.HELIOSTAT:
+            return settings
+        steps = settings.get("explore_steps", cls.model_fields["explore_steps"].default)
+        early = {"score_after": 4} if isinstance(steps, int) and steps >= 4 else {}
+        return {"candidates": 24, "keep_pairs": 2, "tune": True} | early | settings
 
     @model_validator(mode="after")
     def _pool_is_large_enough(self) -> RecipeSection:
@@ -262,10 +279,10 @@ class RecipeSection(Settings):
 
     @model_validator(mode="after")
     def _tunes_what_is_explored_and_redrawn(self) -> RecipeSection:
-        if self.tune and not (self.explores and self.redraws):
+        if self.tune and not self.explores_and_redraws:
             raise ValueError(
                 f"recipe.tune = true, but recipe.name = {self.name.value!r} does not explore what is "
-                "then redrawn: set recipe.name to sol_rl, or leave recipe.tune out"
+                "then redrawn: set recipe.name to heliostat or sol_rl, or leave recipe.tune out"
             )
         return self
 
@@ -293,12 +310,17 @@ class RecipeSection(Settings):
     @property
     def explores(self) -> bool:
         """Whether the server draws the candidates."""
-        return self.name in {RecipeName.SOL_RL, RecipeName.NAIVE_QUANT}
+        return self.name in {RecipeName.SOL_RL, RecipeName.HELIOSTAT, RecipeName.NAIVE_QUANT}
 
     @property
     def redraws(self) -> bool:
         """Whether the kept candidates are drawn again, in BF16."""
-        return self.name is RecipeName.SOL_RL
+        return self.name in {RecipeName.SOL_RL, RecipeName.HELIOSTAT, RecipeName.BF16_EXPLORE}
+
+    @property
+    def explores_and_redraws(self) -> bool:
+        """Whether the server draws candidates only to choose from."""
+        return self.explores and self.redraws
 
     @property
     def gives(self) -> frozenset[Need]:
@@ -309,8 +331,8 @@ class RecipeSection(Settings):
 
     @property
     def depth(self) -> int:
-        """Steps explored ahead: none where the trainer trains on what was explored."""
-        return self.explore_ahead if self.redraws else 0
+        """Steps explored ahead: none where the trainer itself explores, or trains on what was explored."""
+        return self.explore_ahead if self.explores_and_redraws else 0
 
 
 class WatchSection(Settings):

@@ -41,6 +41,7 @@ from heliostat_trainer.watch import Verdict, explore_steps, fidelity_of, ranks, 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import torch
     from numpy.typing import NDArray
 
     from heliostat_engines.adapters import AdapterFiles
@@ -284,7 +285,8 @@ class Trainer:
         size = self._groups_a_draw(len(requests[0].seeds))
         for start in range(0, len(requests), size):
             together = requests[start : start + size]
-            for request, samples in zip(together, self._draw(together, conditioning), strict=True):
+            drawn = (self._look_at if self._recipe.redraws else self._draw)(together, conditioning)
+            for request, samples in zip(together, drawn, strict=True):
                 assert samples.parts is not None
                 yield Group.rewarded(
                     request, samples.parts, samples.latents, trajectory=samples.trajectory
@@ -363,16 +365,37 @@ class Trainer:
         scoring: Phase = Phase.SCORE,
     ) -> list[Samples]:
         """Samples of the old policy in BF16 with all steps, rewarded by the server."""
-        seeds = [seed for request in requests for seed in request.seeds]
-        prompts = [request.prompt for request in requests for _ in request.seeds]
-        rows = [request.row for request in requests for _ in request.seeds]
+        seeds, rows = _of_each_seed(requests)
         with self._clock.phase(drawing):
             latents, trajectory = self.parts.artist.rollout(
                 seeds, conditioning, rows, self._recipe.steps
             )
-        with self._waiting(scoring):
-            scores = self.parts.server.score(latents, prompts, self._reward.names)
-        return Samples.of(requests, latents, scores.rewards, trajectory)
+        return Samples.of(requests, latents, self._score(requests, latents, scoring), trajectory)
+
+    def _look_at(
+        self, requests: Sequence[GroupRequest], conditioning: Conditioning
+    ) -> list[Samples]:
+        """Candidates of the old policy as the server would explore them, but in BF16."""
+        seeds, rows = _of_each_seed(requests)
+        first = requests[0]
+        with self._clock.phase(Phase.EXPLORE):
+            latents = self.parts.artist.draw(
+                PolicyName.OLD,
+                seeds,
+                conditioning,
+                rows,
+                first.steps,
+                score_after=first.score_after,
+            )
+        return Samples.of(requests, latents, self._score(requests, latents, Phase.EXPLORE), None)
+
+    def _score(
+        self, requests: Sequence[GroupRequest], latents: torch.Tensor, phase: Phase
+    ) -> NDArray[np.float64]:
+        """rewards[B, R] of the requests' B seeds, by the server."""
+        prompts = [request.prompt for request in requests for _ in request.seeds]
+        with self._waiting(phase):
+            return self.parts.server.score(latents, prompts, self._reward.names).rewards
 
     def _optimise(
         self, samples: Sequence[Samples], conditioning: Conditioning, step: int
@@ -569,6 +592,12 @@ class Trainer:
         if len(self._reward.names) == 1 or base is None:
             return evaluation.means[self._reward.names[0]].mean
         return mean_gain(evaluation, base, self._reward)
+
+
+def _of_each_seed(requests: Sequence[GroupRequest]) -> tuple[list[int], list[int]]:
+    """seeds[B] and rows[B] of requests with B seeds in all."""
+    pairs = [(seed, request.row) for request in requests for seed in request.seeds]
+    return [seed for seed, _ in pairs], [row for _, row in pairs]
 
 
 @dataclass(frozen=True)

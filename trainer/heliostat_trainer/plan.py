@@ -38,17 +38,18 @@ class Activity(StrEnum):
     """What evaluates the transformer."""
 
     EXPLORE = "explore"
-    """The server draws candidates, in NVFP4."""
+    """Candidates that are only looked at are drawn: by the server in NVFP4, or as BF16_EXPLORE does."""
     DRAW = "draw"
     """The trainer draws in BF16: the kept candidates again, or all of them."""
     TRAIN = "train"
     """Forward and backward passes at samples' noise levels."""
     WATCH = "watch"
-    """The trainer draws whole groups in BF16, to see how well exploration ranks them."""
+    """The trainer draws whole groups in BF16, to see how well exploration ranks them; where the run
+    tunes itself, the server explores them for each number of steps to score after."""
     EVALUATE = "evaluate"
     """The trainer draws held-out prompts in BF16; guidance evaluates twice."""
     SHOWCASE = "showcase"
-    """At the end of a run that redraws: one group explored, and all of it redrawn."""
+    """At the end of a run that explores and redraws: one group explored, and all of it redrawn."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,11 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 def _explored(config: TrainConfig) -> Cost:
     recipe = config.recipe
-    images = config.prompts.per_step * recipe.pool if recipe.explores else 0
-    return Cost(images, fp4=images * recipe.pool_evaluations)
+    images = config.prompts.per_step * recipe.pool
+    evaluations = images * recipe.pool_evaluations
+    if recipe.explores:
+        return Cost(images, fp4=evaluations)
+    return Cost(images, bf16=evaluations) if recipe.redraws else Cost()
 
 
 def _drawn(config: TrainConfig) -> Cost:
@@ -184,7 +188,8 @@ def _watched(config: TrainConfig) -> Cost:
         return Cost()
     watched_steps = -(-config.run.steps // watch.every)
     images = watched_steps * watch.groups * recipe.pool
-    return Cost(images, bf16=images * recipe.steps)
+    early = recipe.explore_steps * (recipe.explore_steps + 1) // 2 if recipe.tune else 0
+    return Cost(images, fp4=images * early, bf16=images * recipe.steps)
 
 
 def _evaluated(settings: EvaluationSection, steps: int) -> Cost:
@@ -201,7 +206,7 @@ def _evaluations_between(settings: EvaluationSection, steps: int) -> int:
 
 def _shown(config: TrainConfig) -> Cost:
     recipe = config.recipe
-    if not recipe.redraws:
+    if not recipe.explores_and_redraws:
         return Cost()
     return Cost(
         2 * recipe.pool, fp4=recipe.pool * recipe.pool_evaluations, bf16=recipe.pool * recipe.steps

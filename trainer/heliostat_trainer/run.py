@@ -269,7 +269,7 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
         with stages.during("write the LoRA"):
             export_run(path, out=path / "lora")  # now: what follows asks the server
         trainer.conclude()
-        if config.recipe.redraws:
+        if config.recipe.explores_and_redraws:
             with stages.during("draw a group to look at"):
                 _keep_showcase(config, trainer)
         with stages.during("write the LoRA's card"):  # which says how the last step was evaluated
