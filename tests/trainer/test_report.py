@@ -124,6 +124,16 @@ def test_a_watched_run_shows_how_exploration_ranks_beside_what_was_published(run
     assert "Explored with 4 of 6 denoising steps, 5 of 6 from step 3 on." in text
 
 
+def test_a_solver_other_than_eulers_is_named(run: Path) -> None:
+    assert "20 steps, no guidance" in write_report(run).read_text()
+    for path in run.glob("evaluation/*/results.json"):
+        results = json.loads(path.read_text())
+        path.write_text(json.dumps([result | {"solver": "dpm2m"} for result in results]))
+    page = write_report(run).read_text()
+    assert "20 steps of dpm2m, no guidance" in page
+    assert "20 steps, no guidance" not in page
+
+
 def test_alarms_are_listed_and_marked(run: Path) -> None:
     text = re.sub(r"\s+", " ", write_report(run).read_text())
     assert "step 2: brightness of held-out images went from 0.375 at the base model to 0.6" in text
