@@ -71,6 +71,7 @@ def write_page(
 
 def _content(comparison: Comparison, say: Callable[[str], None]) -> dict[str, object]:
     base = comparison.reference.first.progress[0]
+    seconds = {group.label: group.first.record.phase_seconds for group in comparison.groups}
     return {
         "comparison": comparison,
         "fractions": FRACTIONS,
@@ -84,7 +85,8 @@ def _content(comparison: Comparison, say: Callable[[str], None]) -> dict[str, ob
             for reward in comparison.rewards
         },
         "gallery": _gallery(comparison, say),
-        "phases": _phases(comparison),
+        "phases": list(dict.fromkeys(phase for each in seconds.values() for phase in each)),
+        "phase_chart": stacked_svg(seconds),
         "statistics": [_statistic(comparison, name) for name in _shared_statistics(comparison)],
         "training": list(filter(None, (_training(comparison, key) for key in TRAINING_CURVES))),
     }
@@ -149,12 +151,6 @@ def _pictures(
     except RunFolderError as error:
         say(f"{error}: its pictures are left out")
         return []
-
-
-def _phases(comparison: Comparison) -> str | None:
-    """Where each group's first run spends its steps' time; None where no run says it."""
-    seconds = {group.label: group.first.record.phase_seconds for group in comparison.groups}
-    return stacked_svg(seconds) if any(seconds.values()) else None
 
 
 def _shared_statistics(comparison: Comparison) -> list[str]:
