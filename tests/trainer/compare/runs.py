@@ -61,7 +61,9 @@ def leave_run(
     lines: what is in each line of metrics.jsonl besides. made_with: of the evaluations.
     """
     words = ["--run.seed", str(seed), "--reward.heldout", '["heldout"]', *overrides]
-    config = load_config(DEMO, ["--run.name", folder.name, "--run.folder", str(folder.parent), *words])
+    config = load_config(
+        DEMO, ["--run.name", folder.name, "--run.folder", str(folder.parent), *words]
+    )
     folder.mkdir(parents=True)
     run = {"config": config.model_dump(mode="json"), "server": server, "compute_dtype": "bfloat16"}
     (folder / "run.json").write_text(json.dumps(run))

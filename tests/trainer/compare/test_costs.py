@@ -143,5 +143,5 @@ def test_the_interval_holds_the_true_ratio_and_pairing_makes_it_narrow() -> None
             assert ratio.high is not None
             holds[is_paired] += ratio.low <= 0.5 <= ratio.high
             widths[is_paired] += math.log(ratio.high / ratio.low)
-    assert all(0.9 <= count / trials for count in holds.values())
+    assert all(count / trials >= 0.9 for count in holds.values())
     assert widths[True] < widths[False] / 2

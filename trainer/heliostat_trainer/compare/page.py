@@ -86,7 +86,7 @@ def _content(comparison: Comparison, say: Callable[[str], None]) -> dict[str, ob
         },
         "gallery": _gallery(comparison, say),
         "phases": list(dict.fromkeys(phase for each in seconds.values() for phase in each)),
-        "phase_chart": stacked_svg(seconds),
+        "phase_chart": stacked_svg(seconds) if any(seconds.values()) else None,
         "statistics": [_statistic(comparison, name) for name in _shared_statistics(comparison)],
         "training": list(filter(None, (_training(comparison, key) for key in TRAINING_CURVES))),
     }
