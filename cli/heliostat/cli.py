@@ -486,16 +486,15 @@ def report(
 
 
 @app.command(
-    epilog="`heliostat compare runs/base-0 runs/base-1 runs/mine-0 runs/mine-1 --price-per-hour 3.5` "
-    "compares two settings with two seeds each; `--reward demo_judge_heldout` looks at one reward "
-    "alone; `--nvfp4-speedup 1.33` counts as for BF16 that is compiled; `--json numbers.json` keeps "
-    "the numbers."
+    epilog="Two runs: `heliostat compare runs/base runs/mine`\n\n"
+    "Two settings, two seeds each: `heliostat compare runs/base-0 runs/base-1 runs/mine-0 runs/mine-1`\n\n"
+    "One reward, in money too: `heliostat compare runs/* --reward pickscore --price-per-hour 3.5`"
 )
 def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN RUN...",
+            metavar="RUN",
             help="Run folders, two or more; the first is what the others are measured by.",
         ),
     ],

@@ -94,10 +94,10 @@ def test_numbers_of_training_are_drawn_where_they_are_kept(tmp_path: Path) -> No
     first = leave_run(tmp_path / "a", OURS)
     page = page_of(first, leave_run(tmp_path / "b", OURS, "--lora.rank", "8"))
     assert "velocity norm" not in page
-    lines = {"velocity_norm": 1.05, "diversity": "much"}
+    lines = {"velocity_norm": 1.05, "latent_diversity": "much"}
     page = page_of(first, leave_run(tmp_path / "c", OURS, "--lora.rank", "8", lines=lines))
     assert "velocity norm, training samples" in page
-    assert "diversity, training samples" not in page
+    assert "latent diversity" not in page
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "of another form"])

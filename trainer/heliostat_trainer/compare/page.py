@@ -32,7 +32,7 @@ SIGN = " · heliostat compare</title>"
 """In the template, and so in every page that we wrote."""
 SHOWN = 8
 """Prompts whose pictures are shown."""
-TRAINING_CURVES = ("velocity_norm", "diversity")
+TRAINING_CURVES = ("velocity_norm", "latent_diversity")
 """Numbers of training steps that are drawn where metrics.jsonl has them."""
 
 
