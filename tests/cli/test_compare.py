@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from heliostat.cli import app
 from heliostat_engines.errors import HeliostatError
+from heliostat_trainer.plan import NVFP4_SPEEDUPS
 from tests.trainer.compare.runs import leave_run
 
 
@@ -67,6 +68,11 @@ def test_speed_ups_and_reward_can_be_chosen(
     assert "1/2.4" not in text
     assert "demo_judge," not in text
     assert (tmp_path / "compare.html").exists()
+
+
+def test_the_help_names_what_nvfp4_counts_as() -> None:
+    text = compare("--help")
+    assert all(f"{speedup:g}" in text for speedup in NVFP4_SPEEDUPS.values())
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,10 @@ class Activity(StrEnum):
     """At the end of a run that redraws: one group explored, and all of it redrawn."""
 
 
+TRAINING = (Activity.EXPLORE, Activity.DRAW, Activity.TRAIN, Activity.WATCH)
+"""What evaluates the transformer to train; the rest is to look at."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """Images drawn, and evaluations of the transformer for one image each."""
@@ -159,10 +163,6 @@ def plan_run(config: TrainConfig) -> Plan:
         a_step=a_step,
         in_all={activity: cost * steps for activity, cost in a_step.items()} | once,
     )
-
-
-TRAINING = (Activity.EXPLORE, Activity.DRAW, Activity.TRAIN, Activity.WATCH)
-"""What evaluates the transformer to train; the rest is to look at."""
 
 
 def spent(config: TrainConfig, steps: int) -> Cost:

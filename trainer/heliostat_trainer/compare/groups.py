@@ -60,6 +60,7 @@ class Run:
             "server's precision": server.get("precision", ""),
             "server's runtime": server.get("runtime", ""),
             "server's resolution_px": server.get("resolution_px", ""),
+            "server's weights": server.get("weights_digest", ""),
         }
 
     def has_weights_of(self, other: Run) -> bool:
@@ -76,7 +77,8 @@ class Run:
 
     def elapsed(self, steps: Sequence[int]) -> list[float]:
         """Seconds of training until each step; NaN after the last line of metrics.jsonl."""
-        until = {0: 0.0} | {line["step"]: line["elapsed_s"] for line in self.record.steps}
+        lines = self.record.steps
+        until = {0.0: 0.0} | {float(line["step"]): float(line["elapsed_s"]) for line in lines}
         done = sorted(until)
         times = np.interp(steps, done, [until[step] for step in done], right=np.nan)
         return [float(time) for time in times]

@@ -13,7 +13,7 @@ from heliostat_trainer.config import EvaluationSection, GuardsSection, RewardSec
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluate import IMAGES, Evaluation, pair, read_evaluations
 from heliostat_trainer.guards import Alarm, alarms
-from heliostat_trainer.metrics import read_metrics
+from heliostat_trainer.metrics import number, read_metrics
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.run_file import (
     RUN_FILE,
@@ -115,7 +115,10 @@ class RunRecord:
         """Mean seconds a step of each phase, over the steps that say it."""
         lines = [line["seconds"] for line in self.steps if isinstance(line.get("seconds"), dict)]
         phases = dict.fromkeys(phase for line in lines for phase in line)
-        return {phase: sum(line.get(phase, 0.0) for line in lines) / len(lines) for phase in phases}
+        return {
+            phase: sum(number(line, phase) or 0.0 for line in lines) / len(lines)
+            for phase in phases
+        }
 
     def require_evaluation(self, purpose: str) -> None:
         """Raises RunFolderError if the base model was not evaluated yet: there is nothing to show."""
