@@ -31,6 +31,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from heliostat.examples import example
+from heliostat_trainer.compare.costs import cost_of
 from heliostat_trainer.config import RecipeName, TrainConfig, load_config
 from heliostat_trainer.evaluate import read_evaluations
 from heliostat_trainer.metrics import read_metrics
@@ -216,7 +217,7 @@ def step_cost(config: TrainConfig, count: Count, decode_nfes: float) -> float:
     """BF16-equivalent evaluations of one training step, decoded and rewarded images included."""
     a_step = plan_run(config).a_step
     cost = total(a_step[activity] for activity in count.activities)
-    return cost.bf16_equivalents(count.nvfp4_speedup) + cost.images * decode_nfes
+    return cost.bf16_equivalents(count.nvfp4_speedup, decode_nfes)
 
 
 def comparable(curves: Sequence[Curve]) -> list[Curve]:
@@ -230,18 +231,6 @@ def mean_curve(curves: Sequence[Curve], recipe: str, reward: str) -> NDArray[np.
     each = [curve.rewards[reward] for curve in curves if curve.recipe == recipe]
     means: NDArray[np.float64] = np.mean(np.array(each), axis=0)
     return means
-
-
-def cost_of(reward: float, rewards: NDArray[np.float64], costs: Sequence[float]) -> float | None:
-    """Where a curve first reaches a reward, between two evaluations by a straight line."""
-    above = np.nonzero(rewards >= reward)[0]
-    if not len(above):
-        return None
-    at = int(above[0])
-    if at == 0:
-        return costs[0]
-    share = (reward - rewards[at - 1]) / (rewards[at] - rewards[at - 1])
-    return float(costs[at - 1] + share * (costs[at] - costs[at - 1]))
 
 
 def show(curves: Sequence[Curve]) -> None:

@@ -21,6 +21,7 @@ from heliostat_trainer.plan import (
     Cost,
     TrainerMemory,
     plan_run,
+    spent,
     total,
 )
 from heliostat_trainer.policy import ADAPTERS
@@ -65,6 +66,17 @@ def test_a_run_of_sol_rl_is_counted(configure: Callable[..., TrainConfig]) -> No
         Activity.SHOWCASE: Cost(16, fp4=16, bf16=32),
     }
     assert total(plan.in_all.values()) == Cost(108, fp4=112, bf16=340, backward=48)
+
+
+def test_what_training_took_until_a_step_leaves_out_what_is_only_looked_at(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    config = configure("--watch.every", "2")
+    a_step, watched = Cost(24, fp4=32, bf16=80, backward=16), Cost(8, bf16=32)
+    assert spent(config, 0) == Cost()
+    assert spent(config, 1) == a_step + watched
+    assert spent(config, 2) == a_step * 2 + watched
+    assert spent(config, 9) == a_step * 9 + watched * 5
 
 
 @pytest.mark.parametrize(
@@ -151,6 +163,7 @@ def test_equivalents_discount_nvfp4_and_count_a_backward_pass_twice() -> None:
     cost = Cost(images=1, fp4=240, bf16=10, backward=5)
     assert cost.bf16_equivalents(NVFP4_SPEEDUPS["eager"]) == pytest.approx(100 + 10 + 10)
     assert cost.bf16_equivalents(NVFP4_SPEEDUPS["compiled"]) == pytest.approx(200.4511)
+    assert cost.bf16_equivalents(2.4, image_nfes=3.0) == pytest.approx(100 + 10 + 10 + 3)
 
 
 def test_memory_is_what_the_trainer_holds(

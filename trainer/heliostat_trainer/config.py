@@ -878,14 +878,26 @@ def flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def completed(flat: Mapping[str, object]) -> Mapping[str, object]:
     """Flattened settings with the defaults of keys that there were not when they were kept."""
+    try:
+        return flatten(kept_config(flat))
+    except ConfigError:  # of keys that there are no longer
+        return flat
+
+
+def kept_config(flat: Mapping[str, object]) -> TrainConfig:
+    """The settings that a run was made with, from its flattened ones.
+
+    Raises:
+        ConfigError: one of them is none that there is now; names it.
+    """
     settings: dict[str, dict[str, object]] = {}
     for key, value in flat.items():
         section, _, name = key.partition(".")
         settings.setdefault(section, {})[name] = value
     try:
-        return flatten(TrainConfig.model_validate(settings))
-    except ValidationError:  # of keys that there are no longer
-        return flat
+        return TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error.errors()[0])) from error
 
 
 def first_change(

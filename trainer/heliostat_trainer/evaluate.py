@@ -12,7 +12,7 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from heliostat_trainer.statistics import PER_IMAGE, Interval, diversity, interva
 from heliostat_trainer.steps import kept_steps, step_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -77,6 +77,16 @@ class Conditions:
         if self.resolution_px is None or others.resolution_px is None:
             return replace(self, resolution_px=None) == replace(others, resolution_px=None)
         return self == others
+
+    def differences(self, others: Conditions) -> Iterator[str]:
+        """What the two do not have in common, in words."""
+        theirs = asdict(others)
+        for name, own in asdict(self).items():
+            other = theirs[name]
+            if own == other or (name == "resolution_px" and None in {own, other}):
+                continue
+            is_plain = not isinstance(own, tuple)
+            yield name.replace("_", " ") + (f" ({own}, not {other})" if is_plain else "")
 
 
 @dataclass(frozen=True)
@@ -456,6 +466,15 @@ def _evaluation(entry: dict[str, object]) -> Evaluation:
     fields["prompts"] = tuple(entry["prompts"])  # type: ignore[arg-type]
     fields["seeds"] = tuple(tuple(group) for group in entry["seeds"])  # type: ignore[attr-defined]
     rewards: dict[str, list[list[float]]] = entry["rewards"]  # type: ignore[assignment]
+    _check_numbers(fields)
     # anew: of a single prompt there once was an interval of width 0
     fields["means"] = {name: prompt_interval(np.array(v)) for name, v in rewards.items()}
     return Evaluation(**fields)  # type: ignore[arg-type]
+
+
+def _check_numbers(fields: Mapping[str, Any]) -> None:
+    """Raises ValueError if a reward or a statistic is not one number for every prompt's every seed."""
+    shape = np.shape(fields["seeds"])
+    for name, each in (fields["rewards"] | fields["statistics"]).items():
+        if np.shape(each) != shape or not np.isfinite(each).all():
+            raise ValueError(f"{name} is not one number for every seed")

@@ -52,6 +52,10 @@ class Activity(StrEnum):
     """At the end of a run that explores and redraws: one group explored, and all of it redrawn."""
 
 
+TRAINING = (Activity.EXPLORE, Activity.DRAW, Activity.TRAIN, Activity.WATCH)
+"""What evaluates the transformer to train; the rest is to look at."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """Images drawn, and evaluations of the transformer for one image each."""
@@ -75,9 +79,10 @@ class Cost:
     def __mul__(self, times: int) -> Cost:
         return Cost(self.images * times, self.fp4 * times, self.bf16 * times, self.backward * times)
 
-    def bf16_equivalents(self, nvfp4_speedup: float) -> float:
-        """BF16 NFEs that take as long."""
-        return self.fp4 / nvfp4_speedup + self.bf16 + BACKWARD_NFES * self.backward
+    def bf16_equivalents(self, nvfp4_speedup: float, image_nfes: float = 0.0) -> float:
+        """BF16 NFEs that take as long; a decoded and rewarded image counts as `image_nfes`."""
+        transformer = self.fp4 / nvfp4_speedup + self.bf16 + BACKWARD_NFES * self.backward
+        return transformer + self.images * image_nfes
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,15 @@ def plan_run(config: TrainConfig) -> Plan:
         a_step=a_step,
         in_all={activity: cost * steps for activity, cost in a_step.items()} | once,
     )
+
+
+def spent(config: TrainConfig, steps: int) -> Cost:
+    """What training takes until `steps` of its steps are done."""
+    if not steps:
+        return Cost()
+    run = config.run.model_copy(update={"steps": steps})
+    in_all = plan_run(config.model_copy(update={"run": run})).in_all
+    return total(in_all[activity] for activity in TRAINING)
 
 
 def total(costs: Iterable[Cost]) -> Cost:
