@@ -148,7 +148,7 @@ def test_overrides_are_toml_or_text() -> None:
         (["--objective.name", "amw"], "objective.name = 'amw': choose from diffusion_nft, awm,"),
         (["--objective.power", "1"], "objective.power is a setting of awm, not of diffusion_nft: leave it out"),
         (["--objective.name", "awm", "--objective.pwer", "1"], "did you mean objective.power?"),
-        (["--objective.temperature", "1"], "objective.temperature of diffusion_nft: it has name, beta,"),
+        (["--objective.temperature", "1"], "objective.temperature of diffusion_nft: it has name, levels,"),
         (["--objective.beta", "-1"], "objective.beta = -1: input should be greater than 0"),
         (["--objective.name", "flow_grpo", "--recipe.name", "naive_quant"],
          "objective.name = 'flow_grpo' needs log-probabilities and trajectories, which recipe.name = 'naive_quant' "
