@@ -13,6 +13,7 @@ from heliostat_trainer.advantages import has_contrast
 from heliostat_trainer.batch import Schedule, lay_out
 from heliostat_trainer.checkpoint import restore_tensors
 from heliostat_trainer.errors import DIVERGED, DivergedError
+from heliostat_trainer.objectives.norm import norm_ratio
 from heliostat_trainer.objectives.objective import Velocities, mean_of_each
 from heliostat_trainer.optimiser import build_optimiser
 from heliostat_trainer.policy import PolicyName
@@ -227,6 +228,9 @@ class _Sums:
         if velocities.old is not None:
             difference = velocities.trained.detach() - velocities.old
             self._add("drift", mean_of_each(difference.square())[rows])
+        if velocities.reference is not None:
+            trained = velocities.trained.detach()
+            self._add("velocity_norm", norm_ratio(trained, velocities.reference)[rows])
         if result.ratio is not None and result.clipped is not None:
             self._add("ratio_error", (result.ratio - 1).abs()[rows])
             self._add("clip_fraction", result.clipped.float()[rows])
@@ -248,6 +252,7 @@ class _Sums:
             drift=means.get("drift"),
             ratio_error=means.get("ratio_error"),
             clip_fraction=means.get("clip_fraction"),
+            velocity_norm=means.get("velocity_norm"),
             grad_norm=self.grad_norm,
             zero_contrast_groups=zero_contrast_groups,
         )

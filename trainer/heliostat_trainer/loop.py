@@ -598,6 +598,7 @@ class _StepResult:
             policy_drift=self.report.drift,
             ratio_error=self.report.ratio_error,
             clip_fraction=self.report.clip_fraction,
+            velocity_norm=self.report.velocity_norm,
             grad_norm=self.report.grad_norm,
             lr=config.optimiser.lr_at(self.step, config.lr_steps),
             old_decay=config.old_policy.decay(self.step),

@@ -61,6 +61,16 @@ class ObjectiveSettings(Settings):
     or from the higher half of them, or one from each of as many equal parts."""
     timestep_fraction: Share = 0.6
     """Share of those levels that each sample is trained at."""
+    norm_weight: NotNegative = 0.0
+    """Weight of a penalty where the velocity's norm exceeds the base model's by more than the
+    margin; above 0 it costs the base model's evaluation."""
+    norm_margin: NotNegative = 0.0
+    """By which share of the base model's the velocity's norm may exceed it without a penalty."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Only for terms with a weight above 0."""
+        return self.norm_weight > 0
 
     def levels_taken(self, count: int) -> int:
         """At how many of its `count` noise levels a sample is trained; at least one."""
@@ -95,9 +105,9 @@ class DiffusionNftSettings(NoisedSettings):
         return True
 
     @property
+    @override
     def needs_reference(self) -> bool:
-        """Only for the KL term."""
-        return self.kl_weight > 0
+        return super().needs_reference or self.kl_weight > 0
 
     def rows(self, kept: int, steps: int) -> int:
         """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
@@ -126,9 +136,9 @@ class AwmSettings(NoisedSettings):
         return self.old_weight > 0
 
     @property
+    @override
     def needs_reference(self) -> bool:
-        """Only for the KL term."""
-        return self.kl_weight > 0
+        return super().needs_reference or self.kl_weight > 0
 
     def rows(self, kept: int, steps: int) -> int:
         """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
@@ -151,6 +161,7 @@ class DiffusionDpoSettings(NoisedSettings):
         return False
 
     @property
+    @override
     def needs_reference(self) -> bool:
         """Every pair is measured against it."""
         return True
@@ -188,9 +199,9 @@ class GrpoSettings(ObjectiveSettings):
         return False
 
     @property
+    @override
     def needs_reference(self) -> bool:
-        """Only for the KL term."""
-        return self.kl_weight > 0
+        return super().needs_reference or self.kl_weight > 0
 
     def rows(self, kept: int, steps: int) -> int:
         """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
