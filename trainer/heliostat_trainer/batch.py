@@ -15,7 +15,7 @@ import torch
 
 from heliostat_engines.sampling import as_column
 from heliostat_engines.stochastic import Trajectory
-from heliostat_trainer.advantages import advantages
+from heliostat_trainer.advantages import advantages_of
 from heliostat_trainer.objectives.objective import NoisedRows, TransitionRows
 from heliostat_trainer.objectives.settings import (
     DanceGrpoSettings,
@@ -169,8 +169,7 @@ def each_sample(
     device: torch.device,
 ) -> Batch:
     """A row for each sample at each of its levels."""
-    rewards = [group.rewards for group in groups]
-    values = np.concatenate(advantages(rewards, settings.advantage_clip))
+    values = advantages_of(settings, groups)
     levels, draws = _noised(settings, schedule, [len(group) for group in groups])
     samples = np.repeat(np.arange(len(values)), levels.shape[1])
     return _NoisedBatch(
@@ -222,8 +221,7 @@ def transitions(
 
     Of DanceGRPO's only the best and the worst samples of each group; advantages are among all.
     """
-    rewards = [group.rewards for group in groups]
-    values = np.concatenate(advantages(rewards, settings.advantage_clip, settings.deviation))
+    values = advantages_of(settings, groups, settings.deviation)
     pairs = settings.subset_pairs if isinstance(settings, DanceGrpoSettings) else None
     chosen = np.concatenate(list(_extremes_of_each(groups, pairs)))
     trajectories = [group.trajectory for group in groups if group.trajectory is not None]

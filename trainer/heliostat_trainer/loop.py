@@ -30,6 +30,7 @@ from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
 from heliostat_trainer.selection import select
 from heliostat_trainer.types import (
     Group,
+from heliostat_trainer.statistics import diversity
     GroupRequest,
     Samples,
     Selection,
@@ -611,6 +612,7 @@ class _StepResult:
             proxy_rewards=_means(
                 config.reward.trained, [chosen.group.parts for chosen in selections]
             ),
+            latent_diversity=float(np.mean([diversity(group.latents) for group in samples])),
         )
 
 

@@ -259,6 +259,8 @@ class StepMetrics:
     clip_fraction: float | None = None
     velocity_norm: float | None = None
     """Of the trained velocity, over the base model's: above 1 it has grown."""
+    latent_diversity: float | None = None
+    """Mean distance between the latents of a prompt's samples trained on, over prompts."""
     explore_steps: int | None = None
     """Denoising steps of the candidates."""
     fidelity: Fidelity | None = None

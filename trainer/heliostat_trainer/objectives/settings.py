@@ -77,6 +77,16 @@ class ObjectiveSettings(Settings):
         return max(1, int(self.timestep_fraction * self.levels.among(count) + 1e-9))
 
 
+class AdvantageSettings(ObjectiveSettings):
+    """What the objectives share that weigh a sample by its advantage."""
+
+    advantage_clip: Positive = 5.0
+    """Advantages are clipped to this magnitude."""
+    diversity_weight: NotNegative = 0.0
+    """How much a sample's advantage gains by its distance from its prompt's other samples, in
+    latent space, beyond their mean distance: what looks like the others gets less credit."""
+
+
 class NoisedSettings(ObjectiveSettings):
     """What the objectives share that train at clean samples with noise added anew."""
 
@@ -85,7 +95,7 @@ class NoisedSettings(ObjectiveSettings):
     cancel where samples are compared, as in V-GRPO; else each has its own."""
 
 
-class DiffusionNftSettings(NoisedSettings):
+class DiffusionNftSettings(NoisedSettings, AdvantageSettings):
     """Negative-aware fine-tuning on the forward process (DiffusionNFT)."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_LATENTS})
@@ -96,8 +106,6 @@ class DiffusionNftSettings(NoisedSettings):
     """How far the implicit positive and negative policies reach beyond the old one."""
     kl_weight: NotNegative = 1e-4
     """Weight of the squared velocity difference to the base model; 0 saves its evaluation."""
-    advantage_clip: Positive = 5.0
-    """Advantages are clipped to this magnitude."""
 
     @property
     def needs_old(self) -> bool:
@@ -114,7 +122,7 @@ class DiffusionNftSettings(NoisedSettings):
         return kept * self.levels_taken(steps)
 
 
-class AwmSettings(NoisedSettings):
+class AwmSettings(NoisedSettings, AdvantageSettings):
     """Advantage-weighted matching: the flow-matching loss, weighted by the advantage."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_LATENTS})
@@ -171,7 +179,7 @@ class DiffusionDpoSettings(NoisedSettings):
         return kept // 2 * 2 * self.levels_taken(steps)
 
 
-class GrpoSettings(ObjectiveSettings):
+class GrpoSettings(AdvantageSettings):
     """What the policy-gradient objectives on stochastic trajectories share."""
 
     needs: ClassVar[frozenset[Need]] = frozenset(
@@ -188,8 +196,6 @@ class GrpoSettings(ObjectiveSettings):
     """The probability ratio is clipped to 1 -+ this."""
     kl_weight: NotNegative = 0.0
     """Weight of a step's divergence from the base model; 0 saves its evaluation."""
-    advantage_clip: Positive = 5.0
-    """Advantages are clipped to this magnitude."""
     timestep_fraction: Share = 1.0
     """Share of those of its stochastic steps that each sample is trained at."""
 
