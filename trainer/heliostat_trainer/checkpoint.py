@@ -21,7 +21,7 @@ from heliostat_engines.files import atomic_folder, discard_folder
 from heliostat_engines.ownership import Layout
 from heliostat_engines.text import content_of, read_json
 from heliostat_trainer.config import flatten
-from heliostat_trainer.curriculum import Sighting
+from heliostat_trainer.curriculum import Sighting, Spread
 from heliostat_trainer.errors import DIVERGED, DivergedError, RunFolderError
 from heliostat_trainer.optimiser import restore_state, state_tensors
 from heliostat_trainer.policy import ADAPTERS, NOT_FINITE, are_finite
@@ -64,6 +64,8 @@ class RunState:
     """The training steps from which on exploration takes one denoising step more."""
     sightings: tuple[Sighting, ...] = ()
     """Prompts whose groups were found flat, and since when they are not."""
+    spreads: tuple[Spread, ...] = ()
+    """How far the prompts' rewards spread, where prompts are drawn by it."""
     contents: Mapping[str, str] = field(default_factory=dict)
     """Digests of what settings name (`resuming.contents_of`)."""
     explorers: Mapping[int, AdapterFiles] = field(default_factory=dict)
@@ -188,7 +190,9 @@ def _state(plain: Mapping[str, Any], explorers: Mapping[int, AdapterFiles]) -> R
     # checkpoints of before these were kept lack them
     raised_at = tuple(plain.get("raised_at", ()))
     seen = tuple(Sighting(*sight) for sight in plain.get("sightings", ()))
-    return RunState(**{**plain, "raised_at": raised_at, "sightings": seen, "explorers": explorers})
+    spreads = tuple(Spread(*spread) for spread in plain.get("spreads", ()))
+    read = {"raised_at": raised_at, "sightings": seen, "spreads": spreads, "explorers": explorers}
+    return RunState(**{**plain, **read})
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -208,6 +208,9 @@ class PromptsSection(Settings):
     flat_after: Count = 2
     """A prompt that was skipped so many times in a row is drawn half as often, and half as often
     again with each further time, until it shows contrast."""
+    by_spread: Decay = 0.0
+    """Share of a step's prompts that are drawn in proportion to the deviation that their explored
+    rewards have shown, smoothed over time; the others are drawn evenly, so that none starves."""
 
 
 class RecipeSection(Settings):

@@ -18,9 +18,11 @@ from heliostat_trainer.curriculum import (
     contrasted,
     draw_prompts,
     flats,
+    known_spreads,
     most_contrasted,
     resting,
     sightings,
+    spreads,
 )
 from heliostat_trainer.evaluate import mean_gain
 from heliostat_trainer.guards import alarms
@@ -28,9 +30,9 @@ from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.progress import Outlook
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
 from heliostat_trainer.selection import select
+from heliostat_trainer.statistics import diversity
 from heliostat_trainer.types import (
     Group,
-from heliostat_trainer.statistics import diversity
     GroupRequest,
     Samples,
     Selection,
@@ -193,8 +195,10 @@ class Trainer:
         return explore_steps(self._recipe, self.state.raised_at, step)
 
     def _step_prompts(self, step: int) -> tuple[str, ...]:
-        counts = flats(self.state.sightings, self._explorer_of(step))
-        return draw_prompts(self._config, self._prompts, counts, step)
+        until = self._explorer_of(step)
+        counts = flats(self.state.sightings, until)
+        known = known_spreads(self.state.spreads, until)
+        return draw_prompts(self._config, self._prompts, counts, step, known)
 
     def _explore_ahead(self, step: int) -> None:
         """Have the server explore this step and the `depth` next ones, unless it does already."""
@@ -407,6 +411,8 @@ class Trainer:
         )
         groups = [chosen.group for chosen in result.selections]
         seen = sightings(self._config, self.state.sightings, groups, result.step)
+        until = self._explorer_of(result.step + 1)
+        spread = spreads(self._config, self.state.spreads, groups, result.step, until)
         metrics = replace(metrics, resting_prompts=resting(self._config, flats(seen, result.step)))
         parts, verdict = self.parts, self._verdict(result)
         with parts.interrupts.shielded():
@@ -418,6 +424,7 @@ class Trainer:
                 metrics_bytes=parts.metrics.position,
                 raised_at=self._raised_at(verdict),
                 sightings=seen,
+                spreads=spread,
             )
         parts.progress.step(metrics, self.outlook)
         if self._config.run.minutes is not None and result.step == self._first_step:
@@ -605,6 +612,7 @@ class _StepResult:
             old_decay=config.old_policy.decay(self.step),
             ema_decay=config.ema.decay_at(self.step),
             elapsed_s=elapsed_s,
+            latent_diversity=float(np.mean([diversity(group.latents) for group in samples])),
             explore_steps=selections[0].group.request.steps,
             fidelity=self.fidelity,
             skipped_groups=len(selections) - len(samples),
@@ -612,7 +620,6 @@ class _StepResult:
             proxy_rewards=_means(
                 config.reward.trained, [chosen.group.parts for chosen in selections]
             ),
-            latent_diversity=float(np.mean([diversity(group.latents) for group in samples])),
         )
 
 
