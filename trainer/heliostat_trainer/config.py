@@ -407,6 +407,10 @@ class OldPolicySection(Settings):
         """The decay after training step `step`, which counts from 1."""
         return min(self.decay_slope * step, self.decay_max)
 
+    def is_trained_before(self, step: int) -> bool:
+        """Whether the old policy is the trained one, to the bit, when training step `step` begins."""
+        return self.decay(step - 1) == 0
+
 
 class EmaSection(Settings):
     """[ema]: the moving average of the trained LoRA, which is evaluated and exported."""

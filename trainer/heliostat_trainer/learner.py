@@ -121,6 +121,7 @@ class Learner:
         """Add up the gradient of the mean loss over the terms, a micro-batch at a time."""
         size = max(1, self._config.optimiser.micro_batch // batch.together)
         starts = range(0, len(terms), size)
+        on_policy = self._is_on_policy(batch.schedule.step)
         problem = ""
         for number in self._ranks.shares(len(starts)):
             if number is not None:
@@ -131,7 +132,8 @@ class Learner:
             rows = batch.take(part)
             wanted = number is not None
             with self._undisturbed():
-                velocities = self._velocities(rows, conditioning.take(batch.prompts(part)))
+                own = conditioning.take(batch.prompts(part))
+                velocities = self._velocities(rows, own, on_policy=on_policy)
                 result = self._objective.loss(rows, velocities)
                 self._policy.backward(result.loss.sum() * wanted / terms.size)
             sums.add(result, velocities, wanted=wanted)
@@ -154,13 +156,30 @@ class Learner:
         for gradient, total in zip(gradients, torch.split(flat, sizes), strict=True):
             gradient.copy_(total.view_as(gradient))
 
-    def _velocities(self, rows: Rows, conditioning: Conditioning) -> Velocities:
+    def _is_on_policy(self, step: int) -> bool:
+        """Whether the old policy's velocities are the trained one's, to the bit.
+
+        Equal weights give equal velocities, except where the graph with a gradient and the one without
+        are compiled apart.
+        """
+        if self._config.model.compile or not self._config.old_policy.is_trained_before(step):
+            return False
+        return self._policy.weights[PolicyName.OLD].equals(self._policy.trained)
+
+    def _velocities(self, rows: Rows, conditioning: Conditioning, *, on_policy: bool) -> Velocities:
+        """What the objective needs; on policy the old one is the trained one, and not evaluated."""
+
         def of(name: PolicyName) -> torch.Tensor:
             return self._policy.velocity(name, rows.latents, rows.sigma, conditioning)
 
-        old = of(PolicyName.OLD) if self._objective.needs_old else None
+        needs_old, old = self._objective.needs_old, None
+        if needs_old and not on_policy:
+            old = of(PolicyName.OLD)
         reference = of(PolicyName.BASE) if self._objective.needs_reference else None
-        return Velocities(trained=of(PolicyName.TRAINED), old=old, reference=reference)
+        trained = of(PolicyName.TRAINED)
+        if needs_old and on_policy:
+            old = trained.detach()
+        return Velocities(trained=trained, old=old, reference=reference)
 
     def _descend(self, sums: _Sums, step: int) -> None:
         """One optimiser step with the gradient that has been added up."""
