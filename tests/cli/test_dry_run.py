@@ -46,7 +46,8 @@ def test_the_plan_is_printed_and_nothing_is_written(tmp_path: Path) -> None:
     assert "128 samples at a noise level, each evaluated by: trained, old" in text
     assert row(text, "explore") == ["1,920", "7,680", "0", "0", "3,200", "5,774"]
     assert row(text, "draw") == ["320", "0", "3,200", "0", "3,200", "3,200"]
-    assert row(text, "train") == ["0", "0", "2,560", "1,280", "5,120", "5,120"]
+    # 10 steps of 128 rows, each by two policies; in the first one the old policy is the trained one.
+    assert row(text, "train") == ["0", "0", "2,432", "1,280", "4,992", "4,992"]
     assert row(text, "evaluate") == ["512", "0", "15,360", "0", "15,360", "15,360"]
     assert "the first step tells" in text
     assert "transformer in BF16" in text

@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from heliostat_trainer.curriculum import Sighting, draw_prompts, flats
+from heliostat_trainer.curriculum import (
+    Sighting,
+    Spread,
+    draw_prompts,
+    flats,
+    known_spreads,
+    spreads,
+)
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.prompts import step_prompts
 from heliostat_trainer.report import write_report
 from heliostat_trainer.rewards import Normalise, RewardSum
 from heliostat_trainer.tuning import in_force
+from heliostat_trainer.types import Group, GroupRequest
 from tests.trainer.conftest import PROMPTS
 from tests.trainer.fake_server import FakeServer
 from tests.trainer.test_loop import run, same
@@ -38,6 +46,12 @@ class DullServer(FakeServer):
             yield group
 
 
+def explored(row: int, prompt: str, deviation: float) -> Group:
+    """A group whose rewards have that deviation."""
+    request = GroupRequest(row, prompt, (1, 2), 2, RewardSum.single("warmth"))
+    return Group.rewarded(request, np.array([[0.5 - deviation], [0.5 + deviation]]))
+
+
 CURRICULUM = ("--prompts.min_spread", "1e-4", "--prompts.flat_after", "1")
 
 
@@ -55,8 +69,10 @@ def test_counts_are_of_flats_in_a_row_until_a_step() -> None:
     assert flats(seen, 9) == {"a": 1, "b": 1}
 
 
-def drawn_in(config: TrainConfig, counts: dict[str, int], step: int) -> tuple[str, ...]:
-    return draw_prompts(config, PROMPTS, counts, step, in_force(config, (), step))
+def drawn_in(
+    config: TrainConfig, counts: dict[str, int], step: int, known: dict[str, float] | None = None
+) -> tuple[str, ...]:
+    return draw_prompts(config, PROMPTS, counts, step, in_force(config, (), step), known)
 
 
 def test_flat_prompts_are_drawn_less_often_and_the_others_in_their_place(
@@ -126,3 +142,78 @@ def test_no_spread_is_asked_for_by_default(
     run(config, DullServer(checkpoint))
     (line,) = read_metrics(config.run.path / "metrics.jsonl")
     assert (line["skipped_groups"], line["resting_prompts"]) == (0, 0)
+
+
+def test_prompts_are_drawn_in_proportion_to_their_spread_and_none_starves(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    config = configure("--prompts.by_spread", "0.6", "--prompts.per_step", "1")
+    known = dict(zip(PROMPTS, (0.0, 1.0, 2.0, 3.0, 4.0), strict=False))  # the last one is not seen
+    drawn = [drawn_in(config, {}, step, known)[0] for step in range(1, 4001)]
+    assert drawn == [drawn_in(config, {}, step, known)[0] for step in range(1, 4001)]
+    for prompt, weight in zip(PROMPTS, (0.0, 1.0, 2.0, 3.0, 4.0, 2.0), strict=True):
+        expected = 0.4 / 6 + 0.6 * weight / 12
+        assert drawn.count(prompt) / 4000 == pytest.approx(expected, abs=0.025)
+    before = [drawn_in(config, {}, step) for step in (1, 2)]
+    assert before == [drawn_in(config, {}, step, {}) for step in (1, 2)]
+
+
+def test_no_prompt_is_twice_in_a_step_whatever_the_spreads(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    config = configure("--prompts.by_spread", "0.9", "--prompts.per_step", "5")
+    for known in ({}, dict.fromkeys(PROMPTS, 0.0), dict.fromkeys(PROMPTS, 0.0) | {"two owls": 1.0}):
+        for step in range(1, 101):
+            assert len(set(drawn_in(config, {}, step, known))) == 5
+
+
+def test_prompts_that_rest_are_not_drawn_for_their_spread(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    config = configure("--prompts.by_spread", "0.9", "--prompts.per_step", "1")
+    known = dict.fromkeys(PROMPTS, 1e-6) | {"two owls": 1.0}
+
+    def share(counts: dict[str, int]) -> float:
+        drawn = [drawn_in(config, counts, step, known)[0] for step in range(1, 201)]
+        return drawn.count("two owls") / len(drawn)
+
+    assert share({}) > 0.8
+    assert share({"two owls": 2}) < 0.1
+
+
+def test_without_it_spreads_change_no_draw_and_are_not_kept(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    config = configure()
+    for step in range(1, 31):
+        drawn = drawn_in(config, {}, step, dict.fromkeys(PROMPTS, 1.0))
+        assert drawn == step_prompts(PROMPTS, 2, 42, step)
+    assert spreads(config, (), [explored(0, "a", 1.0)], 1, 0) == ()
+
+
+def test_spreads_are_smoothed_and_kept_as_far_back_as_draws_look(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    config = configure("--prompts.by_spread", "0.5")
+    seen: tuple[Spread, ...] = ()
+    for step, deviation in enumerate((1.0, 3.0, 0.0, 2.0), start=1):
+        groups = [explored(1, "a", deviation), explored(0, f"only in {step}", 1.0)]
+        seen = spreads(config, seen, groups, step, until=max(0, step - 2))
+    assert known_spreads(seen, 4) == {"a": 1.5} | {f"only in {step}": 1.0 for step in (1, 2, 3, 4)}
+    assert known_spreads(seen, 2) == {"a": 2.0, "only in 1": 1.0, "only in 2": 1.0}
+    assert [each.step for each in seen if each.prompt == "a"] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("ahead", ["0", "2"])
+def test_a_run_drawn_by_spread_resumes_identically(
+    configure: Callable[..., TrainConfig], checkpoint: Path, ahead: str
+) -> None:
+    settings = ("--prompts.by_spread", "0.9", "--recipe.explore_ahead", ahead, "--run.name")
+    server = DullServer(checkpoint)
+    whole = run(configure(*settings, "whole", "--run.steps", "7"), server)
+    run(configure(*settings, "halves", "--run.steps", "4"), DullServer(checkpoint))
+    halves = configure(*settings, "halves", "--run.steps", "7")
+    assert same(whole, run(halves, DullServer(checkpoint, reverse=True), resume=True))
+    plain = DullServer(checkpoint)
+    run(configure("--run.name", "plain", "--run.steps", "7"), plain)
+    assert [r.prompt for r in server.explored] != [r.prompt for r in plain.explored]

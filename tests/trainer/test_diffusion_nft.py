@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from heliostat_trainer.advantages import advantages, has_contrast
+from heliostat_trainer.advantages import advantages, advantages_of, has_contrast, novelty
 from heliostat_trainer.objectives.build import build_objective
 from heliostat_trainer.objectives.diffusion_nft import optimality
 from heliostat_trainer.objectives.objective import NoisedRows, Velocities
-from heliostat_trainer.objectives.settings import DiffusionNftSettings
+from heliostat_trainer.objectives.settings import Deviation, DiffusionNftSettings
+from heliostat_trainer.types import Samples
 
 
 def reference_loss(clean, noise, t, advantage, theta, old, ref, beta, a_max, kl_weight):
@@ -116,3 +119,30 @@ def test_advantages_are_clipped_and_finite_without_contrast() -> None:
     assert not np.isnan(advantages([np.ones(4)], clip=5.0)).any()
     assert not has_contrast(np.ones(4))
     assert has_contrast(np.array([1.0, 1.1]))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 9))
+def test_novelty_is_how_much_farther_from_the_others_than_they_are(seed: int, count: int) -> None:
+    latents = np.random.default_rng(seed).normal(size=(count, 2, 3, 3))
+    flat = latents.reshape(count, -1)
+    apart = np.sqrt(((flat[:, None] - flat) ** 2).mean(axis=2)).sum(axis=1)
+    found = novelty(torch.from_numpy(latents))
+    assert found == pytest.approx(apart / apart.mean() - 1, abs=1e-12)
+    assert found.sum() == pytest.approx(0, abs=1e-12)
+
+
+def test_samples_that_look_like_the_others_get_less_credit() -> None:
+    latents = torch.zeros(4, 1, 2, 2)
+    latents[2:] += torch.tensor([[[[0.1]]], [[[1.0]]]])  # three alike, one apart
+    found = novelty(latents)
+    assert found[0] == found[1] < found[3]
+    assert found[3] == found.max() > 0.5
+    assert not novelty(torch.ones(3, 1, 2, 2)).any()
+    group = Samples(0, "a prompt", (1, 2, 3, 4), latents, np.array([0.0, 1.0, 2.0, 3.0]))
+    for deviation in Deviation:
+        settings = DiffusionNftSettings(diversity_weight=0.5)
+        (plain,) = advantages([group.rewards], 5.0, deviation)
+        assert advantages_of(settings, [group], deviation) == pytest.approx(plain + 0.5 * found)
+        assert np.array_equal(advantages_of(DiffusionNftSettings(), [group], deviation), plain)
+    strong = DiffusionNftSettings(diversity_weight=1e6)
+    assert np.abs(advantages_of(strong, [group])).max() == 5.0

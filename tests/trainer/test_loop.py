@@ -129,6 +129,32 @@ def test_every_objective_runs_and_resumes_to_the_bit(
         assert line["ratio_error"] is None or line["ratio_error"] < 1e-5
 
 
+TEACHING = {
+    "levels": "stratified",
+    "share_noise": "true",
+    "norm_weight": "10",
+    "diversity_weight": "2",
+    "kl_weight": "0",
+}
+"""Settings of [objective] that are off by default."""
+
+
+def test_a_run_with_all_that_is_off_by_default_resumes_to_the_bit(
+    configure: Configure, server: FakeServer, checkpoint: Path
+) -> None:
+    settings = [f"--objective.{key}={value}" for key, value in TEACHING.items()]
+    config = configure("--run.steps", "3", *settings)
+    whole = run(config, server)
+    run(configure("--run.name", "halves", "--run.steps", "2", *settings), FakeServer(checkpoint))
+    halves = configure("--run.name", "halves", "--run.steps", "3", *settings)
+    assert same(whole, run(halves, FakeServer(checkpoint, reverse=True), resume=True))
+    first, *later = read_metrics(config.run.path / "metrics.jsonl")
+    assert first["velocity_norm"] == 1.0  # the base model itself
+    assert all(line["velocity_norm"] != 1.0 for line in later)
+    assert all(line["latent_diversity"] > 0 for line in (first, *later))
+    assert not same(whole, run(configure("--run.name", "plain"), FakeServer(checkpoint)))
+
+
 @pytest.mark.parametrize("recipe", ["diffusionnft", "naive_scaling"])
 def test_trajectories_come_with_every_recipe_that_draws_in_bf16(
     configure: Configure, server: FakeServer, recipe: str

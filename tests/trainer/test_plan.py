@@ -24,7 +24,7 @@ from heliostat_trainer.plan import (
     spent,
     total,
 )
-from heliostat_trainer.policy import ADAPTERS
+from heliostat_trainer.policy import ADAPTERS, LoraWeights
 from heliostat_trainer.room import memory_of
 from heliostat_trainer.run import run_trainer
 from tests.trainer.fake_server import FakeServer
@@ -60,12 +60,14 @@ def test_a_run_of_sol_rl_is_counted(configure: Callable[..., TrainConfig]) -> No
     assert plan.in_all == {
         Activity.EXPLORE: Cost(48, fp4=96),
         Activity.DRAW: Cost(24, bf16=96),
-        Activity.TRAIN: Cost(bf16=144, backward=48),
+        Activity.TRAIN: Cost(
+            bf16=144 - 16, backward=48
+        ),  # at first the old policy is the trained one
         Activity.WATCH: Cost(8, bf16=32),
         Activity.EVALUATE: EVALUATED,
         Activity.SHOWCASE: Cost(16, fp4=16, bf16=32),
     }
-    assert total(plan.in_all.values()) == Cost(108, fp4=112, bf16=340, backward=48)
+    assert total(plan.in_all.values()) == Cost(108, fp4=112, bf16=324, backward=48)
 
 
 def test_what_training_took_until_a_step_leaves_out_what_is_only_looked_at(
@@ -134,6 +136,48 @@ def test_objectives_differ_in_rows_and_in_evaluations_of_each(
     assert plan.a_step[Activity.TRAIN] == Cost(bf16=rows * evaluations, backward=rows)
 
 
+@pytest.mark.parametrize(
+    ("settings", "a_step", "in_all"),
+    [
+        ((), 48, 3 * 48 - 16),
+        (("--old_policy.decay_max", "0"), 32, 3 * 32),
+        (("--old_policy.decay_slope", "0", "--optimiser.updates_per_step", "3"), 42, 3 * 42),
+        (("--old_policy.decay_max", "0", "--model.compile", "true"), 48, 3 * 48),
+        (("--old_policy.decay_max", "0", "--objective.name", "diffusion_dpo"), 32, 3 * 32),
+    ],
+)
+def test_an_old_policy_that_is_the_trained_one_is_not_evaluated(
+    configure: Callable[..., TrainConfig], settings: tuple[str, ...], a_step: int, in_all: int
+) -> None:
+    plan = plan_run(configure(*settings))
+    assert plan.a_step[Activity.TRAIN] == Cost(bf16=a_step, backward=16)
+    assert plan.in_all[Activity.TRAIN] == Cost(bf16=in_all, backward=48)
+
+
+def test_a_real_run_on_policy_evaluates_as_often_as_planned_and_trains_to_the_same_bits(
+    configure: Callable[..., TrainConfig],
+    server: FakeServer,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = ("--old_policy.decay_max", "0", "--optimiser.updates_per_step", "2", "--run.name")
+    config = configure(*settings, "on-policy")
+    trainer = make_trainer(config, server)
+    with counted(trainer, server) as counts:
+        run_trainer(config, trainer)
+    planned, trained = plan_run(config).in_all[Activity.TRAIN], counts[Activity.TRAIN]
+    assert (trained["bf16"], trained["backward"]) == (planned.bf16, planned.backward)
+    monkeypatch.setattr(LoraWeights, "equals", lambda *_: False)
+    asked = configure(*settings, "asked")
+    other = make_trainer(asked, FakeServer(checkpoint))
+    with counted(other, server) as counts:
+        run_trainer(asked, other)
+    assert counts[Activity.TRAIN]["bf16"] == planned.bf16 + 3 * 8
+    for name, weights in trainer.parts.policy.weights.items():
+        for key, value in weights.tensors.items():
+            assert torch.equal(value, other.parts.policy.weights[name].tensors[key])
+
+
 def test_guidance_counts_twice_and_all_scales_only_first_and_last(
     configure: Callable[..., TrainConfig],
 ) -> None:
@@ -156,7 +200,9 @@ def test_several_updates_a_step_cost_no_more_evaluations(
 ) -> None:
     one, four = plan_run(configure()), plan_run(configure("--optimiser.updates_per_step", "4"))
     assert (one.optimiser_steps, four.optimiser_steps) == (3, 12)
-    assert replace(four, optimiser_steps=3) == one
+    assert four.a_step == one.a_step
+    later = {**four.in_all, Activity.TRAIN: four.in_all[Activity.TRAIN] + Cost(bf16=-(16 - 4))}
+    assert replace(four, optimiser_steps=3, in_all=later) == one  # of the first update alone
 
 
 def test_equivalents_discount_nvfp4_and_count_a_backward_pass_twice() -> None:

@@ -117,6 +117,14 @@ def test_two_ranks_train_as_one_does_with_trajectories_too(ranked: Path) -> None
 
 
 @slow
+def test_two_ranks_share_levels_and_noise_as_one_does(ranked: Path) -> None:
+    sets = [f"--objective.{key}={value}" for key, value in test_loop.TEACHING.items()]
+    one = alone(ranked, *sets)
+    two, _ = together(ranked, "--run.name", "two", *sets)
+    assert_alike(two, one)
+
+
+@slow
 def test_a_sharded_transformer_trains_as_a_whole_one_does(ranked: Path) -> None:
     one = alone(ranked)
     saving = ("--model.shard", "true", "--model.gradient_checkpointing", "true")

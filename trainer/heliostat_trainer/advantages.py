@@ -5,34 +5,75 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from heliostat_trainer.objectives.settings import Deviation
+from heliostat_trainer.statistics import distances
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from heliostat_trainer.objectives.settings import AdvantageSettings
+    from heliostat_trainer.types import Samples
+
 STD_FLOOR = 1e-4
 
 
-def advantages(
-    groups: Sequence[NDArray[np.float64]], clip: float, deviation: Deviation = Deviation.STEP
-) -> list[NDArray[np.float64]]:
-    """A = (r - mean of its group) / (std + 1e-4), clipped to +-clip.
+def advantages_of(
+    settings: AdvantageSettings, groups: Sequence[Samples], deviation: Deviation = Deviation.STEP
+) -> NDArray[np.float64]:
+    """advantages[S] of all groups' samples, as [objective] says."""
+    bonuses = None
+    if settings.diversity_weight:
+        bonuses = [settings.diversity_weight * novelty(group.latents) for group in groups]
+    rewards = [group.rewards for group in groups]
+    return np.concatenate(advantages(rewards, settings.advantage_clip, deviation, bonuses))
 
-    `groups` holds rewards[K] of each prompt's samples, as does the result. The std is over all
-    groups, so that a group with little contrast pulls little, or over each group by itself.
+
+def novelty(latents: torch.Tensor) -> NDArray[np.float64]:
+    """d / (mean of d) - 1 of each of a group's latents[K, ...], d its mean distance from the others.
+
+    It has no unit and sums to 0 in the group; 0 where all are equal.
+
+    Source: less credit for what resembles the group's other samples, as in DiverseGRPO (arXiv
+    2512.21514), which divides a bonus by the size of a sample's cluster; distances need no clusters.
+    """
+    count = len(latents)
+    apart = distances(latents.double().cpu())
+    pairs = torch.triu_indices(count, count, offset=1)
+    sums = torch.zeros(count, dtype=apart.dtype)
+    for ends in pairs:
+        sums.index_add_(0, ends, apart)
+    mean = float(sums.mean())
+    relative: NDArray[np.float64] = (sums / mean - 1).numpy() if mean else np.zeros(count)
+    return relative
+
+
+def advantages(
+    groups: Sequence[NDArray[np.float64]],
+    clip: float,
+    deviation: Deviation = Deviation.STEP,
+    bonuses: Sequence[NDArray[np.float64]] | None = None,
+) -> list[NDArray[np.float64]]:
+    """A = (r - mean of its group) / (std + 1e-4) + bonus, clipped to +-clip.
+
+    `groups` holds rewards[K] of each prompt's samples, as do the bonuses and the result. The std is
+    over all groups, so that a group with little contrast pulls little, or over each group by itself.
 
     Source: DiffusionNFT (arXiv 2509.16117), its public code with a global deviation; DanceGRPO
     (arXiv 2505.07818) with the group's.
     """
     everything = np.concatenate(groups)
-    return [
-        np.clip((rewards - rewards.mean()) / (float(np.std(over)) + STD_FLOOR), -clip, clip)
+    scores = [
+        (rewards - rewards.mean()) / (float(np.std(over)) + STD_FLOOR)
         for rewards in groups
         for over in [everything if deviation is Deviation.STEP else rewards]
     ]
+    if bonuses is not None:
+        scores = [score + bonus for score, bonus in zip(scores, bonuses, strict=True)]
+    return [np.clip(score, -clip, clip) for score in scores]
 
 
 def has_contrast(rewards: NDArray[np.float64]) -> bool:

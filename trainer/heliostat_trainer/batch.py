@@ -15,13 +15,13 @@ import torch
 
 from heliostat_engines.sampling import as_column
 from heliostat_engines.stochastic import Trajectory
-from heliostat_trainer.advantages import advantages
+from heliostat_trainer.advantages import advantages_of
 from heliostat_trainer.objectives.objective import NoisedRows, TransitionRows
 from heliostat_trainer.objectives.settings import (
     DanceGrpoSettings,
     DiffusionDpoSettings,
     GrpoSettings,
-    share_of,
+    Levels,
 )
 from heliostat_trainer.randomness import Purpose, stream, torch_stream
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         AnyObjective,
         AwmSettings,
         DiffusionNftSettings,
+        NoisedSettings,
+        ObjectiveSettings,
     )
     from heliostat_trainer.types import Samples
 
@@ -47,12 +49,14 @@ class Schedule:
     step: int
     levels: NDArray[np.float32]
 
-    def shuffled_levels(self, fraction: float, count: int) -> NDArray[np.float32]:
-        """levels[count, L]: for each of so many, the share of the levels above 0, in any order."""
-        above = self.levels[:-1]
-        kept = share_of(len(above), fraction)
+    def places(self, settings: ObjectiveSettings, available: int, count: int) -> NDArray[np.int64]:
+        """places[count, L], counted from the highest of the levels `available`: L for each of `count`."""
         random = stream(self.run_seed, Purpose.TIMESTEPS, self.step)
-        return np.stack([random.permutation(above)[:kept] for _ in range(count)])
+        taken = settings.levels_taken(available)
+        if settings.levels is Levels.STRATIFIED:
+            return _one_of_each_stratum(random, available, (count, taken))
+        among = settings.levels.among(available)
+        return np.stack([random.permutation(among)[:taken] for _ in range(count)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +101,16 @@ class Batch(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class _NoisedBatch(Batch):
-    """Clean samples[S, ...] on the device, noised anew; rows of one term share their noise."""
+    """Clean samples[S, ...] on the device, noised anew."""
 
     clean: torch.Tensor
+    draws: NDArray[np.int64]
+    """draws[R]: which of the step's draws of noise a row has."""
 
     def take(self, rows: NDArray[np.int64]) -> NoisedRows:
         clean = self.clean[torch.from_numpy(self.samples[rows])]
-        terms, of_row = np.unique(rows // self.together, return_inverse=True)
-        noise = torch.stack([self._noise(term, clean.shape[1:]) for term in terms.tolist()])
+        draws, of_row = np.unique(self.draws[rows], return_inverse=True)
+        noise = torch.stack([self._noise(draw, clean.shape[1:]) for draw in draws.tolist()])
         noise = noise[torch.from_numpy(of_row)].to(clean.device)
         sigma = torch.from_numpy(self.sigmas[rows]).to(clean.device)
         column = as_column(sigma, clean)
@@ -116,8 +122,8 @@ class _NoisedBatch(Batch):
             noise=noise,
         )
 
-    def _noise(self, term: int, shape: torch.Size) -> torch.Tensor:
-        position = (self.schedule.step, term)
+    def _noise(self, draw: int, shape: torch.Size) -> torch.Tensor:
+        position = (self.schedule.step, draw)
         generator = torch_stream(self.schedule.run_seed, Purpose.TRAINING_NOISE, *position)
         return torch.randn(shape, generator=generator)
 
@@ -163,10 +169,9 @@ def each_sample(
     groups: Sequence[Samples],
     device: torch.device,
 ) -> Batch:
-    """A row for each sample at each of its levels, with noise of its own."""
-    rewards = [group.rewards for group in groups]
-    values = np.concatenate(advantages(rewards, settings.advantage_clip))
-    levels = schedule.shuffled_levels(settings.timestep_fraction, len(values))
+    """A row for each sample at each of its levels."""
+    values = advantages_of(settings, groups)
+    levels, draws = _noised(settings, schedule, [len(group) for group in groups])
     samples = np.repeat(np.arange(len(values)), levels.shape[1])
     return _NoisedBatch(
         schedule=schedule,
@@ -175,6 +180,7 @@ def each_sample(
         sigmas=levels.reshape(-1),
         advantages=torch.from_numpy(values[samples]).float(),
         clean=_clean(groups, device),
+        draws=draws.reshape(-1),
     )
 
 
@@ -189,9 +195,9 @@ def pairs(
     The best of a group goes with its worst, the second best with the second worst, and so on.
     Advantages are +1 and -1; 0 where the rewards are equal.
     """
-    ordered = np.concatenate(list(_pairs_of_each(groups)))
-    levels = schedule.shuffled_levels(settings.timestep_fraction, len(ordered))
-    samples = np.repeat(ordered, levels.shape[1], axis=0)
+    of_each = list(_pairs_of_each(groups))
+    levels, draws = _noised(settings, schedule, [len(pairs) for pairs in of_each])
+    samples = np.repeat(np.concatenate(of_each), levels.shape[1], axis=0)
     rewards = np.concatenate([group.rewards for group in groups])[samples]
     differ = np.sign(rewards[:, 0] - rewards[:, 1])
     return _NoisedBatch(
@@ -202,6 +208,7 @@ def pairs(
         advantages=torch.from_numpy(np.stack([differ, -differ], axis=1).reshape(-1)).float(),
         together=2,
         clean=_clean(groups, device),
+        draws=draws.reshape(-1).repeat(2),
     )
 
 
@@ -211,21 +218,19 @@ def transitions(
     groups: Sequence[Samples],
     device: torch.device,
 ) -> Batch:
-    """A row for each of a share of the stochastic steps of each sample, in any order.
+    """A row for each of a share of the stochastic steps of each sample.
 
     Of DanceGRPO's only the best and the worst samples of each group; advantages are among all.
     """
-    rewards = [group.rewards for group in groups]
-    values = np.concatenate(advantages(rewards, settings.advantage_clip, settings.deviation))
+    values = advantages_of(settings, groups, settings.deviation)
     pairs = settings.subset_pairs if isinstance(settings, DanceGrpoSettings) else None
     chosen = np.concatenate(list(_extremes_of_each(groups, pairs)))
     trajectories = [group.trajectory for group in groups if group.trajectory is not None]
     assert len(trajectories) == len(groups), "the recipe gives no trajectories"
     trajectory = Trajectory.concat(trajectories)
-    kept = share_of(trajectory.steps, settings.timestep_fraction)
-    random = stream(schedule.run_seed, Purpose.TIMESTEPS, schedule.step)
-    steps = np.stack([random.permutation(trajectory.steps)[:kept] for _ in chosen]).reshape(-1)
-    samples = np.repeat(chosen, kept)
+    places = schedule.places(settings, trajectory.steps, len(chosen))
+    steps = places.reshape(-1)
+    samples = np.repeat(chosen, places.shape[1])
     return _TransitionBatch(
         schedule=schedule,
         groups=groups,
@@ -236,6 +241,37 @@ def transitions(
         steps=steps,
         device=device,
     )
+
+
+def _one_of_each_stratum(
+    random: np.random.Generator, count: int, shape: tuple[int, int]
+) -> NDArray[np.int64]:
+    """places[..., L] among `count`: the i-th is uniform in the i-th of L equal parts of them.
+
+    Each place is as likely as any other; one that lies in two parts may come of both.
+    """
+    start = np.arange(shape[1])
+    places = ((start + random.random(shape)) * count / shape[1]).astype(np.int64)
+    return np.minimum(places, count - 1)  # where the last one is rounded up
+
+
+def _noised(
+    settings: NoisedSettings, schedule: Schedule, sizes: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """levels[U, L] and draws[U, L] of noise for all units of groups that have `sizes` of them.
+
+    Units are what is trained at a level with one noise: samples or pairs. The draws are their own, or
+    those of their group's first unit.
+    """
+    available = len(schedule.levels) - 1
+    if not settings.share_noise:
+        places = schedule.places(settings, available, sum(sizes))
+        return schedule.levels[places], np.arange(places.size).reshape(places.shape)
+    shared = schedule.places(settings, available, len(sizes))
+    first = np.repeat(np.cumsum([0, *sizes])[:-1], sizes)
+    taken = shared.shape[1]
+    draws = first[:, None] * taken + np.arange(taken)
+    return schedule.levels[np.repeat(shared, sizes, axis=0)], draws
 
 
 def _extremes_of_each(groups: Sequence[Samples], pairs: int | None) -> Iterator[NDArray[np.int64]]:

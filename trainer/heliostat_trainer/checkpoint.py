@@ -21,7 +21,7 @@ from heliostat_engines.files import atomic_folder, discard_folder
 from heliostat_engines.ownership import Layout
 from heliostat_engines.text import content_of, read_json
 from heliostat_trainer.config import flatten
-from heliostat_trainer.curriculum import Sighting
+from heliostat_trainer.curriculum import Sighting, Spread
 from heliostat_trainer.errors import DIVERGED, DivergedError, RunFolderError
 from heliostat_trainer.optimiser import restore_state, state_tensors
 from heliostat_trainer.policy import ADAPTERS, NOT_FINITE, are_finite
@@ -69,6 +69,8 @@ class RunState:
     """What the run has chosen to make its later steps of (recipe.tune)."""
     ranks: tuple[tuple[float, ...], ...] = ()
     """rho of each group watched so far, scored after 1, 2, ... of the explore steps (recipe.tune)."""
+    spreads: tuple[Spread, ...] = ()
+    """How far the prompts' rewards spread, where prompts are drawn by it."""
     contents: Mapping[str, str] = field(default_factory=dict)
     """Digests of what settings name (`resuming.contents_of`)."""
     explorers: Mapping[int, AdapterFiles] = field(default_factory=dict)
@@ -198,13 +200,15 @@ def _state(plain: Mapping[str, Any], explorers: Mapping[int, AdapterFiles]) -> R
     decisions = tuple(
         Decision(step, Shape(**shape), why) for step, shape, why in plain.get("decisions", ())
     )
-    kept = {
+    read = {
         "raised_at": raised_at,
         "sightings": seen,
+        "spreads": tuple(Spread(*spread) for spread in plain.get("spreads", ())),
         "decisions": decisions,
         "ranks": tuple(tuple(row) for row in plain.get("ranks", ())),
+        "explorers": explorers,
     }
-    return RunState(**{**plain, **kept, "explorers": explorers})
+    return RunState(**{**plain, **read})
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -213,6 +213,9 @@ class PromptsSection(Settings):
     flat_after: Count = 2
     """A prompt that was skipped so many times in a row is drawn half as often, and half as often
     again with each further time, until it shows contrast."""
+    by_spread: Decay = 0.0
+    """Share of a step's prompts that are drawn in proportion to the deviation that their explored
+    rewards have shown, smoothed over time; the others are drawn evenly, so that none starves."""
 
 
 class RecipeSection(Settings):
@@ -460,6 +463,10 @@ class OldPolicySection(Settings):
     def decay(self, step: int) -> float:
         """The decay after training step `step`, which counts from 1."""
         return min(self.decay_slope * step, self.decay_max)
+
+    def is_trained_before(self, step: int) -> bool:
+        """Whether the old policy is the trained one, to the bit, when training step `step` begins."""
+        return self.decay(step - 1) == 0
 
 
 class EmaSection(Settings):

@@ -13,6 +13,7 @@ from heliostat_trainer.advantages import has_contrast
 from heliostat_trainer.batch import Schedule, lay_out
 from heliostat_trainer.checkpoint import restore_tensors
 from heliostat_trainer.errors import DIVERGED, DivergedError
+from heliostat_trainer.objectives.norm import norm_ratio
 from heliostat_trainer.objectives.objective import Velocities, mean_of_each
 from heliostat_trainer.optimiser import build_optimiser
 from heliostat_trainer.policy import PolicyName
@@ -145,6 +146,7 @@ class Learner:
         """Add up the gradient of the mean loss over the terms, a micro-batch at a time."""
         size = max(1, self._config.optimiser.micro_batch // batch.together)
         starts = range(0, len(terms), size)
+        on_policy = self._is_on_policy(batch.schedule.step)
         problem = ""
         for number in self._ranks.shares(len(starts)):
             if number is not None:
@@ -155,7 +157,8 @@ class Learner:
             rows = batch.take(part)
             wanted = number is not None
             with self._undisturbed():
-                velocities = self._velocities(rows, conditioning.take(batch.prompts(part)))
+                own = conditioning.take(batch.prompts(part))
+                velocities = self._velocities(rows, own, on_policy=on_policy)
                 result = self._objective.loss(rows, velocities)
                 self._policy.backward(result.loss.sum() * wanted / terms.size)
             sums.add(result, velocities, wanted=wanted)
@@ -178,13 +181,30 @@ class Learner:
         for gradient, total in zip(gradients, torch.split(flat, sizes), strict=True):
             gradient.copy_(total.view_as(gradient))
 
-    def _velocities(self, rows: Rows, conditioning: Conditioning) -> Velocities:
+    def _is_on_policy(self, step: int) -> bool:
+        """Whether the old policy's velocities are the trained one's, to the bit.
+
+        Equal weights give equal velocities, except where the graph with a gradient and the one without
+        are compiled apart.
+        """
+        if self._config.model.compile or not self._config.old_policy.is_trained_before(step):
+            return False
+        return self._policy.weights[PolicyName.OLD].equals(self._policy.trained)
+
+    def _velocities(self, rows: Rows, conditioning: Conditioning, *, on_policy: bool) -> Velocities:
+        """What the objective needs; on policy the old one is the trained one, and not evaluated."""
+
         def of(name: PolicyName) -> torch.Tensor:
             return self._policy.velocity(name, rows.latents, rows.sigma, conditioning)
 
-        old = of(PolicyName.OLD) if self._objective.needs_old else None
+        needs_old, old = self._objective.needs_old, None
+        if needs_old and not on_policy:
+            old = of(PolicyName.OLD)
         reference = of(PolicyName.BASE) if self._objective.needs_reference else None
-        return Velocities(trained=of(PolicyName.TRAINED), old=old, reference=reference)
+        trained = of(PolicyName.TRAINED)
+        if needs_old and on_policy:
+            old = trained.detach()
+        return Velocities(trained=trained, old=old, reference=reference)
 
     def _descend(self, sums: _Sums, step: int) -> None:
         """One optimiser step with the gradient that has been added up."""
@@ -252,6 +272,9 @@ class _Sums:
         if velocities.old is not None:
             difference = velocities.trained.detach() - velocities.old
             self._add("drift", mean_of_each(difference.square())[rows])
+        if velocities.reference is not None:
+            trained = velocities.trained.detach()
+            self._add("velocity_norm", norm_ratio(trained, velocities.reference)[rows])
         if result.ratio is not None and result.clipped is not None:
             self._add("ratio_error", (result.ratio - 1).abs()[rows])
             self._add("clip_fraction", result.clipped.float()[rows])
@@ -273,6 +296,7 @@ class _Sums:
             drift=means.get("drift"),
             ratio_error=means.get("ratio_error"),
             clip_fraction=means.get("clip_fraction"),
+            velocity_norm=means.get("velocity_norm"),
             grad_norm=self.grad_norm,
             zero_contrast_groups=zero_contrast_groups,
         )

@@ -17,9 +17,11 @@ from heliostat_trainer.curriculum import (
     contrasted,
     draw_prompts,
     flats,
+    known_spreads,
     most_contrasted,
     resting,
     sightings,
+    spreads,
 )
 from heliostat_trainer.evaluate import mean_gain
 from heliostat_trainer.guards import alarms
@@ -27,6 +29,7 @@ from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.progress import Outlook
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
 from heliostat_trainer.selection import select
+from heliostat_trainer.statistics import diversity
 from heliostat_trainer.tuning import in_force
 from heliostat_trainer.types import (
     ExploreSteps,
@@ -236,8 +239,10 @@ class Trainer:
         return self._decided(step).shape
 
     def _step_prompts(self, step: int) -> tuple[str, ...]:
-        counts = flats(self.state.sightings, self._explorer_of(step))
-        return draw_prompts(self._config, self._prompts, counts, step, self._decided(step))
+        until, decision = self._explorer_of(step), self._decided(step)
+        counts = flats(self.state.sightings, until)
+        known = known_spreads(self.state.spreads, until)
+        return draw_prompts(self._config, self._prompts, counts, step, decision, known)
 
     def _explore_ahead(self, step: int) -> None:
         """Have the server explore this step and the `depth` next ones, unless it does already."""
@@ -460,6 +465,8 @@ class Trainer:
         )
         groups = [chosen.group for chosen in result.selections]
         seen = sightings(self._config, self.state.sightings, groups, result.step)
+        until = self._explorer_of(result.step + 1)
+        spread = spreads(self._config, self.state.spreads, groups, result.step, until)
         metrics = replace(metrics, resting_prompts=resting(self._config, flats(seen, result.step)))
         ranked = replace(self.state, ranks=(*self.state.ranks, *result.ranks))
         decision = self.parts.tuner.decide(ranked, metrics)
@@ -476,6 +483,7 @@ class Trainer:
                 metrics_bytes=parts.metrics.position,
                 raised_at=self._raised_at(verdict),
                 sightings=seen,
+                spreads=spread,
             )
         parts.progress.step(metrics, self.outlook)
         if self._config.run.minutes is not None and result.step == self._first_step:
@@ -682,11 +690,13 @@ class _StepResult:
             policy_drift=self.report.drift,
             ratio_error=self.report.ratio_error,
             clip_fraction=self.report.clip_fraction,
+            velocity_norm=self.report.velocity_norm,
             grad_norm=self.report.grad_norm,
             lr=config.optimiser.lr_at(self.step, config.lr_steps),
             old_decay=config.old_policy.decay(self.step),
             ema_decay=config.ema.decay_at(self.step),
             elapsed_s=elapsed_s,
+            latent_diversity=float(np.mean([diversity(group.latents) for group in samples])),
             explore_steps=request.steps,
             score_after=request.score_after,
             prompts=len(selections),

@@ -6,6 +6,7 @@ counted is small beside it: text encoding, decoding, rewards.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -99,7 +100,8 @@ class Plan:
     rows: int
     """Sample-timestep rows trained at in a step."""
     evaluations_a_row: int
-    """Of the trained policy, and of the old one and the base model where the objective needs them."""
+    """Of the trained policy, and of the old one and the base model where the objective needs them; an
+    old policy that is the trained one is not evaluated, which `a_step` and `in_all` leave out."""
     optimiser_steps: int
     evaluations: int
     """How often held-out prompts are evaluated."""
@@ -141,13 +143,16 @@ def plan_run(config: TrainConfig) -> Plan:
     recipe, objective, prompts = config.recipe, config.objective, config.prompts.per_step
     rows = prompts * objective.rows(recipe.kept, recipe.steps)
     evaluations_a_row = 1 + objective.needs_old + objective.needs_reference
+    steps = config.run.steps
+    trained, spared = Cost(bf16=rows * evaluations_a_row, backward=rows), _spared(config, rows)
+    always = config.old_policy.is_trained_before(2)
     a_step = {
         Activity.EXPLORE: _explored(config),
         Activity.DRAW: _drawn(config),
-        Activity.TRAIN: Cost(bf16=rows * evaluations_a_row, backward=rows),
+        Activity.TRAIN: trained + spared * always,
     }
-    steps = config.run.steps
     once = {
+        Activity.TRAIN: trained * steps + spared * (steps if always else 1),
         Activity.WATCH: _watched(config),
         Activity.EVALUATE: _evaluated(config.evaluation, steps),
         Activity.SHOWCASE: _shown(config),
@@ -194,6 +199,16 @@ def _drawn(config: TrainConfig) -> Cost:
     a_prompt = recipe.kept if recipe.redraws else 0 if recipe.explores else recipe.pool
     images = config.prompts.per_step * a_prompt
     return Cost(images, bf16=images * recipe.steps)
+
+
+def _spared(config: TrainConfig, rows: int) -> Cost:
+    """Less than nothing: the first update of a step that begins with the old policy as the trained one.
+
+    Of every run's first step that holds, and of each if the old policy follows at once.
+    """
+    if config.model.compile or not config.objective.needs_old:
+        return Cost()
+    return Cost(bf16=-math.ceil(rows / config.optimiser.updates_per_step))
 
 
 def _watched(config: TrainConfig) -> Cost:

@@ -97,6 +97,10 @@ class LoraWeights:
         for name, value in self.tensors.items():
             value.mul_(decay).add_(other.tensors[name], alpha=1 - decay)
 
+    def equals(self, other: LoraWeights) -> bool:
+        """Whether all weights are the other's."""
+        return all(torch.equal(value, other.tensors[name]) for name, value in self.tensors.items())
+
     @property
     def finite(self) -> bool:
         """Whether no weight is NaN or infinite."""

@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     WATCH = 9
     HELDOUT = 10
     CURRICULUM = 11
+    SPREAD = 12
 
 
 def stream(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:

@@ -64,10 +64,15 @@ def edge_density(images: torch.Tensor) -> torch.Tensor:
 
 
 def diversity(images: torch.Tensor) -> float:
-    """Mean root-mean-square pixel distance between the images of one group, two or more."""
-    flat = images.flatten(1)
-    distances = torch.pdist(flat) / flat.shape[1] ** 0.5
-    return float(distances.mean())
+    """Mean root-mean-square distance between the images, or latents, of one group, two or more."""
+    return float(distances(images).mean())
+
+
+def distances(values: torch.Tensor) -> torch.Tensor:
+    """Root-mean-square distance[B (B - 1) / 2] between every two of values[B, ...]."""
+    flat = values.flatten(1)
+    apart: torch.Tensor = torch.pdist(flat) / flat.shape[1] ** 0.5
+    return apart
 
 
 PER_IMAGE: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -274,6 +274,8 @@ class UpdateReport:
     """Mean |rho - 1| of the objectives that have a probability ratio."""
     clip_fraction: float | None
     """Share of rows whose ratio left its bounds."""
+    velocity_norm: float | None
+    """Mean norm of the trained velocity over the base model's; None where that is not evaluated."""
     grad_norm: float
     """Before clipping."""
     zero_contrast_groups: int
@@ -322,6 +324,10 @@ class StepMetrics:
     """Of training so far, evaluations left out, resumed parts included."""
     ratio_error: float | None = None
     clip_fraction: float | None = None
+    velocity_norm: float | None = None
+    """Of the trained velocity, over the base model's: above 1 it has grown."""
+    latent_diversity: float | None = None
+    """Mean distance between the latents of a prompt's samples trained on, over prompts."""
     explore_steps: int | None = None
     """Denoising steps of the candidates."""
     score_after: int | None = None

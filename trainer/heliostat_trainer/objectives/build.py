@@ -8,6 +8,7 @@ from heliostat_trainer.objectives.awm import AdvantageWeightedMatching
 from heliostat_trainer.objectives.diffusion_dpo import DiffusionDPO
 from heliostat_trainer.objectives.diffusion_nft import DiffusionNFT
 from heliostat_trainer.objectives.grpo import Grpo
+from heliostat_trainer.objectives.norm import NormPenalised
 from heliostat_trainer.objectives.settings import (
     AwmSettings,
     DanceGrpoSettings,
@@ -30,6 +31,11 @@ def build_objective(settings: AnyObjective, sampler: StochasticSampler | None) -
         settings: those in [objective].
         sampler: what the samples are drawn with, from `stochastic_sampler` of the same settings.
     """
+    objective = _by_itself(settings, sampler)
+    return NormPenalised(objective, settings) if settings.norm_weight else objective
+
+
+def _by_itself(settings: AnyObjective, sampler: StochasticSampler | None) -> Objective[Any]:
     match settings:
         case DiffusionNftSettings():
             return DiffusionNFT(settings)

@@ -36,12 +36,66 @@ class Deviation(StrEnum):
     """Over the prompt's own samples: every group pulls alike."""
 
 
-def share_of(count: int, fraction: float) -> int:
-    """That fraction of so many, rounded down; at least one."""
-    return max(1, int(fraction * count + 1e-9))
+class Levels(StrEnum):
+    """From which of its noise levels a sample's are taken."""
+
+    ALL = "all"
+    """All of them, at random."""
+    HIGH = "high"
+    """The higher half, at random: most of the gradient's signal is there."""
+    STRATIFIED = "stratified"
+    """One at random of each of as many equal parts as are taken: every sample covers the range."""
+
+    def among(self, count: int) -> int:
+        """Of so many levels from the highest down, how many of the first may be taken."""
+        return (count + 1) // 2 if self is Levels.HIGH else count
 
 
-class DiffusionNftSettings(Settings):
+class ObjectiveSettings(Settings):
+    """What all objectives share."""
+
+    name: str
+    """Of the objective."""
+    levels: Levels = Levels.ALL
+    """all, high or stratified: from which noise levels each sample's are taken, at random from all
+    or from the higher half of them, or one from each of as many equal parts."""
+    timestep_fraction: Share = 0.6
+    """Share of those levels that each sample is trained at."""
+    norm_weight: NotNegative = 0.0
+    """Weight of a penalty where the velocity's norm exceeds the base model's by more than the
+    margin; above 0 it costs the base model's evaluation."""
+    norm_margin: NotNegative = 0.0
+    """By which share of the base model's the velocity's norm may exceed it without a penalty."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Only for terms with a weight above 0."""
+        return self.norm_weight > 0
+
+    def levels_taken(self, count: int) -> int:
+        """At how many of its `count` noise levels a sample is trained; at least one."""
+        return max(1, int(self.timestep_fraction * self.levels.among(count) + 1e-9))
+
+
+class AdvantageSettings(ObjectiveSettings):
+    """What the objectives share that weigh a sample by its advantage."""
+
+    advantage_clip: Positive = 5.0
+    """Advantages are clipped to this magnitude."""
+    diversity_weight: NotNegative = 0.0
+    """How much a sample's advantage gains by its distance from its prompt's other samples, in
+    latent space, beyond their mean distance: what looks like the others gets less credit."""
+
+
+class NoisedSettings(ObjectiveSettings):
+    """What the objectives share that train at clean samples with noise added anew."""
+
+    share_noise: bool = False
+    """Train all kept samples of a prompt at the same levels and with the same noise, so that these
+    cancel where samples are compared, as in V-GRPO; else each has its own."""
+
+
+class DiffusionNftSettings(NoisedSettings, AdvantageSettings):
     """Negative-aware fine-tuning on the forward process (DiffusionNFT)."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_LATENTS})
@@ -52,10 +106,6 @@ class DiffusionNftSettings(Settings):
     """How far the implicit positive and negative policies reach beyond the old one."""
     kl_weight: NotNegative = 1e-4
     """Weight of the squared velocity difference to the base model; 0 saves its evaluation."""
-    advantage_clip: Positive = 5.0
-    """Advantages are clipped to this magnitude."""
-    timestep_fraction: Share = 0.6
-    """Share of the rollout's noise levels that each sample is trained at."""
 
     @property
     def needs_old(self) -> bool:
@@ -63,16 +113,16 @@ class DiffusionNftSettings(Settings):
         return True
 
     @property
+    @override
     def needs_reference(self) -> bool:
-        """Only for the KL term."""
-        return self.kl_weight > 0
+        return super().needs_reference or self.kl_weight > 0
 
     def rows(self, kept: int, steps: int) -> int:
         """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
-        return kept * share_of(steps, self.timestep_fraction)
+        return kept * self.levels_taken(steps)
 
 
-class AwmSettings(Settings):
+class AwmSettings(NoisedSettings, AdvantageSettings):
     """Advantage-weighted matching: the flow-matching loss, weighted by the advantage."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_LATENTS})
@@ -87,8 +137,6 @@ class AwmSettings(Settings):
     """Weight of the squared velocity difference to the old policy; 0 saves its evaluation."""
     advantage_clip: Positive = 5.0
     """Advantages are clipped to this magnitude, then divided by it."""
-    timestep_fraction: Share = 0.6
-    """Share of the rollout's noise levels that each sample is trained at."""
 
     @property
     def needs_old(self) -> bool:
@@ -96,16 +144,16 @@ class AwmSettings(Settings):
         return self.old_weight > 0
 
     @property
+    @override
     def needs_reference(self) -> bool:
-        """Only for the KL term."""
-        return self.kl_weight > 0
+        return super().needs_reference or self.kl_weight > 0
 
     def rows(self, kept: int, steps: int) -> int:
         """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
-        return kept * share_of(steps, self.timestep_fraction)
+        return kept * self.levels_taken(steps)
 
 
-class DiffusionDpoSettings(Settings):
+class DiffusionDpoSettings(NoisedSettings):
     """Direct preference optimisation on the best and worst samples of each prompt."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_LATENTS, Need.PAIRS})
@@ -114,8 +162,6 @@ class DiffusionDpoSettings(Settings):
     """diffusion_dpo."""
     beta: Positive = 2000.0
     """Strength of the pull towards the base model: larger stays closer."""
-    timestep_fraction: Share = 0.6
-    """Share of the rollout's noise levels that each pair is trained at."""
 
     @property
     def needs_old(self) -> bool:
@@ -123,16 +169,17 @@ class DiffusionDpoSettings(Settings):
         return False
 
     @property
+    @override
     def needs_reference(self) -> bool:
         """Every pair is measured against it."""
         return True
 
     def rows(self, kept: int, steps: int) -> int:
         """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
-        return kept // 2 * 2 * share_of(steps, self.timestep_fraction)
+        return kept // 2 * 2 * self.levels_taken(steps)
 
 
-class GrpoSettings(Settings):
+class GrpoSettings(AdvantageSettings):
     """What the policy-gradient objectives on stochastic trajectories share."""
 
     needs: ClassVar[frozenset[Need]] = frozenset(
@@ -140,8 +187,6 @@ class GrpoSettings(Settings):
     )
     deviation: ClassVar[Deviation]
 
-    name: str
-    """Of the objective."""
     noise_level: Positive
     """How much noise a stochastic step adds."""
     window: Count | None = None
@@ -151,10 +196,8 @@ class GrpoSettings(Settings):
     """The probability ratio is clipped to 1 -+ this."""
     kl_weight: NotNegative = 0.0
     """Weight of a step's divergence from the base model; 0 saves its evaluation."""
-    advantage_clip: Positive = 5.0
-    """Advantages are clipped to this magnitude."""
     timestep_fraction: Share = 1.0
-    """Share of its stochastic steps that each sample is trained at."""
+    """Share of those of its stochastic steps that each sample is trained at."""
 
     @property
     def needs_old(self) -> bool:
@@ -162,13 +205,13 @@ class GrpoSettings(Settings):
         return False
 
     @property
+    @override
     def needs_reference(self) -> bool:
-        """Only for the KL term."""
-        return self.kl_weight > 0
+        return super().needs_reference or self.kl_weight > 0
 
     def rows(self, kept: int, steps: int) -> int:
         """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
-        return kept * share_of(self.window or steps - 1, self.timestep_fraction)
+        return kept * self.levels_taken(self.window or steps - 1)
 
 
 class FlowSettings(GrpoSettings):
@@ -229,7 +272,7 @@ class DanceGrpoSettings(GrpoSettings):
     noise_level: Positive = 0.3
     """How much noise a stochastic step adds, the same at every level (eta)."""
     timestep_fraction: Share = 0.6
-    """Share of its stochastic steps that each sample is trained at."""
+    """Share of those of its stochastic steps that each sample is trained at."""
     subset_pairs: Count = 4
     """So many best and so many worst of a prompt's kept samples are trained on; their advantages
     are among all kept ones."""
