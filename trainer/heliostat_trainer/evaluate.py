@@ -473,8 +473,14 @@ def _evaluation(entry: dict[str, object]) -> Evaluation:
 
 
 def _check_numbers(fields: Mapping[str, Any]) -> None:
-    """Raises ValueError if a reward or a statistic is not one number for every prompt's every seed."""
+    """Raises ValueError or TypeError if what should be a number, or one for each, is not."""
+    for name, kind in (("step", int), ("denoising_steps", int | float), ("guidance", int | float)):
+        if not isinstance(fields[name], kind):
+            raise TypeError(f"{name} is no number")
     shape = np.shape(fields["seeds"])
-    for name, each in (fields["rewards"] | fields["statistics"]).items():
-        if np.shape(each) != shape or not np.isfinite(each).all():
-            raise ValueError(f"{name} is not one number for every seed")
+    each = [(*item, shape) for key in ("rewards", "statistics") for item in fields[key].items()]
+    if shape[1] > 1:
+        each.append(("diversity", fields["diversity"], shape[:1]))
+    for name, values, wanted in each:
+        if np.shape(values) != wanted or not np.isfinite(values).all():
+            raise ValueError(f"{name} is not one number for each")
