@@ -15,7 +15,9 @@ def clean(folder: Path, *options: str) -> int:
     shutil.copy(MAKEFILE, folder)
     inherited = {"VENV", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL"}
     environment = {name: value for name, value in os.environ.items() if name not in inherited}
-    return subprocess.run(["make", "clean", *options], cwd=folder, env=environment, check=False).returncode
+    return subprocess.run(
+        ["make", "clean", *options], cwd=folder, env=environment, check=False
+    ).returncode
 
 
 def test_clean_leaves_runs_state_and_environments_of_others(tmp_path: Path) -> None:

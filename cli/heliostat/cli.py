@@ -485,6 +485,72 @@ def report(
     typer.echo(f"Report: {path}")
 
 
+@app.command(
+    epilog="Two runs: `heliostat compare runs/base runs/mine`\n\n"
+    "Two settings, two seeds each: `heliostat compare runs/base-0 runs/base-1 runs/mine-0 runs/mine-1`\n\n"
+    "One reward, in money too: `heliostat compare runs/* --reward pickscore --price-per-hour 3.5`"
+)
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN",
+            help="Run folders, two or more; the first is what the others are measured by.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="A file to write the numbers to, too.")
+    ] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(help="The only reward to look at; by default all that every run has."),
+    ] = None,
+    nvfp4_speedup: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.01,
+            max=1000,
+            help="How much faster an evaluation is in NVFP4 than in BF16; repeat it for several. By "
+            "default 2.4 (published, against eager BF16) and 1.33 (against compiled BF16).",
+        ),
+    ] = None,
+    image_nfes: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1000,
+            help="How many evaluations decoding and rewarding an image counts as.",
+        ),
+    ] = 1.0,
+    price_per_hour: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0001,
+            max=1e9,
+            help="Of all machines that train a run, in any currency: tells costs in money, too.",
+        ),
+    ] = None,
+) -> None:
+    """Compare finished or running runs: what differs, what each gains, and what that costs.
+
+    Reads run folders alone; needs no server. Prints tables, and writes curves and pictures as one
+    self-contained HTML page. Costs to reach 50, 75 and 100 % of the first run's gain are told in
+    training steps, evaluations of the transformer, seconds and money, with the ratio to the first
+    run's.
+
+    Runs that differ in run.seed alone are shown as one, with intervals over seeds. Runs compare
+    only if they were evaluated alike: sampler, guidance, resolution, held-out prompts and seeds.
+    """
+    from heliostat.comparing import compare as write
+    from heliostat_trainer.compare import Counting
+    from heliostat_trainer.plan import NVFP4_SPEEDUPS
+
+    speedups = nvfp4_speedup or NVFP4_SPEEDUPS.values()
+    counting = Counting(tuple(speedups), image_nfes, price_per_hour)
+    write(runs, counting, reward, out, json_out, _say)
+
+
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo.")],

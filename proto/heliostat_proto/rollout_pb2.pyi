@@ -15,7 +15,7 @@ class ExploreSpec(_message.Message):
     def __init__(self, rollout: _Optional[_Union[RolloutSpec, _Mapping]] = ..., load: _Optional[_Union[LoadSpec, _Mapping]] = ...) -> None: ...
 
 class RolloutSpec(_message.Message):
-    __slots__ = ("experiment", "version", "prompt", "steps", "guidance", "rewards", "return_latents")
+    __slots__ = ("experiment", "version", "prompt", "steps", "guidance", "rewards", "return_latents", "score_after", "solver")
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,8 @@ class RolloutSpec(_message.Message):
     GUIDANCE_FIELD_NUMBER: _ClassVar[int]
     REWARDS_FIELD_NUMBER: _ClassVar[int]
     RETURN_LATENTS_FIELD_NUMBER: _ClassVar[int]
+    SCORE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    SOLVER_FIELD_NUMBER: _ClassVar[int]
     experiment: str
     version: int
     prompt: str
@@ -30,7 +32,9 @@ class RolloutSpec(_message.Message):
     guidance: float
     rewards: _containers.RepeatedScalarFieldContainer[str]
     return_latents: bool
-    def __init__(self, experiment: _Optional[str] = ..., version: _Optional[int] = ..., prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., rewards: _Optional[_Iterable[str]] = ..., return_latents: _Optional[bool] = ...) -> None: ...
+    score_after: int
+    solver: str
+    def __init__(self, experiment: _Optional[str] = ..., version: _Optional[int] = ..., prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., rewards: _Optional[_Iterable[str]] = ..., return_latents: _Optional[bool] = ..., score_after: _Optional[int] = ..., solver: _Optional[str] = ...) -> None: ...
 
 class LoadSpec(_message.Message):
     __slots__ = ("sha256",)

@@ -29,6 +29,10 @@ class ServerDescription(BaseModel):
     limits: LimitSettings
     checks_prompts: bool = False
     """Whether `score` can be asked which prompts rewards refuse: Tritons of before cannot."""
+    scores_early: bool = False
+    """Whether `explore` knows `score_after`: Tritons of before refuse it."""
+    solvers: tuple[str, ...] = ()
+    """What `explore` can be asked to draw with; none: it knows no `solver`, and draws by Euler's method."""
 
     def write(self, redis_url: str) -> None:
         """Leave it for the control plane, replacing the one before. Raises UnavailableError."""

@@ -29,6 +29,7 @@ GUARDS: Mapping[str, tuple[str, ...]] = {
     "config": (),
     "init": (),
     "report": (),
+    "compare": (),
     "export": (),
     "login": AWAY,
     "info": (),

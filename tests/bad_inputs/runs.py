@@ -1,4 +1,4 @@
-"""Damaged run folders and model folders, for resume, report and export."""
+"""Damaged run folders and model folders, for resume, report, compare and export."""
 
 from __future__ import annotations
 
@@ -85,8 +85,9 @@ def hurt_runs(draw: Callable[..., Any]) -> HurtRun:
         out,
     )
     report = out.map(lambda out: ("report", HURT, *out))
+    compare = out.map(lambda out: ("compare", HURT, KEPT, *out))
     pace = ("train", TOML, "--dry-run", "--run.name", "hurt")
-    command = draw(st.just(RESUME) | export | report | st.just(pace))
+    command = draw(st.just(RESUME) | export | report | compare | st.just(pace))
     loads = command == RESUME or "fused" in command
     return HurtRun(
         command=command,

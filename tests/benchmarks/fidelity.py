@@ -1,10 +1,13 @@
 """Does NVFP4 at few steps rank candidates as BF16 at full steps does?
 
-    python -m tests.benchmarks.fidelity [--prompts 16] [--candidates 96] [--out fidelity.json]
+    python -m tests.benchmarks.fidelity [--prompts 16] [--candidates 96] [--early | --solvers]
+        [--out fidelity.json]
 
-Four arms on the same seeds, all scored by the demo's judge, each against BF16 at the full number
-of steps: both changes together (what exploration does), each alone, and BF16 against itself in
-batches of another size (the noise floor). Prints a table, writes JSON.
+Arms on the same seeds, all scored by the demo's judge, each against BF16 at the full number of steps:
+both changes together (what exploration does), each alone, and BF16 against itself in batches of
+another size (the noise floor). In their place, --early scores exploration after each of its steps
+(recipe.score_after), and --solvers explores in 3 to 10 steps, by each recipe.solver against its own BF16,
+with the rewards' mean beside. Prints a table, writes JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.sampling import SAMPLERS, cut_after
+from heliostat_engines.solvers import Solver
 from heliostat_server.rewards.registry import RewardBook
 from heliostat_trainer.fidelity import PUBLISHED, Fidelity, rank_fidelity
 from heliostat_trainer.prompts import read_prompts
@@ -43,7 +47,40 @@ class Arm:
     name: str
     precision: Precision
     steps: int
+    score_after: int | None = None
+    solver: Solver = Solver.EULER
     batch: int = 48
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an arm's rewards come to."""
+
+    mean: float
+    fidelity: Fidelity
+
+
+def early_arms(explore_steps: int, steps: int) -> tuple[Arm, ...]:
+    """The truth first, then exploration scored after each of its steps."""
+    scored = range(1, explore_steps + 1)
+    return (
+        Arm(f"bf16, {steps} steps", Precision.BF16, steps),
+        *(
+            Arm(f"nvfp4, scored after {s} of {explore_steps}", Precision.NVFP4, explore_steps, s)
+            for s in scored
+        ),
+    )
+
+
+def solver_arms(solver: Solver, steps: int) -> tuple[Arm, ...]:
+    """The truth first, then exploration in 3 to that many steps by the same solver."""
+    return (
+        Arm(f"bf16, {steps} steps of {solver}", Precision.BF16, steps, solver=solver),
+        *(
+            Arm(f"nvfp4, {number} steps of {solver}", Precision.NVFP4, number, solver=solver)
+            for number in range(3, steps + 1)
+        ),
+    )
 
 
 def arms(explore_steps: int, steps: int) -> tuple[Arm, ...]:
@@ -67,25 +104,44 @@ def main() -> None:
     parser.add_argument("--explore-steps", type=int, default=6)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--reward", default="demo_judge")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--early", action="store_true", help="by recipe.score_after")
+    only.add_argument("--solvers", action="store_true", help="by recipe.solver and steps")
     parser.add_argument("--out", type=Path, default=Path("fidelity.json"))
     options = parser.parse_args()
     prompts = read_prompts(example("prompts/demo_heldout.txt"), "prompts")[: options.prompts]
-    truth, *others = arms(options.explore_steps, options.steps)
-    rewards = {}
-    with Progress() as progress:
-        for arm in (truth, *others):
-            task = progress.add_task(arm.name, total=len(prompts))
-            rewards[arm.name] = _rewards_of(
-                arm, prompts, options.candidates, options.reward, partial(progress.advance, task)
-            )
-    results = {
-        arm.name: rank_fidelity(rewards[arm.name], rewards[truth.name], options.keep_pairs)
-        for arm in others
-    }
+    found = [_found(compared, prompts, options) for compared in _compared(options)]
+    results = {name: result for part in found for name, result in part.items()}
     _print(results)
     options.out.write_text(
         json.dumps({name: asdict(result) for name, result in results.items()}, indent=2)
     )
+
+
+def _found(
+    compared: Sequence[Arm], prompts: Sequence[str], options: argparse.Namespace
+) -> dict[str, Result]:
+    """By arm, the mean reward, and how well it ranks as the first of them does."""
+    rewards = {}
+    with Progress() as progress:
+        for arm in compared:
+            task = progress.add_task(arm.name, total=len(prompts))
+            rewards[arm.name] = _rewards_of(
+                arm, prompts, options.candidates, options.reward, partial(progress.advance, task)
+            )
+    truth, *_ = rewards.values()
+    return {
+        name: Result(float(own.mean()), rank_fidelity(own, truth, options.keep_pairs))
+        for name, own in rewards.items()
+    }
+
+
+def _compared(options: argparse.Namespace) -> list[tuple[Arm, ...]]:
+    """Each truth with what is compared with it."""
+    if options.solvers:
+        return [solver_arms(solver, options.steps) for solver in Solver]
+    choose = early_arms if options.early else arms
+    return [choose(options.explore_steps, options.steps)]
 
 
 def _rewards_of(
@@ -106,10 +162,10 @@ def _rewards_of(
                 row * candidates + start, row * candidates + min(start + arm.batch, candidates)
             )
             several = conditioning.repeat(len(seeds))
-            latents = sample_euler(
+            latents = SAMPLERS[arm.solver](
                 lambda x, sigma, c=several: engine.velocity(x, sigma, c),
                 initial_noise(seeds, family.latent_shape(64)),
-                family.sigmas(arm.steps, 64),
+                cut_after(family.sigmas(arm.steps, 64), arm.score_after or arm.steps),
             )
             group.append(scorer.score(decoder.decode(latents), [prompt] * len(seeds), several))
         rows.append(torch.cat(group).double().numpy())
@@ -117,9 +173,10 @@ def _rewards_of(
     return np.stack(rows)
 
 
-def _print(results: dict[str, Fidelity]) -> None:
+def _print(results: dict[str, Result]) -> None:
     table = Table(
-        "against bf16 at full steps",
+        "against the first row of its kind",
+        "mean reward",
         "rho",
         "tau-b",
         "overlap@K",
@@ -127,12 +184,14 @@ def _print(results: dict[str, Fidelity]) -> None:
         "rank of worst",
         "spread gain",
     )
-    for name, result in {**results, "published (NVFP4 against BF16)": PUBLISHED}.items():
-        table.add_row(
-            name,
-            *(f"{value:.3f}" if value < 2 else f"{value:.1f}" for value in asdict(result).values()),
-        )
+    for name, result in results.items():
+        table.add_row(name, f"{result.mean:.4f}", *_figures(result.fidelity))
+    table.add_row("published (NVFP4 against BF16)", "", *_figures(PUBLISHED))
     Console(width=140).print(table)
+
+
+def _figures(fidelity: Fidelity) -> list[str]:
+    return [f"{value:.3f}" if value < 2 else f"{value:.1f}" for value in asdict(fidelity).values()]
 
 
 if __name__ == "__main__":

@@ -6,33 +6,58 @@ way of many runs side by side on one card.
 
 from __future__ import annotations
 
+import io
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from heliostat_engines.adapters import parse_adapter
 from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.sampling import SAMPLERS, cut_after
+from heliostat_engines.solvers import Solver
 from heliostat_server.rewards import demo_judge
 from heliostat_server.rewards.judge import Judge
 from heliostat_server.rewards.registry import RewardBook
+from heliostat_trainer.interrupts import Interrupts
+from heliostat_trainer.progress import Outlook, open_progress
+from heliostat_trainer.run import build_trainer, open_run
 from heliostat_trainer.service import RefusedPrompts, Scores
 from heliostat_trainer.types import Group, PublishedAdapter, ServerInfo
+from heliostat_trainer.workshop import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.conditioning import Conditioning
+    from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.types import GroupRequest
 
 JUDGES = {"demo_judge": demo_judge.TRAINING, "demo_judge_heldout": demo_judge.HELDOUT}
 SCORED_TOGETHER = 256
+
+
+def train_in_process(config: TrainConfig, *, batch: int = 48) -> None:
+    """Train a run of the demo's model, or go on with it; `batch` candidates are denoised together."""
+    resume = any((config.run.path / "checkpoints").glob("step-*"))
+    service = demo_service(str(choose_device(config.run.device)), batch=batch)
+    console, outlook = Console(file=io.StringIO()), Outlook(0, config.run.steps, 0.0, None)
+    with open_progress(console, outlook) as progress:
+        checkpoints = open_run(config, resume=resume)
+        build_trainer(config, service, checkpoints, progress, Interrupts(), resume=resume).train()
+
+
+def demo_service(device: str, *, batch: int = 48) -> InProcessService:
+    """The service with the demo's own text encoder."""
+    family = get_family("demo")
+    encoder = family.load_text_encoder(family.default_checkpoint)
+    return InProcessService(device, encoder.encode, batch=batch)
 
 
 class InProcessService:
@@ -81,6 +106,8 @@ class InProcessService:
             max_prompt_chars=1000,
             max_adapter_bytes=1 << 30,
             latest_version=self._published,
+            scores_early=True,
+            solvers=tuple(Solver),
         )
 
     def publish(self, files: AdapterFiles) -> PublishedAdapter:
@@ -151,8 +178,11 @@ class InProcessService:
 
     @torch.inference_mode()
     def _draw(self, requests: Sequence[GroupRequest], adapter: PublishedAdapter) -> torch.Tensor:
-        (steps,) = {request.steps for request in requests}
-        sigmas = self._family.sigmas(steps, self._resolution_px)
+        ((steps, score_after, solver),) = {
+            (request.steps, request.score_after, request.solver) for request in requests
+        }
+        whole = self._family.sigmas(steps, self._resolution_px)
+        sigmas = cut_after(whole, score_after or steps)
         seeds = [seed for request in requests for seed in request.seeds]
         prompts = [request.prompt for request in requests for _ in request.seeds]
         conditioning = self.encode(prompts).to(torch.bfloat16, self._device)
@@ -163,5 +193,5 @@ class InProcessService:
                 self._engine.velocity, conditioning=conditioning.take(rows), adapter=adapter.sha256
             )
             noise = initial_noise([seeds[row] for row in rows], shape).to(self._device)
-            drawn.append(sample_euler(velocity, noise, sigmas).cpu())
+            drawn.append(SAMPLERS[solver](velocity, noise, sigmas).cpu())
         return torch.cat(drawn)

@@ -15,7 +15,6 @@ started again, the benchmark goes on where it was stopped, and `--show` only sho
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import multiprocessing
 import statistics
@@ -32,24 +31,23 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from heliostat.examples import example
-from heliostat_engines.families import get_family
+from heliostat_trainer.compare.costs import cost_of
 from heliostat_trainer.config import RecipeName, TrainConfig, load_config
 from heliostat_trainer.evaluate import read_evaluations
-from heliostat_trainer.interrupts import Interrupts
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.plan import NVFP4_SPEEDUPS, Activity, plan_run, total
-from heliostat_trainer.progress import Outlook, open_progress
-from heliostat_trainer.run import build_trainer, open_run
-from tests.benchmarks.in_process import InProcessService
+from tests.benchmarks.in_process import train_in_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     Costs = Callable[["Curve"], Sequence[float]]
 
 RECIPES = tuple(RecipeName)
+PUBLISHED = {"recipe.candidates": 96, "recipe.keep_pairs": 12, "recipe.explore_steps": 6}
+"""Sizes of pool and selection."""
 SECONDS = "seconds"
 SMOOTHED_OVER = 20
 """Training steps: a step's pool is of a few prompts only."""
@@ -158,15 +156,7 @@ def run_all(jobs: Sequence[Job], side_by_side: int) -> None:
 def run(job: Job) -> None:
     """Train once, or go on with it."""
     torch.set_num_threads(1)
-    family = get_family("demo")
-    encoder = family.load_text_encoder(family.default_checkpoint)
-    config = settings(job)
-    resume = any((config.run.path / "checkpoints").glob("step-*"))
-    service = InProcessService(job.device, encoder.encode, batch=384)
-    console, outlook = Console(file=io.StringIO()), Outlook(0, job.steps, 0.0, None)
-    with open_progress(console, outlook) as progress:
-        checkpoints = open_run(config, resume=resume)
-        build_trainer(config, service, checkpoints, progress, Interrupts(), resume=resume).train()
+    train_in_process(settings(job), batch=384)
 
 
 def settings(job: Job) -> TrainConfig:
@@ -178,9 +168,7 @@ def settings(job: Job) -> TrainConfig:
         "run.steps": job.steps,
         "run.device": job.device,
         "recipe.name": job.recipe,
-        "recipe.candidates": 96,
-        "recipe.keep_pairs": 12,
-        "recipe.explore_steps": 6,
+        **PUBLISHED,
         "watch.every": 0,
         "ema.decay": 0.9,
         "model.sample_batch": 384,
@@ -192,8 +180,12 @@ def settings(job: Job) -> TrainConfig:
         "reward.heldout": '["demo_judge_heldout"]',
         "checkpoint.every": job.every,
     }
-    arguments = [text for key, value in overrides.items() for text in (f"--{key}", str(value))]
-    return load_config(example("demo_long.toml"), arguments)
+    return load_config(example("demo_long.toml"), arguments_of(overrides))
+
+
+def arguments_of(overrides: Mapping[str, object]) -> list[str]:
+    """Settings, section.key -> value, as on the command line."""
+    return [text for key, value in overrides.items() for text in (f"--{key}", str(value))]
 
 
 def read_curve(job: Job) -> Curve:
@@ -225,7 +217,7 @@ def step_cost(config: TrainConfig, count: Count, decode_nfes: float) -> float:
     """BF16-equivalent evaluations of one training step, decoded and rewarded images included."""
     a_step = plan_run(config).a_step
     cost = total(a_step[activity] for activity in count.activities)
-    return cost.bf16_equivalents(count.nvfp4_speedup) + cost.images * decode_nfes
+    return cost.bf16_equivalents(count.nvfp4_speedup, decode_nfes)
 
 
 def comparable(curves: Sequence[Curve]) -> list[Curve]:
@@ -239,18 +231,6 @@ def mean_curve(curves: Sequence[Curve], recipe: str, reward: str) -> NDArray[np.
     each = [curve.rewards[reward] for curve in curves if curve.recipe == recipe]
     means: NDArray[np.float64] = np.mean(np.array(each), axis=0)
     return means
-
-
-def cost_of(reward: float, rewards: NDArray[np.float64], costs: Sequence[float]) -> float | None:
-    """Where a curve first reaches a reward, between two evaluations by a straight line."""
-    above = np.nonzero(rewards >= reward)[0]
-    if not len(above):
-        return None
-    at = int(above[0])
-    if at == 0:
-        return costs[0]
-    share = (reward - rewards[at - 1]) / (rewards[at] - rewards[at - 1])
-    return float(costs[at - 1] + share * (costs[at] - costs[at - 1]))
 
 
 def show(curves: Sequence[Curve]) -> None:

@@ -14,7 +14,8 @@ from heliostat_engines.adapters import AdapterFiles, pack_adapter, parse_adapter
 from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import guided, sample_euler
+from heliostat_engines.sampling import SAMPLERS, cut_after, guided
+from heliostat_engines.solvers import Solver
 from heliostat_server.launcher.background import background_server
 from heliostat_server.launcher.state import StateFolder
 from heliostat_server.rewards.clip import ClipTower
@@ -49,6 +50,8 @@ class InProcess:
         seeds: Sequence[int],
         *,
         steps: int = 2,
+        score_after: int | None = None,
+        solver: Solver = Solver.EULER,
         adapter: str | None = None,
         guidance: float = 1.0,
     ) -> torch.Tensor:
@@ -61,7 +64,8 @@ class InProcess:
             for text in (PROMPT, "")
         ]
         noise = initial_noise(seeds, self.family.latent_shape(64))
-        return sample_euler(guided(*velocities, guidance), noise, self.family.sigmas(steps, 64))
+        sigmas = cut_after(self.family.sigmas(steps, 64), score_after or steps)
+        return SAMPLERS[solver](guided(*velocities, guidance), noise, sigmas)
 
     def images(self, latents: torch.Tensor) -> torch.Tensor:
         return self.decoder.decode(latents)
@@ -91,6 +95,31 @@ def test_info_says_what_the_server_is(client: RolloutClient) -> None:
     assert info.limits.batch == BATCH
     assert {"colourfulness", "jpeg_compressibility"} <= set(info.rewards)
     assert info.latest_version == 0
+
+
+def test_an_early_score_is_of_the_prediction_as_in_process(
+    client: RolloutClient, in_process: InProcess
+) -> None:
+    assert client.info().scores_early
+    seeds = [7, 2**31 + 5, 0, 12]
+    (early,) = client.explore(seeds, steps=3, scoreAfter=2, returnLatents=True)
+    latents = in_process.latents(seeds, steps=3, score_after=2)
+    np.testing.assert_array_equal(early["LATENTS"], latents.numpy())
+    np.testing.assert_array_equal(early["REWARDS"][:, 0], in_process.colourfulness(latents))
+    whole, plain = (client.rewards(seeds, steps=3, **more) for more in ({"scoreAfter": 3}, {}))
+    np.testing.assert_array_equal(whole, plain)
+    assert not np.array_equal(early["REWARDS"], plain)
+
+
+def test_the_second_order_solver_draws_as_in_process(
+    client: RolloutClient, in_process: InProcess
+) -> None:
+    assert list(client.info().solvers) == list(Solver)
+    seeds = [7, 2**31 + 5, 0, 12]
+    (answer,) = client.explore(seeds, steps=5, solver="dpm2m", returnLatents=True)
+    latents = in_process.latents(seeds, steps=5, solver=Solver.DPM2M)
+    np.testing.assert_array_equal(answer["LATENTS"], latents.numpy())
+    assert not torch.equal(latents, in_process.latents(seeds, steps=5))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])

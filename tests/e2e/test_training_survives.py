@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,29 @@ def test_the_trainer_killed_in_a_step_resumes_identically(
     assert_same(run.lora(), whole)
     steps = [line["step"] for line in read_metrics(run.folder / "metrics.jsonl")]
     assert steps == [1, 2, 3]
+
+
+def test_a_run_killed_after_it_tuned_itself_goes_by_what_it_decided(
+    toml: Path, server: ServerHarness
+) -> None:
+    published = ("--recipe.candidates", "48", "--recipe.keep_pairs", "12")  # far from the best here
+    settings = (*published, "--recipe.tune", "true", "--run.steps", "8", "--checkpoint.every", "99")
+    run = Run(toml, server, "tuned", *settings)
+    process = run.start()
+    wait_for(lambda: run.saved(4))  # which only the decision after that step brings about
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    twin = Run(toml, server, "twin", *settings)
+    shutil.copytree(run.folder, twin.folder)
+    for each in (run, twin):
+        each.complete(resume=True)
+    assert_same(run.lora(), twin.lora())
+    lines, others = (list(read_metrics(each.folder / "metrics.jsonl")) for each in (run, twin))
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert [bool(line["tuned"]) for line in lines] == [step == 4 for step in range(1, 9)]
+    for key in ("tuned", "explored", "prompts", "keep_pairs", "score_after", "reward_mean"):
+        assert [line[key] for line in lines] == [line[key] for line in others]
+    assert {line["keep_pairs"] for line in lines[6:]} != {12}
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(

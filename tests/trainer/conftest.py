@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import shutil
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from heliostat_trainer.config import TrainConfig, load_config
-from tests.trainer.fake_server import FakeServer
 
+# What needs torch is imported where it is used: pytest reads this file once more than there are
+# processes that test.
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.trainer.fake_server import FakeServer
 
 PROMPTS = ("a red cat", "a blue dog", "a green bird", "a yellow fish", "two owls", "a small tree")
 HELDOUT = ("a purple fox", "a white bear", "three bees")
@@ -112,6 +117,41 @@ def configure(toml: Path) -> Callable[..., TrainConfig]:
     return lambda *overrides: load_config(toml, overrides)
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Callable[[int], Path]:
+    """trained(steps) -> the tiny run's folder once it has made so many steps; to read only."""
+    from tests.trainer.fake_server import FakeServer
+    from tests.trainer.test_loop import run
+
+    @cache
+    def train(steps: int) -> Path:
+        toml = write_toml(tmp_path_factory.mktemp(f"trained-{steps}"), checkpoint)
+        config = load_config(toml, ["--run.steps", str(steps)])
+        run(config, FakeServer(checkpoint))
+        return config.run.path
+
+    return train
+
+
+@pytest.fixture
+def finished(
+    configure: Callable[..., TrainConfig], trained: Callable[[int], Path]
+) -> Callable[..., TrainConfig]:
+    """finished(steps, "name") -> the settings of a tiny run that has made so many steps.
+
+    Its folder is a copy: whatever needs such a run to begin with has no need to train it.
+    """
+
+    def copy(steps: int, name: str = "tiny") -> TrainConfig:
+        config = configure("--run.steps", str(steps), "--run.name", name)
+        shutil.copytree(trained(steps), config.run.path)
+        return config
+
+    return copy
+
+
 @pytest.fixture
 def server(checkpoint: Path) -> FakeServer:
+    from tests.trainer.fake_server import FakeServer
+
     return FakeServer(checkpoint)

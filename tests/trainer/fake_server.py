@@ -16,7 +16,8 @@ from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.sampling import SAMPLERS, cut_after
+from heliostat_engines.solvers import Solver
 from heliostat_trainer.rewards import RewardSum
 from heliostat_trainer.service import RefusedPrompt, RefusedPrompts, Scores
 from heliostat_trainer.types import Candidate, Group, GroupRequest, PublishedAdapter, ServerInfo
@@ -60,6 +61,8 @@ class FakeServer:
         self.explored: list[GroupRequest] = []
         self.scored = 0
         self.poison: float | None = None
+        self.scores_early = True
+        self.solvers = tuple(Solver)
         self.refuses: dict[str, str] = {}
         """By reward, a word that it takes no prompt with."""
 
@@ -84,6 +87,8 @@ class FakeServer:
             max_adapter_bytes=1 << 30,
             latest_version=self.version,
             weights_digest=engine.weights_digest,
+            scores_early=self.scores_early,
+            solvers=self.solvers,
         )
 
     def publish(self, files: AdapterFiles) -> PublishedAdapter:
@@ -150,9 +155,10 @@ class FakeServer:
         def velocity(latents: torch.Tensor, sigma: torch.Tensor, /) -> torch.Tensor:
             return self.engine.velocity(latents, sigma, conditioning, adapter)
 
-        sigmas = self.family.sigmas(request.steps, 64)
+        whole = self.family.sigmas(request.steps, 64)
+        sigmas = cut_after(whole, request.score_after or request.steps)
         with self._one_thread:
-            return sample_euler(velocity, initial_noise(seeds, SHAPE), sigmas)
+            return SAMPLERS[request.solver](velocity, initial_noise(seeds, SHAPE), sigmas)
 
 
 def with_rewards(group: Group, rewards: Sequence[float]) -> Group:

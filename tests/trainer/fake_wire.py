@@ -52,11 +52,14 @@ class WireServer:
         self.weights_digest = ""
         self.rewards = ["judge"]
         self.checks_prompts = True
+        self.scores_early = True
+        self.solvers = ["euler", "dpm2m"]
         self.checked: list[list[str]] = []
         self.tokens = {"admin"}
         self.given = "of"
         self.published: list[AdapterFiles] = []
         self.asked: list[tuple[str, tuple[int, ...], int]] = []
+        self.specs: list[dict[str, Any]] = []
         self.scored: list[list[str]] = []
         self.encoded: list[list[str]] = []
         self._triton: grpc.Server | None = None
@@ -124,6 +127,8 @@ class _Control(control_pb2_grpc.ControlServicer):
             limits=control_pb2.Limits(batch=BATCH, max_steps=9, max_seeds=100),
             latest_version=len(self._server.published),
             checks_prompts=self._server.checks_prompts,
+            scores_early=self._server.scores_early,
+            solvers=self._server.solvers,
         )
 
     def GetExperiment(self, request, context):  # noqa: N802
@@ -169,6 +174,7 @@ class _KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
         spec = json.loads(read_bytes(request, "SPEC")[0])["rollout"]
         seeds = np.frombuffer(read_raw(request, "SEEDS"), np.int64)
         version = int(spec.get("version", 0))
+        self._server.specs.append(spec)
         self._server.asked.append((spec["prompt"], tuple(seeds.tolist()), version))
         if version > len(self._server.published):
             yield service_pb2.ModelStreamInferResponse(

@@ -15,6 +15,7 @@ import torch
 
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
 from heliostat_engines.errors import SecretError
+from heliostat_engines.solvers import Solver
 from heliostat_trainer import client as module
 from heliostat_trainer.client import RolloutServer
 from heliostat_trainer.errors import (
@@ -194,6 +195,18 @@ def test_a_server_that_cannot_check_prompts_is_not_asked(
     wire.checks_prompts = False
     assert client.refused_prompts(["bad"], ["judge"]).count == 0
     assert not wire.checked
+
+
+def test_how_to_draw_is_said_only_where_it_is_not_as_ever(
+    client: RolloutServer, wire: WireServer
+) -> None:
+    assert (client.info().scores_early, client.info().solvers) == (True, ("euler", "dpm2m"))
+    list(client.explore(requests(1)))
+    list(client.explore(requests(1, score_after=1, solver=Solver.DPM2M)))
+    asked = [(spec.get("scoreAfter"), spec.get("solver")) for spec in wire.specs]
+    assert asked == [(None, None), (1, "dpm2m")]
+    wire.scores_early, wire.solvers = False, []
+    assert (client.info().scores_early, client.info().solvers) == (False, ("euler",))
 
 
 def test_embeddings_are_read(client: RolloutServer) -> None:

@@ -11,6 +11,7 @@ import pytest
 from heliostat_engines.settings import Settings
 from heliostat_trainer.config import (
     RecipeName,
+    RecipeSection,
     TrainConfig,
     load_config,
     parse_overrides,
@@ -110,6 +111,25 @@ def test_defaults_are_the_published_recipe(configure: Callable[..., TrainConfig]
     assert configure("--recipe.name", "diffusionnft").recipe.pool == 4
 
 
+def test_our_own_recipe_has_its_own_budget(configure: Callable[..., TrainConfig]) -> None:
+    own = RecipeSection(name=RecipeName.HELIOSTAT)
+    assert (own.candidates, own.kept, own.pool_evaluations, own.explore_steps) == (24, 4, 4, 6)
+    assert own.tune
+    assert own.explores
+    assert own.redraws
+    chosen = RecipeSection(name=RecipeName.HELIOSTAT, candidates=8, explore_steps=2, tune=False)
+    assert (chosen.candidates, chosen.kept, chosen.pool_evaluations) == (8, 4, 2)
+    assert not chosen.tune
+    assert configure("--recipe.name", "heliostat").recipe.candidates == 8  # as the file says
+
+
+def test_scoring_early_is_for_recipes_that_redraw(configure: Callable[..., TrainConfig]) -> None:
+    assert configure().recipe.pool_evaluations == 2
+    early = ("--recipe.score_after", "1")
+    assert configure(*early).recipe.pool_evaluations == 1
+    assert configure("--recipe.name", "naive_quant", *early).recipe.pool_evaluations == 4
+
+
 def test_paths_are_relative_to_the_toml(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     assert load_config(toml).prompts.train == toml.parent / "train.txt"
@@ -132,7 +152,7 @@ def test_overrides_are_toml_or_text() -> None:
         (["--recipee.name", "x"], "unknown setting recipee: did you mean recipe?"),
         (["--optimiser.learning_rate", "1"], "the nearest is optimiser.lr"),
         (["--recipe.keep_pairs", "5"], "keep_pairs = 5 keeps 10 of candidates = 8: lower recipe.keep_pairs"),
-        (["--recipe.name", "sol"], "'sol_rl', 'diffusionnft', 'naive_scaling' or 'naive_quant'"),
+        (["--recipe.name", "sol"], "'bf16_explore', 'naive_scaling' or 'naive_quant'"),
         (["--run.steps", "many"], "run.steps = 'many'"),
         (["--run.steps", "0"], "run.steps = 0"),
         (["--run.name", "a/b"], "run.name = 'a/b'"),
@@ -155,7 +175,7 @@ def test_overrides_are_toml_or_text() -> None:
         (["--objective.beta", "-1"], "objective.beta = -1: input should be greater than 0"),
         (["--objective.name", "flow_grpo", "--recipe.name", "naive_quant"],
          "objective.name = 'flow_grpo' needs log-probabilities and trajectories, which recipe.name = 'naive_quant' "
-         "cannot give, since the server draws its samples: set recipe.name to sol_rl, diffusionnft, naive_scaling"),
+         "cannot give, since the server draws its samples: set recipe.name to sol_rl, diffusionnft, heliostat, bf16_explore, naive_scaling"),
         (["--objective.name", "flow_grpo_fast", "--recipe.steps", "3"], "recipe.steps = 3, but objective.name = "
          "'flow_grpo_fast' needs 3 stochastic and a last one: raise recipe.steps or lower objective.window"),
         (["--objective.name", "flow_grpo", "--recipe.steps", "1"], "needs 1 stochastic and a last one: raise"),
@@ -165,6 +185,11 @@ def test_overrides_are_toml_or_text() -> None:
         (["--watch.groups", "3"], "watch.groups = 3, but a step has prompts.per_step = 2 groups: lower the one"),
         (["--watch.max_explore_steps", "1"], "is not between recipe.explore_steps = 2 and recipe.steps = 4: set it so"),
         (["--watch.max_explore_steps", "5"], "watch.max_explore_steps = 5 is not between"),
+        (["--recipe.score_after", "3"], "recipe.score_after = 3 is more than recipe.explore_steps = 2: lower it"),
+        (["--recipe.solver", "heun"], "recipe.solver = 'heun': input should be 'euler' or 'dpm2m'"),
+        (["--recipe.solver", "dpm2m", "--objective.name", "flow_grpo"], "recipe.solver = 'dpm2m', but objective.name = "
+         "'flow_grpo' trains on the steps of a stochastic sampler, which are Euler's with noise: set recipe.solver to euler"),
+        (["--recipe.score_after", "0"], "recipe.score_after = 0"),
         (["--watch.min_rho", "1.5"], "watch.min_rho = 1.5: input should be less than or equal to 1"),
         (["--reward.weights", "{ contrast = 1 }"], "either reward.name, or reward.weights"),
         (["--guards.edges", "1"], "unknown setting guards.edges: "),

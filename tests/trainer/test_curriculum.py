@@ -21,6 +21,7 @@ from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.prompts import step_prompts
 from heliostat_trainer.report import write_report
 from heliostat_trainer.rewards import Normalise, RewardSum
+from heliostat_trainer.tuning import in_force
 from heliostat_trainer.types import Group, GroupRequest
 from tests.trainer.conftest import PROMPTS
 from tests.trainer.fake_server import FakeServer
@@ -68,6 +69,12 @@ def test_counts_are_of_flats_in_a_row_until_a_step() -> None:
     assert flats(seen, 9) == {"a": 1, "b": 1}
 
 
+def drawn_in(
+    config: TrainConfig, counts: dict[str, int], step: int, known: dict[str, float] | None = None
+) -> tuple[str, ...]:
+    return draw_prompts(config, PROMPTS, counts, step, in_force(config, (), step), known)
+
+
 def test_flat_prompts_are_drawn_less_often_and_the_others_in_their_place(
     configure: Callable[..., TrainConfig],
 ) -> None:
@@ -75,16 +82,16 @@ def test_flat_prompts_are_drawn_less_often_and_the_others_in_their_place(
     steps = range(1, 601)
 
     def share(counts: dict[str, int]) -> float:
-        drawn = [draw_prompts(config, PROMPTS, counts, step) for step in steps]
+        drawn = [drawn_in(config, counts, step) for step in steps]
         assert all(len(set(prompts)) == 2 for prompts in drawn)
-        assert drawn == [draw_prompts(config, PROMPTS, counts, step) for step in steps]
+        assert drawn == [drawn_in(config, counts, step) for step in steps]
         return sum("two owls" in prompts for prompts in drawn) / len(steps)
 
     assert share({}) == share({"two owls": 1}) == pytest.approx(1 / 3, abs=0.01)
     assert share({"two owls": 2}) == pytest.approx(1 / 6, abs=0.04)
     assert share({"two owls": 4}) == pytest.approx(1 / 24, abs=0.03)
     everything = dict.fromkeys(PROMPTS, 9)
-    drawn = [draw_prompts(config, PROMPTS, everything, step) for step in (1, 2, 3)]
+    drawn = [drawn_in(config, everything, step) for step in (1, 2, 3)]
     assert drawn == [step_prompts(PROMPTS, 2, 42, step) for step in (1, 2, 3)]
 
 
@@ -99,7 +106,7 @@ def test_flat_groups_are_skipped_and_a_resumed_run_does_the_same(
     configure: Callable[..., TrainConfig], checkpoint: Path, ahead: str
 ) -> None:
     settings = (*CURRICULUM, "--recipe.explore_ahead", ahead, "--run.name")
-    config = configure(*settings, "whole", "--run.steps", "9")
+    config = configure(*settings, "whole", "--run.steps", "7")
     server = DullServer(checkpoint)
     whole = run(config, server)
     lines = list(read_metrics(config.run.path / "metrics.jsonl"))
@@ -108,11 +115,10 @@ def test_flat_groups_are_skipped_and_a_resumed_run_does_the_same(
     assert lines[-1]["resting_prompts"] == 2
     asked = [request.prompt for request in server.explored]
     dull = sum(asked.count(prompt) for prompt in DULL)
-    plain = DullServer(checkpoint)
-    run(configure("--run.name", "plain", "--run.steps", "9"), plain)
-    assert dull < sum([r.prompt for r in plain.explored].count(prompt) for prompt in DULL)
-    run(configure(*settings, "halves", "--run.steps", "5"), DullServer(checkpoint))
-    halves = configure(*settings, "halves", "--run.steps", "9")
+    plain = [prompt for step in range(1, 8) for prompt in step_prompts(PROMPTS, 2, 42, step)]
+    assert dull < sum(plain.count(prompt) for prompt in DULL)
+    run(configure(*settings, "halves", "--run.steps", "4"), DullServer(checkpoint))
+    halves = configure(*settings, "halves", "--run.steps", "7")
     assert same(whole, run(halves, DullServer(checkpoint, reverse=True), resume=True))
     page = write_report(config.run.path).read_text()
     assert f"{sum(skipped)} groups differed in reward by less than" in page
@@ -143,13 +149,13 @@ def test_prompts_are_drawn_in_proportion_to_their_spread_and_none_starves(
 ) -> None:
     config = configure("--prompts.by_spread", "0.6", "--prompts.per_step", "1")
     known = dict(zip(PROMPTS, (0.0, 1.0, 2.0, 3.0, 4.0), strict=False))  # the last one is not seen
-    drawn = [draw_prompts(config, PROMPTS, {}, step, known)[0] for step in range(1, 4001)]
-    assert drawn == [draw_prompts(config, PROMPTS, {}, step, known)[0] for step in range(1, 4001)]
+    drawn = [drawn_in(config, {}, step, known)[0] for step in range(1, 4001)]
+    assert drawn == [drawn_in(config, {}, step, known)[0] for step in range(1, 4001)]
     for prompt, weight in zip(PROMPTS, (0.0, 1.0, 2.0, 3.0, 4.0, 2.0), strict=True):
         expected = 0.4 / 6 + 0.6 * weight / 12
         assert drawn.count(prompt) / 4000 == pytest.approx(expected, abs=0.025)
-    before = [draw_prompts(config, PROMPTS, {}, step) for step in (1, 2)]
-    assert before == [draw_prompts(config, PROMPTS, {}, step, {}) for step in (1, 2)]
+    before = [drawn_in(config, {}, step) for step in (1, 2)]
+    assert before == [drawn_in(config, {}, step, {}) for step in (1, 2)]
 
 
 def test_no_prompt_is_twice_in_a_step_whatever_the_spreads(
@@ -158,7 +164,7 @@ def test_no_prompt_is_twice_in_a_step_whatever_the_spreads(
     config = configure("--prompts.by_spread", "0.9", "--prompts.per_step", "5")
     for known in ({}, dict.fromkeys(PROMPTS, 0.0), dict.fromkeys(PROMPTS, 0.0) | {"two owls": 1.0}):
         for step in range(1, 101):
-            assert len(set(draw_prompts(config, PROMPTS, {}, step, known))) == 5
+            assert len(set(drawn_in(config, {}, step, known))) == 5
 
 
 def test_prompts_that_rest_are_not_drawn_for_their_spread(
@@ -168,7 +174,7 @@ def test_prompts_that_rest_are_not_drawn_for_their_spread(
     known = dict.fromkeys(PROMPTS, 1e-6) | {"two owls": 1.0}
 
     def share(counts: dict[str, int]) -> float:
-        drawn = [draw_prompts(config, PROMPTS, counts, step, known)[0] for step in range(1, 201)]
+        drawn = [drawn_in(config, counts, step, known)[0] for step in range(1, 201)]
         return drawn.count("two owls") / len(drawn)
 
     assert share({}) > 0.8
@@ -180,7 +186,7 @@ def test_without_it_spreads_change_no_draw_and_are_not_kept(
 ) -> None:
     config = configure()
     for step in range(1, 31):
-        drawn = draw_prompts(config, PROMPTS, {}, step, dict.fromkeys(PROMPTS, 1.0))
+        drawn = drawn_in(config, {}, step, dict.fromkeys(PROMPTS, 1.0))
         assert drawn == step_prompts(PROMPTS, 2, 42, step)
     assert spreads(config, (), [explored(0, "a", 1.0)], 1, 0) == ()
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from heliostat_engines.errors import HeliostatError
+from heliostat_engines.solvers import Solver
 from heliostat_trainer.config import TrainConfig
 from heliostat_trainer.errors import (
     DivergedError,
@@ -50,6 +51,11 @@ def run(
 ) -> dict[str, torch.Tensor]:
     """A whole run; returns the exported LoRA."""
     run_trainer(config, make_trainer(config, server, resume=resume))
+    return lora_of(config)
+
+
+def lora_of(config: TrainConfig) -> dict[str, torch.Tensor]:
+    """The LoRA that a finished run has exported."""
     return load_file(config.run.path / "lora" / "adapter_model.safetensors")
 
 
@@ -65,11 +71,9 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
-def test_a_run_leaves_metrics_evaluations_checkpoints_and_a_lora(
-    configure: Configure, server: FakeServer
-) -> None:
-    config = configure()
-    lora = run(config, server)
+def test_a_run_leaves_metrics_evaluations_checkpoints_and_a_lora(finished: Configure) -> None:
+    config = finished(3)
+    lora = lora_of(config)
     assert any(value.any() for key, value in lora.items() if "lora_B" in key)
     lines = list(read_metrics(config.run.path / "metrics.jsonl"))
     assert [line["step"] for line in lines] == [1, 2, 3]
@@ -163,26 +167,21 @@ def test_trajectories_come_with_every_recipe_that_draws_in_bf16(
 
 
 def test_the_order_in_which_groups_finish_changes_nothing(
-    configure: Configure, server: FakeServer, checkpoint: Path
+    configure: Configure, finished: Configure, checkpoint: Path
 ) -> None:
-    forwards = run(configure(), server)
+    forwards = lora_of(finished(3))
     backwards = run(configure("--run.name", "other"), FakeServer(checkpoint, reverse=True))
     assert same(forwards, backwards)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    configure: Configure, server: FakeServer, checkpoint: Path
+    configure: Configure, finished: Configure, server: FakeServer
 ) -> None:
-    whole = run(configure("--run.steps", "4"), server)
-    run(configure("--run.name", "halves", "--run.steps", "2"), FakeServer(checkpoint))
-    halves = configure("--run.name", "halves", "--run.steps", "4")
-    assert same(whole, run(halves, FakeServer(checkpoint), resume=True))
-    assert [line["step"] for line in read_metrics(halves.run.path / "metrics.jsonl")] == [
-        1,
-        2,
-        3,
-        4,
-    ]
+    whole = lora_of(finished(3))
+    finished(1, "parts")
+    parts = configure("--run.name", "parts", "--run.steps", "3")
+    assert same(whole, run(parts, server, resume=True))
+    assert [line["step"] for line in read_metrics(parts.run.path / "metrics.jsonl")] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "float32"])
@@ -220,19 +219,19 @@ def test_an_8_bit_run_resumes_to_the_bit(
 ) -> None:
     pytest.importorskip("bitsandbytes")
     settings = ("--optimiser.name", "adamw_8bit", "--run.name")
-    whole = run(configure("--run.steps", "4", *settings, "whole"), server)
-    run(configure("--run.steps", "2", *settings, "halves"), FakeServer(checkpoint))
-    halves = configure("--run.steps", "4", *settings, "halves")
+    whole = run(configure("--run.steps", "2", *settings, "whole"), server)
+    run(configure("--run.steps", "1", *settings, "halves"), FakeServer(checkpoint))
+    halves = configure("--run.steps", "2", *settings, "halves")
     assert same(whole, run(halves, FakeServer(checkpoint), resume=True))
 
 
 def test_checkpointing_changes_no_bit_and_may_be_switched_on_resume(
-    configure: Configure, server: FakeServer, checkpoint: Path
+    configure: Configure, finished: Configure, server: FakeServer
 ) -> None:
-    plain = run(configure("--run.name", "plain"), server)
-    run(configure("--run.steps", "1", "--run.name", "saving"), FakeServer(checkpoint))
+    plain = lora_of(finished(3, "plain"))
+    finished(1, "saving")
     saving = configure("--run.name", "saving", "--model.gradient_checkpointing", "true")
-    assert same(plain, run(saving, FakeServer(checkpoint), resume=True))
+    assert same(plain, run(saving, server, resume=True))
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
@@ -316,6 +315,8 @@ def test_training_on_what_was_explored_never_explores_ahead(configure: Configure
     [
         # 2 prompts x 2 steps: the server explores, the trainer's own samples are scored.
         ("sol_rl", 4, 2 * 2 * 4),
+        ("heliostat", 4, 2 * 2 * 4),
+        ("bf16_explore", 0, 2 * 2 * (8 + 4)),
         ("naive_quant", 4, 0),
         ("naive_scaling", 0, 2 * 2 * 8),
         ("diffusionnft", 0, 2 * 2 * 4),
@@ -327,21 +328,23 @@ def test_recipes_differ_in_one_setting(
     config = configure("--recipe.name", recipe, "--run.steps", "2")
     run(config, server)
     evaluated = 2 * 3 * 2
-    redraws = recipe == "sol_rl"
-    showcase = redraws * 2 * 8  # one more group, scored as explored and as redrawn
+    redraws, tunes = config.recipe.redraws, config.recipe.tune
+    shows = config.recipe.explores_and_redraws
+    showcase = shows * 2 * 8  # one more group, scored as explored and as redrawn
     watched = redraws * 8  # of the first step
-    assert len(server.explored) == explored + redraws
+    early = 2 * tunes  # the watched group, scored after each of its steps
+    assert len(server.explored) == explored + shows + early
     assert server.scored == scored + evaluated + showcase + watched
     steps = {request.steps for request in server.explored}
-    assert steps <= ({2} if recipe == "sol_rl" else {4})
+    assert steps <= ({2} if redraws else {4})
 
 
 def test_micro_batches_are_a_matter_of_memory_only(
-    configure: Configure, server: FakeServer, checkpoint: Path
+    configure: Configure, finished: Configure, server: FakeServer
 ) -> None:
-    one = run(configure("--run.steps", "1"), server)
+    one = lora_of(finished(1))
     other = configure("--run.steps", "1", "--run.name", "b", "--optimiser.micro_batch", "5")
-    two = run(other, FakeServer(checkpoint))
+    two = run(other, server)
     # Adam's first step has the sign of the gradient: compare directions, not bits.
     signs = [
         (one[key].sign() == two[key].sign()).float().mean().item() for key in one if "lora_B" in key
@@ -350,12 +353,11 @@ def test_micro_batches_are_a_matter_of_memory_only(
 
 
 def test_several_updates_a_step_move_the_policy_further(
-    configure: Configure, server: FakeServer, checkpoint: Path
+    configure: Configure, finished: Configure, server: FakeServer
 ) -> None:
-    one = run(configure("--run.steps", "1"), server)
+    one = lora_of(finished(1))
     more = configure("--run.steps", "1", "--run.name", "b", "--optimiser.updates_per_step", "3")
-    three = run(more, FakeServer(checkpoint))
-    assert not same(one, three)
+    assert not same(one, run(more, server))
 
 
 def test_a_nan_loss_stops_with_the_sample_and_keeps_the_last_step(
@@ -373,10 +375,10 @@ def test_a_nan_loss_stops_with_the_sample_and_keeps_the_last_step(
 
 
 def test_weights_that_overflow_are_neither_saved_nor_published(
-    configure: Configure, server: FakeServer
+    configure: Configure, finished: Configure, server: FakeServer
 ) -> None:
     """A finite gradient, and an update that is not, of moments that have overflowed."""
-    run(configure("--run.steps", "1"), server)
+    finished(1)
     config = configure("--run.steps", "3")
     trainer = make_trainer(config, server, resume=True)
     for moments in trainer.parts.learner.optimiser.state.values():
@@ -443,9 +445,10 @@ def test_an_unreachable_server_leaves_the_last_complete_step(
     assert open_run(config, resume=True).latest() == 2
 
 
-def test_a_run_folder_is_not_started_into_twice(configure: Configure, server: FakeServer) -> None:
-    config = configure("--run.steps", "1")
-    run(config, server)
+def test_a_run_folder_is_not_started_into_twice(
+    configure: Configure, finished: Configure, server: FakeServer
+) -> None:
+    config = finished(1)
     with pytest.raises(RunFolderError, match="--resume"):
         run(config, server)
     other = configure("--run.name", "none")
@@ -459,12 +462,18 @@ def test_a_run_folder_is_not_started_into_twice(configure: Configure, server: Fa
         (("--run.seed", "1"), "run.seed was 42 and is now 1"),
         (("--optimiser.lr", "0.5"), r"optimiser.lr was 0.01 and is now 0.5"),
         (("--lora.rank", "2"), "lora.rank was 4 and is now 2"),
+        (("--recipe.solver", "dpm2m"), 'recipe.solver was "euler" and is now "dpm2m"'),
+        (("--recipe.score_after", "1"), "recipe.score_after was null and is now 1"),
     ],
 )
 def test_resuming_with_another_setting_names_it(
-    configure: Configure, server: FakeServer, override: tuple[str, ...], key: str
+    configure: Configure,
+    finished: Configure,
+    server: FakeServer,
+    override: tuple[str, ...],
+    key: str,
 ) -> None:
-    run(configure("--run.steps", "1"), server)
+    finished(1)
     with pytest.raises(RunFolderError, match=key):
         run(configure("--run.steps", "2", *override), server, resume=True)
 
@@ -491,6 +500,14 @@ def test_a_spent_time_budget_ends_the_run_after_the_step(
         (("--reward.heldout", '["x"]'), "reward.heldout: the server has no reward 'x'"),
         (("--lora.rank", "64"), "lora.rank = 64, but the server takes up to 16"),
         (("--recipe.explore_steps", "60"), "recipe.explore_steps = 60"),
+        (
+            ("--recipe.score_after", "1"),
+            "recipe.score_after = 1, but the server (version 0) scores after all steps only",
+        ),
+        (
+            ("--recipe.solver", "dpm2m"),
+            "recipe.solver = 'dpm2m', but the server (version 0) draws with euler alone: set it to that",
+        ),
         (("--model.family", "demoo"), "did you mean 'demo'"),
         (("--model.resolution_px", "128"), "set model.resolution_px = 64"),
         (("--model.checkpoint", "nowhere"), "nowhere has no transformer/config.json"),
@@ -502,6 +519,7 @@ def test_settings_that_do_not_fit_the_server_are_one_sentence(
 ) -> None:
     if "cuda" in overrides and torch.cuda.is_available():
         pytest.skip("there is a card")
+    server.scores_early, server.solvers = False, (Solver.EULER,)
     with pytest.raises(HeliostatError) as error:
         run(configure(*overrides), server)
     assert sentence in str(error.value)

@@ -337,7 +337,7 @@ def test_every_objective_has_a_small_problem() -> None:
 
 
 def learn(configure, name: str, *overrides: str) -> list[float]:
-    """Distances from the optimum over eighty steps."""
+    """Distances from the optimum over sixty steps."""
     config: TrainConfig = configure(
         "--objective.name", name, "--optimiser.lr", "0.05", "--optimiser.micro_batch", "1000",
         "--recipe.steps", "10", "--recipe.candidates", "24", "--recipe.keep_pairs", "12", *overrides,
@@ -345,7 +345,7 @@ def learn(configure, name: str, *overrides: str) -> list[float]:
     experiment = Experiment(config)
     assert experiment.distance() > 1.8
     distances = []
-    for step in range(1, 81):
+    for step in range(1, 61):
         experiment.update(step)
         distances.append(experiment.distance())
     return distances

@@ -21,6 +21,7 @@ from heliostat_trainer.plan import (
     Cost,
     TrainerMemory,
     plan_run,
+    spent,
     total,
 )
 from heliostat_trainer.policy import ADAPTERS, LoraWeights
@@ -69,10 +70,23 @@ def test_a_run_of_sol_rl_is_counted(configure: Callable[..., TrainConfig]) -> No
     assert total(plan.in_all.values()) == Cost(108, fp4=112, bf16=324, backward=48)
 
 
+def test_what_training_took_until_a_step_leaves_out_what_is_only_looked_at(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    config = configure("--watch.every", "2")
+    a_step, watched = Cost(24, fp4=32, bf16=80, backward=16), Cost(8, bf16=32)
+    assert spent(config, 0) == Cost()
+    assert spent(config, 1) == a_step + watched
+    assert spent(config, 2) == a_step * 2 + watched
+    assert spent(config, 9) == a_step * 9 + watched * 5
+
+
 @pytest.mark.parametrize(
     ("recipe", "explored", "drawn"),
     [
         ("sol_rl", Cost(16, fp4=32), Cost(8, bf16=32)),
+        ("heliostat", Cost(16, fp4=32), Cost(8, bf16=32)),
+        ("bf16_explore", Cost(16, bf16=32), Cost(8, bf16=32)),
         ("naive_quant", Cost(16, fp4=64), Cost()),
         ("naive_scaling", Cost(), Cost(16, bf16=64)),
         ("diffusionnft", Cost(), Cost(8, bf16=32)),
@@ -85,6 +99,15 @@ def test_recipes_differ_in_what_draws_the_candidates(
     assert plan.a_step[Activity.EXPLORE] == explored
     assert plan.a_step[Activity.DRAW] == drawn
     assert plan.a_step[Activity.TRAIN] == Cost(bf16=48, backward=16)
+
+
+def test_what_is_scored_early_costs_the_steps_that_are_evaluated(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    plan = plan_run(configure("--recipe.score_after", "1"))
+    assert plan.a_step[Activity.EXPLORE] == Cost(16, fp4=16)
+    assert plan.a_step[Activity.DRAW] == Cost(8, bf16=8 * 4)
+    assert plan.in_all[Activity.SHOWCASE] == Cost(16, fp4=8, bf16=32)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +209,7 @@ def test_equivalents_discount_nvfp4_and_count_a_backward_pass_twice() -> None:
     cost = Cost(images=1, fp4=240, bf16=10, backward=5)
     assert cost.bf16_equivalents(NVFP4_SPEEDUPS["eager"]) == pytest.approx(100 + 10 + 10)
     assert cost.bf16_equivalents(NVFP4_SPEEDUPS["compiled"]) == pytest.approx(200.4511)
+    assert cost.bf16_equivalents(2.4, image_nfes=3.0) == pytest.approx(100 + 10 + 10 + 3)
 
 
 def test_memory_is_what_the_trainer_holds(
@@ -283,6 +307,7 @@ def counted(trainer: Trainer, server: FakeServer) -> Iterator[dict[Activity, Cou
     during(parts.learner, "update", Activity.TRAIN)
     during(parts.evaluator, "run", Activity.EVALUATE)
     during(trainer, "_watch", Activity.WATCH)
+    during(trainer, "_look_at", Activity.EXPLORE)
     patch.setattr(server.engine, "velocity", in_nvfp4)
     patch.setattr(parts.policy, "velocity", in_bf16)
     try:
@@ -297,6 +322,7 @@ def test_a_real_run_evaluates_the_transformer_as_often_as_planned(
 ) -> None:
     config = configure(
         *("--recipe.name", recipe, "--run.steps", "2", "--evaluation.every", "1"),
+        *("--recipe.explore_steps", "3", "--recipe.score_after", "1"),
         *("--evaluation.guidances", "[1.0, 3.0]", "--optimiser.updates_per_step", "2"),
     )
     trainer = make_trainer(config, server)
@@ -304,7 +330,9 @@ def test_a_real_run_evaluates_the_transformer_as_often_as_planned(
         run_trainer(config, trainer)
     in_all = dict(plan_run(config).in_all)
     shown = in_all.pop(Activity.SHOWCASE)  # the counters take it for exploring and drawing
-    in_all[Activity.EXPLORE] += Cost(fp4=shown.fp4)
+    watched = in_all[Activity.WATCH]  # of which the server's part, too
+    in_all[Activity.WATCH] = Cost(bf16=watched.bf16)
+    in_all[Activity.EXPLORE] += Cost(fp4=shown.fp4 + watched.fp4)
     in_all[Activity.DRAW] += Cost(bf16=shown.bf16)
     assert {
         activity: (counts[activity]["fp4"], counts[activity]["bf16"], counts[activity]["backward"])

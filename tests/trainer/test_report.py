@@ -118,6 +118,20 @@ def test_a_watched_run_shows_how_exploration_ranks_beside_what_was_published(run
     assert "Means over 2 watched steps, of 96 candidates a prompt: rho 0.913, tau-b 0.798." in text
     assert "overlap with the true ones by 70 %, have the mean true ranks 9.0 and 88.0" in text
     assert "Explored with 6 denoising steps, 7 from step 3 on." in text
+    early = [line | {"explore_steps": 6, "score_after": 4 + (line["step"] > 2)} for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in early))
+    text = re.sub(r"\s+", " ", write_report(run).read_text())
+    assert "Explored with 4 of 6 denoising steps, 5 of 6 from step 3 on." in text
+
+
+def test_a_solver_other_than_eulers_is_named(run: Path) -> None:
+    assert "20 steps, no guidance" in write_report(run).read_text()
+    for path in run.glob("evaluation/*/results.json"):
+        results = json.loads(path.read_text())
+        path.write_text(json.dumps([result | {"solver": "dpm2m"} for result in results]))
+    page = write_report(run).read_text()
+    assert "20 steps of dpm2m, no guidance" in page
+    assert "20 steps, no guidance" not in page
 
 
 def test_alarms_are_listed_and_marked(run: Path) -> None:

@@ -26,6 +26,7 @@ from heliostat_trainer.report import write_report
 from heliostat_trainer.report.record import read_run
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
 from tests.trainer.fake_server import REWARDS, FakeServer
+from tests.trainer.test_loop import lora_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,10 +54,6 @@ def run(config: TrainConfig, server: FakeServer, *, resume: bool = False) -> str
     return said.getvalue()
 
 
-def lora_of(config: TrainConfig) -> dict[str, torch.Tensor]:
-    return load_file(config.run.path / "lora" / "adapter_model.safetensors")
-
-
 def newest(config: TrainConfig) -> dict[str, torch.Tensor]:
     """The moving average of the newest checkpoint."""
     (step,) = sorted((config.run.path / "checkpoints").iterdir())[-1:]
@@ -80,15 +77,15 @@ def rates(config: TrainConfig) -> list[float]:
 )
 def test_the_base_is_evaluated_anew_where_evaluation_changes(
     configure: Callable[..., TrainConfig],
+    finished: Callable[..., TrainConfig],
     server: FakeServer,
-    checkpoint: Path,
     other: tuple[str, str],
 ) -> None:
+    finished(1)
     # Any difference between unlike images would alarm.
     guards = [w for name in ("brightness", "edge_density") for w in (f"--guards.{name}", "0.0")]
-    run(configure("--run.steps", "1", *guards), server)
     config = configure("--run.steps", "2", "--optimiser.lr", "1e-2", *guards, *other)
-    said = run(config, FakeServer(checkpoint), resume=True)
+    said = run(config, server, resume=True)
     assert "the base model has not been evaluated with these settings" in said
     evaluations = read_evaluations(config.run.path / "evaluation")
     assert [(each.step, str(each.policy)) for each in evaluations] == [
@@ -109,13 +106,15 @@ def test_the_base_is_evaluated_anew_where_evaluation_changes(
 
 
 def test_a_finished_run_can_be_evaluated_otherwise_without_training(
-    configure: Callable[..., TrainConfig], server: FakeServer, checkpoint: Path
+    configure: Callable[..., TrainConfig],
+    finished: Callable[..., TrainConfig],
+    server: FakeServer,
+    checkpoint: Path,
 ) -> None:
-    run(configure("--run.steps", "1"), server)
-    lora = lora_of(configure())
-    same, again = FakeServer(checkpoint), configure("--run.steps", "1")
-    run(again, same, resume=True)
-    assert same.scored == 2 * 8  # the showcase alone
+    same = finished(1)
+    lora = lora_of(same)
+    run(same, server, resume=True)
+    assert server.scored == 2 * 8  # the showcase alone
     config = configure("--run.steps", "1", "--evaluation.guidances", "[1.0, 3.0]")
     run(config, FakeServer(checkpoint), resume=True)
     record = read_run(config.run.path)
@@ -137,13 +136,14 @@ def test_a_damaged_run_file_is_written_anew(
 
 
 def test_an_evaluation_that_cannot_be_read_is_made_anew(
-    configure: Callable[..., TrainConfig], server: FakeServer, checkpoint: Path
+    configure: Callable[..., TrainConfig],
+    finished: Callable[..., TrainConfig],
+    server: FakeServer,
 ) -> None:
-    run(configure("--run.steps", "1"), server)
-    results = configure().run.path / "evaluation" / "step-000000" / "results.json"
+    results = finished(1).run.path / "evaluation" / "step-000000" / "results.json"
     whole = results.read_text()
     results.write_text(whole[:100])
-    run(configure("--run.steps", "2"), FakeServer(checkpoint), resume=True)
+    run(configure("--run.steps", "2"), server, resume=True)
 
     def timeless(text: str) -> list[dict[str, object]]:
         return [{**each, "seconds": 0} for each in json.loads(text)]

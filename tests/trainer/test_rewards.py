@@ -79,12 +79,12 @@ def test_a_run_on_two_rewards_shows_each_and_resumes_to_the_bit(
     configure: Callable[..., TrainConfig], server: FakeServer, checkpoint: Path, recipe: str
 ) -> None:
     settings = ("--recipe.name", recipe, "--run.name")
-    config = weighted(configure, "--run.steps", "4", *settings, "whole")
+    config = weighted(configure, "--run.steps", "2", *settings, "whole")
     whole = run(config, server)
-    run(configure(*SUM, "--run.steps", "2", *settings, "halves"), FakeServer(checkpoint))
-    halves = configure(*SUM, "--run.steps", "4", *settings, "halves")
+    run(configure(*SUM, "--run.steps", "1", *settings, "halves"), FakeServer(checkpoint))
+    halves = configure(*SUM, "--run.steps", "2", *settings, "halves")
     assert same(whole, run(halves, FakeServer(checkpoint, reverse=True), resume=True))
-    alone = configure("--reward.name", "warmth", "--run.steps", "4", *settings, "alone")
+    alone = configure("--reward.name", "warmth", "--run.steps", "2", *settings, "alone")
     assert not same(whole, run(alone, FakeServer(checkpoint)))
     for line in read_metrics(config.run.path / "metrics.jsonl"):
         assert line["rewards"].keys() == line["proxy_rewards"].keys() == {"warmth", "contrast"}

@@ -29,7 +29,7 @@ def working_in(config: TrainConfig, *, resume: bool = False) -> AbstractContextM
     return working_in_run(config, pytest.fail, resume=resume)
 
 
-def test_a_run_has_one_process(configure: Configure, server: FakeServer) -> None:
+def test_a_run_has_one_process(configure: Configure, finished: Configure) -> None:
     config = configure()
     who = rf"tiny is in use by process {os.getpid()} on .*`heliostat train`.*set another run.name"
     with (
@@ -38,7 +38,7 @@ def test_a_run_has_one_process(configure: Configure, server: FakeServer) -> None
         working_in(config),
     ):
         pass
-    run(config, server)
+    config = finished(3)
     with working_in(config, resume=True):
         for resume in (False, True):
             with pytest.raises(FolderBusyError, match=who), working_in(config, resume=resume):
@@ -67,20 +67,20 @@ def test_a_folder_with_others_files_of_our_names_is_no_run(configure: Configure,
 
 
 def test_what_others_keep_beside_a_run_is_left(configure: Configure, server: FakeServer) -> None:
-    config = configure()
+    config = configure("--run.steps", "1")
     for name in ("run.toml", "evaluation.bak/step-9/notes", "checkpoints.txt"):
         (config.run.path / name).parent.mkdir(parents=True, exist_ok=True)
         (config.run.path / name).write_text(name)
     with working_in(config):
         run(config, server)
     evaluations = config.run.path / "evaluation"
-    shutil.copytree(evaluations / "step-000003", evaluations / "step-9")
-    shutil.copytree(evaluations / "step-000003", evaluations / "step-000003.bak")
-    longer = configure("--run.steps", "5")
+    shutil.copytree(evaluations / "step-000001", evaluations / "step-9")
+    shutil.copytree(evaluations / "step-000001", evaluations / "step-000001.bak")
+    longer = configure("--run.steps", "2")
     with working_in(longer, resume=True):
         run(longer, server, resume=True)
     assert (evaluations / "step-9" / "results.json").exists()
-    assert (evaluations / "step-000003.bak" / "results.json").exists()
+    assert (evaluations / "step-000001.bak" / "results.json").exists()
     steps = {evaluation.step for evaluation in read_evaluations(evaluations)}
     assert steps == {0, *(int(path.name[5:]) for path in evaluations.glob("step-??????"))}
     for name in ("run.toml", "evaluation.bak/step-9/notes", "checkpoints.txt"):
@@ -88,10 +88,9 @@ def test_what_others_keep_beside_a_run_is_left(configure: Configure, server: Fak
 
 
 def test_an_evaluation_that_holds_notes_stops_the_start(
-    configure: Configure, server: FakeServer
+    finished: Configure, server: FakeServer
 ) -> None:
-    config = configure()
-    run(config, server)
+    config = finished(3)
     notes = config.run.path / "evaluation" / "step-000003" / "notes"
     notes.write_text("x")
     shutil.rmtree(config.run.path / "checkpoints")

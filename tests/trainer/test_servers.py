@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from heliostat_engines.solvers import Solver
 from heliostat_trainer.errors import ConfigError, ServerRefusedError, ServerUnreachableError
 from heliostat_trainer.servers import RolloutServers
 from tests.trainer.fake_wire import WireServer
@@ -217,6 +218,9 @@ def test_one_that_comes_later_must_be_like_the_others(two: Replicas) -> None:
 def test_what_not_all_can_do_is_not_offered(two: Replicas) -> None:
     two.wires[0].rewards = ["judge", "ocr"]
     assert two.servers.info().rewards == ("judge",)
+    assert (two.servers.info().scores_early, two.servers.info().solvers) == (True, tuple(Solver))
+    two.wires[1].scores_early, two.wires[1].solvers = False, []
+    assert (two.servers.info().scores_early, two.servers.info().solvers) == (False, ("euler",))
 
 
 def test_one_with_a_store_of_its_own_is_given_the_adapter_and_asked_for_its_own_version(

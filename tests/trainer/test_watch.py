@@ -19,7 +19,8 @@ from heliostat_trainer.interrupts import Interrupts
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.progress import LineProgress
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
-from heliostat_trainer.types import Samples
+from heliostat_trainer.showcase import read_showcase
+from heliostat_trainer.types import ExploreSteps, Samples
 from heliostat_trainer.watch import Verdict, explore_steps, fidelity_of, watched_rows
 from tests.trainer.fake_server import FakeServer, make_group, with_rewards
 
@@ -170,10 +171,10 @@ def test_watching_changes_nothing_else(configure: Configure, checkpoint: Path) -
 
 def test_only_recipes_that_redraw_are_watched(configure: Configure) -> None:
     for name in ("diffusionnft", "naive_scaling", "naive_quant"):
-        assert not watched_rows(configure("--recipe.name", name), 1)
-    assert len(watched_rows(configure(), 1)) == 1
+        assert not watched_rows(configure("--recipe.name", name), 1, 2)
+    assert len(watched_rows(configure(), 1, 2)) == 1
     every = configure("--watch.every", "1", "--run.seed", "7")
-    assert {row for step in range(1, 20) for row in watched_rows(every, step)} == {0, 1}
+    assert {row for step in range(1, 20) for row in watched_rows(every, step, 2)} == {0, 1}
 
 
 def test_the_server_has_to_take_as_many_steps(configure: Configure, server: FakeServer) -> None:
@@ -204,10 +205,71 @@ def test_figures_decide_one_step_at_a_time_up_to_the_bound(configure: Configure)
         assert (verdict.too_low, verdict.raise_at) == (True, first)
         raised = (*raised, first)
         assert not Verdict(config, raised, step + 1, LOW).too_low  # asked for before the raise
-    assert [explore_steps(config.recipe, raised, step) for step in (2, 3, 4, 5)] == [2, 3, 3, 4]
+    explored_in = [explore_steps(config.recipe, raised, step) for step in (2, 3, 4, 5)]
+    assert explored_in == [ExploreSteps(steps) for steps in (2, 3, 3, 4)]
     last = Verdict(config, raised, 5, LOW)
     assert (last.too_low, last.raise_at) == (True, None)
     assert "set recipe.explore_ahead = 0" in last.warning
+
+
+def test_steps_that_were_left_out_are_evaluated_before_there_are_more(configure: Configure) -> None:
+    early = ("--recipe.explore_steps", "3", "--recipe.score_after", "1")
+    config = configure(*early, "--watch.max_explore_steps", "4")
+    raised_at = (2, 3, 4)
+    explored_in = [explore_steps(config.recipe, raised_at, step) for step in (1, 2, 3, 4)]
+    assert explored_in == [ExploreSteps(3, 1), ExploreSteps(3, 2), ExploreSteps(3), ExploreSteps(4)]
+    assert [str(each) for each in explored_in] == ["1 of 3", "2 of 3", "3", "4"]
+    first = Verdict(config, (), 1, LOW)
+    assert first.raise_at == 3
+    assert "exploring in 1 of 3 steps ranks" in first.warning
+    assert "from step 3 on it takes 2 of 3, of at most watch.max_explore_steps = 4" in first.warning
+    assert Verdict(config, (2, 3, 4), 5, LOW).raise_at is None
+    within = configure(*early, "--watch.max_explore_steps", "3")
+    assert Verdict(within, (3,), 3, LOW).raise_at == 5
+    assert Verdict(within, (3, 5), 5, LOW).raise_at is None
+    assert (
+        "set watch.max_explore_steps to 3 or above"
+        in Verdict(configure(*early), (), 1, LOW).warning
+    )
+
+
+def test_a_run_that_scores_early_trains_on_whole_redraws_and_may_evaluate_more(
+    configure: Configure, checkpoint: Path
+) -> None:
+    early = ("--recipe.explore_steps", "3", "--recipe.score_after", "2")
+    watch = ("--watch.every", "1", "--watch.max_explore_steps", "3", "--watch.groups", "2")
+    config = configure(*early, *watch)
+    server = ByTheSeed(checkpoint)
+    trainer, _ = build(config, server)
+    run_trainer(config, trainer)
+    assert trainer.state.raised_at == (3,)
+    assert [line["explore_steps"] for line in lines(config)] == [3, 3, 3]
+    assert [line["score_after"] for line in lines(config)] == [2, 2, None]
+    asked = [(request.steps, request.score_after) for request in server.explored]
+    assert asked == [(3, 2)] * 4 + [(3, None)] * 2 + [(3, None)]
+    shown = read_showcase(config.run.path / "showcase")
+    assert shown is not None
+    assert str(shown.explore_steps) == "3"
+
+
+def test_scoring_after_all_steps_is_the_default(configure: Configure, checkpoint: Path) -> None:
+    named = configure("--recipe.score_after", "2")  # of 2
+    default = configure("--run.name", "default")
+    for config in (named, default):
+        server = FakeServer(checkpoint)
+        server.scores_early = False
+        trainer, _ = build(config, server)
+        run_trainer(config, trainer)
+    assert same(lora(named), lora(default))
+
+
+def test_a_showcase_says_how_early_it_was_scored(configure: Configure, checkpoint: Path) -> None:
+    config = configure("--recipe.score_after", "1", "--watch.every", "0")
+    trainer, _ = build(config, FakeServer(checkpoint))
+    run_trainer(config, trainer)
+    shown = read_showcase(config.run.path / "showcase")
+    assert shown is not None
+    assert str(shown.explore_steps) == "1 of 2"
 
 
 def test_with_nothing_left_to_raise_precision_is_named(configure: Configure) -> None:

@@ -13,6 +13,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from heliostat_engines.families.family import dtype_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
@@ -43,7 +45,7 @@ def saved_bytes(
     device = next(transformer.parameters()).device
     latents = torch.zeros(1, *family.latent_shape(resolution_px), device=device)
     conditioning = family.probe_conditioning(transformer, family.text_tokens)
-    conditioning = conditioning.to(next(transformer.parameters()).dtype, device)
+    conditioning = conditioning.to(dtype_of(transformer), device)
     weights = set(_storages(list(transformer.parameters())))
     blocks = _Blocks(weights)
     if checkpointed:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     from heliostat_trainer.clock import Meter
     from heliostat_trainer.service import RolloutService
@@ -37,20 +37,22 @@ class ExploreAhead:
         """`meter` counts the time in which the server draws candidates."""
         self._server = server
         self._meter = meter
-        self._steps: dict[int, _Step] = {}
+        self._steps: dict[Hashable, _Step] = {}
         self._begun: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def begin(self, step: int, requests: Sequence[GroupRequest], adapter: PublishedAdapter) -> None:
-        """Have a step explored with an adapter, after those that were begun before it."""
+    def begin(
+        self, step: Hashable, requests: Sequence[GroupRequest], adapter: PublishedAdapter
+    ) -> None:
+        """Have a step, or whatever `step` names, explored after those that were begun before it."""
         self._steps[step] = _Step(requests, adapter)
         self._begun.put(self._steps[step])
         if self._thread is None:
             self._thread = threading.Thread(target=self._explore, name="explore", daemon=True)
             self._thread.start()
 
-    def groups(self, step: int) -> Iterator[Group]:
+    def groups(self, step: Hashable) -> Iterator[Group]:
         """The groups of a step that was begun, each as soon as it is complete, in any order.
 
         Raises:

@@ -109,8 +109,9 @@ class _NoisedBatch(Batch):
 
     def take(self, rows: NDArray[np.int64]) -> NoisedRows:
         clean = self.clean[torch.from_numpy(self.samples[rows])]
-        noise = torch.stack([self._noise(draw, clean.shape[1:]) for draw in self.draws[rows]])
-        noise = noise.to(clean.device)
+        draws, of_row = np.unique(self.draws[rows], return_inverse=True)
+        noise = torch.stack([self._noise(draw, clean.shape[1:]) for draw in draws.tolist()])
+        noise = noise[torch.from_numpy(of_row)].to(clean.device)
         sigma = torch.from_numpy(self.sigmas[rows]).to(clean.device)
         column = as_column(sigma, clean)
         return NoisedRows(
@@ -121,8 +122,8 @@ class _NoisedBatch(Batch):
             noise=noise,
         )
 
-    def _noise(self, draw: np.int64, shape: torch.Size) -> torch.Tensor:
-        position = (self.schedule.step, int(draw))
+    def _noise(self, draw: int, shape: torch.Size) -> torch.Tensor:
+        position = (self.schedule.step, draw)
         generator = torch_stream(self.schedule.run_seed, Purpose.TRAINING_NOISE, *position)
         return torch.randn(shape, generator=generator)
 

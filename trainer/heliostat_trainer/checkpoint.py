@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save
@@ -27,6 +27,7 @@ from heliostat_trainer.optimiser import restore_state, state_tensors
 from heliostat_trainer.policy import ADAPTERS, NOT_FINITE, are_finite
 from heliostat_trainer.resuming import begun, check_settings, continued
 from heliostat_trainer.steps import kept_steps, numbers_in, step_folder
+from heliostat_trainer.tuning import Decision, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -66,6 +67,10 @@ class RunState:
     """Prompts whose groups were found flat, and since when they are not."""
     spreads: tuple[Spread, ...] = ()
     """How far the prompts' rewards spread, where prompts are drawn by it."""
+    decisions: tuple[Decision, ...] = ()
+    """What the run has chosen to make its later steps of (recipe.tune)."""
+    ranks: tuple[tuple[float, ...], ...] = ()
+    """rho of each group watched so far, scored after 1, 2, ... of the explore steps (recipe.tune)."""
     contents: Mapping[str, str] = field(default_factory=dict)
     """Digests of what settings name (`resuming.contents_of`)."""
     explorers: Mapping[int, AdapterFiles] = field(default_factory=dict)
@@ -179,20 +184,30 @@ def improved(state: RunState, reward: float) -> RunState:
 
 def _plain(state: RunState) -> dict[str, object]:
     """What JSON can hold of it."""
-    return {
+    plain = {
         field.name: getattr(state, field.name)
         for field in fields(state)
         if field.name != "explorers"
     }
+    decided = [(step, asdict(shape), why) for step, shape, why in state.decisions]
+    return plain | {"decisions": decided}
 
 
 def _state(plain: Mapping[str, Any], explorers: Mapping[int, AdapterFiles]) -> RunState:
     # checkpoints of before these were kept lack them
     raised_at = tuple(plain.get("raised_at", ()))
     seen = tuple(Sighting(*sight) for sight in plain.get("sightings", ()))
-    spreads = tuple(Spread(*spread) for spread in plain.get("spreads", ()))
-    read = {"raised_at": raised_at, "sightings": seen, "spreads": spreads, "explorers": explorers}
-    return RunState(**{**plain, **read})
+    decisions = tuple(
+        Decision(step, Shape(**shape), why) for step, shape, why in plain.get("decisions", ())
+    )
+    kept = {
+        "raised_at": raised_at,
+        "sightings": seen,
+        "spreads": tuple(Spread(*spread) for spread in plain.get("spreads", ())),
+        "decisions": decisions,
+        "ranks": tuple(tuple(row) for row in plain.get("ranks", ())),
+    }
+    return RunState(**{**plain, **kept, "explorers": explorers})
 
 
 def _read_state(path: Path) -> dict[str, Any]:

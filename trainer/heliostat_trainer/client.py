@@ -460,4 +460,6 @@ def _server_info(answer: control_pb2.InfoResponse, control_address: str) -> Serv
         latest_version=answer.latest_version,
         weights_digest=engine.weights_digest,
         checks_prompts=answer.checks_prompts,
+        scores_early=answer.scores_early,
+        solvers=tuple(answer.solvers) or ServerInfo.solvers,
     )

@@ -34,6 +34,7 @@ from heliostat_engines.settings import (
     Seconds,
     Settings,
 )
+from heliostat_engines.solvers import Solver
 from heliostat_engines.suggestions import nearest
 from heliostat_engines.text import read_text
 from heliostat_trainer.errors import ConfigError
@@ -82,6 +83,10 @@ class RecipeName(StrEnum):
     """Explore `candidates` in NVFP4 with few steps; redraw the kept ones in BF16."""
     DIFFUSIONNFT = "diffusionnft"
     """Draw only as many as are trained on, in BF16: the baseline."""
+    HELIOSTAT = "heliostat"
+    """As sol_rl, with a budget of its own: few candidates, fewer kept, scored early, and tuned."""
+    BF16_EXPLORE = "bf16_explore"
+    """As sol_rl, but explore in BF16: what fewer steps do, apart from what NVFP4 does."""
     NAIVE_SCALING = "naive_scaling"
     """Draw all `candidates` in BF16 with all steps, keep some: brute force."""
     NAIVE_QUANT = "naive_quant"
@@ -217,22 +222,45 @@ class RecipeSection(Settings):
     """[recipe]: how a step's training samples come about."""
 
     name: RecipeName = RecipeName.SOL_RL
-    """sol_rl explores in NVFP4 and draws the kept again in BF16; diffusionnft draws, in BF16, only
-    what is trained on; naive_scaling draws all candidates in BF16; naive_quant trains on NVFP4's."""
+    """heliostat and sol_rl explore in NVFP4 and draw the kept again in BF16, the one with a budget that
+    it tunes, the other as published; diffusionnft draws, in BF16, only what is trained on;
+    naive_scaling draws all candidates in BF16; naive_quant trains on NVFP4's; bf16_explore explores in
+    BF16, to tell what fewer steps do."""
     candidates: Count = 96
-    """Seeds explored for each prompt (N); diffusionnft draws 2 * keep_pairs instead."""
+    """Seeds explored for each prompt (N), by default 24 under heliostat; diffusionnft draws
+    2 * keep_pairs instead."""
     keep_pairs: Count = 12
-    """K: the K best and K worst of each group are trained on, 2 K samples a prompt."""
+    """K: the K best and K worst of each group are trained on, 2 K samples a prompt. By default 2 under
+    heliostat: the best and the worst teach most."""
     explore_steps: Count = 6
     """Denoising steps of exploration (sol_rl)."""
+    score_after: Count | None = None
+    """Of explore_steps, how many are evaluated before a candidate is scored (sol_rl): the clean image
+    as predicted there takes the place of the last step's. By default all; 4 under heliostat."""
     steps: Count = 10
     """Denoising steps of the samples that are trained on."""
+    solver: Solver = Solver.EULER
+    """What explores, redraws and evaluates: euler, or dpm2m, DPM-Solver++ of second order. Both take
+    one evaluation a step, and differ from four steps on; the GRPO objectives train on Euler's."""
     selection: SelectionName = SelectionName.BEST_WORST
     """Which candidates are kept: the best and the worst, as many at random, or those with the
     rewards farthest from their group's mean."""
+    tune: bool = False
+    """Choose candidates, keep_pairs, score_after and prompts.per_step anew from time to time, so that
+    a step teaches as much as one of these settings in the fewest seconds, by what exploring and training
+    take in this run and how well [watch] sees early scores rank. By default true under heliostat."""
     explore_ahead: Annotated[int, Field(ge=0, le=2)] = 1
     """How many steps the server explores ahead while the trainer trains (sol_rl): each of them
     makes the ranking one policy update older, never the samples. 0: they take turns."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _our_own_has_its_own_defaults(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict) or settings.get("name") != RecipeName.HELIOSTAT:
+            return settings
+        steps = settings.get("explore_steps", cls.model_fields["explore_steps"].default)
+        early = {"score_after": 4} if isinstance(steps, int) and steps >= 4 else {}
+        return {"candidates": 24, "keep_pairs": 2, "tune": True} | early | settings
 
     @model_validator(mode="after")
     def _pool_is_large_enough(self) -> RecipeSection:
@@ -240,6 +268,24 @@ class RecipeSection(Settings):
             raise ValueError(
                 f"keep_pairs = {self.keep_pairs} keeps {self.kept} of candidates = "
                 f"{self.candidates}: lower recipe.keep_pairs or raise recipe.candidates"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scores_within_exploring(self) -> RecipeSection:
+        if self.score_after is not None and self.score_after > self.explore_steps:
+            raise ValueError(
+                f"recipe.score_after = {self.score_after} is more than recipe.explore_steps = "
+                f"{self.explore_steps}: lower it, or leave it out to score after all of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tunes_what_is_explored_and_redrawn(self) -> RecipeSection:
+        if self.tune and not self.explores_and_redraws:
+            raise ValueError(
+                f"recipe.tune = true, but recipe.name = {self.name.value!r} does not explore what is "
+                "then redrawn: set recipe.name to heliostat or sol_rl, or leave recipe.tune out"
             )
         return self
 
@@ -259,14 +305,25 @@ class RecipeSection(Settings):
         return self.explore_steps if self.redraws else self.steps
 
     @property
+    def pool_evaluations(self) -> int:
+        """Of those steps, how many are evaluated before a candidate is scored."""
+        early = self.score_after if self.redraws else None
+        return early or self.pool_steps
+
+    @property
     def explores(self) -> bool:
         """Whether the server draws the candidates."""
-        return self.name in {RecipeName.SOL_RL, RecipeName.NAIVE_QUANT}
+        return self.name in {RecipeName.SOL_RL, RecipeName.HELIOSTAT, RecipeName.NAIVE_QUANT}
 
     @property
     def redraws(self) -> bool:
         """Whether the kept candidates are drawn again, in BF16."""
-        return self.name is RecipeName.SOL_RL
+        return self.name in {RecipeName.SOL_RL, RecipeName.HELIOSTAT, RecipeName.BF16_EXPLORE}
+
+    @property
+    def explores_and_redraws(self) -> bool:
+        """Whether the server draws candidates only to choose from."""
+        return self.explores and self.redraws
 
     @property
     def gives(self) -> frozenset[Need]:
@@ -277,8 +334,8 @@ class RecipeSection(Settings):
 
     @property
     def depth(self) -> int:
-        """Steps explored ahead: none where the trainer trains on what was explored."""
-        return self.explore_ahead if self.redraws else 0
+        """Steps explored ahead: none where the trainer itself explores, or trains on what was explored."""
+        return self.explore_ahead if self.explores_and_redraws else 0
 
 
 class WatchSection(Settings):
@@ -296,8 +353,8 @@ class WatchSection(Settings):
     """Kendall's correlation below which the run warns. Published are 0.798 on average and 0.752 for
     the worst reward (CLIPScore); less two standard errors of a group of 96 (0.031 each)."""
     max_explore_steps: Count | None = None
-    """Below either, the run also explores with one step more, up to so many; by default it only
-    warns."""
+    """Below either, the run also explores with one step more, up to so many; where recipe.score_after
+    leaves some out, those are evaluated first. By default it only warns."""
 
     def due(self, step: int) -> bool:
         """Whether training step `step`, which counts from 1, is watched."""
@@ -622,6 +679,11 @@ class TrainConfig(Settings):
                 f"watch.groups = {watch.groups}, but a step has prompts.per_step = "
                 f"{self.prompts.per_step} groups: lower the one or raise the other"
             )
+        if recipe.tune and most is not None:
+            raise ValueError(
+                "recipe.tune chooses recipe.score_after by how well scores rank: leave "
+                "watch.max_explore_steps out, or set recipe.tune = false"
+            )
         if most is not None and not recipe.explore_steps <= most <= recipe.steps:
             raise ValueError(
                 f"watch.max_explore_steps = {most} is not between recipe.explore_steps = "
@@ -644,6 +706,12 @@ class TrainConfig(Settings):
         objective, recipe = self.objective, self.recipe
         if not isinstance(objective, GrpoSettings):
             return self
+        if recipe.solver is not Solver.EULER:
+            raise ValueError(
+                f"recipe.solver = {recipe.solver.value!r}, but objective.name = {objective.name!r} "
+                "trains on the steps of a stochastic sampler, which are Euler's with noise: set "
+                f"recipe.solver to {Solver.EULER}, or another objective.name"
+            )
         window = objective.window or 1
         if window >= recipe.steps:
             raise ValueError(
@@ -817,14 +885,26 @@ def flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def completed(flat: Mapping[str, object]) -> Mapping[str, object]:
     """Flattened settings with the defaults of keys that there were not when they were kept."""
+    try:
+        return flatten(kept_config(flat))
+    except ConfigError:  # of keys that there are no longer
+        return flat
+
+
+def kept_config(flat: Mapping[str, object]) -> TrainConfig:
+    """The settings that a run was made with, from its flattened ones.
+
+    Raises:
+        ConfigError: one of them is none that there is now; names it.
+    """
     settings: dict[str, dict[str, object]] = {}
     for key, value in flat.items():
         section, _, name = key.partition(".")
         settings.setdefault(section, {})[name] = value
     try:
-        return flatten(TrainConfig.model_validate(settings))
-    except ValidationError:  # of keys that there are no longer
-        return flat
+        return TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error.errors()[0])) from error
 
 
 def first_change(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.tuning import Decision
     from heliostat_trainer.types import Group, Selection
 
 
@@ -119,16 +120,17 @@ def draw_prompts(
     prompts: tuple[str, ...],
     counts: Mapping[str, int],
     step: int,
+    decision: Decision,
     known: Mapping[str, float] | None = None,
 ) -> tuple[str, ...]:
-    """The prompts of a step, of which those that were flat n times, n >= flat_after, mostly rest.
+    """The prompts of a step of the decided shape, of which those that were flat n times, n >= flat_after, mostly rest.
 
     One is kept with probability 2^-(n - flat_after + 1); else another takes its place, drawn from
     those that neither rest nor are in the step. Before that the share by_spread of them is drawn in
     proportion to their `known` spreads. With neither: `step_prompts`.
     """
     seed, after = config.run.seed, config.prompts.flat_after
-    chosen = list(step_prompts(prompts, config.prompts.per_step, seed, step))
+    chosen = list(step_prompts(prompts, decision.shape.prompts, seed, step, decision.step))
     if config.prompts.by_spread:
         weights = _weights(prompts, known or {})
         weights[[counts.get(prompt, 0) >= after for prompt in prompts]] = 0

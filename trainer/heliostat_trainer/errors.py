@@ -39,6 +39,10 @@ class RunFolderError(FilesError):
     """A run folder that cannot be started into, resumed from, or written to."""
 
 
+class CompareError(HeliostatError, ValueError):
+    """Runs that cannot be set side by side."""
+
+
 class InterruptedRunError(HeliostatError):
     """The user stopped the run; it can be resumed."""
 

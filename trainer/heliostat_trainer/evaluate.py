@@ -12,7 +12,7 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from safetensors.torch import save
 from heliostat_engines.files import atomic_folder, discard_folder
 from heliostat_engines.ownership import Layout
 from heliostat_engines.progress import Stages
+from heliostat_engines.solvers import Solver
 from heliostat_engines.text import content_of, read_json
 from heliostat_trainer.budget import (
     TRIAL_STEPS,
@@ -36,7 +37,7 @@ from heliostat_trainer.statistics import PER_IMAGE, Interval, diversity, interva
 from heliostat_trainer.steps import kept_steps, step_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -69,12 +70,23 @@ class Conditions:
     """None: it was not kept."""
     prompts: tuple[str, ...]
     seeds: tuple[tuple[int, ...], ...]
+    solver: Solver = Solver.EULER
 
     def match(self, others: Conditions) -> bool:
         """Whether both are the same; a resolution that was not kept is the run's, which cannot change."""
         if self.resolution_px is None or others.resolution_px is None:
             return replace(self, resolution_px=None) == replace(others, resolution_px=None)
         return self == others
+
+    def differences(self, others: Conditions) -> Iterator[str]:
+        """What the two do not have in common, in words."""
+        theirs = asdict(others)
+        for name, own in asdict(self).items():
+            other = theirs[name]
+            if own == other or (name == "resolution_px" and None in {own, other}):
+                continue
+            is_plain = not isinstance(own, tuple)
+            yield name.replace("_", " ") + (f" ({own}, not {other})" if is_plain else "")
 
 
 @dataclass(frozen=True)
@@ -100,12 +112,19 @@ class Evaluation:
     """What it took; 0 where that was not kept."""
     resolution_px: int | None = None
     """Side of the images; None in results of before it was kept."""
+    solver: Solver = Solver.EULER
+    """What drew them: in results of before there was another, Euler's method."""
 
     @property
     def conditions(self) -> Conditions:
         """What it was made with."""
         return Conditions(
-            self.guidance, self.denoising_steps, self.resolution_px, self.prompts, self.seeds
+            self.guidance,
+            self.denoising_steps,
+            self.resolution_px,
+            self.prompts,
+            self.seeds,
+            self.solver,
         )
 
 
@@ -138,6 +157,7 @@ class Evaluator:
         self._stages = stages or Stages()
         self._allowed_s = allowed_s(config)
         self._settings = settings
+        self._solver = config.recipe.solver
         self._rewards = config.reward.all
         self._prompts = tuple(prompts[: settings.prompts])
         self._server = server
@@ -268,6 +288,7 @@ class Evaluator:
             diversity=[value for part in drawn for value in part.diversity],
             seconds=round(time.monotonic() - began, 2),
             resolution_px=self._resolution_px,
+            solver=self._solver,
         )
         return evaluation, torch.cat([part.images for part in drawn]).contiguous()
 
@@ -343,7 +364,12 @@ class Evaluator:
 
     def _conditions(self, guidance: float) -> Conditions:
         return Conditions(
-            guidance, self._settings.steps, self._resolution_px, self._prompts, self._seeds
+            guidance,
+            self._settings.steps,
+            self._resolution_px,
+            self._prompts,
+            self._seeds,
+            self._solver,
         )
 
     def _kept(self, step: int) -> list[Evaluation]:
@@ -436,9 +462,19 @@ def _read(path: Path) -> list[Evaluation]:
 def _evaluation(entry: dict[str, object]) -> Evaluation:
     fields: dict[str, object] = dict(entry)
     fields["policy"] = PolicyName(str(entry["policy"]))
+    fields["solver"] = Solver(str(entry.get("solver", Solver.EULER)))
     fields["prompts"] = tuple(entry["prompts"])  # type: ignore[arg-type]
     fields["seeds"] = tuple(tuple(group) for group in entry["seeds"])  # type: ignore[attr-defined]
     rewards: dict[str, list[list[float]]] = entry["rewards"]  # type: ignore[assignment]
+    _check_numbers(fields)
     # anew: of a single prompt there once was an interval of width 0
     fields["means"] = {name: prompt_interval(np.array(v)) for name, v in rewards.items()}
     return Evaluation(**fields)  # type: ignore[arg-type]
+
+
+def _check_numbers(fields: Mapping[str, Any]) -> None:
+    """Raises ValueError if a reward or a statistic is not one number for every prompt's every seed."""
+    shape = np.shape(fields["seeds"])
+    for name, each in (fields["rewards"] | fields["statistics"]).items():
+        if np.shape(each) != shape or not np.isfinite(each).all():
+            raise ValueError(f"{name} is not one number for every seed")

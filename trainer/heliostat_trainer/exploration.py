@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tritonclient.utils import InferenceServerException
 
+from heliostat_engines.solvers import Solver
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_trainer.errors import ServerRefusedError
 from heliostat_trainer.patience import ServerAwayError, ServerBusyError
@@ -76,6 +77,9 @@ class RolloutStream:
                 version=self.behaviour.version,
                 prompt=request.prompt,
                 steps=request.steps,
+                score_after=request.score_after or 0,
+                # Left out where it is the default, so that servers of before there was another draw.
+                solver="" if request.solver is Solver.EULER else request.solver,
                 rewards=request.reward.names,
                 return_latents=request.return_latents,
             )

@@ -59,6 +59,11 @@ def rank_fidelity(
     return Fidelity(*np.nanmean(np.array(groups), axis=0).tolist())
 
 
+def rank_correlation(proxy: NDArray[np.float64], true: NDArray[np.float64]) -> float:
+    """Spearman's of proxy[N] with true[N]; 0 without contrast in either."""
+    return _correlation(stats.spearmanr, proxy, true)
+
+
 def _one_group(
     proxy: NDArray[np.float64], true: NDArray[np.float64], keep_pairs: int
 ) -> tuple[float, ...]:
@@ -70,7 +75,7 @@ def _one_group(
     spread = true.std(ddof=1)
     picked = true[np.concatenate([worst, best])].std(ddof=1)
     return (
-        _correlation(stats.spearmanr, proxy, true),
+        rank_correlation(proxy, true),
         _correlation(stats.kendalltau, proxy, true),
         hits / (2 * keep_pairs),
         ranks[best].mean(),

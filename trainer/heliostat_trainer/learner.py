@@ -81,9 +81,7 @@ class Learner:
             DivergedError: a loss or gradient is not finite; the policies are as they were, unless
                 updates_per_step is above 1. Or the update's weights are not: `step` is then None.
         """
-        groups = sorted(samples, key=lambda group: group.row)
-        schedule = Schedule(self._config.run.seed, step, self._levels)
-        batch = lay_out(self._config.objective, schedule, groups, self._policy.device)
+        batch = self._lay_out(samples, step)
         sums = _Sums()
         shares = self._mini_batches(batch)
         for number, terms in enumerate(shares):
@@ -97,13 +95,40 @@ class Learner:
                 if last:
                     self._follow(step)
                     self.step = step
-        contrast = sum(has_contrast(group.rewards) for group in groups)
-        return sums.report(len(groups) - contrast)
+        contrast = sum(has_contrast(group.rewards) for group in samples)
+        return sums.report(len(samples) - contrast)
+
+    def gradient(
+        self, samples: Sequence[Samples], conditioning: Conditioning, step: int
+    ) -> dict[str, torch.Tensor]:
+        """Each LoRA weight's gradient of the mean loss over a step's samples, in float32, unclipped.
+
+        It is what `update` would descend along if updates_per_step is 1. Nothing is changed by it.
+
+        Raises:
+            DivergedError: a loss is not finite.
+        """
+        batch = self._lay_out(samples, step)
+        self._accumulate(batch, batch.terms(), conditioning, _Sums())
+        self._sum_gradients()
+        gradients = {
+            name: weight.grad
+            for name, weight in self._policy.trained.tensors.items()
+            if weight.grad is not None
+        }
+        self.optimiser.zero_grad()
+        return gradients
 
     def restore(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """Go on from a checkpoint's tensors, after `step`."""
         restore_tensors(tensors, self._policy, self.optimiser)
         self.step = step
+
+    def _lay_out(self, samples: Sequence[Samples], step: int) -> Batch:
+        """The rows that the objective trains at, in the prompts' order."""
+        groups = sorted(samples, key=lambda group: group.row)
+        schedule = Schedule(self._config.run.seed, step, self._levels)
+        return lay_out(self._config.objective, schedule, groups, self._policy.device)
 
     def _mini_batches(self, batch: Batch) -> list[NDArray[np.int64]]:
         """Terms of each optimiser step: all of them, or a random equal share."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from heliostat_trainer.ahead import ExploreAhead
 from heliostat_trainer.checkpoint import RunState, improved
@@ -31,18 +30,21 @@ from heliostat_trainer.progress import Outlook
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
 from heliostat_trainer.selection import select
 from heliostat_trainer.statistics import diversity
+from heliostat_trainer.tuning import in_force
 from heliostat_trainer.types import (
+    ExploreSteps,
     Group,
     GroupRequest,
     Samples,
     Selection,
     StepMetrics,
 )
-from heliostat_trainer.watch import Verdict, explore_steps, fidelity_of, watched_rows
+from heliostat_trainer.watch import Verdict, explore_steps, fidelity_of, ranks, watched_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import torch
     from numpy.typing import NDArray
 
     from heliostat_engines.adapters import AdapterFiles
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
     from heliostat_trainer.regenerate import Artist
     from heliostat_trainer.service import RolloutService
     from heliostat_trainer.trackers import Trackers
+    from heliostat_trainer.tuner import Tuner
+    from heliostat_trainer.tuning import Decision, Shape
     from heliostat_trainer.types import PublishedAdapter, UpdateReport
 
 
@@ -75,6 +79,7 @@ class Parts:
     metrics: MetricsLog
     progress: Progress
     trackers: Trackers
+    tuner: Tuner
     interrupts: Interrupts
 
 
@@ -84,6 +89,30 @@ class Explorer:
 
     files: AdapterFiles
     adapter: PublishedAdapter
+
+
+def group_requests(
+    config: TrainConfig,
+    prompts: Sequence[str],
+    step: int,
+    candidates: int,
+    explored_in: ExploreSteps,
+) -> list[GroupRequest]:
+    """A request for each prompt's group of candidates."""
+    recipe = config.recipe
+    return [
+        GroupRequest(
+            row=row,
+            prompt=prompt,
+            seeds=candidate_seeds(config.run.seed, Purpose.CANDIDATES, candidates, step, row),
+            steps=explored_in.steps,
+            reward=config.reward.sum,
+            return_latents=not recipe.redraws,
+            score_after=explored_in.score_after,
+            solver=recipe.solver,
+        )
+        for row, prompt in enumerate(prompts)
+    ]
 
 
 class Trainer:
@@ -121,7 +150,7 @@ class Trainer:
             self._evaluate_base()
             while not self.finished:
                 self._evaluate_if_due()
-                if self.state.step % self._config.checkpoint.every == 0:
+                if self.state.step % self._config.checkpoint.every == 0 or self._has_decided:
                     self.save()
                 self.step()
             self.save()
@@ -146,6 +175,12 @@ class Trainer:
         return late or self.state.step >= self._config.run.steps
 
     @property
+    def _has_decided(self) -> bool:
+        """Whether the latest step led to a decision, which nothing but its checkpoint can repeat."""
+        decisions = self.state.decisions
+        return bool(decisions) and decisions[-1].step == self.state.step + 1 + self._recipe.depth
+
+    @property
     def outlook(self) -> Outlook:
         """How far the run has come."""
         run = self._config.run
@@ -160,14 +195,15 @@ class Trainer:
         conditioning = self._encode(self._step_prompts(number))
         selections: list[Selection] = []
         samples: list[Samples] = []
-        for groups in self._drawn_together(self._explore(conditioning, number)):
+        explored = self._explore(conditioning, number)
+        for groups in self._drawn_together(explored, self._shape(number)):
             chosen = [self._select(group, number) for group in groups]
             selections += chosen
             samples += self._regenerate(contrasted(self._config, chosen), conditioning)
         samples = samples or self._regenerate([most_contrasted(selections)], conditioning)
-        fidelity = self._watch([chosen.group for chosen in selections], conditioning, number)
+        watched = self._watch([chosen.group for chosen in selections], conditioning, number)
         report = self._optimise(samples, conditioning, number)
-        self._complete(_StepResult(number, selections, samples, report, fidelity), started)
+        self._complete(_StepResult(number, selections, samples, report, watched), started)
         self._publish()
 
     def save(self) -> None:
@@ -187,18 +223,26 @@ class Trainer:
         return self._explorers[max(self._explorers)].adapter
 
     @property
-    def explore_steps(self) -> int:
-        """Denoising steps of the latest exploration."""
+    def explore_steps(self) -> ExploreSteps:
+        """Of the latest exploration."""
         return self._explore_steps(self.state.step)
 
-    def _explore_steps(self, step: int) -> int:
+    def _explore_steps(self, step: int) -> ExploreSteps:
+        if self._recipe.tune:
+            return ExploreSteps.after(self._shape(step).score_after, self._recipe.explore_steps)
         return explore_steps(self._recipe, self.state.raised_at, step)
+
+    def _decided(self, step: int) -> Decision:
+        return in_force(self._config, self.state.decisions, step)
+
+    def _shape(self, step: int) -> Shape:
+        return self._decided(step).shape
 
     def _step_prompts(self, step: int) -> tuple[str, ...]:
         until = self._explorer_of(step)
         counts = flats(self.state.sightings, until)
         known = known_spreads(self.state.spreads, until)
-        return draw_prompts(self._config, self._prompts, counts, step, known)
+        return draw_prompts(self._config, self._prompts, counts, step, self._decided(step), known)
 
     def _explore_ahead(self, step: int) -> None:
         """Have the server explore this step and the `depth` next ones, unless it does already."""
@@ -218,21 +262,9 @@ class Trainer:
         return max(0, step - 1 - self._recipe.depth)
 
     def _requests(self, step: int) -> list[GroupRequest]:
-        """A request for each prompt's group of candidates."""
-        recipe = self._recipe
-        return [
-            GroupRequest(
-                row=row,
-                prompt=prompt,
-                seeds=candidate_seeds(
-                    self._config.run.seed, Purpose.CANDIDATES, recipe.pool, step, row
-                ),
-                steps=self._explore_steps(step),
-                reward=self._reward,
-                return_latents=not recipe.redraws,
-            )
-            for row, prompt in enumerate(self._step_prompts(step))
-        ]
+        candidates, explored_in = self._shape(step).candidates, self._explore_steps(step)
+        prompts = self._step_prompts(step)
+        return group_requests(self._config, prompts, step, candidates, explored_in)
 
     def _explore(self, conditioning: Conditioning, step: int) -> Iterator[Group]:
         """Each prompt's group of candidates as it becomes complete, in any order."""
@@ -240,7 +272,8 @@ class Trainer:
             groups = self._ahead.groups(step)
         else:
             groups = self._draw_pools(self._requests(step), conditioning)
-        done, total = 0, self._recipe.pool * self._config.prompts.per_step
+        shape = self._shape(step)
+        done, total = 0, shape.candidates * shape.prompts
         while (group := self._next(groups)) is not None:
             done += len(group.candidates)
             self.parts.progress.explored(done, total)
@@ -254,10 +287,11 @@ class Trainer:
         self, requests: Sequence[GroupRequest], conditioning: Conditioning
     ) -> Iterator[Group]:
         """The groups of the recipes that draw them in BF16, without the server."""
-        size = self._groups_a_draw(self._recipe.pool)
+        size = self._groups_a_draw(len(requests[0].seeds))
         for start in range(0, len(requests), size):
             together = requests[start : start + size]
-            for request, samples in zip(together, self._draw(together, conditioning), strict=True):
+            drawn = (self._look_at if self._recipe.redraws else self._draw)(together, conditioning)
+            for request, samples in zip(together, drawn, strict=True):
                 assert samples.parts is not None
                 yield Group.rewarded(
                     request, samples.parts, samples.latents, trajectory=samples.trajectory
@@ -267,23 +301,22 @@ class Trainer:
         """How many prompts with so many seeds each keep all ranks drawing; at least one."""
         return max(1, self.parts.artist.capacity // seeds)
 
-    def _drawn_together(self, groups: Iterator[Group]) -> Iterator[list[Group]]:
+    def _drawn_together(self, groups: Iterator[Group], shape: Shape) -> Iterator[list[Group]]:
         """Neighbouring prompts' groups, as soon as all of them are complete.
 
         Which ones are drawn together depends on the prompts' order alone, never on timing.
         """
-        size = self._groups_a_draw(self._recipe.kept)
-        per_step = self._config.prompts.per_step
+        size = self._groups_a_draw(shape.kept)
         waiting: defaultdict[int, list[Group]] = defaultdict(list)
         for group in groups:
             share = group.request.row // size
             waiting[share].append(group)
-            if len(waiting[share]) == min(size, per_step - share * size):
+            if len(waiting[share]) == min(size, shape.prompts - share * size):
                 yield sorted(waiting.pop(share), key=lambda group: group.request.row)
 
     def _select(self, group: Group, step: int) -> Selection:
         random = stream(self._config.run.seed, Purpose.SELECTION, step, group.request.row)
-        return select(group, self._recipe.selection, self._recipe.kept, random)
+        return select(group, self._recipe.selection, self._shape(step).kept, random)
 
     def _regenerate(
         self, selections: Sequence[Selection], conditioning: Conditioning
@@ -296,9 +329,9 @@ class Trainer:
 
     def _watch(
         self, groups: Sequence[Group], conditioning: Conditioning, step: int
-    ) -> Fidelity | None:
+    ) -> _Watched | None:
         """Compare some groups with redraws of all their candidates; None for most steps."""
-        rows = watched_rows(self._config, step)
+        rows = watched_rows(self._config, step, self._shape(step).prompts)
         watched = sorted(
             (group for group in groups if group.request.row in rows),
             key=lambda group: group.request.row,
@@ -307,7 +340,26 @@ class Trainer:
             return None
         requests = [group.request for group in watched]
         redrawn = self._draw(requests, conditioning, drawing=Phase.WATCH, scoring=Phase.WATCH)
-        return fidelity_of(watched, redrawn, self._recipe.keep_pairs)
+        fidelity = fidelity_of(watched, redrawn, self._shape(step).keep_pairs)
+        if not self._recipe.tune:
+            return _Watched(fidelity)
+        with self._clock.phase(Phase.WATCH):
+            return _Watched(fidelity, ranks(list(self._scored_early(requests, step)), redrawn))
+
+    def _scored_early(
+        self, requests: Sequence[GroupRequest], step: int
+    ) -> Iterator[Sequence[Group]]:
+        """The groups of a step explored anew, scored after the first evaluation, the second, ..."""
+        adapter = self._explorers[self._explorer_of(step)].adapter
+        steps = self._recipe.explore_steps
+        scored = range(1, steps + 1)
+        for after in scored:
+            early = ExploreSteps.after(after, steps).score_after
+            asked = [replace(request, score_after=early) for request in requests]
+            self._ahead.begin((step, after), asked, adapter)
+        for after in scored:
+            groups = self._ahead.groups((step, after))
+            yield sorted(groups, key=lambda group: group.request.row)
 
     def _draw(
         self,
@@ -318,35 +370,37 @@ class Trainer:
         scoring: Phase = Phase.SCORE,
     ) -> list[Samples]:
         """Samples of the old policy in BF16 with all steps, rewarded by the server."""
-        sizes = [len(request.seeds) for request in requests]
-        seeds = [seed for request in requests for seed in request.seeds]
-        prompts = [request.prompt for request in requests for _ in request.seeds]
-        rows = [request.row for request in requests for _ in request.seeds]
+        seeds, rows = _of_each_seed(requests)
         with self._clock.phase(drawing):
             latents, trajectory = self.parts.artist.rollout(
                 seeds, conditioning, rows, self._recipe.steps
             )
-        with self._waiting(scoring):
-            scores = self.parts.server.score(latents, prompts, self._reward.names)
-        each = zip(
-            requests,
-            torch.split(latents, sizes),
-            np.split(scores.rewards, np.cumsum(sizes)[:-1]),
-            [None] * len(sizes) if trajectory is None else trajectory.split(sizes),
-            strict=True,
-        )
-        return [
-            Samples(
-                request.row,
-                request.prompt,
-                request.seeds,
-                drawn,
-                self._reward.combine(parts),
-                path,
-                parts,
+        return Samples.of(requests, latents, self._score(requests, latents, scoring), trajectory)
+
+    def _look_at(
+        self, requests: Sequence[GroupRequest], conditioning: Conditioning
+    ) -> list[Samples]:
+        """Candidates of the old policy as the server would explore them, but in BF16."""
+        seeds, rows = _of_each_seed(requests)
+        first = requests[0]
+        with self._clock.phase(Phase.EXPLORE):
+            latents = self.parts.artist.draw(
+                PolicyName.OLD,
+                seeds,
+                conditioning,
+                rows,
+                first.steps,
+                score_after=first.score_after,
             )
-            for request, drawn, parts, path in each
-        ]
+        return Samples.of(requests, latents, self._score(requests, latents, Phase.EXPLORE), None)
+
+    def _score(
+        self, requests: Sequence[GroupRequest], latents: torch.Tensor, phase: Phase
+    ) -> NDArray[np.float64]:
+        """rewards[B, R] of the requests' B seeds, by the server."""
+        prompts = [request.prompt for request in requests for _ in request.seeds]
+        with self._waiting(phase):
+            return self.parts.server.score(latents, prompts, self._reward.names).rewards
 
     def _optimise(
         self, samples: Sequence[Samples], conditioning: Conditioning, step: int
@@ -414,12 +468,17 @@ class Trainer:
         until = self._explorer_of(result.step + 1)
         spread = spreads(self._config, self.state.spreads, groups, result.step, until)
         metrics = replace(metrics, resting_prompts=resting(self._config, flats(seen, result.step)))
+        ranked = replace(self.state, ranks=(*self.state.ranks, *result.ranks))
+        decision = self.parts.tuner.decide(ranked, metrics)
+        if decision is not None:
+            metrics = replace(metrics, tuned=f"from step {decision.step} on: {decision.why}")
         parts, verdict = self.parts, self._verdict(result)
         with parts.interrupts.shielded():
             parts.metrics.append(metrics)
             self.state = replace(
-                self.state,
+                ranked,
                 step=result.step,
+                decisions=(*ranked.decisions, *filter(None, [decision])),
                 elapsed_s=elapsed,
                 metrics_bytes=parts.metrics.position,
                 raised_at=self._raised_at(verdict),
@@ -432,6 +491,8 @@ class Trainer:
         parts.trackers.step(metrics)
         if verdict is not None and verdict.too_low:
             parts.progress.say(verdict.warning)
+        if metrics.tuned is not None:
+            parts.progress.say(f"step {result.step}: {metrics.tuned}")
 
     def _verdict(self, result: _StepResult) -> Verdict | None:
         if result.fidelity is None:
@@ -541,6 +602,12 @@ class Trainer:
         return mean_gain(evaluation, base, self._reward)
 
 
+def _of_each_seed(requests: Sequence[GroupRequest]) -> tuple[list[int], list[int]]:
+    """seeds[B] and rows[B] of requests with B seeds in all."""
+    pairs = [(seed, request.row) for request in requests for seed in request.seeds]
+    return [seed for seed, _ in pairs], [row for _, row in pairs]
+
+
 @dataclass(frozen=True)
 class _Busy:
     """Shares of a step's wall time."""
@@ -559,6 +626,15 @@ class _Explored:
 
 
 @dataclass(frozen=True)
+class _Watched:
+    """What redraws of whole groups say of their exploration."""
+
+    fidelity: Fidelity | None
+    ranks: tuple[tuple[float, ...], ...] = ()
+    """rho of each group, by the steps that it was scored after, where the run tunes itself."""
+
+
+@dataclass(frozen=True)
 class _StepResult:
     """What a step did, for its metrics."""
 
@@ -566,7 +642,15 @@ class _StepResult:
     selections: Sequence[Selection]
     samples: Sequence[Samples]
     report: UpdateReport
-    fidelity: Fidelity | None
+    watched: _Watched | None
+
+    @property
+    def fidelity(self) -> Fidelity | None:
+        return None if self.watched is None else self.watched.fidelity
+
+    @property
+    def ranks(self) -> tuple[tuple[float, ...], ...]:
+        return () if self.watched is None else self.watched.ranks
 
     def metrics(
         self,
@@ -583,7 +667,7 @@ class _StepResult:
         proxy = np.concatenate([chosen.group.rewards for chosen in selections])
         rewards = np.concatenate([group.rewards for group in samples])
         explore_s = max(selection.group.elapsed_s for selection in selections)
-        adapter = explored.adapter
+        adapter, request = explored.adapter, selections[0].group.request
         return StepMetrics(
             step=self.step,
             seconds=seconds,
@@ -613,7 +697,10 @@ class _StepResult:
             ema_decay=config.ema.decay_at(self.step),
             elapsed_s=elapsed_s,
             latent_diversity=float(np.mean([diversity(group.latents) for group in samples])),
-            explore_steps=selections[0].group.request.steps,
+            explore_steps=request.steps,
+            score_after=request.score_after,
+            prompts=len(selections),
+            keep_pairs=len(selections[0].kept) // 2,
             fidelity=self.fidelity,
             skipped_groups=len(selections) - len(samples),
             rewards=_means(config.reward.trained, [group.parts for group in samples]),

@@ -13,7 +13,7 @@ from heliostat_engines.text import content_of, parse_json
 from heliostat_trainer.errors import RunFolderError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from heliostat_trainer.types import StepMetrics
@@ -64,6 +64,12 @@ def read_metrics(
             yield metrics
         else:
             say(f"{where} is damaged, and left out")
+
+
+def number(line: Mapping[str, object], key: str) -> float | None:
+    """A number in a line; None where the line says none, as those of older versions may."""
+    value = line.get(key)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _is_of_a_step(metrics: object) -> bool:

@@ -39,17 +39,22 @@ class Activity(StrEnum):
     """What evaluates the transformer."""
 
     EXPLORE = "explore"
-    """The server draws candidates, in NVFP4."""
+    """Candidates that are only looked at are drawn: by the server in NVFP4, or as BF16_EXPLORE does."""
     DRAW = "draw"
     """The trainer draws in BF16: the kept candidates again, or all of them."""
     TRAIN = "train"
     """Forward and backward passes at samples' noise levels."""
     WATCH = "watch"
-    """The trainer draws whole groups in BF16, to see how well exploration ranks them."""
+    """The trainer draws whole groups in BF16, to see how well exploration ranks them; where the run
+    tunes itself, the server explores them for each number of steps to score after."""
     EVALUATE = "evaluate"
     """The trainer draws held-out prompts in BF16; guidance evaluates twice."""
     SHOWCASE = "showcase"
-    """At the end of a run that redraws: one group explored, and all of it redrawn."""
+    """At the end of a run that explores and redraws: one group explored, and all of it redrawn."""
+
+
+TRAINING = (Activity.EXPLORE, Activity.DRAW, Activity.TRAIN, Activity.WATCH)
+"""What evaluates the transformer to train; the rest is to look at."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,10 @@ class Cost:
     def __mul__(self, times: int) -> Cost:
         return Cost(self.images * times, self.fp4 * times, self.bf16 * times, self.backward * times)
 
-    def bf16_equivalents(self, nvfp4_speedup: float) -> float:
-        """BF16 NFEs that take as long."""
-        return self.fp4 / nvfp4_speedup + self.bf16 + BACKWARD_NFES * self.backward
+    def bf16_equivalents(self, nvfp4_speedup: float, image_nfes: float = 0.0) -> float:
+        """BF16 NFEs that take as long; a decoded and rewarded image counts as `image_nfes`."""
+        transformer = self.fp4 / nvfp4_speedup + self.bf16 + BACKWARD_NFES * self.backward
+        return transformer + self.images * image_nfes
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,15 @@ def plan_run(config: TrainConfig) -> Plan:
     )
 
 
+def spent(config: TrainConfig, steps: int) -> Cost:
+    """What training takes until `steps` of its steps are done."""
+    if not steps:
+        return Cost()
+    run = config.run.model_copy(update={"steps": steps})
+    in_all = plan_run(config.model_copy(update={"run": run})).in_all
+    return total(in_all[activity] for activity in TRAINING)
+
+
 def total(costs: Iterable[Cost]) -> Cost:
     """Their sum."""
     return sum(costs, Cost())
@@ -172,8 +187,11 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 def _explored(config: TrainConfig) -> Cost:
     recipe = config.recipe
-    images = config.prompts.per_step * recipe.pool if recipe.explores else 0
-    return Cost(images, fp4=images * recipe.pool_steps)
+    images = config.prompts.per_step * recipe.pool
+    evaluations = images * recipe.pool_evaluations
+    if recipe.explores:
+        return Cost(images, fp4=evaluations)
+    return Cost(images, bf16=evaluations) if recipe.redraws else Cost()
 
 
 def _drawn(config: TrainConfig) -> Cost:
@@ -199,7 +217,8 @@ def _watched(config: TrainConfig) -> Cost:
         return Cost()
     watched_steps = -(-config.run.steps // watch.every)
     images = watched_steps * watch.groups * recipe.pool
-    return Cost(images, bf16=images * recipe.steps)
+    early = recipe.explore_steps * (recipe.explore_steps + 1) // 2 if recipe.tune else 0
+    return Cost(images, fp4=images * early, bf16=images * recipe.steps)
 
 
 def _evaluated(settings: EvaluationSection, steps: int) -> Cost:
@@ -216,8 +235,8 @@ def _evaluations_between(settings: EvaluationSection, steps: int) -> int:
 
 def _shown(config: TrainConfig) -> Cost:
     recipe = config.recipe
-    if not recipe.redraws:
+    if not recipe.explores_and_redraws:
         return Cost()
     return Cost(
-        2 * recipe.pool, fp4=recipe.pool * recipe.pool_steps, bf16=recipe.pool * recipe.steps
+        2 * recipe.pool, fp4=recipe.pool * recipe.pool_evaluations, bf16=recipe.pool * recipe.steps
     )

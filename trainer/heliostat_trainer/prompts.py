@@ -100,14 +100,18 @@ def hold_out(prompts: tuple[str, ...], fraction: float, seed: int) -> PromptSets
     )
 
 
-def step_prompts(prompts: tuple[str, ...], per_step: int, seed: int, step: int) -> tuple[str, ...]:
+def step_prompts(
+    prompts: tuple[str, ...], per_step: int, seed: int, step: int, since: int = 1
+) -> tuple[str, ...]:
     """The prompts of a step: the file reshuffled each time it has been gone through.
 
     Each step's prompts differ from one another as long as the file has `per_step` of them.
+    since: the first step that has so many; the file is gone through anew from there.
     """
     per_epoch = len(prompts) // per_step
-    epoch, position = divmod(step - 1, per_epoch)
-    order = stream(seed, Purpose.PROMPTS, epoch).permutation(len(prompts))
+    epoch, position = divmod(step - since, per_epoch)
+    begun = () if since == 1 else (since,)
+    order = stream(seed, Purpose.PROMPTS, *begun, epoch).permutation(len(prompts))
     chosen = order[position * per_step : (position + 1) * per_step]
     return tuple(prompts[row] for row in chosen)
 

@@ -9,7 +9,8 @@ import torch
 
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.progress import Stages
-from heliostat_engines.sampling import guided, sample_euler
+from heliostat_engines.sampling import SAMPLERS, cut_after, guided
+from heliostat_engines.solvers import Solver
 from heliostat_engines.stochastic import Trajectory
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.ranks import Ranks
@@ -40,6 +41,7 @@ class Artist:
         ranks: Ranks | None = None,
         undisturbed: Callable[[], AbstractContextManager[object]] = nullcontext,
         stages: Stages | None = None,
+        solver: Solver = Solver.EULER,
     ) -> None:
         """`batch` images are drawn at once; `sampler` draws rollouts where they are stochastic.
 
@@ -51,6 +53,7 @@ class Artist:
         self._resolution_px = resolution_px
         self._batch = batch
         self._sampler = sampler
+        self._sample = SAMPLERS[solver]
         self._ranks = ranks or Ranks()
         self._undisturbed = undisturbed
         self._stages = stages or Stages()
@@ -74,14 +77,17 @@ class Artist:
         *,
         null: Conditioning | None = None,
         guidance: float = 1.0,
+        score_after: int | None = None,
     ) -> torch.Tensor:
         """Clean latents[B, ...] in float32 on the CPU, for seeds[B] and rows[B] of a conditioning.
 
-        `null` is the empty prompt's single row, needed for a guidance above 1.
+        `null` is the empty prompt's single row, needed for a guidance above 1. With `score_after`,
+        they are as predicted after so many of the steps.
         """
+        sigmas = self._sigmas(steps, score_after)
 
         def some(chunk: Sequence[int], own: Conditioning) -> dict[str, torch.Tensor]:
-            return {"latents": self._draw(who, chunk, own, steps, null, guidance)}
+            return {"latents": self._draw(who, chunk, own, sigmas, null, guidance)}
 
         return self._spread(seeds, conditioning, rows, some)["latents"]
 
@@ -92,11 +98,11 @@ class Artist:
 
         There is a trajectory only where the objective needs it: then the sampler is stochastic.
         """
-        sampler = self._sampler
+        sampler, sigmas = self._sampler, self._sigmas(steps)
 
         def some(chunk: Sequence[int], own: Conditioning) -> dict[str, torch.Tensor]:
             if sampler is None:
-                return {"latents": self._draw(PolicyName.OLD, chunk, own, steps, None, 1.0)}
+                return {"latents": self._draw(PolicyName.OLD, chunk, own, sigmas, None, 1.0)}
             velocity = self._policy.bind(PolicyName.OLD, own)
             drawn, path = sampler.sample(velocity, self._noise(chunk), chunk)
             fields = {"path": path.latents, "first": path.first, "log_probs": path.log_probs}
@@ -135,6 +141,10 @@ class Artist:
             self._stages.count(min(done, len(seeds)), len(seeds), "images")
         return _concat(self._ranks.gather(_concat(parts)))
 
+    def _sigmas(self, steps: int, score_after: int | None = None) -> torch.Tensor:
+        sigmas = self._family.sigmas(steps, self._resolution_px)
+        return cut_after(sigmas, score_after or steps)
+
     def _noise(self, seeds: Sequence[int]) -> torch.Tensor:
         shape = self._family.latent_shape(self._resolution_px)
         return initial_noise(seeds, shape).to(self._policy.device)
@@ -144,7 +154,7 @@ class Artist:
         who: PolicyName,
         seeds: Sequence[int],
         conditioning: Conditioning,
-        steps: int,
+        sigmas: torch.Tensor,
         null: Conditioning | None,
         guidance: float,
     ) -> torch.Tensor:
@@ -152,8 +162,7 @@ class Artist:
         if null is not None:
             unconditional = self._policy.bind(who, null.repeat(len(seeds)))
             velocity = guided(velocity, unconditional, guidance)
-        sigmas = self._family.sigmas(steps, self._resolution_px)
-        return sample_euler(velocity, self._noise(seeds), sigmas).cpu()
+        return self._sample(velocity, self._noise(seeds), sigmas).cpu()
 
 
 def _concat(parts: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

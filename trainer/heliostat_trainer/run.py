@@ -46,6 +46,7 @@ from heliostat_trainer.showcase import keep_showcase
 from heliostat_trainer.team import Call, Helper, announced, listen
 from heliostat_trainer.tokens import RunTokens
 from heliostat_trainer.trackers import open_trackers, require_trackers
+from heliostat_trainer.tuner import Tuner, bounds
 from heliostat_trainer.types import GroupRequest
 from heliostat_trainer.workshop import build_workshop, choose_device
 
@@ -248,6 +249,7 @@ def build_trainer(
         checkpoints=checkpoints,
         metrics=MetricsLog(path / "metrics.jsonl", state.metrics_bytes),
         progress=progress,
+        tuner=Tuner(config, bounds(config, info, len(prompts.train))),
         trackers=open_trackers(config, state.step, progress.say),
         interrupts=interrupts,
     )
@@ -267,7 +269,7 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
         with stages.during("write the LoRA"):
             export_run(path, out=path / "lora")  # now: what follows asks the server
         trainer.conclude()
-        if config.recipe.redraws:
+        if config.recipe.explores_and_redraws:
             with stages.during("draw a group to look at"):
                 _keep_showcase(config, trainer)
         with stages.during("write the LoRA's card"):  # which says how the last step was evaluated
@@ -303,15 +305,17 @@ def _save_at_last(trainer: Trainer) -> None:
 
 def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
     """Explore and redraw one held-out group with the final policy, for people to look at."""
-    recipe = config.recipe
+    recipe, explored_in = config.recipe, trainer.explore_steps
     prompt = config.prompt_sets().heldout[0]
     request = GroupRequest(
         row=0,
         prompt=prompt,
         seeds=candidate_seeds(config.evaluation.seed, Purpose.SHOWCASE, recipe.pool),
-        steps=trainer.explore_steps,
+        steps=explored_in.steps,
         reward=config.reward.sum,
         return_latents=True,
+        score_after=explored_in.score_after,
+        solver=recipe.solver,
     )
     parts, folder = trainer.parts, config.run.path / "showcase"
     keep_showcase(parts.server, trainer.explorer, parts.artist, request, recipe.steps, folder)

@@ -36,8 +36,18 @@ def read_settings(run: Path) -> dict[str, Any]:
 def read_arithmetic(run: Path) -> Arithmetic:
     """What the run in a folder was last trained and explored in. Raises RunFolderError."""
     with _content_of(run) as content:
-        server = content.get("server", {})  # runs of before it was kept have none
-        return Arithmetic(content.get("compute_dtype", ""), server.get("compute_dtype", ""))
+        trainer = content.get("compute_dtype", "")  # runs of before it was kept have none
+    return Arithmetic(trainer, read_server(run).get("compute_dtype", ""))
+
+
+def read_server(run: Path) -> dict[str, Any]:
+    """What the server of the run in a folder said of itself; empty where it was not kept.
+
+    Raises:
+        RunFolderError: the file cannot be read, or is damaged.
+    """
+    with _content_of(run) as content:
+        return dict(content.get("server", {}))
 
 
 @contextmanager

@@ -366,16 +366,21 @@ def _draw(
 
 def _common(infos: Sequence[ServerInfo]) -> ServerInfo:
     """What a run may ask of each of them."""
-    first, *others = infos
     return replace(
-        first,
-        rewards=tuple(
-            name for name in first.rewards if all(name in info.rewards for info in others)
-        ),
+        infos[0],
+        rewards=_in_all([info.rewards for info in infos]),
         max_rank=min(info.max_rank for info in infos),
         max_steps=min(info.max_steps for info in infos),
         max_seeds=min(info.max_seeds for info in infos),
         max_prompt_chars=min(info.max_prompt_chars for info in infos),
         max_adapter_bytes=min(info.max_adapter_bytes for info in infos),
         latest_version=max(info.latest_version for info in infos),
+        scores_early=all(info.scores_early for info in infos),
+        solvers=_in_all([info.solvers for info in infos]),
     )
+
+
+def _in_all(names: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The names that every one has, in the order of the first."""
+    first, *others = names
+    return tuple(name for name in first if all(name in other for other in others))

@@ -16,6 +16,7 @@ from heliostat_engines.ownership import Layout
 from heliostat_engines.text import content_of, read_json
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.policy import PolicyName
+from heliostat_trainer.types import ExploreSteps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +53,7 @@ class Showcase:
 
     prompt: str
     candidates: int
-    explore_steps: int
+    explore_steps: ExploreSteps
     steps: int
     rho: float | None
     """Spearman's correlation of explored and redrawn rewards over the whole group; None where one
@@ -107,11 +108,13 @@ def _showcase(content: Mapping[str, Any], images: Mapping[str, torch.Tensor]) ->
             strict=True,
         )
     ]
-    half = len(pairs) // 2
+    half, early = len(pairs) // 2, content.get("score_after")
     return Showcase(
         prompt=str(content["prompt"]),
         candidates=int(content["candidates"]),
-        explore_steps=int(content["explore_steps"]),
+        explore_steps=ExploreSteps(
+            int(content["explore_steps"]), None if early is None else int(early)
+        ),
         steps=int(content["steps"]),
         rho=None if content["rho"] is None else float(content["rho"]),
         best=tuple(pairs[:half]),
@@ -131,6 +134,7 @@ def _write(group: Group, seen: Scores, truth: Scores, steps: int, folder: Path, 
         "prompt": group.request.prompt,
         "candidates": len(order),
         "explore_steps": group.request.steps,
+        "score_after": group.request.score_after,
         "steps": steps,
         "rho": float(stats.spearmanr(group.rewards, rewards).statistic) if differ else None,
         "proxy": group.rewards[rows].tolist(),

@@ -84,14 +84,19 @@ PER_IMAGE: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def interval(values: torch.Tensor) -> Interval:
     """Mean of values[P] and Student's 95 % interval; pass paired differences for a comparison."""
-    from scipy import stats  # half a second to import
-
     mean = float(values.double().mean())
     if len(values) < 2:
         return Interval(mean, None, None)
     error = float(values.double().std()) / len(values) ** 0.5
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    half = student_t(len(values) - 1) * error
     return Interval(mean, mean - half, mean + half)
+
+
+def student_t(freedom: int) -> float:
+    """How many standard errors a 95 % interval reaches to either side, by degrees of freedom."""
+    from scipy import stats  # half a second to import
+
+    return float(stats.t.ppf(0.975, freedom))
 
 
 def _luma(images: torch.Tensor) -> torch.Tensor:

@@ -79,6 +79,7 @@ class LeadingArtist(Artist):
         *,
         null: Conditioning | None = None,
         guidance: float = 1.0,
+        score_after: int | None = None,
     ) -> torch.Tensor:
         """As `Artist.draw`."""
         conditioning, rows = _asked(conditioning, rows)
@@ -91,9 +92,9 @@ class LeadingArtist(Artist):
         tensors = _of_conditioning(conditioning, "conditioning")
         if null is not None:
             tensors |= _of_conditioning(null, "null")
-        arguments["guidance"] = guidance
-        with announced(self._ranks, Call.DRAW, arguments, tensors):
-            return super().draw(who, seeds, conditioning, rows, steps, null=null, guidance=guidance)
+        how: dict[str, Any] = {"guidance": guidance, "score_after": score_after}
+        with announced(self._ranks, Call.DRAW, arguments | how, tensors):
+            return super().draw(who, seeds, conditioning, rows, steps, null=null, **how)
 
     def rollout(
         self, seeds: Sequence[int], conditioning: Conditioning, rows: Sequence[int], steps: int

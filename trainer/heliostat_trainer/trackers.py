@@ -222,11 +222,11 @@ class WeightsAndBiases(Tracker):
 
 
 def numbers_of(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of nested metrics, by their path; what is None was not measured."""
+    """The numbers of nested metrics, by their path, without text and what was not measured."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from numbers_of(value, f"{prefix}{key}/")
-        elif value is not None:
+        elif value is not None and not isinstance(value, str):
             yield f"{prefix}{key}", float(value)
 
 

@@ -1,6 +1,7 @@
 """The nouns that the trainer speaks in, in the order in which a training step meets them.
 
 ServerInfo     what the rollout server is and allows.
+ExploreSteps   in how many steps candidates are explored, and after how many scored.
 GroupRequest   "draw these seeds for this prompt".
 Candidate      one explored seed and its reward.
 Group          all candidates of one prompt.
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from heliostat_engines.solvers import Solver
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -58,6 +61,10 @@ class ServerInfo:
     """Of the transformer's weights; empty where the server does not say."""
     checks_prompts: bool = False
     """Whether it can be asked which prompts its rewards refuse."""
+    scores_early: bool = False
+    """Whether it can score candidates before all of their steps."""
+    solvers: tuple[str, ...] = (Solver.EULER,)
+    """What it can draw with."""
 
     def has_weights(self, checkpoint: str, digest: str) -> bool:
         """Whether it serves a checkpoint's: by their digests if both are known, else by its name."""
@@ -78,8 +85,32 @@ class PublishedAdapter:
 
 
 @dataclass(frozen=True)
+class ExploreSteps:
+    """In how many denoising steps candidates are explored; as text "6", or "4 of 6"."""
+
+    steps: int
+    score_after: int | None = None
+    """How many of them are evaluated, before the prediction of clean latents is scored; None: all."""
+
+    @property
+    def evaluated(self) -> int:
+        """Steps that the transformer is evaluated at."""
+        return self.score_after or self.steps
+
+    @staticmethod
+    def after(evaluations: int, steps: int) -> ExploreSteps:
+        """So many evaluations of a schedule of `steps`."""
+        return ExploreSteps(steps, evaluations if evaluations < steps else None)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.steps}" if self.score_after is None else f"{self.score_after} of {self.steps}"
+        )
+
+
+@dataclass(frozen=True)
 class GroupRequest:
-    """Draw `seeds` for `prompt`, with `steps` Euler steps, and reward them."""
+    """Draw `seeds` for `prompt`, with `steps` steps of the solver, and reward them."""
 
     row: int
     """Index of the prompt within the training step."""
@@ -88,6 +119,9 @@ class GroupRequest:
     steps: int
     reward: RewardSum
     return_latents: bool = False
+    score_after: int | None = None
+    """How many of the steps are evaluated, before the prediction of clean latents is scored; None: all."""
+    solver: Solver = Solver.EULER
 
 
 @dataclass(frozen=True)
@@ -155,8 +189,8 @@ class Selection:
         return float(np.std([candidate.reward for candidate in self.candidates]))
 
     def redrawn_in(self, steps: int) -> GroupRequest:
-        """The request that draws the kept seeds again, with other steps."""
-        return replace(self.group.request, seeds=self.seeds, steps=steps)
+        """The request that draws the kept seeds again, with other steps and all of them."""
+        return replace(self.group.request, seeds=self.seeds, steps=steps, score_after=None)
 
     def as_samples(self) -> Samples:
         """The kept candidates themselves, as they were explored; the group has its latents."""
@@ -191,6 +225,39 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.seeds)
+
+    @staticmethod
+    def of(
+        requests: Sequence[GroupRequest],
+        latents: torch.Tensor,
+        parts: NDArray[np.float64],
+        trajectory: Trajectory | None,
+    ) -> list[Samples]:
+        """Each request's samples, of what was drawn and rewarded for all of them.
+
+        latents[B, ...], parts[B, R] and `trajectory` have a row for each of the requests' B seeds.
+        """
+        sizes = [len(request.seeds) for request in requests]
+        paths = [None] * len(sizes) if trajectory is None else trajectory.split(sizes)
+        each = zip(
+            requests,
+            latents.split(sizes),  # type: ignore[no-untyped-call]
+            np.split(parts, np.cumsum(sizes)[:-1]),
+            paths,
+            strict=True,
+        )
+        return [
+            Samples(
+                request.row,
+                request.prompt,
+                request.seeds,
+                drawn,
+                request.reward.combine(own),
+                path,
+                own,
+            )
+            for request, drawn, own, path in each
+        ]
 
 
 @dataclass(frozen=True)
@@ -263,6 +330,12 @@ class StepMetrics:
     """Mean distance between the latents of a prompt's samples trained on, over prompts."""
     explore_steps: int | None = None
     """Denoising steps of the candidates."""
+    score_after: int | None = None
+    """How many of them were evaluated before the candidates were scored; None: all."""
+    prompts: int | None = None
+    keep_pairs: int | None = None
+    tuned: str | None = None
+    """What was decided after the step for later ones, and why (recipe.tune)."""
     fidelity: Fidelity | None = None
     """How well their ranking is that of their BF16 redraws, by a policy `version_lag` steps newer;
     None where the step was not watched."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from heliostat_trainer.advantages import has_contrast
-from heliostat_trainer.fidelity import rank_fidelity
+from heliostat_trainer.fidelity import rank_correlation, rank_fidelity
 from heliostat_trainer.randomness import Purpose, stream
+from heliostat_trainer.types import ExploreSteps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from heliostat_trainer.types import Group, Samples
 
 
-def watched_rows(config: TrainConfig, step: int) -> frozenset[int]:
-    """Prompts of a training step whose groups are redrawn in full; mostly none."""
+def watched_rows(config: TrainConfig, step: int, prompts: int) -> frozenset[int]:
+    """Which of a training step's prompts have their groups redrawn in full; mostly none."""
     if not config.recipe.redraws or not config.watch.due(step):
         return frozenset()
     random = stream(config.run.seed, Purpose.WATCH, step)
-    rows = random.choice(config.prompts.per_step, size=config.watch.groups, replace=False)
+    rows = random.choice(prompts, size=min(config.watch.groups, prompts), replace=False)
     return frozenset(int(row) for row in rows)
 
 
@@ -50,9 +51,26 @@ def fidelity_of(
     return rank_fidelity(proxy, true, keep_pairs)
 
 
-def explore_steps(recipe: RecipeSection, raised_at: Sequence[int], step: int) -> int:
-    """Denoising steps with which training step `step` is explored."""
-    return recipe.pool_steps + sum(first <= step for first in raised_at)
+def ranks(
+    scored: Sequence[Sequence[Group]], redrawn: Sequence[Samples]
+) -> tuple[tuple[float, ...], ...]:
+    """rho[G, S] of groups with contrast: `scored` has them by the steps that they were scored after."""
+    return tuple(
+        tuple(rank_correlation(group.rewards, samples.rewards) for group in groups)
+        for *groups, samples in zip(*scored, redrawn, strict=True)
+        if has_contrast(samples.rewards)
+    )
+
+
+def explore_steps(recipe: RecipeSection, raised_at: Sequence[int], step: int) -> ExploreSteps:
+    """The denoising steps in which training step `step` is explored.
+
+    Each raise is one evaluation more. First it is of the steps that recipe.score_after leaves out: a
+    prediction is as good as the noise level that it is made at is low, and one step more in the
+    schedule would raise that level. Once none is left out the schedule itself has one step more.
+    """
+    evaluated = recipe.pool_evaluations + sum(first <= step for first in raised_at)
+    return ExploreSteps.after(evaluated, max(evaluated, recipe.pool_steps))
 
 
 class Verdict:
@@ -63,12 +81,14 @@ class Verdict:
     ) -> None:
         """`raised_at` is the run's so far."""
         self._config = config
+        self._raised_at = raised_at
         self._step = step
         self._fidelity = fidelity
         self._next = step + 1 + config.recipe.depth
         """The first step that the server has not been asked to explore."""
         self._steps = explore_steps(config.recipe, raised_at, self._next)
-        self._outdated = self._steps > explore_steps(config.recipe, raised_at, step)
+        before = explore_steps(config.recipe, raised_at, step)
+        self._outdated = self._steps.evaluated > before.evaluated
 
     @property
     def too_low(self) -> bool:
@@ -81,7 +101,8 @@ class Verdict:
     def raise_at(self) -> int | None:
         """The training step from which on to explore with one step more, if it may and helps."""
         most = self._config.watch.max_explore_steps
-        return self._next if self.too_low and most is not None and self._steps < most else None
+        may = most is not None and self._steps.evaluated < most
+        return self._next if self.too_low and may else None
 
     @property
     def warning(self) -> str:
@@ -97,14 +118,14 @@ class Verdict:
     def _remedy(self) -> str:
         recipe, most = self._config.recipe, self._config.watch.max_explore_steps
         if self.raise_at is not None:
+            raised = explore_steps(recipe, (*self._raised_at, self.raise_at), self.raise_at)
             return (
-                f"from step {self.raise_at} on it takes {self._steps + 1}, of at most "
+                f"from step {self.raise_at} on it takes {raised}, of at most "
                 f"watch.max_explore_steps = {most}"
             )
-        if self._steps < recipe.steps:
-            return (
-                f"to explore with more, set watch.max_explore_steps to {self._steps + 1} or above"
-            )
+        if self._steps.evaluated < recipe.steps:
+            least = max(recipe.pool_steps, self._steps.evaluated + 1)
+            return f"to explore with more, set watch.max_explore_steps to {least} or above"
         if recipe.depth:
             return (
                 "it takes recipe.steps already: set recipe.explore_ahead = 0 to rank with the "

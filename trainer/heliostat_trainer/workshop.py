@@ -79,7 +79,17 @@ def build_workshop(
     undisturbed = interrupts.shielded if config.model.shard else nullcontext
     return Workshop(
         policy,
-        make_artist(policy, family, resolution_px, batch, sampler, ranks, undisturbed, stages),
+        make_artist(
+            policy,
+            family,
+            resolution_px,
+            batch,
+            sampler,
+            ranks,
+            undisturbed,
+            stages,
+            config.recipe.solver,
+        ),
         make_learner(config, policy, objective, sigmas, interrupts, ranks, undisturbed, stages),
     )
 

@@ -22,9 +22,11 @@ def run_interruptibly(work: Callable[[], Result], stopping: Event) -> Result:
         KeyboardInterrupt: once `work` has stopped.
     """
     with ThreadPoolExecutor(1, "native call") as pool:
-        future = pool.submit(work)
         try:
-            return future.result()
+            # A signal while the first task is handed over may come before the pool knows its
+            # thread, and would not be waited for: so the first has nothing to do.
+            pool.submit(int).result()
+            return pool.submit(work).result()
         except KeyboardInterrupt:
             stopping.set()
             raise

@@ -25,6 +25,7 @@ from heliostat_engines.families.family import (
     Resolutions,
     Size,
     TextEncoder,
+    dtype_of,
 )
 from heliostat_engines.families.original_layout import OriginalLinear
 from heliostat_engines.families.public_names import FLUX_CODE, PublicNames
@@ -150,10 +151,11 @@ class Flux1Family(Family):
         conditioning: Conditioning,
     ) -> torch.Tensor:
         model: Any = transformer
-        embeddings = conditioning.to(model.dtype)
+        dtype = dtype_of(transformer)
+        embeddings = conditioning.to(dtype)
         rows, columns = latents.shape[-2] // PATCH, latents.shape[-1] // PATCH
         packed: torch.Tensor = model(
-            hidden_states=pack(latents.to(model.dtype)),
+            hidden_states=pack(latents.to(dtype)),
             encoder_hidden_states=embeddings.tokens,
             pooled_projections=embeddings.pooled,
             timestep=sigma,

@@ -43,6 +43,8 @@ def info_message(info: ServerInfo) -> control_pb2.InfoResponse:
         ),
         latest_version=info.latest_version,
         checks_prompts=description.checks_prompts,
+        scores_early=description.scores_early,
+        solvers=description.solvers,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from heliostat_engines.adapters import parse_adapter
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.noise import initial_noise
-from heliostat_engines.sampling import guided, sample_euler
+from heliostat_engines.sampling import SAMPLERS, cut_after, guided
 from heliostat_server.finite import check_latents, check_reward
 from heliostat_server.sampling.metrics import ExploreMetrics
 
@@ -50,7 +50,7 @@ class Drawing:
     """A rollout with what all its batches share.
 
     adapter: sha256, None for the base model. conditioning, null: one row a candidate of a batch;
-    null is there when the rollout is guided. sigmas[S + 1].
+    null is there when the rollout is guided. sigmas[s + 1] of the s steps that are evaluated.
     """
 
     rollout: Rollout
@@ -101,14 +101,17 @@ class Explorer:
         if rollout.version:
             adapter = self._adapters.resolve(rollout.experiment, rollout.version)
         null = self._encode("") if rollout.guidance != 1.0 else None
-        sigmas = self._family.sigmas(rollout.steps, self._resolution_px)
+        whole = self._family.sigmas(rollout.steps, self._resolution_px)
+        sigmas = cut_after(whole, rollout.evaluated_steps)
         return Drawing(rollout, adapter, self._encode(rollout.prompt), null, sigmas)
 
     @torch.inference_mode()
     def denoise(
         self, drawing: Drawing, seeds: Sequence[int], on_step: Callable[[], None]
     ) -> torch.Tensor:
-        """Clean latents[B, ...] float32 on the CPU; `on_step` may stop it by raising.
+        """Clean latents[B, ...] float32 on the CPU, or their prediction after `score_after` steps.
+
+        `on_step` may stop it by raising.
 
         Raises:
             NonFiniteError: a latent is NaN or infinite.
@@ -120,7 +123,8 @@ class Explorer:
             self._metrics.adapter_switches.inc()
             self._last_adapter = adapter
         noise = initial_noise(seeds, self._latent_shape)
-        latents = sample_euler(self._velocity(drawing), noise, drawing.sigmas, on_step).cpu()
+        sample = SAMPLERS[drawing.rollout.solver]
+        latents = sample(self._velocity(drawing), noise, drawing.sigmas, on_step).cpu()
         with _named(drawing.rollout):
             check_latents(latents, seeds)
         return latents

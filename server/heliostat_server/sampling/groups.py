@@ -1,7 +1,7 @@
 """The groups that were drawn: what every rollout asked for, its seeds and their rewards.
 
 One entry of the stream `heliostat:experiment:<name>:groups` a rollout:
-    version, prompt, steps, guidance
+    version, prompt, steps, score_after, solver, guidance
     names       JSON: the rewards' names, R of them.
     seeds       int64[N], little-endian.
     rewards     float32[N, R], little-endian: with the seeds, 12 bytes a candidate for one reward.
@@ -20,6 +20,7 @@ import numpy as np
 import redis
 import structlog
 
+from heliostat_engines.solvers import Solver
 from heliostat_server.errors import NotFoundError, UnavailableError
 from heliostat_server.experiments.names import experiment_key
 from heliostat_server.sampling.periodic import PeriodicThread
@@ -60,6 +61,9 @@ class Group:
     names: tuple[str, ...]
     seeds: tuple[int, ...]
     rewards: NDArray[np.float32]
+    score_after: int = 0
+    """Of the steps, how many were evaluated; 0: all."""
+    solver: str = Solver.EULER
 
     def ranked(self) -> NDArray[np.intp]:
         """Places of the candidates, the best by the first reward first."""
@@ -114,6 +118,8 @@ class RedisGroups:
             "version": str(group.version),
             "prompt": group.prompt,
             "steps": str(group.steps),
+            "score_after": str(group.score_after),
+            "solver": group.solver,
             "guidance": repr(group.guidance),
             "names": json.dumps(group.names),
             "seeds": np.array(group.seeds, "<i8").tobytes(),
@@ -221,4 +227,7 @@ def _group(experiment: str, fields: dict[bytes, bytes]) -> Group:
         names=names,
         seeds=tuple(np.frombuffer(fields[b"seeds"], "<i8").tolist()),
         rewards=rewards,
+        # Groups of before there were these lack them.
+        score_after=int(fields.get(b"score_after", 0)),
+        solver=fields.get(b"solver", Solver.EULER.encode()).decode(),
     )

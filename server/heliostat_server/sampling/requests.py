@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from heliostat_engines.noise import SEED_LIMIT
+from heliostat_engines.solvers import Solver
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_server.errors import RequestError
 from heliostat_server.experiments.names import check_experiment
@@ -31,11 +32,19 @@ class Rollout:
     rewards: tuple[str, ...]
     return_latents: bool
     seeds: tuple[int, ...]
+    score_after: int = 0
+    """Of the steps, how many are evaluated; 0: all."""
+    solver: Solver = Solver.EULER
+
+    @property
+    def evaluated_steps(self) -> int:
+        """Steps that the transformer is evaluated at."""
+        return self.score_after or self.steps
 
     @property
     def nfes(self) -> int:
         """Evaluations of the transformer an image: one a step, two with guidance."""
-        return self.steps * (1 if self.guidance == 1.0 else 2)
+        return self.evaluated_steps * (1 if self.guidance == 1.0 else 2)
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,11 @@ def _rollout(
         raise RequestError(f"version {spec.version} is negative: 0 is the base model")
     if not 1 <= spec.steps <= limits.max_steps:
         raise RequestError(f"{spec.steps} steps: ask for 1 to {limits.max_steps}")
+    if not 0 <= spec.score_after <= spec.steps:
+        raise RequestError(
+            f"score_after is {spec.score_after}: give 1 to {spec.steps}, the rollout's steps, or 0 "
+            "for all of them"
+        )
     return Rollout(
         experiment=spec.experiment,
         version=spec.version,
@@ -103,6 +117,8 @@ def _rollout(
         rewards=tuple(spec.rewards),
         return_latents=spec.return_latents,
         seeds=tuple(int(seed) for seed in seeds),
+        score_after=spec.score_after,
+        solver=_solver(spec.solver),
     )
 
 
@@ -119,6 +135,13 @@ def _guidance(guidance: float) -> float:
     if not math.isfinite(guidance) or guidance < 1:
         raise RequestError(f"guidance is {guidance:g}: give 1 (none) or more")
     return float(guidance)
+
+
+def _solver(name: str) -> Solver:
+    try:
+        return Solver(name or Solver.EULER)
+    except ValueError:
+        raise RequestError(f"solver is {name[:50]!r}: give {' or '.join(Solver)}") from None
 
 
 def _check_seeds(seeds: Sequence[int], limits: LimitSettings) -> None:

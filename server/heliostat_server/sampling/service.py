@@ -205,6 +205,8 @@ def _group(rollout: Rollout, rewards: Sequence[torch.Tensor]) -> Group:
         version=rollout.version,
         prompt=rollout.prompt,
         steps=rollout.steps,
+        score_after=rollout.score_after,
+        solver=rollout.solver,
         guidance=rollout.guidance,
         names=rollout.rewards,
         seeds=rollout.seeds,

@@ -9,6 +9,7 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 from heliostat_engines.families import get_family
+from heliostat_engines.solvers import Solver
 from heliostat_proto.rollout_pb2 import LoadReport
 from heliostat_server.adapters.store import AdapterStore
 from heliostat_server.description import ServerDescription
@@ -89,6 +90,8 @@ def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreSe
         rewards=rewards,
         limits=settings.limits,
         checks_prompts=True,
+        scores_early=True,
+        solvers=tuple(Solver),
     ).write(settings.redis)
     scheduler: DeficitRoundRobin[ExploreJob] = DeficitRoundRobin(
         StoredShares.connect(settings.redis),

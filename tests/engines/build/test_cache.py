@@ -120,25 +120,37 @@ def test_the_source_digest_is_stable() -> None:
     assert source_digest() == source_digest()
 
 
-def test_ctrl_c_stops_a_native_call() -> None:
-    """The call is in another thread; Python's own signal reaches the main one, as from a terminal."""
-    program = (
-        "import time, threading, sys\n"
-        "from heliostat_engines.build.interrupts import run_interruptibly\n"
-        "stopping = threading.Event()\n"
-        "def work():\n"
-        "    print('working', flush=True)\n"
-        "    stopping.wait(60)\n"
-        "    print('stopped', stopping.is_set(), flush=True)\n"
-        "try:\n"
-        "    run_interruptibly(work, stopping)\n"
-        "except KeyboardInterrupt:\n"
-        "    print('interrupted')\n"
+INTERRUPTED = """
+import os, signal, sys, threading
+from heliostat_engines.build.interrupts import run_interruptibly
+stopping = threading.Event()
+def work():
+    if sys.argv[1] == "at once":
+        os.kill(os.getpid(), signal.SIGINT)
+    print("working", flush=True)
+    stopping.wait(60)
+    print("stopped", stopping.is_set(), flush=True)
+try:
+    run_interruptibly(work, stopping)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("moment", ["at once", "later"])
+def test_ctrl_c_stops_a_native_call(moment: str) -> None:
+    """The call is in another thread; Python's own signal reaches the main one, as from a terminal.
+
+    At once: before the main thread, which hands the call over, has come to waiting for it.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, moment], stdout=subprocess.PIPE, text=True
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline() == "working\n"
+    assert next(process.stdout) == "working\n"
     started = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30)[0].split() == ["stopped", "True", "interrupted"]
+    if moment == "later":
+        process.send_signal(signal.SIGINT)
+    assert list(process.stdout) == ["stopped True\n", "interrupted\n"]
+    assert process.wait() == 0
     assert time.monotonic() - started < 30

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import SanaTransformer2DModel
+from diffusers import DPMSolverMultistepScheduler, SanaTransformer2DModel
 
 from heliostat_engines.adapters import Adapter, pack_adapter, parse_adapter
 from heliostat_engines.errors import CheckpointError, ResolutionError
@@ -19,7 +19,7 @@ from heliostat_engines.families.sana.mix_ffn import linearise
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.sampling import cut_after, sample_dpm2m, sample_euler
 
 EVERY = pytest.mark.parametrize("name", [family.name for family in FAMILIES])
 PROMPTS = ["a red cat", "two blue dogs"]
@@ -129,6 +129,43 @@ def test_noise_levels_fall_from_one_to_zero(name: str) -> None:
         assert levels[0] == 1
         assert levels[-1] == 0
         assert (levels.diff() < 0).all()
+        assert torch.equal(cut_after(levels, steps), levels)
+
+
+@EVERY
+def test_dpm2m_draws_as_diffusers_does(name: str) -> None:
+    """DPMSolverMultistepScheduler is SANA's own; given each family's levels, it is all families'."""
+    family = get_family(name)
+    generator = torch.Generator().manual_seed(0)
+    noise, flow = (
+        torch.randn(2, 16, 8, 8, generator=generator),
+        torch.randn(16, 16, generator=generator),
+    )
+
+    def velocity(latents: torch.Tensor, sigma: torch.Tensor, /) -> torch.Tensor:
+        turned = torch.einsum("bchw,dc->bdhw", latents, flow) / 4
+        return torch.tanh(turned) * (1 + sigma[:, None, None, None])
+
+    shift = 3.0 if name == "sana" else 1.0
+    for steps in (1, 2, 3, 4, 6, 10, 20, 40):
+        scheduler = DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            flow_shift=shift,
+            algorithm_type="dpmsolver++",
+            solver_order=2,
+            solver_type="midpoint",
+        )
+        for own in (True, False):
+            scheduler.set_timesteps(steps)
+            if not own:
+                scheduler.sigmas = family.sigmas(steps, family.default_resolution_px)
+            latents = noise
+            for moment, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+                predicted = velocity(latents, sigma.expand(len(latents)))
+                (latents,) = scheduler.step(predicted, moment, latents, return_dict=False)
+            drawn = sample_dpm2m(velocity, noise, scheduler.sigmas)
+            torch.testing.assert_close(drawn, latents, rtol=1e-5, atol=2e-5)
 
 
 def test_flux_shifts_its_levels_with_the_resolution() -> None:

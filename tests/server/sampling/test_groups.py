@@ -58,6 +58,20 @@ def test_a_group_comes_back_as_it_was(client: redis.Redis) -> None:
     assert same(groups.get("e", kept.id).group, group())
 
 
+def test_how_it_was_drawn_comes_back_and_older_groups_were_drawn_as_ever(
+    client: redis.Redis,
+) -> None:
+    groups = RedisGroups(client)
+    groups.add(group(score_after=3, solver="dpm2m"))
+    (kept,) = groups.latest("e", 1)
+    assert (kept.group.score_after, kept.group.solver) == (3, "dpm2m")
+    ((_, fields),) = client.xrange(KEY)
+    del fields[b"score_after"], fields[b"solver"]
+    client.xadd(KEY, fields)
+    (older,) = groups.latest("e", 1)
+    assert same(older.group, group())
+
+
 @given(
     prompt=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50),
     seeds=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20, unique=True),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from heliostat_engines.solvers import Solver
 from heliostat_server.errors import RequestError
 from heliostat_server.sampling.requests import Load, Rollout, parse_explore
 from heliostat_server.settings import LimitSettings
@@ -27,6 +28,19 @@ def test_reads_a_rollout() -> None:
     )
 
 
+def test_a_rollout_costs_the_steps_that_are_evaluated() -> None:
+    whole, early = parse(), parse(scoreAfter=4)
+    assert (whole.score_after, whole.evaluated_steps, whole.nfes) == (0, 6, 6)
+    assert (early.steps, early.evaluated_steps, early.nfes) == (6, 4, 4)
+    assert parse(scoreAfter=4, guidance=3).nfes == 8
+    assert parse(scoreAfter=6).nfes == 6
+
+
+def test_the_solver_is_eulers_unless_named() -> None:
+    assert parse().solver is parse(solver="euler").solver is Solver.EULER
+    assert parse(solver="dpm2m").solver is Solver.DPM2M
+
+
 def test_no_guidance_is_a_guidance_of_one() -> None:
     assert parse().guidance == 1.0
     assert parse(guidance=1).guidance == 1.0
@@ -44,6 +58,9 @@ def test_reads_a_load() -> None:
         ({"prompt": "x" * 51}, "51 characters, the server takes up to 50"),
         ({"steps": 0}, "0 steps: ask for 1 to 20"),
         ({"steps": 21}, "21 steps: ask for 1 to 20"),
+        ({"solver": "heun"}, "solver is 'heun': give euler or dpm2m"),
+        ({"scoreAfter": 7}, "score_after is 7: give 1 to 6, the rollout's steps, or 0 for all"),
+        ({"scoreAfter": -1}, "score_after is -1: give 1 to 6"),
         ({"version": -1}, "version -1 is negative"),
         ({"guidance": 0.5}, "guidance is 0.5"),
         ({"guidance": "NaN"}, "guidance is nan"),

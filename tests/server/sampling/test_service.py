@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from heliostat_engines.adapters import AdapterFiles, Binding
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families.demo.family import DemoFamily
+from heliostat_engines.noise import initial_noise
+from heliostat_engines.sampling import SAMPLERS
 from heliostat_server.errors import (
     DeadlineError,
     NonFiniteError,
@@ -186,6 +188,47 @@ def test_the_velocity_is_the_prompts_and_guided(harness: Harness) -> None:
     assert guided.latents is not None
     # The null prompt's velocity is 0 here, so guidance 3 triples the way from the noise.
     torch.testing.assert_close(guided.latents - plain.latents, torch.full_like(plain.latents, -10))
+
+
+def test_an_early_score_is_of_the_prediction_after_so_many_evaluations(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated: list[float] = []
+
+    def velocity(
+        latents: torch.Tensor, sigma: torch.Tensor, *_: object, **__: object
+    ) -> torch.Tensor:
+        evaluated.append(round(float(sigma[0]), 3))
+        return latents
+
+    monkeypatch.setattr(harness.engine, "velocity", velocity)
+    seeds = range(BATCH)
+    noise = initial_noise(seeds, DemoFamily().latent_shape(64))
+    early = harness.ask(seeds, steps=3, scoreAfter=2, returnLatents=True).batches[0]
+    assert evaluated == [1.0, 0.667]
+    assert early.latents is not None
+    # One step of a third down dx = x dsigma, and from 2/3 straight to 0.
+    torch.testing.assert_close(early.latents, noise * (2 / 3) * (1 / 3))
+    torch.testing.assert_close(early.rewards[:, 0], early.latents.flatten(1).mean(1))
+    whole = harness.ask(seeds, steps=3, scoreAfter=3, returnLatents=True).batches[0]
+    assert evaluated[2:] == [1.0, 0.667, 0.333]
+    plain = harness.ask(seeds, steps=3, returnLatents=True).batches[0]
+    assert whole.latents is not None
+    assert plain.latents is not None
+    assert torch.equal(whole.latents, plain.latents)
+
+
+def test_the_solver_asked_for_draws(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    def velocity(latents: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        return latents
+
+    monkeypatch.setattr(harness.engine, "velocity", velocity)
+    seeds, family = range(BATCH), DemoFamily()
+    noise, levels = initial_noise(seeds, family.latent_shape(64)), family.sigmas(5, 64)
+    for solver, sample in SAMPLERS.items():
+        (batch,) = harness.ask(seeds, steps=5, solver=solver, returnLatents=True).batches
+        assert batch.latents is not None
+        assert torch.equal(batch.latents, sample(velocity, noise, levels))
 
 
 def test_an_unknown_version_ends_that_request_alone(harness: Harness) -> None:
@@ -371,13 +414,14 @@ class Recorder:
 def test_a_finished_rollout_is_recorded_with_all_its_batches(harness: Harness) -> None:
     recorder = Recorder()
     harness.service._groups = recorder  # type: ignore[assignment]
-    reply = harness.ask(version=1, guidance=3)
+    reply = harness.ask(version=1, guidance=3, scoreAfter=1, solver="dpm2m")
     harness.ask(version=2)
     harness.ask(rewards=[], returnLatents=True)
     harness.service.close()
     (group,) = recorder.groups
     assert (group.experiment, group.version, group.prompt) == ("e", 1, "a cat")
-    assert (group.steps, group.guidance, group.names) == (2, 3.0, ("mean",))
+    assert (group.steps, group.score_after, group.solver, group.guidance) == (2, 1, "dpm2m", 3.0)
+    assert group.names == ("mean",)
     assert group.seeds == tuple(range(8))
     answered = torch.cat([batch.rewards for batch in reply.batches])
     assert torch.equal(torch.from_numpy(group.rewards), answered)

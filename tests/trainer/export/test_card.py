@@ -1,31 +1,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from huggingface_hub import ModelCard
-from rich.console import Console
 
-from heliostat_trainer.config import load_config
 from heliostat_trainer.evaluate import read_evaluations
 from heliostat_trainer.export import Format, export_run
-from heliostat_trainer.interrupts import Interrupts
-from heliostat_trainer.progress import LineProgress
-from heliostat_trainer.run import build_trainer, open_run, run_trainer
-from tests.trainer.conftest import write_toml
-from tests.trainer.fake_server import FakeServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from heliostat_trainer.config import TrainConfig
 
 
-@pytest.fixture(scope="module")
-def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    toml = write_toml(tmp_path_factory.mktemp("card"), checkpoint)
-    config, server = load_config(toml, ["--run.steps", "1"]), FakeServer(checkpoint)
-    progress = LineProgress(Console(quiet=True))
-    trainer = build_trainer(
-        config, server, open_run(config, resume=False), progress, Interrupts(), resume=False
-    )
-    run_trainer(config, trainer)
-    return config.run.path
+@pytest.fixture
+def run(finished: Callable[..., TrainConfig]) -> Path:
+    return finished(1).run.path
 
 
 def test_a_finished_runs_card_states_recipe_rewards_and_evaluation(run: Path) -> None:

@@ -91,13 +91,17 @@ def test_an_export_replaces_an_export_until_something_is_put_there(
     assert snapshot(out) == {**whole, "mine.txt": b"x"}
 
 
-@pytest.mark.parametrize("kind", [Format.DIFFUSERS, Format.COMFYUI])
+@EVERY_FORMAT
 def test_exports_of_before_there_were_markers_are_replaced(run: Path, kind: Format) -> None:
     out = export_run(run, kind).path
     folder = out if out.is_dir() else out.parent
     (folder / MARKER).unlink()
     export_run(run, kind)
     assert (folder / MARKER).exists()
+    (folder / MARKER).unlink()
+    (folder / "holiday.jpg").write_text("x")
+    with pytest.raises(FilesError, match=r"holiday\.jpg"):
+        export_run(run, kind)
 
 
 def test_another_tools_folder_of_the_same_names_is_not_ours(run: Path, tmp_path: Path) -> None:

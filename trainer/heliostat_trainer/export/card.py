@@ -26,8 +26,10 @@ RECIPE = {
     "Recipe": "recipe.name",
     "Candidates a prompt": "recipe.candidates",
     "Denoising steps of exploration": "recipe.explore_steps",
+    "Of these, evaluated": "recipe.score_after",
     "Trained on, of each prompt": "recipe.keep_pairs",
     "Denoising steps of the samples": "recipe.steps",
+    "Solver": "recipe.solver",
     "Prompts a step": "prompts.per_step",
     "Objective": "objective.name",
     "LoRA rank": "lora.rank",
@@ -112,7 +114,8 @@ def _front_matter(
 
 
 def _recipe(settings: Mapping[str, object]) -> Sequence[tuple[str, object]]:
-    rows = [(label, settings[key]) for label, key in RECIPE.items()]
+    rows = [(label, settings.get(key)) for label, key in RECIPE.items()]
+    rows = [(label, value) for label, value in rows if value is not None]
     rows += [
         (f"`{key}`", value)
         for key, value in settings.items()

@@ -8,6 +8,11 @@ from heliostat_engines.ownership import Layout
 
 CARD = "README.md"
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+_OF_A_PIPELINE = (
+    "model_index.json",
+    *(f"*/*.{suffix}" for suffix in ("json", "safetensors", "txt", "model", "jinja")),
+)
+"""Names in a checkpoint in diffusers' layout: its index, and what weights and tokenizers are of."""
 
 
 class Format(StrEnum):
@@ -23,17 +28,22 @@ class Format(StrEnum):
     def layout(self, name: str, *, is_own_place: bool) -> Layout:
         """Of a folder with an export of this format.
 
-        name: the run's. is_own_place: the folder lies in the run, so that a ComfyUI file and a card
-        in it are ours even if they are older than markers.
+        name: the run's. is_own_place: the folder lies in the run, so that files named as an export's
+        are ours even if they are older than markers.
         """
         required: tuple[str, ...] = ()
+        patterns: tuple[str, ...] = ()
         if self is Format.DIFFUSERS:
             required = ("adapter_config.json", "adapter_model.safetensors", DIFFUSERS_FILE)
+            patterns = (CARD,)
         elif self is Format.COMFYUI and is_own_place:
             required = (f"{name}.safetensors", CARD)
+        elif self is Format.FUSED and is_own_place:
+            required = (CARD, "transformer/config.json")
+            patterns = _OF_A_PIPELINE
         return Layout(
             kind="an export",
             advice="give --out a folder that is new, empty, or an export of heliostat's",
             required=frozenset(required),
-            patterns=(CARD,) if self is Format.DIFFUSERS else (),
+            patterns=patterns,
         )

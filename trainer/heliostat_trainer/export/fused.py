@@ -25,7 +25,7 @@ from heliostat_engines.weights import (
     single_file,
     tensor_files,
 )
-from heliostat_trainer.export.formats import CARD, Format
+from heliostat_trainer.export.formats import CARD
 from heliostat_trainer.export.storing import stored
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import LoraPair
     from heliostat_engines.families.family import Family
+    from heliostat_engines.ownership import Layout
     from heliostat_engines.progress import Progress
 
 INDEX = index_file()
@@ -64,6 +65,7 @@ def write_fused_checkpoint(
     pairs: Mapping[str, LoraPair],
     folder: Path,
     *,
+    layout: Layout,
     card: str,
     dtype: torch.dtype | None = None,
     progress: Progress = unheard,
@@ -75,6 +77,7 @@ def write_fused_checkpoint(
         checkpoint: the base model, a folder or a Hugging Face name.
         pairs: the update of each of the transformer's modules, its scale folded in.
         folder: where it goes.
+        layout: of that folder, should it be there already.
         card: its README.md.
         dtype: of the updated weights; the base model's own by default.
         progress: is told of each weight written.
@@ -91,7 +94,6 @@ def write_fused_checkpoint(
     CheckpointSource(family, base)  # refuses a transformer that is not whole
     _check_other_parts(base)
     shards = sorted({file.name for file in files.values()})
-    layout = Format.FUSED.layout(folder.name, is_own_place=False)
     with atomic_folder(folder, layout) as draft:
         progress("copy the other parts", 0, 1)
         _copy_other_parts(base, draft)

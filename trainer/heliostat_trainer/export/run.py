@@ -88,7 +88,14 @@ def export_run(
         checkpoint = record.settings["model.checkpoint"] or family.default_checkpoint
         pairs = _scaled(lora)
         rounding = write_fused_checkpoint(
-            family, checkpoint, pairs, folder, card=card, dtype=dtype, progress=progress
+            family,
+            checkpoint,
+            pairs,
+            folder,
+            layout=layout,
+            card=card,
+            dtype=dtype,
+            progress=progress,
         )
         return Exported(folder, lora.step, rounding)
     write_lora_folder(

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#8d96a3", "#66a182")
+STYLES = ("-", "--", ":")
+"""Of lines, where there are more of them than colours."""
 ALARM = "#b3261e"
 SIZE_IN = (6.4, 3.0)
 
@@ -33,12 +35,26 @@ class Curve:
     """Where something is wrong: vertical lines."""
 
 
-def curves_svg(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
-    """Curves over one pair of axes."""
+def colour_of(number: int) -> str:
+    """Of a chart's curve, by its place."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def curves_svg(curves: Sequence[Curve], x_label: str, y_label: str, *, fit: bool = False) -> str:
+    """Curves over one pair of axes; `fit`: to the lines alone, so that intervals may leave it."""
     figure, axes = _new()
-    for colour, curve in zip(COLOURS, curves, strict=False):
+    for number, curve in enumerate(curves):
+        colour, style = colour_of(number), STYLES[number // len(COLOURS) % len(STYLES)]
         marker = "o" if curve.markers else ""
-        axes.plot(curve.x, curve.y, label=curve.label, color=colour, marker=marker, markersize=4)
+        axes.plot(
+            curve.x,
+            curve.y,
+            label=curve.label,
+            color=colour,
+            linestyle=style,
+            marker=marker,
+            markersize=4,
+        )
         if curve.half_width is not None:
             low = [y - half for y, half in zip(curve.y, curve.half_width, strict=True)]
             high = [y + half for y, half in zip(curve.y, curve.half_width, strict=True)]
@@ -51,7 +67,15 @@ def curves_svg(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
     axes.set_ylabel(y_label)
     if curves:
         axes.legend(frameon=False, fontsize=8)
+    if fit:
+        _fit(axes, curves)
     return _svg(figure)
+
+
+def _fit(axes: Axes, curves: Sequence[Curve]) -> None:
+    values = [value for curve in curves for value in curve.y]
+    margin = 0.5 * (max(values) - min(values)) or 1.0
+    axes.set_ylim(min(values) - margin, max(values) + margin)
 
 
 def shares_svg(seconds: Mapping[str, float]) -> str:
@@ -63,6 +87,23 @@ def shares_svg(seconds: Mapping[str, float]) -> str:
     axes.invert_yaxis()
     axes.set_xlabel("seconds a step (mean)")
     axes.margins(x=0.15)
+    return _svg(figure)
+
+
+def stacked_svg(seconds: Mapping[str, Mapping[str, float]]) -> str:
+    """A bar a run, of the phases that its steps consist of: seconds[run][phase]."""
+    figure, axes = _new()
+    names = list(seconds)
+    left = [0.0] * len(names)
+    phases = dict.fromkeys(phase for shares in seconds.values() for phase in shares)
+    for number, phase in enumerate(phases):
+        widths = [seconds[name].get(phase, 0.0) for name in names]
+        hatch = "//" if number >= len(COLOURS) else ""
+        axes.barh(names, widths, left=left, label=phase, color=colour_of(number), hatch=hatch)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds a step (mean)")
+    figure.legend(frameon=False, fontsize=8, ncols=4, loc="outside upper center")
     return _svg(figure)
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from heliostat_engines.files import atomic_text
 from heliostat_engines.ownership import require_own_file
-from heliostat_trainer.errors import RunFolderError
+from heliostat_engines.solvers import Solver
 from heliostat_trainer.evaluate import guidance_label, paired_difference, prompt_interval
 from heliostat_trainer.fidelity import PUBLISHED, Fidelity
 from heliostat_trainer.guards import measured
@@ -19,6 +17,8 @@ from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.report.figures import Curve, curves_svg, shares_svg
 from heliostat_trainer.report.pictures import grid_uri, image_uri
 from heliostat_trainer.report.record import RunRecord, read_run
+from heliostat_trainer.report.templates import render
+from heliostat_trainer.types import ExploreSteps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -61,8 +61,8 @@ class Ranking:
     watched: int
     """Steps."""
     means: Fidelity
-    explore_steps: list[tuple[int, int]]
-    """(training step, denoising steps of exploration from it on), the first and each raise."""
+    explore_steps: list[tuple[int, ExploreSteps]]
+    """(training step, what it and those after it are explored in), the first and each raise."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,8 @@ def write_report(
     record = read_run(run)
     for problem in record.problems:
         say(problem)
-    if not record.base:
-        raise RunFolderError(f"{run} has no evaluation yet: nothing to report")
-    template = files("heliostat_trainer.report").joinpath("template.html").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    atomic_text(path, environment.from_string(template).render(_content(record)))
+    record.require_evaluation("report")
+    atomic_text(path, render("template.html", _content(record)))
     return path
 
 
@@ -120,7 +117,7 @@ def _content(record: RunRecord) -> dict[str, object]:
         "ranking": _ranking(record.steps),
         "flat": _flat(record.steps),
         "busy": _busy(record.steps),
-        "phases": shares_svg(_phase_seconds(record.steps)) if record.steps else None,
+        "phases": shares_svg(record.phase_seconds) if record.phase_seconds else None,
         "galleries": _galleries(record),
         "statistics": _statistics(record),
         "guard_curves": [_guard_curve(record, name) for name in measured(record.first)],
@@ -150,7 +147,10 @@ def _gain(record: RunRecord, evaluation: Evaluation, reward: str) -> Interval | 
 
 
 def _sampler(evaluation: Evaluation) -> str:
-    return f"{evaluation.denoising_steps} steps, {guidance_label(evaluation)}"
+    steps = f"{evaluation.denoising_steps} steps"
+    if evaluation.solver is not Solver.EULER:
+        steps += f" of {evaluation.solver}"
+    return f"{steps}, {guidance_label(evaluation)}"
 
 
 def _spread(evaluation: Evaluation, reward: str) -> float | None:
@@ -259,12 +259,14 @@ def _ranking(steps: Sequence[Mapping[str, Any]]) -> Ranking | None:
     )
 
 
-def _changes(steps: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """(training step, denoising steps of exploration from it on) of each change."""
-    changes: list[tuple[int, int]] = []
+def _changes(steps: Sequence[Mapping[str, Any]]) -> list[tuple[int, ExploreSteps]]:
+    """(training step, what it and those after it are explored in) of each change."""
+    changes: list[tuple[int, ExploreSteps]] = []
     for line in steps:
-        explored_in = line.get("explore_steps")  # lines of before it was recorded lack it
-        if explored_in is not None and (not changes or explored_in != changes[-1][1]):
+        if line.get("explore_steps") is None:  # lines of before it was recorded lack it
+            continue
+        explored_in = ExploreSteps(line["explore_steps"], line.get("score_after"))
+        if not changes or explored_in != changes[-1][1]:
             changes.append((line["step"], explored_in))
     return changes
 
@@ -292,17 +294,6 @@ def _statistics(record: RunRecord) -> list[tuple[str, list[Interval]]]:
         )
         for name in measured(record.first)
     ]
-
-
-def _phase_seconds(steps: Sequence[Mapping[str, object]]) -> dict[str, float]:
-    """Mean seconds a step of each phase."""
-    totals: dict[str, float] = {}
-    for line in steps:
-        seconds = line["seconds"]
-        assert isinstance(seconds, dict)
-        for phase, value in seconds.items():
-            totals[phase] = totals.get(phase, 0.0) + value
-    return {phase: total / len(steps) for phase, total in totals.items()}
 
 
 def _busy(steps: Sequence[Mapping[str, object]]) -> Busy | None:

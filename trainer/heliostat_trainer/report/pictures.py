@@ -16,11 +16,23 @@ MARGIN_PX = 2
 SHOWN_PX = 96
 """Small images are enlarged to about this, by a whole factor."""
 
+THUMBNAIL_PX = 320
+"""The largest side of a picture among many."""
+
 
 def image_uri(image: NDArray[np.uint8]) -> str:
     """image[H, W, 3] as a PNG data URI, enlarged pixel by pixel if it is small."""
     factor = max(1, round(SHOWN_PX / image.shape[0]))
     return _png_uri(image.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def thumbnail_uri(image: NDArray[np.uint8]) -> str:
+    """image[H, W, 3] as a PNG data URI, reduced if it is large."""
+    if max(image.shape[:2]) <= THUMBNAIL_PX:
+        return image_uri(image)
+    reduced = Image.fromarray(image)
+    reduced.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    return _png_uri(np.asarray(reduced))
 
 
 def grid_uri(images: NDArray[np.uint8], columns: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from safetensors.torch import load_file
 
 from heliostat_engines.text import content_of
@@ -12,9 +13,15 @@ from heliostat_trainer.config import EvaluationSection, GuardsSection, RewardSec
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluate import IMAGES, Evaluation, pair, read_evaluations
 from heliostat_trainer.guards import Alarm, alarms
-from heliostat_trainer.metrics import read_metrics
+from heliostat_trainer.metrics import number, read_metrics
 from heliostat_trainer.policy import PolicyName
-from heliostat_trainer.run_file import RUN_FILE, Arithmetic, read_arithmetic, read_settings
+from heliostat_trainer.run_file import (
+    RUN_FILE,
+    Arithmetic,
+    read_arithmetic,
+    read_server,
+    read_settings,
+)
 from heliostat_trainer.showcase import Showcase, read_showcase
 from heliostat_trainer.steps import step_folder
 
@@ -23,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -41,6 +47,8 @@ class RunRecord:
     showcase: Showcase | None
     arithmetic: Arithmetic
     """What trainer and server computed in."""
+    server: Mapping[str, Any]
+    """What the server said of itself; empty for runs of before it was kept."""
     problems: tuple[str, ...] = ()
     """What is damaged and therefore left out, a sentence each."""
 
@@ -85,8 +93,12 @@ class RunRecord:
     @property
     def progress(self) -> tuple[Evaluation, ...]:
         """Evaluations that pair with `first`, by step, beginning with it."""
-        paired = [e for e in self._paired if pair(e, self.first)]
-        return (self.first, *sorted(paired, key=lambda e: e.step))
+        return self.since(self.first)
+
+    def since(self, base: Evaluation) -> tuple[Evaluation, ...]:
+        """Evaluations that pair with one of the base model, by step, beginning with it."""
+        paired = [e for e in self._paired if pair(e, base)]
+        return (base, *sorted(paired, key=lambda e: e.step))
 
     @property
     def unpaired(self) -> int:
@@ -98,6 +110,21 @@ class RunRecord:
         """The base model's evaluation that was made in the same way."""
         return next((base for base in self.base if pair(evaluation, base)), None)
 
+    @property
+    def phase_seconds(self) -> Mapping[str, float]:
+        """Mean seconds a step of each phase, over the steps that say it."""
+        lines = [line["seconds"] for line in self.steps if isinstance(line.get("seconds"), dict)]
+        phases = dict.fromkeys(phase for line in lines for phase in line)
+        return {
+            phase: sum(number(line, phase) or 0.0 for line in lines) / len(lines)
+            for phase in phases
+        }
+
+    def require_evaluation(self, purpose: str) -> None:
+        """Raises RunFolderError if the base model was not evaluated yet: there is nothing to show."""
+        if not self.base:
+            raise RunFolderError(f"{self.folder} has no evaluation yet: nothing to {purpose}")
+
     def images(self, evaluation: Evaluation) -> NDArray[np.uint8]:
         """images[P, S, H, W, 3] that an evaluation kept."""
         path = step_folder(self.folder / "evaluation", evaluation.step) / IMAGES
@@ -105,6 +132,8 @@ class RunRecord:
             images: NDArray[np.uint8] = load_file(path)[
                 f"{evaluation.policy}/guidance_{evaluation.guidance:g}"
             ].numpy()
+            if images.ndim != 5 or images.dtype != np.uint8:
+                raise ValueError("its images are of another form")
         return images
 
     def _section(self, name: str) -> dict[str, Any]:
@@ -138,6 +167,7 @@ def read_run(folder: Path) -> RunRecord:
         evaluations=read_evaluations(folder / "evaluation", problems.append),
         folder=folder,
         arithmetic=read_arithmetic(folder),
+        server=read_server(folder),
         showcase=_showcase(folder / "showcase", problems.append),
     )
     return replace(record, problems=tuple(problems))

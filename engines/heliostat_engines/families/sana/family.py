@@ -28,6 +28,7 @@ from heliostat_engines.families.family import (
     Resolutions,
     Size,
     TextEncoder,
+    dtype_of,
 )
 from heliostat_engines.families.original_layout import OriginalLinear
 from heliostat_engines.families.public_names import SANA_CODE, PublicNames
@@ -183,9 +184,10 @@ class SanaFamily(Family):
         conditioning: Conditioning,
     ) -> torch.Tensor:
         model: Any = transformer
-        embeddings = conditioning.to(model.dtype)
+        dtype = dtype_of(transformer)
+        embeddings = conditioning.to(dtype)
         velocity: torch.Tensor = model(
-            hidden_states=latents.to(model.dtype),
+            hidden_states=latents.to(dtype),
             encoder_hidden_states=embeddings.tokens,
             encoder_attention_mask=embeddings.mask,
             timestep=sigma * TIMESTEPS * model.config.timestep_scale,

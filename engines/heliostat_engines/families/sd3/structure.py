@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families.assumptions import TRANSFORMER_CONFIG, equal
-from heliostat_engines.families.family import Family
+from heliostat_engines.families.family import Family, dtype_of
 from heliostat_engines.families.original_layout import OriginalLinear
 from heliostat_engines.precision import Keep, PrecisionMap
 
@@ -105,9 +105,10 @@ class Sd3Family(Family):
         conditioning: Conditioning,
     ) -> torch.Tensor:
         model: Any = transformer
-        embeddings = conditioning.to(model.dtype)
+        dtype = dtype_of(transformer)
+        embeddings = conditioning.to(dtype)
         velocity: torch.Tensor = model(
-            hidden_states=latents.to(model.dtype),
+            hidden_states=latents.to(dtype),
             encoder_hidden_states=embeddings.tokens,
             pooled_projections=embeddings.pooled,
             timestep=sigma * TIMESTEPS,

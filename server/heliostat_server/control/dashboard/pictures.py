@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import redis
 from PIL import Image
 
+from heliostat_engines.solvers import Solver
 from heliostat_proto.rollout_pb2 import RolloutSpec
 from heliostat_server.errors import PutOffError
 from heliostat_server.state import answered
@@ -128,6 +129,8 @@ class Pictures:
             version=group.version,
             prompt=group.prompt,
             steps=group.steps,
+            score_after=group.score_after,
+            solver="" if group.solver == Solver.EULER else group.solver,
             guidance=group.guidance,
         )
         latents = self._painter.draw(rollout, _filled(shown, group.seeds, batch), DRAW_TIMEOUT_S)

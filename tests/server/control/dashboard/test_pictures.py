@@ -41,6 +41,8 @@ def test_draws_the_best_and_worst_seeds_and_keeps_the_sheet(
     ((rollout, seeds),) = painter.asked
     assert (rollout.experiment, rollout.version, rollout.prompt) == ("mine", 0, "an owl")
     assert (rollout.steps, rollout.guidance, list(rollout.rewards)) == (5, 3.0, [])
+    assert not rollout.score_after
+    assert not rollout.solver
     assert seeds == [20, 60, 70, 40, 30, 50, 10, 80]
     sheet = mine.get(f"{path}/pictures.webp")
     assert sheet.headers["content-type"] == "image/webp"
@@ -51,6 +53,17 @@ def test_draws_the_best_and_worst_seeds_and_keeps_the_sheet(
     mine.post(f"{path}/pictures")
     assert len(painter.asked) == 1
     assert "pictures.webp" in mine.get("/experiments/mine").text
+
+
+def test_what_was_scored_early_is_drawn_as_it_was_scored(
+    mine: Browser, groups: RedisGroups, painter: Painter
+) -> None:
+    groups.add(group(score_after=3, solver="dpm2m"))
+    path = f"/experiments/mine/groups/{groups.latest('mine', 1)[0].id}"
+    assert "scored after 3 of 5 dpm2m steps" in mine.get(path).text
+    mine.post(f"{path}/pictures")
+    ((rollout, _),) = painter.asked
+    assert (rollout.steps, rollout.score_after, rollout.solver) == (5, 3, "dpm2m")
 
 
 def test_pictures_have_their_rewards(mine: Browser, path: str) -> None:

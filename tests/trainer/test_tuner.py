@@ -1,0 +1,152 @@
+"""Runs that tune themselves, against an in-process server: what is decided, kept and repeated."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.interrupts import Interrupts
+from heliostat_trainer.metrics import read_metrics
+from heliostat_trainer.progress import LineProgress
+from heliostat_trainer.run import build_trainer, open_run, run_trainer
+from heliostat_trainer.steps import kept_steps, step_folder
+from heliostat_trainer.tuner import ENOUGH, MOST_CANDIDATES, bounds
+from heliostat_trainer.tuning import Shape
+from tests.trainer.fake_server import BATCH, FakeServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from heliostat_trainer.config import TrainConfig
+
+    Configure = Callable[..., TrainConfig]
+
+TUNED = ("--recipe.tune", "true", "--recipe.candidates", "16", "--run.steps", "7")
+"""Exploring takes a second a group at the test's server, and all else next to nothing."""
+DECIDED = 1 + ENOUGH
+"""The first step warms up."""
+
+
+def train(config: TrainConfig, server: FakeServer, *, resume: bool = False) -> str:
+    shown = io.StringIO()
+    progress = LineProgress(Console(file=shown, width=1000))
+    trainer = build_trainer(
+        config, server, open_run(config, resume=resume), progress, Interrupts(), resume=resume
+    )
+    run_trainer(config, trainer)
+    return shown.getvalue()
+
+
+def lora(config: TrainConfig) -> dict[str, torch.Tensor]:
+    return load_file(config.run.path / "lora" / "adapter_model.safetensors")
+
+
+def evaluations(line: dict[str, object]) -> int:
+    """Of the transformer, in exploring."""
+    explored, steps, after = (line[key] for key in ("explored", "explore_steps", "score_after"))
+    return int(str(explored)) * int(str(after or steps))
+
+
+@pytest.mark.parametrize("ahead", ["0", "1"])
+def test_a_run_whose_exploring_is_dear_explores_less_and_says_why(
+    configure: Configure, server: FakeServer, ahead: str
+) -> None:
+    config = configure(*TUNED, "--recipe.explore_ahead", ahead)
+    shown = train(config, server)
+    lines = list(read_metrics(config.run.path / "metrics.jsonl"))
+    decided = [line["step"] for line in lines if line["tuned"]]
+    assert decided == [DECIDED]
+    first = DECIDED + 1 + int(ahead)
+    assert f"step {DECIDED}: from step {first} on: " in shown
+    assert str(lines[DECIDED - 1]["tuned"]) in shown
+    before, after = lines[first - 2], lines[first - 1]
+    assert (before["prompts"], before["explored"], before["score_after"]) == (2, 32, None)
+    assert evaluations(after) < evaluations(before)
+    assert [evaluations(line) for line in lines[first:]] == [evaluations(after)] * (7 - first)
+
+
+def test_a_resumed_run_goes_by_the_decisions_that_were_made(
+    configure: Configure, checkpoint: Path
+) -> None:
+    config = configure(*TUNED, "--checkpoint.every", "100", "--checkpoint.keep", "9")
+    train(config, FakeServer(checkpoint))
+    checkpoints = config.run.path / "checkpoints"
+    assert DECIDED in kept_steps(checkpoints)  # though none was due
+    whole, lines = lora(config), list(read_metrics(config.run.path / "metrics.jsonl"))
+    for step in kept_steps(checkpoints):
+        if step > DECIDED:
+            shutil.rmtree(step_folder(checkpoints, step))
+    shutil.rmtree(config.run.path / "lora")
+    server = FakeServer(checkpoint)
+    train(config, server, resume=True)
+    resumed = lora(config)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    again = list(read_metrics(config.run.path / "metrics.jsonl"))
+    for key in ("explored", "prompts", "keep_pairs", "score_after", "tuned", "reward_mean"):
+        assert [line[key] for line in again] == [line[key] for line in lines]
+
+
+def test_watched_groups_are_scored_after_each_step(
+    configure: Configure, server: FakeServer
+) -> None:
+    config = configure(*TUNED, "--run.steps", "1", "--recipe.explore_steps", "3")
+    train(config, server)
+    (watched,) = {request.prompt for request in server.explored[2:-1]}
+    early = [r.score_after for r in server.explored if r.prompt == watched and not r.return_latents]
+    assert early == [None, 1, 2, None]
+
+
+def test_without_tuning_a_run_is_as_it_was(configure: Configure, checkpoint: Path) -> None:
+    config = configure("--run.steps", "2")
+    train(config, FakeServer(checkpoint))
+    lines = list(read_metrics(config.run.path / "metrics.jsonl"))
+    assert [line["tuned"] for line in lines] == [None, None]
+
+
+def test_what_server_and_objective_allow_bounds_the_shapes(
+    configure: Configure, server: FakeServer
+) -> None:
+    config = configure("--objective.name", "dance_grpo", "--objective.subset_pairs", "2")
+    limits = bounds(config, server.info(), 6)
+    assert (limits.batch, limits.most_candidates, limits.most_prompts) == (
+        BATCH,
+        MOST_CANDIDATES,
+        6,
+    )
+    assert min(limits.pairs) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (("--recipe.name", "diffusionnft"), "recipe.name = 'diffusionnft' does not explore"),
+        (("--recipe.name", "naive_quant"), "recipe.name = 'naive_quant' does not explore"),
+        (("--watch.max_explore_steps", "3"), "leave watch.max_explore_steps out"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(
+    configure: Configure, settings: tuple[str, ...], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        configure("--recipe.tune", "true", *settings)
+
+
+def test_a_server_that_cannot_score_early_is_refused(
+    configure: Configure, server: FakeServer
+) -> None:
+    server.scores_early = False
+    with pytest.raises(ConfigError, match=r"recipe\.tune = true, but the server"):
+        train(configure(*TUNED), server)
+
+
+def test_a_shape_reads_as_a_sentence() -> None:
+    assert str(Shape(8, 24, 2, 4)) == ("8 prompts, 24 candidates scored after 4 steps, 2 + 2 kept")

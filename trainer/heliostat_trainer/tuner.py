@@ -1,0 +1,91 @@
+"""A run that tunes itself: after some steps, what the later ones are made of.
+
+Decisions rest on seconds, which no run repeats. So they are part of the run's state: a checkpoint is
+written with each, and a resumed run goes by those that were made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heliostat_trainer.objectives.settings import DanceGrpoSettings
+from heliostat_trainer.tuning import (
+    KEPT_PAIRS,
+    Bounds,
+    Decision,
+    Ranking,
+    choose,
+    configured,
+    in_force,
+    paid,
+)
+
+if TYPE_CHECKING:
+    from heliostat_trainer.checkpoint import RunState
+    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.tuning import Shape
+    from heliostat_trainer.types import ServerInfo, StepMetrics
+
+ENOUGH = 3
+"""Steps that prices are medians of, at least."""
+MOST_CANDIDATES = 96
+"""As published: with more of them the best are hardly better."""
+
+
+def bounds(config: TrainConfig, info: ServerInfo, prompts: int) -> Bounds:
+    """The shapes that server, objective and number of training prompts allow."""
+    recipe, objective = config.recipe, config.objective
+    least = objective.subset_pairs if isinstance(objective, DanceGrpoSettings) else 1
+    return Bounds(
+        batch=info.batch,
+        most_candidates=min(max(MOST_CANDIDATES, recipe.pool), info.max_seeds),
+        most_prompts=prompts,
+        pairs=tuple(pairs for pairs in KEPT_PAIRS if pairs >= least) or (recipe.keep_pairs,),
+    )
+
+
+class Tuner:
+    """Remembers what the latest steps took, and decides."""
+
+    def __init__(self, config: TrainConfig, bounds: Bounds) -> None:
+        self._config = config
+        self._bounds = bounds
+        self._steps: list[StepMetrics] = []
+        self._shape: Shape | None = None
+        self._warm = False
+
+    def decide(self, state: RunState, step: StepMetrics) -> Decision | None:
+        """What follows from a step that was just made; `state` is as of before it but for the ranks.
+
+        It is for the first step that the server has not been asked to explore. None: all stays.
+        """
+        if not self._config.recipe.tune:
+            return None
+        watched = self._config.watch.due(step.step)
+        self._remember(state, step, watched=watched)
+        is_first = not state.decisions and len(self._steps) == ENOUGH
+        if len(self._steps) < ENOUGH or not (watched or is_first):
+            return None
+        recipe = self._config.recipe
+        following = step.step + 1 + recipe.depth
+        current = in_force(self._config, state.decisions, following).shape
+        assert self._shape is not None
+        choice = choose(
+            configured(self._config),
+            current,
+            Ranking(recipe.explore_steps, state.ranks),
+            paid(self._steps, self._shape),
+            self._bounds,
+            beside=recipe.depth > 0,
+        )
+        return None if choice is None else Decision(following, choice.shape, choice.why)
+
+    def _remember(self, state: RunState, step: StepMetrics, *, watched: bool) -> None:
+        """Keep a step if what it took tells something of others like it."""
+        shape = in_force(self._config, state.decisions, step.step).shape
+        if shape != self._shape:
+            self._shape, self._steps = shape, []
+        # The first step of a process warms caches up; a watched one has the server do more.
+        if self._warm and not watched:
+            self._steps.append(step)
+        self._warm = True
