@@ -51,7 +51,13 @@ PUBLISHED = {"recipe.candidates": 96, "recipe.keep_pairs": 12, "recipe.explore_s
 SECONDS = "seconds"
 SMOOTHED_OVER = 20
 """Training steps: a step's pool is of a few prompts only."""
-COLOURS = dict(zip(RECIPES, ("#d1495b", "#30638e", "#3c896d", "#edae49"), strict=True))
+COLOURS = dict(
+    zip(
+        RECIPES,
+        ("#d1495b", "#30638e", "#7b2d8b", "#8d99ae", "#3c896d", "#edae49"),
+        strict=True,
+    )
+)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from heliostat_trainer.plan import (
 from heliostat_trainer.policy import ADAPTERS, LoraWeights
 from heliostat_trainer.room import memory_of
 from heliostat_trainer.run import run_trainer
+from heliostat_trainer.tuning import configured
 from tests.trainer.fake_server import FakeServer
 from tests.trainer.test_loop import make_trainer
 
@@ -74,11 +75,17 @@ def test_what_training_took_until_a_step_leaves_out_what_is_only_looked_at(
     configure: Callable[..., TrainConfig],
 ) -> None:
     config = configure("--watch.every", "2")
-    a_step, watched = Cost(24, fp4=32, bf16=80, backward=16), Cost(8, bf16=32)
-    assert spent(config, 0) == Cost()
-    assert spent(config, 1) == a_step + watched
-    assert spent(config, 2) == a_step * 2 + watched
-    assert spent(config, 9) == a_step * 9 + watched * 5
+    shape = configured(config)
+    first, a_step = Cost(24, fp4=32, bf16=64, backward=16), Cost(24, fp4=32, bf16=80, backward=16)
+    watched = Cost(8, bf16=32)
+    costs = spent(config, [shape] * 9)
+    assert costs[0] == Cost()
+    assert costs[1] == first + watched  # the old policy is the trained one
+    assert costs[2] == first + a_step + watched
+    assert costs[9] == first + a_step * 8 + watched * 5
+    smaller = replace(shape, prompts=1, candidates=4, keep_pairs=1, score_after=1)
+    *_, before, after = spent(config, [shape, smaller])
+    assert after == before + Cost(4 + 2, fp4=4, bf16=2 * 4 + 2 * 2 * 3, backward=2 * 2)
 
 
 @pytest.mark.parametrize(

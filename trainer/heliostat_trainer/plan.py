@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from heliostat_trainer.config import OptimiserName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from heliostat_trainer.config import EvaluationSection, TrainConfig
+    from heliostat_trainer.tuning import Shape
 
 NVFP4_SPEEDUPS = {"eager": 2.4, "compiled": 1.33}
 """How much faster an NFE is in NVFP4 than in BF16, by how BF16 is run; that against eager is
@@ -53,8 +54,8 @@ class Activity(StrEnum):
     """At the end of a run that explores and redraws: one group explored, and all of it redrawn."""
 
 
-TRAINING = (Activity.EXPLORE, Activity.DRAW, Activity.TRAIN, Activity.WATCH)
-"""What evaluates the transformer to train; the rest is to look at."""
+STEP = (Activity.EXPLORE, Activity.DRAW, Activity.TRAIN)
+"""What every training step evaluates the transformer for."""
 
 
 @dataclass(frozen=True)
@@ -171,13 +172,33 @@ def plan_run(config: TrainConfig) -> Plan:
     )
 
 
-def spent(config: TrainConfig, steps: int) -> Cost:
-    """What training takes until `steps` of its steps are done."""
-    if not steps:
-        return Cost()
-    run = config.run.model_copy(update={"steps": steps})
-    in_all = plan_run(config.model_copy(update={"run": run})).in_all
-    return total(in_all[activity] for activity in TRAINING)
+def spent(config: TrainConfig, shapes: Sequence[Shape]) -> list[Cost]:
+    """What training has taken before its first step, and after each, of steps of these shapes."""
+    kinds = {shape: plan_run(_made_of(config, shape)) for shape in set(shapes)}
+    costs = [Cost()]
+    for step, shape in enumerate(shapes, start=1):
+        plan = kinds[shape]
+        # A plan of one step is of the first one, which is watched and may spare something.
+        own = plan.in_all if step == 1 else plan.a_step
+        watched = plan.in_all[Activity.WATCH] if config.watch.due(step) else Cost()
+        costs.append(costs[-1] + total(own[activity] for activity in STEP) + watched)
+    return costs
+
+
+def _made_of(config: TrainConfig, shape: Shape) -> TrainConfig:
+    """The settings of a run with a single step of that shape."""
+    recipe = {
+        "candidates": shape.candidates,
+        "keep_pairs": shape.keep_pairs,
+        "score_after": shape.score_after,
+    }
+    return config.model_copy(
+        update={
+            "run": config.run.model_copy(update={"steps": 1}),
+            "prompts": config.prompts.model_copy(update={"per_step": shape.prompts}),
+            "recipe": config.recipe.model_copy(update=recipe),
+        }
+    )
 
 
 def total(costs: Iterable[Cost]) -> Cost:

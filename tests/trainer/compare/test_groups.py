@@ -12,6 +12,7 @@ from heliostat_trainer.compare import Comparison, Counting, compare_runs
 from heliostat_trainer.config import load_config
 from heliostat_trainer.errors import CompareError, RunFolderError
 from heliostat_trainer.plan import spent
+from heliostat_trainer.tuning import configured
 from tests.trainer.compare.runs import DEMO, SERVER, leave_run
 
 GAINS = {10: 0.1, 20: 0.2}
@@ -55,7 +56,8 @@ def test_what_the_server_was_is_a_difference_too(tmp_path: Path) -> None:
     assert comparison.differences == {"server's precision": ("nvfp4", "bf16")}
     (unit,) = (unit for unit in comparison.units if "evaluations" in unit.name)
     quantised, plain = (comparison.costs(group, unit)[1] for group in comparison.groups)
-    cost = spent(load_config(DEMO), 10)
+    config = load_config(DEMO)
+    cost = spent(config, [configured(config)] * 10)[-1]
     assert quantised == cost.bf16_equivalents(2.0)
     assert plain == cost.bf16_equivalents(1.0)
 
@@ -210,7 +212,7 @@ def test_costs_are_by_step_by_plan_by_clock_and_by_price(tmp_path: Path) -> None
     config = load_config(DEMO)
     for unit, whole in (
         (steps, 5.0),
-        (evaluations, spent(config, 5).bf16_equivalents(2.4, 1.0)),
+        (evaluations, spent(config, [configured(config)] * 5)[-1].bf16_equivalents(2.4, 1.0)),
         (seconds, 100.0),
         (money, 1.0),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -254,7 +255,7 @@ def _rewards(runs: Sequence[Run], wanted: str | None) -> tuple[str, ...]:
 
 
 def _units(runs: Sequence[Run], counting: Counting) -> tuple[Unit, ...]:
-    explores = any(spent(run.config, 1).fp4 for run in runs)
+    explores = any(run.config.recipe.explores for run in runs)
     # Where nothing runs in NVFP4, its speed makes no difference.
     speedups = counting.nvfp4_speedups if explores else counting.nvfp4_speedups[:1]
     price = counting.price_per_hour
@@ -278,6 +279,9 @@ def _evaluations(speedup: float, image_nfes: float, explores: bool) -> Unit:
 
     def costs(run: Run, steps: Sequence[int]) -> list[float]:
         quicker = 1.0 if run.explores_in_bf16 else speedup
-        return [spent(run.config, step).bf16_equivalents(quicker, image_nfes) for step in steps]
+        until = [
+            cost.bf16_equivalents(quicker, image_nfes) for cost in spent(run.config, run.shapes)
+        ]
+        return [until[step] if step < len(until) else math.nan for step in steps]
 
     return Unit(f"evaluations, NVFP4 1/{speedup:g}" if explores else "evaluations", costs)

@@ -15,6 +15,7 @@ from heliostat_trainer.evaluate import pair
 from heliostat_trainer.metrics import number
 from heliostat_trainer.report.record import read_run
 from heliostat_trainer.run_file import RUN_FILE
+from heliostat_trainer.tuning import Shape, configured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -74,6 +75,22 @@ class Run:
     def explores_in_bf16(self) -> bool:
         """Whether its server drew candidates unquantised."""
         return bool(self.record.server.get("precision") == Precision.BF16)
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """What each training step was made of."""
+        as_set = configured(self.config)
+        if not self.config.recipe.tune:
+            return [as_set] * len(self.record.steps)
+        return [
+            Shape(
+                prompts=line["prompts"],
+                candidates=line["explored"] // line["prompts"],
+                keep_pairs=line["keep_pairs"],
+                score_after=line["score_after"] or line["explore_steps"],
+            )
+            for line in self.record.steps
+        ]
 
     def elapsed(self, steps: Sequence[int]) -> list[float]:
         """Seconds of training until each step; NaN after the last line of metrics.jsonl."""
