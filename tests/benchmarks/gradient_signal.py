@@ -12,7 +12,7 @@ it. Rows share prompts, candidates and redraws, a smaller pool being the beginni
 so that they compare. Prints, with 95 % intervals:
   cosine   between two draws
   B        the noise scale, |noise|^2 / |signal|^2 of one step
-  cost     of one step in BF16-equivalent evaluations, counted as tests.benchmarks.recipes does
+  cost     of one step in BF16-equivalent evaluations, counted as `heliostat compare` does
   B x cost what progress costs where noise limits it; and (1 + B) cost against the first row's, paired
 Draws are kept in --folder: started again, the benchmark goes on, with other rows too.
 """
@@ -53,6 +53,7 @@ from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.interrupts import Interrupts
 from heliostat_trainer.loop import group_requests
 from heliostat_trainer.objectives.settings import Need
+from heliostat_trainer.plan import NVFP4_SPEEDUPS, plan_run, total
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
 from heliostat_trainer.ranks import Ranks
@@ -69,7 +70,7 @@ from tests.benchmarks.noise_scale import (
     cost_ratio,
     noise_scale,
 )
-from tests.benchmarks.recipes import COUNTS, PUBLISHED, arguments_of, step_cost
+from tests.benchmarks.recipes import PUBLISHED, arguments_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -103,7 +104,8 @@ TRAINER = "pairs=2,pool=24,explore_steps=4"
 """What --train-steps trains with."""
 SEEDS_DRAWN = 1024
 """Of which a pool is the first: so a pool is the same whatever other rows there are."""
-WHOLE_STEP = {name: count for name, count in COUNTS.items() if "whole step" in name}
+WHOLE_STEP = {f"NVFP4 = 1/{speedup:g}": speedup for speedup in NVFP4_SPEEDUPS.values()}
+"""How a step's evaluations are counted."""
 PARAMETERS_AT_ONCE = 1 << 15
 
 
@@ -587,7 +589,10 @@ def evaluate(bench: Bench, rows: Sequence[str], decode_nfes: float) -> Result:
     )
     configs = [bench.config(row) for row in rows]
     costs = [
-        {name: step_cost(config, count, decode_nfes) for name, count in WHOLE_STEP.items()}
+        {
+            name: total(plan_run(config).a_step.values()).bf16_equivalents(speedup, decode_nfes)
+            for name, speedup in WHOLE_STEP.items()
+        }
         for config in configs
     ]
     results = [
