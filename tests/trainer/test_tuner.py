@@ -15,6 +15,7 @@ from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.interrupts import Interrupts
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.progress import LineProgress
+from heliostat_trainer.report import write_report
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
 from heliostat_trainer.steps import kept_steps, step_folder
 from heliostat_trainer.tuner import ENOUGH, MOST_CANDIDATES, bounds
@@ -66,7 +67,9 @@ def test_a_run_whose_exploring_is_dear_explores_less_and_says_why(
     assert decided == [DECIDED]
     first = DECIDED + 1 + int(ahead)
     assert f"step {DECIDED}: from step {first} on: " in shown
-    assert str(lines[DECIDED - 1]["tuned"]) in shown
+    decided_on = str(lines[DECIDED - 1]["tuned"])
+    assert decided_on in shown
+    assert decided_on in write_report(config.run.path).read_text("utf-8")
     before, after = lines[first - 2], lines[first - 1]
     assert (before["prompts"], before["explored"], before["score_after"]) == (2, 32, None)
     assert evaluations(after) < evaluations(before)

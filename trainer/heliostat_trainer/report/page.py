@@ -116,6 +116,7 @@ def _content(record: RunRecord) -> dict[str, object]:
         "evaluation_curves": [_evaluation_curve(record, name) for name in record.rewards],
         "ranking": _ranking(record.steps),
         "flat": _flat(record.steps),
+        "tuned": [(line["step"], line["tuned"]) for line in record.steps if line.get("tuned")],
         "busy": _busy(record.steps),
         "phases": shares_svg(record.phase_seconds) if record.phase_seconds else None,
         "galleries": _galleries(record),
