@@ -90,6 +90,7 @@ def test_server_and_trainer_agree_within_rounding_whatever_each_computes_in(
     assert plain < BF16_ROUNDING
 
 
+@pytest.mark.slow
 def test_nvfp4_draws_as_well_in_either_arithmetic(computing: Callable[[str], None]) -> None:
     """What rounds to BF16 elsewhere falls to another FP4 code now and then: no more than that."""
     drawn, exact = {}, {}

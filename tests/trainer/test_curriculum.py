@@ -102,6 +102,7 @@ def test_the_spread_of_several_rewards_is_in_their_own_units() -> None:
 
 
 @pytest.mark.parametrize("ahead", ["0", "1"])
+@pytest.mark.slow
 def test_flat_groups_are_skipped_and_a_resumed_run_does_the_same(
     configure: Callable[..., TrainConfig], checkpoint: Path, ahead: str
 ) -> None:
@@ -205,6 +206,7 @@ def test_spreads_are_smoothed_and_kept_as_far_back_as_draws_look(
 
 
 @pytest.mark.parametrize("ahead", ["0", "2"])
+@pytest.mark.slow
 def test_a_run_drawn_by_spread_resumes_identically(
     configure: Callable[..., TrainConfig], checkpoint: Path, ahead: str
 ) -> None:

@@ -32,6 +32,7 @@ class CountingServer(FakeServer):
         return super().encode(prompts)
 
 
+@pytest.mark.slow
 def test_blocks_of_prompts_make_the_evaluation_of_all_at_once(
     configure: Callable[..., TrainConfig], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ def test_a_run_leaves_metrics_evaluations_checkpoints_and_a_lora(finished: Confi
     assert settings["config"]["recipe"]["name"] == "sol_rl"
 
 
+@pytest.mark.slow
 def test_training_raises_the_reward(configure: Configure, server: FakeServer) -> None:
     config = configure("--run.steps", "12", "--optimiser.lr", "3e-2", "--lora.rank", "8")
     run(config, server)
@@ -110,6 +111,7 @@ def test_the_optimiser_follows_the_schedule(configure: Configure, server: FakeSe
 @pytest.mark.parametrize(
     "name", ["awm", "diffusion_dpo", "flow_grpo", "flow_grpo_fast", "dance_grpo"]
 )
+@pytest.mark.slow
 def test_every_objective_runs_and_resumes_to_the_bit(
     configure: Configure, server: FakeServer, checkpoint: Path, name: str
 ) -> None:
@@ -139,6 +141,7 @@ TEACHING = {
 """Settings of [objective] that are off by default."""
 
 
+@pytest.mark.slow
 def test_a_run_with_all_that_is_off_by_default_resumes_to_the_bit(
     configure: Configure, server: FakeServer, checkpoint: Path
 ) -> None:
@@ -214,6 +217,7 @@ def test_a_run_trains_in_either_arithmetic_and_a_resumed_one_says_that_it_change
             assert any(side.format(*changes) in text for text in said) if changes else not said
 
 
+@pytest.mark.slow
 def test_an_8_bit_run_resumes_to_the_bit(
     configure: Configure, server: FakeServer, checkpoint: Path
 ) -> None:
@@ -235,6 +239,7 @@ def test_checkpointing_changes_no_bit_and_may_be_switched_on_resume(
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.slow
 def test_a_step_is_explored_by_the_policy_of_so_many_steps_ago(
     configure: Configure, server: FakeServer, depth: int
 ) -> None:
@@ -259,6 +264,7 @@ def test_a_step_is_explored_by_the_policy_of_so_many_steps_ago(
 
 
 @pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.slow
 def test_a_run_killed_while_the_server_explores_ahead_resumes_identically(
     configure: Configure,
     server: FakeServer,

@@ -352,6 +352,7 @@ def learn(configure, name: str, *overrides: str) -> list[float]:
 
 
 @pytest.mark.parametrize("name", SMALL_PROBLEM)
+@pytest.mark.slow
 def test_the_known_optimum_is_found(configure, name: str) -> None:
     """The policy's mean moves to where the reward is highest, and stays there."""
     assert max(learn(configure, name, *SMALL_PROBLEM[name])[-20:]) < 0.25

@@ -102,6 +102,7 @@ def test_the_page_carries_all_it_shows_and_escapes_prompts(run: Path) -> None:
     assert "<apple>" not in page
 
 
+@pytest.mark.slow
 def test_a_watched_run_shows_how_exploration_ranks_beside_what_was_published(run: Path) -> None:
     assert "rank as BF16 does" not in write_report(run).read_text()
     path = run / "metrics.jsonl"

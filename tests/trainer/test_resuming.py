@@ -75,6 +75,7 @@ def rates(config: TrainConfig) -> list[float]:
         ("--evaluation.guidances", "[3.0]"),
     ],
 )
+@pytest.mark.slow
 def test_the_base_is_evaluated_anew_where_evaluation_changes(
     configure: Callable[..., TrainConfig],
     finished: Callable[..., TrainConfig],
@@ -190,6 +191,7 @@ def test_the_lora_is_written_whatever_happens_to_the_evaluation(
     assert "Not evaluated." in (config.run.path / "lora" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_schedule_goes_on_as_it_began(
     configure: Callable[..., TrainConfig], server: FakeServer, checkpoint: Path
 ) -> None:
@@ -205,6 +207,7 @@ def test_a_schedule_goes_on_as_it_began(
     assert all(torch.equal(newest(whole)[key], each) for key, each in newest(config).items())
 
 
+@pytest.mark.slow
 def test_more_steps_than_the_schedule_has_are_refused_unless_it_is_stretched(
     configure: Callable[..., TrainConfig], server: FakeServer, checkpoint: Path
 ) -> None:
@@ -257,6 +260,7 @@ def served_from(folder: Path) -> FakeServer:
     return FakeServer(folder / "weights")
 
 
+@pytest.mark.slow
 def test_a_project_that_was_moved_resumes(project: Path, tmp_path: Path) -> None:
     run(settings_in(project, 2), served_from(project))
     whole = newest(settings_in(project, 2))
@@ -339,6 +343,7 @@ def test_a_checkpoint_of_before_contents_were_kept_is_compared_by_path(
         ),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_what_cannot_be_said_of_a_small_evaluation_is_left_out(
     configure: Callable[..., TrainConfig], server: FakeServer, small: tuple[str, ...]
 ) -> None:

@@ -75,6 +75,7 @@ def test_gains_are_in_deviations_of_the_base_model() -> None:
 
 
 @pytest.mark.parametrize("recipe", ["sol_rl", "naive_quant", "naive_scaling"])
+@pytest.mark.slow
 def test_a_run_on_two_rewards_shows_each_and_resumes_to_the_bit(
     configure: Callable[..., TrainConfig], server: FakeServer, checkpoint: Path, recipe: str
 ) -> None:

@@ -243,6 +243,7 @@ def test_what_one_refuses_is_raised(two: Replicas) -> None:
         list(two.servers.explore(requests(4)))
 
 
+@pytest.mark.slow
 def test_whoever_stops_reading_leaves_no_thread_drawing(two: Replicas) -> None:
     two.slow_down()
     groups = two.servers.explore(requests(50))

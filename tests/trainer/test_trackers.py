@@ -31,6 +31,7 @@ def test_nested_numbers_are_named_by_their_path() -> None:
     assert dict(numbers_of(nested)) == {"step": 2.0, "seconds/watch": 0.5, "rewards/a/b": 1.0}
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_numbers_and_pictures_of_a_resumed_run(
     configure: Callable[..., TrainConfig], server: FakeServer, checkpoint: Path
 ) -> None:

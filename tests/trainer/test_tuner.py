@@ -57,6 +57,7 @@ def evaluations(line: dict[str, object]) -> int:
 
 
 @pytest.mark.parametrize("ahead", ["0", "1"])
+@pytest.mark.slow
 def test_a_run_whose_exploring_is_dear_explores_less_and_says_why(
     configure: Configure, server: FakeServer, ahead: str
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_run_whose_exploring_is_dear_explores_less_and_says_why(
     assert [evaluations(line) for line in lines[first:]] == [evaluations(after)] * (7 - first)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_by_the_decisions_that_were_made(
     configure: Configure, checkpoint: Path
 ) -> None:

@@ -129,6 +129,7 @@ def test_exploration_that_is_noise_is_warned_of_and_takes_more_steps(
     assert "set watch.max_explore_steps to 4 or above" in said
 
 
+@pytest.mark.slow
 def test_a_raised_number_of_steps_outlives_a_kill(
     configure: Configure, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def words_of(page: str) -> str:
     return html.unescape(re.sub(r"\s+", " ", text))
 
 
+@pytest.mark.slow
 def test_the_page_states_results_differences_and_costs(runs: list[Path]) -> None:
     text = words_of(page_of(*runs, price_per_hour=3.5))
     assert "4 runs in 2 settings; base is what the others are measured by" in text
@@ -62,6 +63,7 @@ def test_the_page_states_results_differences_and_costs(runs: list[Path]) -> None
     assert "explore 2.00 2.00" in text
 
 
+@pytest.mark.slow
 def test_what_was_not_reached_is_said(runs: list[Path]) -> None:
     text = words_of(page_of(runs[2], runs[0]))
     assert "mine-0’s gain" in text
@@ -90,6 +92,7 @@ def test_every_setting_is_drawn_however_many_there_are(tmp_path: Path) -> None:
     assert all(f"<!-- run-{rank} -->" in figure for rank in range(1, 9))
 
 
+@pytest.mark.slow
 def test_numbers_of_training_are_drawn_where_they_are_kept(tmp_path: Path) -> None:
     first = leave_run(tmp_path / "a", OURS)
     page = page_of(first, leave_run(tmp_path / "b", OURS, "--lora.rank", "8"))
@@ -101,6 +104,7 @@ def test_numbers_of_training_are_drawn_where_they_are_kept(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "of another form"])
+@pytest.mark.slow
 def test_pictures_that_are_damaged_are_said_and_left_out(runs: list[Path], damage: str) -> None:
     path = runs[2] / "evaluation" / "step-000020" / "images.safetensors"
     if damage == "gone":
@@ -130,6 +134,7 @@ def test_runs_without_metrics_or_pictures_can_be_looked_at(runs: list[Path]) -> 
     assert "Where the time goes" not in text
 
 
+@pytest.mark.slow
 def test_the_page_takes_no_other_files_place(runs: list[Path]) -> None:
     comparison = compare_runs(runs, Counting())
     thesis, report = (runs[0].parent / name for name in ("thesis.html", "report.html"))
@@ -145,6 +150,7 @@ def test_the_page_takes_no_other_files_place(runs: list[Path]) -> None:
         write_report(runs[0], page)
 
 
+@pytest.mark.slow
 def test_runs_that_were_trained_compare(
     configure: Callable[..., TrainConfig], server: FakeServer
 ) -> None:
