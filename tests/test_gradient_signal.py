@@ -34,6 +34,7 @@ from tests.benchmarks.gradient_signal import (
     read_lines,
 )
 from tests.benchmarks.noise_scale import (
+    common_noise_scale,
     cosine,
     cost_ratio,
     jackknife,
@@ -136,18 +137,44 @@ def test_the_ratio_of_costs_covers_the_truth_and_pairing_narrows_it() -> None:
         found = cost_ratio(paired(second, first), (0, 1), (1.0, 1.0))
         covered.append(found.low <= (1 + 4.0 + 2.0) / (1 + 4.0) <= found.high)
         together.append(found.high / found.low)
-        other = cost_ratio(paired(second, draws_of(4.0, seed + 5000)), (0, 1), (1.0, 1.0))
-        apart.append(other.high / other.low)
+        apart.append(own_ratio(second, first))
     assert np.mean(covered) >= 0.92
-    assert np.median(np.log(together)) < 0.7 * np.median(np.log(apart))
+    assert np.median(together) < 0.7 * np.median(apart)
+
+
+def own_ratio(first: np.ndarray, second: np.ndarray) -> float:
+    """How far apart the ends of the ratio of two rows' own 1 + B are, each with its interval."""
+    one, other = noise_scale(gram(first)), noise_scale(gram(second))
+    return (1 + one.high) / (1 + one.low) * (1 + other.high) / (1 + other.low)
+
+
+def test_the_common_signal_is_covered_and_tells_more_than_a_rows_own_draws() -> None:
+    """Three rows of one signal, whose noise is half in common."""
+    covered, common, own = [], [], []
+    for seed in range(200):
+        shared = draws_of(4.0, seed)
+        rows = [shared + noise_of(4.0, seed + 1000 * row) for row in (1, 2, 3)]
+        table = gram(np.concatenate(rows)).reshape(3, DRAWS, 3, DRAWS)
+        found = common_noise_scale(table, 0)
+        covered.append(found.low <= 8.0 <= found.high)
+        common.append(found.high - found.low)
+        alone = noise_scale(gram(rows[0]))
+        own.append(alone.high - alone.low)
+    assert np.mean(covered) >= 0.92
+    assert np.median(common) < 0.9 * np.median(own)
+
+
+def test_noise_that_rows_share_is_no_common_signal() -> None:
+    found = []
+    for seed in range(200):
+        noise = noise_of(1.0, seed)
+        found.append(common_noise_scale(paired(noise, noise), 0).high)
+    assert np.mean([math.isinf(high) for high in found]) >= 0.9
 
 
 def test_a_ratio_of_no_signal_is_unbounded() -> None:
-    noise = np.eye(DRAWS)
-    noise[0, 1] = noise[1, 0] = -0.5
-    table = np.zeros((2, DRAWS, 2, DRAWS))
-    table[0, :, 0, :], table[1, :, 1, :] = noise, gram(draws_of(1.0, 0))
-    found = cost_ratio(table, (0, 1), (1.0, 1.0))
+    against = draws_of(1.0, 0)
+    found = cost_ratio(paired(-0.1 * against, against), (0, 1), (1.0, 1.0))
     assert (found.low, found.high) == (0, math.inf)
 
 

@@ -11,9 +11,17 @@ other prompts, seeds and noise each time, by the trainer's own parts and as the 
 it. Rows share prompts, candidates and redraws, a smaller pool being the beginning of a larger one,
 so that they compare. Prints, with 95 % intervals:
   cosine   between two draws
+<<<<<<< HEAD
   B        the noise scale, |noise|^2 / |signal|^2 of one step
   cost     of one step in BF16-equivalent evaluations, counted as `heliostat compare` does
   B x cost what progress costs where noise limits it; and (1 + B) cost against the first row's, paired
+=======
+  B        the noise scale, |noise|^2 / |signal|^2 of one step; and the same along the signal that all
+           rows have in common, which fewer draws tell
+  cost     of one step in BF16-equivalent evaluations, counted as tests.benchmarks.recipes does
+  B x cost what progress costs where noise limits it; and (1 + B) cost against the first row's, paired,
+           along the common signal
+>>>>>>> i16-signal
 Draws are kept in --folder: started again, the benchmark goes on, with other rows too.
 """
 
@@ -66,6 +74,7 @@ from tests.benchmarks.in_process import demo_service, train_in_process
 from tests.benchmarks.noise_scale import (
     LEAST_DRAWS,
     Estimate,
+    common_noise_scale,
     cosine,
     cost_ratio,
     noise_scale,
@@ -80,8 +89,8 @@ if TYPE_CHECKING:
     from heliostat_trainer.types import PublishedAdapter
 
 ROWS = (
-    "recipe=diffusionnft,pairs=12",
     "pairs=12,pool=96",
+    "recipe=diffusionnft,pairs=12",
     "pairs=4,pool=96",
     "pairs=2,pool=96",
     "pairs=2,pool=48",
@@ -242,7 +251,7 @@ def row_arguments(row: str) -> list[str]:
     for word in filter(None, row.split(",")):
         key, is_set, value = word.partition("=")
         if not is_set:
-            raise ConfigError(f"--row {row!r}: write key=value,..., e.g. {ROWS[1]!r}")
+            raise ConfigError(f"--row {row!r}: write key=value,..., e.g. {ROWS[0]!r}")
         overrides[_place(key.strip(), row)] = value.strip()
     return arguments_of(overrides)
 
@@ -552,10 +561,12 @@ class RowResult:
     reward: float
     cosine: Estimate
     noise_scale: Estimate
+    common_noise_scale: Estimate
+    """Along the signal that all rows have in common."""
     cost: Mapping[str, float]
     """Of a step, by how it is counted."""
     against_first: Mapping[str, Estimate]
-    """(1 + B) cost over that of the first row, by how it is counted."""
+    """(1 + B) cost over that of the first row, along the common signal, by how it is counted."""
 
 
 @dataclass(frozen=True)
@@ -602,6 +613,7 @@ def evaluate(bench: Bench, rows: Sequence[str], decode_nfes: float) -> Result:
             reward=float(np.mean([lines[digests[at], draw].reward for draw in draws])),
             cosine=cosine(gram[at, :, at, :]),
             noise_scale=noise_scale(gram[at, :, at, :]),
+            common_noise_scale=common_noise_scale(gram, at),
             cost=costs[at],
             against_first={
                 name: cost_ratio(gram, (at, 0), (costs[at][name], costs[0][name]))
@@ -636,10 +648,10 @@ def show(result: Result) -> None:
         f"{result.draws} draws, {prompts}; policy: {result.policy}; {result.computes}; "
         "95 % intervals"
     )
-    signals = Table("row", "samples a step", "cosine", "B")
+    signals = Table("row", "samples a step", "cosine", "B", "B along the common signal")
     for row in result.rows:
-        scale, angle = _text(row.noise_scale, 1), _text(row.cosine, 3)
-        signals.add_row(row.row, str(row.samples), angle, scale)
+        scales = _text(row.noise_scale, 1), _text(row.common_noise_scale, 1)
+        signals.add_row(row.row, str(row.samples), _text(row.cosine, 3), *scales)
     console.print(signals)
     for name in WHOLE_STEP:
         title = f"in BF16-equivalent evaluations; {name}"

@@ -65,24 +65,51 @@ def noise_scale(gram: Gram) -> Estimate:
     return Estimate(_scale(share.value), _scale(share.high), _scale(share.low))
 
 
+def common_noise_scale(gram: NDArray[np.float64], row: int) -> Estimate:
+    """B of a row of gram[R, D, R, D] along the signal that all rows have in common.
+
+    Rows that train the same policy on the same reward push it nearly the same way, and all draws of
+    all rows say which way that is: where a row's own draws are too few, this is far less uncertain.
+    It is larger than the row's own B by what its signal has across that direction.
+    """
+    found = jackknife(lambda draws: alignments(gram, draws)[row], gram.shape[1])
+    return Estimate(*(_scale(_square(end)) for end in (found.value, found.high, found.low)))
+
+
 def cost_ratio(
     gram: NDArray[np.float64], rows: tuple[int, int], costs: tuple[float, float]
 ) -> Estimate:
     """(1 + B) cost of the first of two rows of gram[R, D, R, D] over that of the second.
 
-    That is what equal progress costs. The draws are paired, so that what rows have in common
-    cancels; the interval is of the logarithm, and unbounded where some of the draws leave a row
-    without a signal.
+    That is what equal progress costs, with B along the common signal. The draws are paired, so that
+    what rows have in common cancels; the interval is of the logarithm, and unbounded where some of
+    the draws leave a row without a signal.
     """
 
     def log_ratio(draws: NDArray[np.int64]) -> float:
-        one, other = (_share(_of(gram[row, :, row, :], draws)) for row in rows)
-        return math.log(other / one * costs[0] / costs[1]) if min(one, other) > 0 else math.nan
+        one, other = alignments(gram, draws)[[*rows]]
+        return 2 * math.log(other / one) if min(one, other) > 0 else math.nan
 
-    found = jackknife(log_ratio, gram.shape[1])
+    found, factor = jackknife(log_ratio, gram.shape[1]), costs[0] / costs[1]
     if math.isnan(found.low):
-        return Estimate(math.exp(found.value), 0.0, math.inf)
-    return Estimate(math.exp(found.value), math.exp(found.low), math.exp(found.high))
+        return Estimate(math.exp(found.value) * factor, 0.0, math.inf)
+    return Estimate(*(math.exp(end) * factor for end in (found.value, found.low, found.high)))
+
+
+def alignments(gram: NDArray[np.float64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
+    """cosines[R] of each row's draws with the common signal: the sum of all rows' at equal lengths.
+
+    1 / cosine^2 is 1 + B along it. Only different draws are compared: of one draw, rows share noise.
+    NaN where the draws show no common signal.
+    """
+    some = gram[:, draws][:, :, :, draws]
+    everything, same = some.sum(axis=(1, 3)), np.einsum("adbd->ab", some)
+    count = len(draws)
+    lengths = np.sqrt(np.diag(same) / count)
+    signals = (everything - same) / (count * (count - 1)) / np.outer(lengths, lengths)
+    towards: NDArray[np.float64] = signals.sum(axis=1)
+    total = towards.sum()
+    return towards / math.sqrt(total) if total > 0 else np.full(len(gram), np.nan)
 
 
 def jackknife(statistic: Callable[[NDArray[np.int64]], float], draws: int) -> Estimate:
@@ -113,6 +140,11 @@ def _share(gram: Gram) -> float:
     return signal(gram) / power(gram)
 
 
+def _square(cosine: float) -> float:
+    """With its sign."""
+    return cosine * abs(cosine)
+
+
 def _scale(share: float) -> float:
     """B of 1 / (1 + B)."""
-    return 1 / min(share, 1.0) - 1 if share > 0 else math.inf
+    return 1 / min(share, 1.0) - 1 if share > 0 else math.inf  # NaN too: nothing is known

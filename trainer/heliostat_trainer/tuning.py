@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.types import StepMetrics
 
-BETWEEN = 0.08
-"""Noise between prompts, in units of what one sample with |z| = 1 has."""
+BETWEEN = 0.05
+"""Noise between prompts, in units of what one sample with |z| = 1 has: between 0.03 and 0.08 as fitted
+to the rows of docs/measurements.md, "Signal of a step's gradient"."""
 PRIOR_RHO = (0.58, 0.69, 0.88, 0.94, 0.96, 0.96)
 """Rank correlation of scores after a sixth, two sixths, ... of the explore steps, as measured on the
 demo's model: what is expected of a model before it is watched."""
