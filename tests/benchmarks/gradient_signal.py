@@ -11,17 +11,11 @@ other prompts, seeds and noise each time, by the trainer's own parts and as the 
 it. Rows share prompts, candidates and redraws, a smaller pool being the beginning of a larger one,
 so that they compare. Prints, with 95 % intervals:
   cosine   between two draws
-<<<<<<< HEAD
-  B        the noise scale, |noise|^2 / |signal|^2 of one step
-  cost     of one step in BF16-equivalent evaluations, counted as `heliostat compare` does
-  B x cost what progress costs where noise limits it; and (1 + B) cost against the first row's, paired
-=======
   B        the noise scale, |noise|^2 / |signal|^2 of one step; and the same along the signal that all
            rows have in common, which fewer draws tell
-  cost     of one step in BF16-equivalent evaluations, counted as tests.benchmarks.recipes does
+  cost     of one step in BF16-equivalent evaluations, counted as `heliostat compare` does
   B x cost what progress costs where noise limits it; and (1 + B) cost against the first row's, paired,
            along the common signal
->>>>>>> i16-signal
 Draws are kept in --folder: started again, the benchmark goes on, with other rows too.
 """
 
