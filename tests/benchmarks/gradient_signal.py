@@ -438,6 +438,10 @@ class Studio:
 
         if recipe.explores:
             pools = shelf.fetch("explored", requests, self._explore)
+        elif recipe.redraws:
+            pools = shelf.fetch(
+                "looked at", requests, lambda some: self._redraw(workshop, config, some, look=True)
+            )
         else:
             pools = redraw(requests)
         selections = []
@@ -464,15 +468,29 @@ class Studio:
         ]
 
     def _redraw(
-        self, workshop: Workshop, config: TrainConfig, requests: Sequence[GroupRequest]
+        self,
+        workshop: Workshop,
+        config: TrainConfig,
+        requests: Sequence[GroupRequest],
+        *,
+        look: bool = False,
     ) -> list[Drawn]:
-        """Samples of the old policy in BF16 with all steps."""
+        """Samples of the old policy in BF16 with all steps; `look`: as a server would explore them."""
         seeds = [seed for request in requests for seed in request.seeds]
         prompts = [request.prompt for request in requests for _ in request.seeds]
         distinct = [request.prompt for request in requests]
         rows = [row for row, request in enumerate(requests) for _ in request.seeds]
         conditioning = workshop.artist.prepare(self._service.encode(distinct))
-        latents, path = workshop.artist.rollout(seeds, conditioning, rows, config.recipe.steps)
+        steps, early = requests[0].steps, requests[0].score_after
+        if look:
+            latents, path = (
+                workshop.artist.draw(
+                    PolicyName.OLD, seeds, conditioning, rows, steps, score_after=early
+                ),
+                None,
+            )
+        else:
+            latents, path = workshop.artist.rollout(seeds, conditioning, rows, config.recipe.steps)
         parts = self._service.score(latents, prompts, config.reward.trained).rewards
         return [
             Drawn(samples.parts, samples.latents, samples.trajectory)

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 JUDGES = {"demo_judge": demo_judge.TRAINING, "demo_judge_heldout": demo_judge.HELDOUT}
 SCORED_TOGETHER = 256
+BATCH = 24
+"""What candidates come in multiples of, as at the demo's server."""
 
 
 def train_in_process(config: TrainConfig, *, batch: int = 48) -> None:
@@ -50,7 +52,9 @@ def train_in_process(config: TrainConfig, *, batch: int = 48) -> None:
     console, outlook = Console(file=io.StringIO()), Outlook(0, config.run.steps, 0.0, None)
     with open_progress(console, outlook) as progress:
         checkpoints = open_run(config, resume=resume)
-        build_trainer(config, service, checkpoints, progress, Interrupts(), resume=resume).train()
+        trainer = build_trainer(config, service, checkpoints, progress, Interrupts(), resume=resume)
+        trainer.train()
+        trainer.conclude()
 
 
 def demo_service(device: str, *, batch: int = 48) -> InProcessService:
@@ -100,7 +104,7 @@ class InProcessService:
             max_rank=engine.max_rank,
             resolution_px=self._resolution_px,
             rewards=self._book.names,
-            batch=1,
+            batch=BATCH,
             max_steps=1000,
             max_seeds=1 << 16,
             max_prompt_chars=1000,

@@ -46,7 +46,12 @@ ARMS: Mapping[str, Mapping[str, object]] = {
         if name is not RecipeName.HELIOSTAT
     },
     "few_random": {"recipe.name": RecipeName.DIFFUSIONNFT, **FEW},
-    RecipeName.HELIOSTAT: {"recipe.name": RecipeName.HELIOSTAT, "recipe.candidates": 24, **FEW},
+    RecipeName.HELIOSTAT: {
+        "recipe.name": RecipeName.HELIOSTAT,
+        "recipe.candidates": 24,
+        "recipe.explore_steps": 6,
+        **FEW,
+    },
 }
 """The best that does not explore is `few_random`: all that `heliostat` has but exploring."""
 

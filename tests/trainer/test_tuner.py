@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.handshake import check_decisions
 from heliostat_trainer.interrupts import Interrupts
 from heliostat_trainer.metrics import read_metrics
 from heliostat_trainer.progress import LineProgress
@@ -19,7 +21,8 @@ from heliostat_trainer.report import write_report
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
 from heliostat_trainer.steps import kept_steps, step_folder
 from heliostat_trainer.tuner import ENOUGH, MOST_CANDIDATES, bounds
-from heliostat_trainer.tuning import Shape
+from heliostat_trainer.tuning import Decision, Shape, paid
+from heliostat_trainer.types import StepMetrics
 from tests.trainer.fake_server import BATCH, FakeServer
 
 if TYPE_CHECKING:
@@ -136,6 +139,7 @@ def test_what_server_and_objective_allow_bounds_the_shapes(
         (("--recipe.name", "diffusionnft"), "recipe.name = 'diffusionnft' does not explore"),
         (("--recipe.name", "naive_quant"), "recipe.name = 'naive_quant' does not explore"),
         (("--watch.max_explore_steps", "3"), "leave watch.max_explore_steps out"),
+        (("--recipe.selection", "random"), "set recipe.selection to best_worst"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(
@@ -151,6 +155,36 @@ def test_a_server_that_cannot_score_early_is_refused(
     server.scores_early = False
     with pytest.raises(ConfigError, match=r"recipe\.tune = true, but the server"):
         train(configure(*TUNED), server)
+
+
+def test_prices_are_of_what_a_step_took_whatever_was_skipped(
+    finished: Callable[..., TrainConfig],
+) -> None:
+    (line,) = read_metrics(finished(1).run.path / "metrics.jsonl")
+    step = StepMetrics(**line)
+    shape = Shape(prompts=2, candidates=8, keep_pairs=2, score_after=2)
+    seconds = dict.fromkeys(step.seconds, 0.0) | {"regenerate": 4.0, "optimise": 8.0, "score": 1.6}
+    for skipped in (0, 1):
+        took = replace(step, seconds=seconds, explore_images_per_s=10.0, skipped_groups=skipped)
+        prices = paid([took], shape)
+        assert prices.look < 0.1  # though a kept sample's reward took 0.2 s
+        assert prices.step(shape, beside=False) == pytest.approx(4 + 8 + 1.6 + 16 / 10)
+
+
+def test_a_server_that_does_not_draw_what_was_decided_is_told(
+    configure: Configure, checkpoint: Path
+) -> None:
+    config = configure(*TUNED, "--recipe.candidates", "16", "--recipe.keep_pairs", "8")
+    train(config, FakeServer(checkpoint))
+    decided = check_of(config)
+    with pytest.raises(ConfigError, match=r"tuned itself to \d+ candidates from step 6 on"):
+        check_decisions(decided, replace(FakeServer(checkpoint).info(), batch=97))
+    check_decisions(decided, FakeServer(checkpoint).info())
+
+
+def check_of(config: TrainConfig) -> tuple[Decision, ...]:
+    """What the run has decided, by its newest checkpoint."""
+    return open_run(config, resume=True).load(lambda _, __: None).decisions
 
 
 def test_a_shape_reads_as_a_sentence() -> None:

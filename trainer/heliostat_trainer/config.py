@@ -289,6 +289,15 @@ class RecipeSection(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _tunes_what_a_larger_pool_helps(self) -> RecipeSection:
+        if self.tune and self.selection is SelectionName.RANDOM:
+            raise ValueError(
+                "recipe.tune = true, but with recipe.selection = 'random' more candidates teach "
+                "nothing: set recipe.selection to best_worst, or recipe.tune = false"
+            )
+        return self
+
     @property
     def kept(self) -> int:
         """Samples trained on for each prompt."""

@@ -10,11 +10,13 @@ from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.prompt_places import place_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.prompts import HubPrompts, PromptSets
     from heliostat_trainer.service import RolloutService
+    from heliostat_trainer.tuning import Decision
     from heliostat_trainer.types import ServerInfo
 
 
@@ -133,6 +135,22 @@ def _check_rewards(config: TrainConfig, info: ServerInfo) -> None:
             f"{setting}: the server has no reward {reward!r}: {suggest(reward, info.rewards)}it has "
             f"{', '.join(info.rewards)}"
         )
+
+
+def check_decisions(decisions: Sequence[Decision], info: ServerInfo) -> None:
+    """Refuse to go on with a run that has tuned itself to what this server does not draw.
+
+    Raises:
+        ConfigError: says which of the server's settings it is.
+    """
+    for decision in decisions:
+        candidates = decision.shape.candidates
+        if candidates % info.batch or candidates > info.max_seeds:
+            raise ConfigError(
+                f"the run has tuned itself to {candidates} candidates from step {decision.step} on, "
+                f"but the server draws them in multiples of {info.batch} (its limits.batch) and up to "
+                f"{info.max_seeds}: start the server as it was, or begin another run"
+            )
 
 
 def _check_rollouts(config: TrainConfig, info: ServerInfo) -> None:

@@ -149,8 +149,10 @@ class Trainer:
             self._publish()
             self._evaluate_base()
             while not self.finished:
+                if self._has_decided:
+                    self.save()
                 self._evaluate_if_due()
-                if self.state.step % self._config.checkpoint.every == 0 or self._has_decided:
+                if self.state.step % self._config.checkpoint.every == 0:
                     self.save()
                 self.step()
             self.save()
@@ -495,7 +497,7 @@ class Trainer:
             parts.progress.say(f"step {result.step}: {metrics.tuned}")
 
     def _verdict(self, result: _StepResult) -> Verdict | None:
-        if result.fidelity is None:
+        if result.fidelity is None or self._recipe.tune:  # The tuner draws its own conclusions.
             return None
         return Verdict(self._config, self.state.raised_at, result.step, result.fidelity)
 

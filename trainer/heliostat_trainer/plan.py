@@ -237,9 +237,14 @@ def _watched(config: TrainConfig) -> Cost:
     if not recipe.redraws or not watch.every:
         return Cost()
     watched_steps = -(-config.run.steps // watch.every)
-    images = watched_steps * watch.groups * recipe.pool
-    early = recipe.explore_steps * (recipe.explore_steps + 1) // 2 if recipe.tune else 0
-    return Cost(images, fp4=images * early, bf16=images * recipe.steps)
+    groups = min(watch.groups, config.prompts.per_step)  # of a shape that a run came to
+    images = watched_steps * groups * recipe.pool
+    redrawn = Cost(images, bf16=images * recipe.steps)
+    if not recipe.tune:
+        return redrawn
+    # Explored anew for each number of steps to score after: 1 + 2 + ... evaluations.
+    steps = recipe.explore_steps
+    return redrawn + Cost(images * steps, fp4=images * steps * (steps + 1) // 2)
 
 
 def _evaluated(settings: EvaluationSection, steps: int) -> Cost:

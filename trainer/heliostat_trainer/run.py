@@ -28,6 +28,7 @@ from heliostat_trainer.evaluate import Evaluator
 from heliostat_trainer.export import export_run
 from heliostat_trainer.handshake import (
     check_against_server,
+    check_decisions,
     check_prompts,
     checkpoint_warnings,
 )
@@ -228,6 +229,7 @@ def build_trainer(
     learner, artist = workshop.learner, workshop.artist
     with stages.during("read the checkpoint"):
         state = checkpoints.load(learner.restore) if resume else RunState()
+    check_decisions(state.decisions, info)
     digest = digest or weights_digest(checkpoint)  # it may have been downloaded only now
     state = replace(state, contents=contents_of(prompts, digest))
     path = config.run.path

@@ -61,13 +61,13 @@ class Tuner:
         """
         if not self._config.recipe.tune:
             return None
-        watched = self._config.watch.due(step.step)
-        self._remember(state, step, watched=watched)
-        is_first = not state.decisions and len(self._steps) == ENOUGH
-        if len(self._steps) < ENOUGH or not (watched or is_first):
-            return None
+        self._remember(state, step)
         recipe = self._config.recipe
         following = step.step + 1 + recipe.depth
+        is_first = not state.decisions and len(self._steps) == ENOUGH
+        is_due = is_first or self._config.watch.due(step.step)
+        if len(self._steps) < ENOUGH or not is_due or following > self._config.run.steps:
+            return None
         current = in_force(self._config, state.decisions, following).shape
         assert self._shape is not None
         choice = choose(
@@ -80,12 +80,11 @@ class Tuner:
         )
         return None if choice is None else Decision(following, choice.shape, choice.why)
 
-    def _remember(self, state: RunState, step: StepMetrics, *, watched: bool) -> None:
+    def _remember(self, state: RunState, step: StepMetrics) -> None:
         """Keep a step if what it took tells something of others like it."""
         shape = in_force(self._config, state.decisions, step.step).shape
         if shape != self._shape:
             self._shape, self._steps = shape, []
-        # The first step of a process warms caches up; a watched one has the server do more.
-        if self._warm and not watched:
+        if self._warm:  # The first step of a process fills caches, too.
             self._steps.append(step)
         self._warm = True

@@ -41,7 +41,7 @@ demo's model: what is expected of a model before it is watched."""
 PRIOR_GROUPS = 8
 """As many watched groups are trusted as much as `PRIOR_RHO`."""
 WORTH_CHANGING = 0.9
-"""Of a step's seconds: a shape that would take more is not worth a change, for times are noisy."""
+"""Of what the best shape teaches a second: one that teaches so much stays, for times are noisy."""
 LEAST_SHARE = 0.1
 """Of an explored candidate's seconds, what its evaluations take at least."""
 POOL_A_KEPT = (3, 4, 6, 8, 12, 16, 24)
@@ -88,8 +88,10 @@ class Prices:
     """Of a step, whatever it is made of."""
     evaluation: float
     """One evaluation of one candidate, by the server."""
+    look: float
+    """Decoding and rewarding a candidate, by the server."""
     reward: float
-    """Decoding and rewarding an image."""
+    """The same of a kept sample, as long as the trainer waits for it."""
     redraw: float
     """Drawing a kept sample in BF16."""
     training: float
@@ -97,7 +99,7 @@ class Prices:
 
     def step(self, shape: Shape, *, beside: bool) -> float:
         """Seconds of a step; `beside`: the server explores while the trainer trains."""
-        a_candidate = shape.score_after * self.evaluation + self.reward
+        a_candidate = shape.score_after * self.evaluation + self.look
         explored = shape.prompts * shape.candidates * a_candidate
         trained = self.fixed + shape.prompts * shape.kept * (
             self.redraw + self.reward + self.training
@@ -132,15 +134,15 @@ class Choice:
     """Of a step of this shape, by the prices."""
     before: Shape
     before_seconds: float
-    signal: float
-    """What both teach: inverse noise scale of a step."""
+    faster: float
+    """How many times as much it teaches a second."""
 
     @property
     def why(self) -> str:
         """In a sentence."""
         return (
-            f"{self.shape}: teaches as much as {self.before} in {self.seconds:.3g} s a step for "
-            f"{self.before_seconds:.3g} s"
+            f"{self.shape}, about {self.seconds:.3g} s a step: {self.faster:.2f} times the signal a "
+            f"second of {self.before} with {self.before_seconds:.3g} s"
         )
 
 
@@ -181,26 +183,34 @@ class Ranking:
 def choose(
     wanted: Shape, current: Shape, ranking: Ranking, prices: Prices, bounds: Bounds, *, beside: bool
 ) -> Choice | None:
-    """The shape that teaches in the fewest seconds what a step of `wanted` does.
+    """The shape that teaches most a second, of what a step of `wanted` is expected to teach.
 
-    None if `current` is as good, or nearly.
+    What a step teaches beyond that does not count: learning rate and averages are made for it. None
+    if `current` is as good, or nearly.
     """
-    least = signal(wanted, ranking.after(wanted.score_after))
+    # By what is expected, not seen: a reward that is ranked badly does not make less enough.
+    enough = signal(wanted, Ranking(len(ranking)).after(wanted.score_after))
+
+    def a_second(shape: Shape) -> float:
+        taught = signal(shape, ranking.after(shape.score_after))
+        return min(taught, enough) / prices.step(shape, beside=beside)
+
     shapes = [
-        shape
+        _teaching(enough, Shape(1, pool, pairs, after), ranking, bounds)
         for pairs in bounds.pairs
         for pool in bounds.pools(2 * pairs)
         for after in range(1, len(ranking) + 1)
-        if (shape := _reaching(least, Shape(1, pool, pairs, after), ranking, bounds)) is not None
     ]
-    seconds = {shape: prices.step(shape, beside=beside) for shape in (current, *shapes)}
-    # Of equals the one with the fewest prompts, then candidates: nothing hangs on dictionaries.
-    best = min(
-        seconds, key=lambda shape: (seconds[shape], shape.prompts, shape.candidates, shape.kept)
+    # Of equals the one with the fewest prompts, then candidates.
+    best = max(
+        (current, *shapes),
+        key=lambda shape: (a_second(shape), -shape.prompts, -shape.candidates, -shape.kept),
     )
-    if seconds[best] > WORTH_CHANGING * seconds[current]:
+    if a_second(current) >= WORTH_CHANGING * a_second(best):
         return None
-    return Choice(best, seconds[best], current, seconds[current], least)
+    seconds, before = (prices.step(shape, beside=beside) for shape in (best, current))
+    faster = a_second(best) / a_second(current) if a_second(current) else math.inf
+    return Choice(best, seconds, current, before, faster)
 
 
 def configured(config: TrainConfig) -> Shape:
@@ -218,36 +228,33 @@ def in_force(config: TrainConfig, decisions: Sequence[Decision], step: int) -> D
 
 
 def paid(steps: Sequence[StepMetrics], shape: Shape) -> Prices:
-    """Prices as medians over steps of one shape, none of which was watched."""
+    """Prices as medians over steps of one shape; a kept sample's are spread over skipped groups."""
 
     def median(of: Callable[[StepMetrics], float]) -> float:
         return statistics.median(map(of, steps))
 
     def a_sample(phase: Phase) -> float:
-        return median(
-            lambda step: step.seconds[phase] / ((shape.prompts - step.skipped_groups) * shape.kept)
-        )
+        return median(lambda step: step.seconds[phase]) / (shape.prompts * shape.kept)
 
     reward = a_sample(Phase.SCORE)
     a_candidate = median(lambda step: 1 / (step.explore_images_per_s or math.inf))
-    # What is left after the reward may be next to nothing, or less by chance: never free.
-    evaluating = max(a_candidate - reward, LEAST_SHARE * a_candidate)
+    # Several servers reward candidates side by side, and kept samples may wait behind candidates.
+    look = min(reward, (1 - LEAST_SHARE) * a_candidate)
     return Prices(
         fixed=median(lambda step: step.seconds[Phase.PUBLISH] + step.seconds[Phase.CHECKPOINT]),
-        evaluation=evaluating / shape.score_after,
+        evaluation=(a_candidate - look) / shape.score_after,
+        look=look,
         reward=reward,
         redraw=a_sample(Phase.REGENERATE),
         training=a_sample(Phase.OPTIMISE),
     )
 
 
-def _reaching(least: float, shape: Shape, ranking: Ranking, bounds: Bounds) -> Shape | None:
-    """The shape with as many prompts as it needs to teach so much, if there are as many."""
+def _teaching(enough: float, shape: Shape, ranking: Ranking, bounds: Bounds) -> Shape:
+    """The shape with as many prompts as it needs to teach so much, or as there may be."""
     each = signal(shape, ranking.after(shape.score_after))
-    if not each:
-        return None
-    prompts = max(1, math.ceil(least / each - 1e-9))
-    return replace(shape, prompts=prompts) if prompts <= bounds.most_prompts else None
+    prompts = math.ceil(enough / each - 1e-9) if each else bounds.most_prompts
+    return replace(shape, prompts=min(max(1, prompts), bounds.most_prompts))
 
 
 def _prior(explore_steps: int) -> NDArray[np.float64]:

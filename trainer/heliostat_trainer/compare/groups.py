@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -79,18 +79,14 @@ class Run:
     @property
     def shapes(self) -> list[Shape]:
         """What each training step was made of."""
-        as_set = configured(self.config)
-        if not self.config.recipe.tune:
-            return [as_set] * len(self.record.steps)
-        return [
-            Shape(
-                prompts=line["prompts"],
-                candidates=line["explored"] // line["prompts"],
-                keep_pairs=line["keep_pairs"],
-                score_after=line["score_after"] or line["explore_steps"],
-            )
-            for line in self.record.steps
-        ]
+        shape, known = configured(self.config), {}
+        if self.config.recipe.tune:
+            known = {line["step"]: _shape(line) for line in self.record.steps}
+        shapes = []
+        for step in range(1, max((line["step"] for line in self.record.steps), default=0) + 1):
+            shape = known.get(step) or shape  # of a line that is damaged: as the step before it
+            shapes.append(shape)
+        return shapes
 
     def elapsed(self, steps: Sequence[int]) -> list[float]:
         """Seconds of training until each step; NaN after the last line of metrics.jsonl."""
@@ -184,6 +180,19 @@ def _read(folder: Path, name: str, say: Callable[[str], None]) -> Run:
     return Run(name, record, config, record.progress)
 
 
+def _shape(line: Mapping[str, Any]) -> Shape | None:
+    """What a step was made of, by its metrics; None: they do not say."""
+    keys = ("prompts", "explored", "keep_pairs", "explore_steps")
+    counts = [number(line, key) for key in keys]
+    if not all(counts):
+        return None
+    prompts, explored, keep_pairs, explore_steps = (int(count or 0) for count in counts)
+    evaluated = int(number(line, "score_after") or explore_steps)
+    if explored < prompts or prompts < 1:
+        return None
+    return Shape(prompts, explored // prompts, keep_pairs, evaluated)
+
+
 def _say_miscounts(
     name: str, record: RunRecord, config: TrainConfig, say: Callable[[str], None]
 ) -> None:
@@ -193,8 +202,11 @@ def _say_miscounts(
         say(
             f"{name} skipped {skipped:g} groups (prompts.min_spread): its evaluations count them, too"
         )
-    planned = config.recipe.pool_steps
-    if any((number(line, "explore_steps") or 0) > planned for line in record.steps):
+    planned = config.recipe.pool_evaluations
+    explored = [
+        number(line, "score_after") or number(line, "explore_steps") or 0 for line in record.steps
+    ]
+    if not config.recipe.tune and any(evaluated > planned for evaluated in explored):
         say(
             f"{name} came to explore in more than {planned} steps: its evaluations do not count these"
         )

@@ -27,6 +27,7 @@ RECIPE = {
     "Candidates a prompt": "recipe.candidates",
     "Denoising steps of exploration": "recipe.explore_steps",
     "Of these, evaluated": "recipe.score_after",
+    "Tuned on the way": "recipe.tune",
     "Trained on, of each prompt": "recipe.keep_pairs",
     "Denoising steps of the samples": "recipe.steps",
     "Solver": "recipe.solver",
@@ -115,7 +116,7 @@ def _front_matter(
 
 def _recipe(settings: Mapping[str, object]) -> Sequence[tuple[str, object]]:
     rows = [(label, settings.get(key)) for label, key in RECIPE.items()]
-    rows = [(label, value) for label, value in rows if value is not None]
+    rows = [(label, value) for label, value in rows if value not in {None, False}]
     rows += [
         (f"`{key}`", value)
         for key, value in settings.items()
