@@ -181,7 +181,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     configure: Configure, finished: Configure, server: FakeServer
 ) -> None:
     whole = lora_of(finished(3))
-    finished(1, "parts")
+    finished(2, "parts")  # whose next step is explored with a policy that has been trained
     parts = configure("--run.name", "parts", "--run.steps", "3")
     assert same(whole, run(parts, server, resume=True))
     assert [line["step"] for line in read_metrics(parts.run.path / "metrics.jsonl")] == [1, 2, 3]

@@ -51,6 +51,20 @@ def test_nothing_changes_within_the_margin(kind, seed: int, length: float) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_where_nothing_has_grown_nothing_pulls(kind) -> None:
+    point, gradients = Point(0), []
+    for weight in (0.0, 10.0):
+        objective = build_objective(kind(norm_weight=weight), None)
+        base = point.velocities(build_objective(kind(norm_weight=1.0), None))
+        assert base.reference is not None
+        trained = base.reference.clone().requires_grad_()
+        velocities = Velocities(trained, base.old, base.reference)
+        objective.loss(point.rows(), velocities).loss.sum().backward()
+        gradients.append(trained.grad)
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @given(seed=seeds, weight=st.sampled_from([0.5, 20.0]), margin=st.sampled_from([0.0, 0.1]))
 @settings(max_examples=10, deadline=None)
 def test_a_longer_velocity_costs_its_excess_and_is_made_shorter(

@@ -131,6 +131,8 @@ class Verdict:
                 "it takes recipe.steps already: set recipe.explore_ahead = 0 to rank with the "
                 "newest policy"
             )
+        if not recipe.explores:
+            return "it takes recipe.steps already: what is redrawn differs by chance alone"
         return (
             "it takes recipe.steps already, so NVFP4 itself ranks this reward badly: compare with "
             "recipe.name = 'naive_scaling'"

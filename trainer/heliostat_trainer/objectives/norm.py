@@ -53,7 +53,8 @@ class NormPenalised(Objective[RowsT]):
         assert velocities.reference is not None
         result = self._objective.loss(rows, velocities)
         excess = norm_ratio(velocities.trained, velocities.reference) - (1 + self._margin)
-        return replace(result, loss=result.loss + self._weight * excess.clamp(min=0))
+        # Not clamp: at 0, where every run begins, its gradient is 1.
+        return replace(result, loss=result.loss + self._weight * torch.relu(excess))
 
 
 def norm_ratio(velocity: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

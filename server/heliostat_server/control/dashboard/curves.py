@@ -39,6 +39,8 @@ class Outcome:
     at: datetime
     version: int
     rewards: dict[str, tuple[float, float, float]]
+    drawn: int | None = None
+    """Names version, prompt and seeds: a group that is scored anew after other steps has the same."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def reward_names(outcomes: Iterable[Outcome]) -> list[str]:
 
 def points(outcomes: Sequence[Outcome], reward: str, axis: Axis) -> list[Point]:
     """One point a version, or one for each of up to sixty stretches of time."""
-    rewarded = [outcome for outcome in outcomes if reward in outcome.rewards]
+    rewarded = _first_of_each(outcome for outcome in outcomes if reward in outcome.rewards)
     if not rewarded:
         return []
     place = _by_version if axis is Axis.VERSION else _by_time(rewarded)
@@ -108,6 +110,14 @@ def _by_time(outcomes: Sequence[Outcome]) -> Callable[[Outcome], float]:
     return lambda outcome: first + ((outcome.at.timestamp() - first) // width) * width
 
 
+def _first_of_each(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Without groups that were drawn again, as a run does that looks how well early scores rank."""
+    first: dict[int, Outcome] = {}
+    for place, outcome in enumerate(outcomes):
+        first.setdefault(place if outcome.drawn is None else outcome.drawn, outcome)
+    return list(first.values())
+
+
 def _outcome(kept: KeptGroup) -> Outcome:
     rewards = kept.group.rewards
     columns = zip(
@@ -118,5 +128,9 @@ def _outcome(kept: KeptGroup) -> Outcome:
         strict=True,
     )
     return Outcome(
-        kept.id, kept.at, kept.group.version, {name: (m, b, w) for name, m, b, w in columns}
+        kept.id,
+        kept.at,
+        kept.group.version,
+        {name: (m, b, w) for name, m, b, w in columns},
+        drawn=hash((kept.group.version, kept.group.prompt, kept.group.seeds)),
     )

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +54,14 @@ def test_every_group_counts_once(outcomes: list[Outcome], axis: Axis) -> None:
 def test_a_point_is_the_mean_of_its_groups() -> None:
     (point,) = points([outcome(0, 2, (1, 2, 6)), outcome(1, 2, (3, 4, 8))], "judge", Axis.VERSION)
     assert (point.x, point.worst, point.mean, point.best, point.groups) == (2, 2, 3, 7, 2)
+
+
+@pytest.mark.parametrize("axis", Axis)
+def test_a_group_that_is_scored_anew_counts_once(axis: Axis) -> None:
+    whole, early = outcome(0, 2, (1, 2, 6)), outcome(9, 2, (0, 0, 0))
+    again = [replace(each, drawn=2**40) for each in (whole, early)]
+    (point,) = points(again, "judge", axis)
+    assert (point.mean, point.groups) == (2, 1)
 
 
 def test_the_latest_reward_comes_first() -> None:
