@@ -59,9 +59,9 @@ def test_while_models_load_the_rest_is_shown(admin: Browser, engine: Engine) -> 
 
 
 def test_curves_go_by_version_and_by_time(admin: Browser, groups: RedisGroups) -> None:
-    for version in (1, 1, 2):
+    for version, prompt in ((1, "a red cat"), (1, "a blue dog"), (2, "a red cat")):
         rewards = group().rewards + np.float32(version)
-        groups.add(group(version=version, rewards=rewards))
+        groups.add(group(version=version, prompt=prompt, rewards=rewards))
     page = admin.get("/experiments/mine").text
     assert "version 1: mean 1.450, best 1.800, worst 1.100, 2 groups" in page
     assert "the groups&#39; mean went from 1.450 to 2.450 over 3 groups" in page
