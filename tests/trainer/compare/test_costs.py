@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from heliostat_trainer.compare.costs import Line, cost_of, cost_to, ratio_to
 
 FRACTIONS = st.floats(0.01, 1.5)
-SLOPES = st.lists(st.floats(-1, 1), min_size=1, max_size=8)
-RISES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
+GAINS = st.just(0.0) | st.floats(1e-6, 1)
+"""Of rewards, not of numbers that underflow."""
+RISES = st.lists(GAINS, min_size=1, max_size=8)
+SLOPES = st.lists(GAINS | GAINS.map(lambda gain: -gain), min_size=1, max_size=8)
 
 
 def line(*rows: list[float], unit: float = 1.0, seeds: tuple[int, ...] | None = None) -> Line:
