@@ -43,7 +43,10 @@ def test_every_field_of_every_section_is_documented_and_printed() -> None:
 def test_a_section_or_a_key_is_printed_alone() -> None:
     recipe = printed("--explain", "recipe")
     assert "candidates = 96  integer >= 1" in recipe
-    assert 'name = "sol_rl"  sol_rl | diffusionnft | naive_scaling | naive_quant' in recipe
+    assert (
+        'name = "sol_rl"  sol_rl | diffusionnft | heliostat | bf16_explore | naive_scaling | naive_quant'
+        in recipe
+    )
     assert "[run]" not in recipe
     assert printed("recipe.candidates").count("\n") == 2
     assert "train required  path" in printed("prompts.train")
