@@ -247,8 +247,9 @@ class RecipeSection(Settings):
     rewards farthest from their group's mean."""
     tune: bool = False
     """Choose candidates, keep_pairs, score_after and prompts.per_step anew from time to time, so that
-    a step teaches as much as one of these settings in the fewest seconds, by what exploring and training
-    take in this run and how well [watch] sees early scores rank. By default true under heliostat."""
+    a second teaches most without a step that teaches more than these settings', by what exploring and
+    training take in this run and how well [watch] sees early scores rank. By default true under
+    heliostat."""
     explore_ahead: Annotated[int, Field(ge=0, le=2)] = 1
     """How many steps the server explores ahead while the trainer trains (sol_rl): each of them
     makes the ranking one policy update older, never the samples. 0: they take turns."""
