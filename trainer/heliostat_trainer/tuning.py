@@ -20,7 +20,6 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from heliostat_trainer.clock import Phase
 
@@ -152,8 +151,9 @@ def mean_distance(candidates: int, keep_pairs: int) -> float:
 
     Source: Blom, Statistical Estimates and Transformed Beta-Variables (1958), alpha = 3/8.
     """
-    ranks = np.arange(candidates - keep_pairs, candidates) + 1
-    return float(stats.norm.ppf((ranks - 0.375) / (candidates + 0.25)).mean())
+    ranks = range(candidates - keep_pairs + 1, candidates + 1)
+    normal = statistics.NormalDist()
+    return statistics.fmean(normal.inv_cdf((rank - 0.375) / (candidates + 0.25)) for rank in ranks)
 
 
 def signal(shape: Shape, rho: float) -> float:
