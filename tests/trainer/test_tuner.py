@@ -178,8 +178,17 @@ def test_a_server_that_does_not_draw_what_was_decided_is_told(
     train(config, FakeServer(checkpoint))
     decided = check_of(config)
     with pytest.raises(ConfigError, match=r"tuned itself to \d+ candidates from step 6 on"):
-        check_decisions(decided, replace(FakeServer(checkpoint).info(), batch=97))
-    check_decisions(decided, FakeServer(checkpoint).info())
+        check_decisions(decided, 1, replace(FakeServer(checkpoint).info(), batch=97))
+    check_decisions(decided, 1, FakeServer(checkpoint).info())
+
+
+def test_only_shapes_that_are_still_to_come_have_to_be_drawn(server: FakeServer) -> None:
+    info = replace(server.info(), batch=24)
+    past, now = (Decision(step, Shape(2, pool, 1, 1), "") for step, pool in ((5, 36), (11, 48)))
+    check_decisions([past, now], 11, info)
+    for step in (1, 5, 10):
+        with pytest.raises(ConfigError, match="to 36 candidates from step 5 on"):
+            check_decisions([past, now], step, info)
 
 
 def check_of(config: TrainConfig) -> tuple[Decision, ...]:

@@ -137,13 +137,14 @@ def _check_rewards(config: TrainConfig, info: ServerInfo) -> None:
         )
 
 
-def check_decisions(decisions: Sequence[Decision], info: ServerInfo) -> None:
-    """Refuse to go on with a run that has tuned itself to what this server does not draw.
+def check_decisions(decisions: Sequence[Decision], step: int, info: ServerInfo) -> None:
+    """Refuse to go on, with training step `step`, with a run tuned to what this server does not draw.
 
     Raises:
         ConfigError: says which of the server's settings it is.
     """
-    for decision in decisions:
+    made = [decision for decision in decisions if decision.step <= step]
+    for decision in (*made[-1:], *decisions[len(made) :]):
         candidates = decision.shape.candidates
         if candidates % info.batch or candidates > info.max_seeds:
             raise ConfigError(

@@ -229,7 +229,7 @@ def build_trainer(
     learner, artist = workshop.learner, workshop.artist
     with stages.during("read the checkpoint"):
         state = checkpoints.load(learner.restore) if resume else RunState()
-    check_decisions(state.decisions, info)
+    check_decisions(state.decisions, state.step + 1, info)
     digest = digest or weights_digest(checkpoint)  # it may have been downloaded only now
     state = replace(state, contents=contents_of(prompts, digest))
     path = config.run.path
