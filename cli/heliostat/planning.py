@@ -57,11 +57,13 @@ def _title(config: TrainConfig) -> str:
 def _counts(config: TrainConfig, plan: Plan, ranks: int) -> Iterable[tuple[str, str]]:
     objective = config.objective
     policies = ["trained"] + ["old"] * objective.needs_old + ["base"] * objective.needs_reference
+    twice = plan.evaluations_a_row > len(policies)
     yield "prompts a step", f"{plan.prompts:,}"
     yield "candidates a prompt", f"{plan.candidates:,}, of which {plan.kept:,} are trained on"
     yield (
         "training rows a step",
-        f"{plan.rows:,} samples at a noise level, each evaluated by: {', '.join(policies)}",
+        f"{plan.rows:,} samples at a noise level, each evaluated by: {', '.join(policies)}"
+        + (" (twice: optimiser.micro_batch is less than a prompt's kept samples)" if twice else ""),
     )
     if config.recipe.tune:
         yield "tuned", "prompts, candidates and kept may change as the run goes on (recipe.tune)"

@@ -51,6 +51,7 @@ CHOICES = (
     "flow_grpo_fast",
     "dance_grpo",
     "diffusion_dpo",
+    "dgpo",
     "awm",
     "cosine",
     "adamw_8bit",

@@ -64,6 +64,7 @@ def test_a_key_that_several_objectives_have_is_printed_for_each() -> None:
     assert [section.variant for section in look_up("objective.beta")] == [
         "diffusion_nft",
         "diffusion_dpo",
+        "dgpo",
     ]
 
 

@@ -10,11 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliostat_trainer.batch import Schedule, lay_out
+from heliostat_trainer.advantages import advantages, balanced
+from heliostat_trainer.batch import GroupBatch, Schedule, lay_out
 from heliostat_trainer.objectives.settings import (
     AwmSettings,
+    DgpoSettings,
     DiffusionDpoSettings,
     DiffusionNftSettings,
+    Deviation,
     FlowGrpoSettings,
     Levels,
 )
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.batch import Batch
 
 CPU = torch.device("cpu")
-NOISED = (DiffusionNftSettings, AwmSettings, DiffusionDpoSettings)
+NOISED = (DiffusionNftSettings, AwmSettings, DiffusionDpoSettings, DgpoSettings)
 GROUPS = [group(0, [0.5, 0.9, 0.1, 0.2]), group(3, [3.0, 1.0, 2.0, 5.0])]
 
 
@@ -126,6 +129,54 @@ def test_rows_are_the_same_however_they_are_split(order, size, share, levels) ->
         rows = batch.take(part)
         for name in ("latents", "sigma", "noise", "clean", "advantages"):
             assert torch.equal(getattr(rows, name), getattr(everything, name)[part])
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_a_group_is_one_term_at_each_level(share: bool) -> None:
+    batch = laid_out(DgpoSettings(share_noise=share))  # four of the five highest levels
+    assert isinstance(batch, GroupBatch)
+    terms = batch.terms()
+    assert terms.shape == (2 * 4, 4)
+    rows = whole(batch)
+    for term in terms:
+        assert np.array_equal(np.unique(batch.samples[term]), batch.samples[term])
+        assert len({batch.groups[sample // 4].row for sample in batch.samples[term]}) == 1
+        assert len(set(batch.sigmas[term])) == 1
+        assert batch.sigmas[term[0]] >= LEVELS[4]
+        assert len(rows.noise[term].unique()) == (1 if share else 4)
+    assert torch.equal(rows.term, torch.arange(8).repeat_interleave(4))
+    levels = batch.sigmas[terms[:, 0]].reshape(2, 4)
+    assert all(len(set(of_group)) == 4 for of_group in levels)
+
+
+def test_advantages_of_a_group_are_its_own_and_weigh_both_sides_alike() -> None:
+    batch = laid_out(DgpoSettings(advantage_clip=1.2))
+    (values,) = advantages([GROUPS[0].rewards], 1.2, Deviation.GROUP)
+    assert values.max() == 1.2  # clipped
+    weights = batch.advantages[:4].double().numpy()
+    np.testing.assert_allclose(weights, balanced(values), rtol=1e-6)
+    sums = batch.advantages.view(-1, 4).sum(dim=1)
+    torch.testing.assert_close(sums, torch.zeros(8), rtol=0, atol=1e-6)
+    assert np.array_equal(np.sign(weights), np.sign(values))
+    assert np.abs(weights).sum() == pytest.approx(np.abs(values).sum())
+    assert not balanced(np.zeros(3)).any()
+    assert not balanced(np.full(3, 1e-13)).any()  # alike, but for a rounding
+
+
+@given(st.permutations(range(32)), st.integers(1, 40))
+def test_a_split_group_has_the_margins_of_all_its_rows(order, size: int) -> None:
+    batch = laid_out(DgpoSettings())
+    assert isinstance(batch, GroupBatch)
+    assert batch.splits(size) == (size < 4)
+    parts = batch.micro_batches(batch.terms(), size)
+    assert np.array_equal(np.concatenate(parts), np.arange(32))
+    assert max(map(len, parts)) <= size
+    shares = torch.tensor(order, dtype=torch.float32)
+    margins = shares.view(8, 4).mean(dim=1).repeat_interleave(4)
+    for part in parts:
+        rows = batch.with_margins(shares).take(part)
+        assert torch.equal(rows.margin, margins[part])
+        assert batch.take(part).margin is None
 
 
 def test_stochastic_steps_are_chosen_like_levels() -> None:

@@ -169,7 +169,7 @@ def test_overrides_are_toml_or_text() -> None:
         (["--objective.power", "1"], "objective.power is a setting of awm, not of diffusion_nft: leave it out"),
         (["--objective.name", "awm", "--objective.pwer", "1"], "did you mean objective.power?"),
         (["--objective.levels", "low"], "objective.levels = 'low': input should be 'all', 'high' or 'stratified'"),
-        (["--objective.name", "flow_grpo", "--objective.share_noise", "true"], "objective.share_noise is a setting of diffusion_nft and awm and diffusion_dpo, not of flow_grpo"),
+        (["--objective.name", "flow_grpo", "--objective.share_noise", "true"], "objective.share_noise is a setting of diffusion_nft and awm and diffusion_dpo and dgpo, not of flow_grpo"),
         (["--prompts.by_spread", "1"], "prompts.by_spread = 1: input should be less than 1"),
         (["--objective.temperature", "1"], "objective.temperature of diffusion_nft: it has name, levels,"),
         (["--objective.beta", "-1"], "objective.beta = -1: input should be greater than 0"),

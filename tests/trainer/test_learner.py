@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.config import TrainConfig
 
 
-@pytest.mark.parametrize("name", ["diffusion_nft", "awm", "diffusion_dpo", "flow_grpo"])
+@pytest.mark.parametrize("name", ["diffusion_nft", "awm", "diffusion_dpo", "dgpo", "flow_grpo"])
 def test_the_gradient_is_what_an_update_descends_along(
     configure: Callable[..., TrainConfig], name: str
 ) -> None:
@@ -37,3 +38,42 @@ def test_taking_the_gradient_changes_nothing(configure: Callable[..., TrainConfi
         assert asked.update(step) == unasked.update(step)
     for name in PolicyName.TRAINED, PolicyName.OLD, PolicyName.EMA:
         assert torch.equal(asked.policy.mean(name), unasked.policy.mean(name))
+
+
+def test_dgpos_gradient_is_that_of_whole_groups_whatever_the_micro_batch(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    """Of 24 samples: all groups at once, one at a time, in uneven parts, and each row by itself."""
+    found = []
+    for size in (1000, 24, 23, 10, 1):
+        settings = ("--objective.name", "dgpo", "--objective.beta", "5", "--objective.kl_weight", "0")
+        experiment = Experiment(configure(*settings, "--optimiser.micro_batch", str(size)))
+        moved = torch.tensor([0.3, -0.2])  # from the base model: groups are won, some more, some less
+        for name in PolicyName.TRAINED, PolicyName.OLD:
+            experiment.policy.mean(name).data.copy_(moved)
+        samples = experiment.draw(1)
+        (gradient,) = experiment.learner.gradient(samples, CONDITIONING, 1).values()
+        report = experiment.learner.update(samples, CONDITIONING, 1)
+        assert report.grad_norm == pytest.approx(float(gradient.norm()))
+        found.append((gradient.clone(), report))
+    whole, reported = found[0]
+    assert whole.norm() > 0
+    assert reported.loss < 0.9 * np.log(2) / 5  # an untrained policy's
+    for gradient, report in found[1:]:
+        torch.testing.assert_close(gradient, whole, rtol=1e-4, atol=1e-6)
+        assert report.loss == pytest.approx(reported.loss, rel=1e-4)
+        assert report.kl == pytest.approx(reported.kl, rel=1e-5)
+
+
+def test_dgpos_margins_are_those_of_the_weights_at_each_update(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    ends = []
+    for size in ("24", "7"):
+        settings = ("--objective.name", "dgpo", "--optimiser.micro_batch", size)
+        experiment = Experiment(configure(*settings, "--optimiser.updates_per_step", "3"))
+        for step in range(1, 4):
+            experiment.update(step)
+        ends.append(experiment.policy.mean(PolicyName.TRAINED).detach())
+    assert ends[0].norm() > 1e-3
+    torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-5)

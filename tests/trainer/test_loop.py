@@ -109,7 +109,7 @@ def test_the_optimiser_follows_the_schedule(configure: Configure, server: FakeSe
 
 
 @pytest.mark.parametrize(
-    "name", ["awm", "diffusion_dpo", "flow_grpo", "flow_grpo_fast", "dance_grpo"]
+    "name", ["awm", "diffusion_dpo", "dgpo", "flow_grpo", "flow_grpo_fast", "dance_grpo"]
 )
 @pytest.mark.slow
 def test_every_objective_runs_and_resumes_to_the_bit(

@@ -14,13 +14,14 @@ from heliostat_trainer.objectives.objective import Velocities
 from heliostat_trainer.objectives.settings import (
     OBJECTIVES,
     AwmSettings,
+    DgpoSettings,
     DiffusionDpoSettings,
     DiffusionNftSettings,
     FlowGrpoFastSettings,
 )
 from tests.trainer.test_objectives import Point, Steps, grpo, seeds
 
-KINDS = (DiffusionNftSettings, AwmSettings, DiffusionDpoSettings)
+KINDS = (DiffusionNftSettings, AwmSettings, DiffusionDpoSettings, DgpoSettings)
 
 
 def losses(kind, length: float, seed: int = 0, **norm: float):

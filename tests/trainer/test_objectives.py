@@ -15,11 +15,12 @@ from heliostat_engines.stochastic import Trajectory
 from heliostat_trainer.batch import Schedule, lay_out
 from heliostat_trainer.objectives.build import build_objective
 from heliostat_trainer.objectives.grpo import stochastic_sampler
-from heliostat_trainer.objectives.objective import NoisedRows, TransitionRows, Velocities
+from heliostat_trainer.objectives.objective import GroupRows, TransitionRows, Velocities
 from heliostat_trainer.objectives.settings import (
     OBJECTIVES,
     AwmSettings,
     DanceGrpoSettings,
+    DgpoSettings,
     DiffusionDpoSettings,
     DiffusionNftSettings,
     FlowGrpoFastSettings,
@@ -37,7 +38,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 class Point:
-    """Random rows and velocities, in float64 and as the objectives take them."""
+    """Random rows and velocities, in float64 and as the objectives take them; two groups of rows."""
 
     def __init__(self, seed: int, rows: int = 6, *, scale: float = 0.1) -> None:
         random = np.random.default_rng(seed)
@@ -48,14 +49,16 @@ class Point:
         self.advantages = random.uniform(-5, 5, size=rows)
         self.trained = self._torch(self.theta).requires_grad_()
 
-    def rows(self) -> NoisedRows:
+    def rows(self) -> GroupRows:
         column = self.sigma[:, None, None, None]
-        return NoisedRows(
+        return GroupRows(
             latents=self._torch((1 - column) * self.clean + column * self.noise),
             sigma=self._torch(self.sigma),
             advantages=self._torch(self.advantages),
             clean=self._torch(self.clean),
             noise=self._torch(self.noise),
+            term=torch.arange(len(self.sigma)) // (len(self.sigma) // 2),
+            margin=None,
         )
 
     def velocities(self, objective) -> Velocities:
@@ -120,7 +123,49 @@ def test_dpo_equals_the_equations(seed: int, beta: float) -> None:
     np.testing.assert_allclose(result.kl.numpy(), kl, rtol=2e-5)
 
 
-@pytest.mark.parametrize("kind", [AwmSettings, DiffusionDpoSettings, DiffusionNftSettings])
+def group_loss(point: Point, theta: np.ndarray, beta: float, kl: float) -> np.ndarray:
+    """loss[B] of DGPO's equations, in float64."""
+    target = point.noise - point.clean
+    gain = mean_square(point.ref - target) - mean_square(theta - target)
+    margins = beta * (point.advantages * gain).reshape(2, 3).mean(axis=1)
+    return np.repeat(np.logaddexp(0, -margins) / beta, 3) + kl * mean_square(theta - point.ref)
+
+
+@given(seeds, st.sampled_from([0.01, 1.0, 100.0]), st.sampled_from([0.0, 0.3]))
+@settings(max_examples=40, deadline=None)
+def test_dgpo_equals_the_equations(seed: int, beta: float, kl: float) -> None:
+    point = Point(seed)
+    objective = build_objective(DgpoSettings(beta=beta, kl_weight=kl), None)
+    assert (objective.needs_old, objective.needs_reference) == (False, True)
+    result = objective.loss(point.rows(), point.velocities(objective))
+    result.loss.mean().backward()
+    expected = group_loss(point, point.theta, beta, kl)
+    np.testing.assert_allclose(result.loss.detach().numpy(), expected, rtol=2e-4, atol=1e-5)
+    way = np.random.default_rng(seed + 1).normal(size=point.theta.shape)
+    ahead, behind = (
+        group_loss(point, point.theta + step * way, beta, kl).mean() for step in (1e-5, -1e-5)
+    )
+    found = float((point.trained.grad.double().numpy() * way).sum())
+    assert found == pytest.approx((ahead - behind) / 2e-5, rel=2e-3, abs=1e-5)
+
+
+def test_dgpo_pulls_the_less_the_better_a_group_is_won_already() -> None:
+    point, pulls = Point(0), []
+    point.advantages = np.array([1.0, -1.0, 0.0] * 2)
+    target = point.noise - point.clean
+    for won in (-0.05, 0.0, 0.05, 0.1):
+        better = np.sign(point.advantages)[:, None, None, None] * (target - point.ref)
+        point.trained = Point._torch(point.ref + won * better).requires_grad_()
+        objective = build_objective(DgpoSettings(kl_weight=0), None)
+        objective.loss(point.rows(), point.velocities(objective)).loss.mean().backward()
+        pulls.append(float(point.trained.grad[0].norm() / (1 - won)))  # of the error's own size
+    assert pulls == sorted(pulls, reverse=True)
+    assert pulls[0] > 1.5 * pulls[1] > 10 * pulls[3]
+
+
+@pytest.mark.parametrize(
+    "kind", [AwmSettings, DgpoSettings, DiffusionDpoSettings, DiffusionNftSettings]
+)
 @given(seed=seeds, scale=st.sampled_from([0.0, 1e-3, 1.0, 1e3]))
 @settings(max_examples=15, deadline=None)
 def test_losses_and_gradients_are_finite(kind, seed: int, scale: float) -> None:
@@ -326,6 +371,7 @@ SMALL_PROBLEM = {
     "diffusion_nft": ("--objective.kl_weight", "0"),
     "awm": ("--objective.kl_weight", "0"),
     "diffusion_dpo": ("--objective.beta", "0.1"),
+    "dgpo": ("--objective.beta", "0.1", "--objective.kl_weight", "0"),
     "flow_grpo": ("--objective.kl_weight", "0"),
     "flow_grpo_fast": (),
     "dance_grpo": (),
@@ -358,6 +404,8 @@ def test_the_known_optimum_is_found(configure, name: str) -> None:
     assert max(learn(configure, name, *SMALL_PROBLEM[name])[-20:]) < 0.25
 
 
-def test_dpo_stays_the_closer_to_the_base_the_larger_beta(configure) -> None:
-    ends = [learn(configure, "diffusion_dpo", "--objective.beta", beta)[-1] for beta in ("1", "4")]
+@pytest.mark.parametrize("name", ["diffusion_dpo", "dgpo"])
+@pytest.mark.slow
+def test_dpo_stays_the_closer_to_the_base_the_larger_beta(configure, name: str) -> None:
+    ends = [learn(configure, name, "--objective.beta", beta)[-1] for beta in ("1", "4")]
     assert 0.1 < ends[0] < ends[1] < 1.0

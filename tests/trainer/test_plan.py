@@ -125,6 +125,7 @@ def test_what_is_scored_early_costs_the_steps_that_are_evaluated(
         ({"name": "awm"}, 16, 3),
         ({"name": "awm", "old_weight": 0, "kl_weight": 0}, 16, 1),
         ({"name": "diffusion_dpo"}, 16, 2),
+        ({"name": "dgpo"}, 8, 2),
         ({"name": "flow_grpo"}, 24, 2),
         ({"name": "flow_grpo_fast", "window": 2}, 16, 1),
         ({"name": "dance_grpo", "subset_pairs": 1}, 4, 1),
@@ -348,7 +349,7 @@ def test_a_real_run_evaluates_the_transformer_as_often_as_planned(
 
 
 @pytest.mark.parametrize(
-    "name", ["awm", "diffusion_dpo", "flow_grpo", "flow_grpo_fast", "dance_grpo"]
+    "name", ["awm", "diffusion_dpo", "dgpo", "flow_grpo", "flow_grpo_fast", "dance_grpo"]
 )
 def test_a_real_step_of_every_objective_trains_at_as_many_rows_as_planned(
     configure: Callable[..., TrainConfig], server: FakeServer, name: str
@@ -362,3 +363,16 @@ def test_a_real_step_of_every_objective_trains_at_as_many_rows_as_planned(
     planned = plan_run(config).in_all[Activity.TRAIN]
     trained = counts[Activity.TRAIN]
     assert (trained["bf16"], trained["backward"]) == (planned.bf16, planned.backward)
+
+
+def test_a_group_larger_than_a_micro_batch_is_evaluated_twice(
+    configure: Callable[..., TrainConfig], server: FakeServer
+) -> None:
+    settings = ("--objective.name", "dgpo", "--run.steps", "1", "--optimiser.micro_batch", "3")
+    config = configure(*settings)
+    plan = plan_run(config)
+    assert plan.a_step[Activity.TRAIN] == Cost(bf16=8 * 2 * 2, backward=8)
+    trainer = make_trainer(config, server)
+    with counted(trainer, server) as counts:
+        run_trainer(config, trainer)
+    assert counts[Activity.TRAIN] == {"bf16": 8 * 2 * 2, "backward": 8}

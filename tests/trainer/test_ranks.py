@@ -125,6 +125,14 @@ def test_two_ranks_share_levels_and_noise_as_one_does(ranked: Path) -> None:
 
 
 @slow
+def test_two_ranks_weigh_groups_that_they_split_as_one_does(ranked: Path) -> None:
+    sets = ("--objective.name", "dgpo", "--optimiser.micro_batch", "3")  # of 4 samples
+    one = alone(ranked, *sets)
+    two, _ = together(ranked, "--run.name", "two", *sets)
+    assert_alike(two, one)
+
+
+@slow
 def test_a_sharded_transformer_trains_as_a_whole_one_does(ranked: Path) -> None:
     one = alone(ranked)
     saving = ("--model.shard", "true", "--model.gradient_checkpointing", "true")

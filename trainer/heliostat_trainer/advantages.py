@@ -76,6 +76,19 @@ def advantages(
     return [np.clip(score, -clip, clip) for score in scores]
 
 
+def balanced(advantages: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A group's advantages[K], the good and the bad ones each scaled to half of all their weight.
+
+    Only clipping makes the halves differ; 0 where the samples are all alike.
+    """
+    good, bad = np.maximum(advantages, 0), np.maximum(-advantages, 0)
+    if not good.any() or not bad.any():
+        return np.zeros_like(advantages)
+    half = np.abs(advantages).sum() / 2
+    scaled: NDArray[np.float64] = good * (half / good.sum()) - bad * (half / bad.sum())
+    return scaled
+
+
 def has_contrast(rewards: NDArray[np.float64]) -> bool:
     """Whether the samples of a group differ in reward at all."""
     return bool(rewards.max() > rewards.min())

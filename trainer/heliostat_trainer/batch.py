@@ -1,24 +1,26 @@
 """What a step trains at: its samples laid out in rows, each at a noise level.
 
 Which rows there are depends on what the objective needs: every sample by itself (`each_sample`),
-the best with the worst (`pairs`), or the steps that a sample came about by (`transitions`).
+the best with the worst (`pairs`), all kept ones at one level (`whole_groups`), or the steps that a
+sample came about by (`transitions`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from heliostat_engines.sampling import as_column
 from heliostat_engines.stochastic import Trajectory
-from heliostat_trainer.advantages import advantages_of
-from heliostat_trainer.objectives.objective import NoisedRows, TransitionRows
+from heliostat_trainer.advantages import advantages_of, balanced
+from heliostat_trainer.objectives.objective import GroupRows, NoisedRows, TransitionRows
 from heliostat_trainer.objectives.settings import (
     DanceGrpoSettings,
+    DgpoSettings,
     DiffusionDpoSettings,
     GrpoSettings,
     Levels,
@@ -82,6 +84,10 @@ class Batch(ABC):
         """rows[R / together, together] of each term of the loss."""
         return np.arange(len(self.samples)).reshape(-1, self.together)
 
+    def micro_batches(self, terms: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+        """rows[B] of each part: as many whole terms as `size` rows hold, at least one."""
+        return _parts_of(terms, max(1, size // self.together) * self.together)
+
     def prompts(self, rows: NDArray[np.int64]) -> list[int]:
         """Which of the step's prompts the rows are of."""
         of_sample = np.repeat([group.row for group in self.groups], [len(g) for g in self.groups])
@@ -129,6 +135,38 @@ class _NoisedBatch(Batch):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupBatch(_NoisedBatch):
+    """Terms of a group's samples at one level, which need not be in one micro-batch."""
+
+    margins: torch.Tensor | None = None
+    """margins[R] of each row's term, once they are known."""
+
+    def splits(self, size: int) -> bool:
+        """Whether a term has more rows than a micro-batch."""
+        return size < self.together
+
+    def micro_batches(self, terms: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+        """rows[B] of each part: of whole terms, or else `size` of them."""
+        return _parts_of(terms, size) if self.splits(size) else super().micro_batches(terms, size)
+
+    def with_margins(self, shares: torch.Tensor) -> GroupBatch:
+        """The same rows, with the margins that each row's share[R] gives."""
+        margins = shares.view(-1, self.together).mean(dim=1).repeat_interleave(self.together)
+        return replace(self, margins=margins)
+
+    def take(self, rows: NDArray[np.int64]) -> GroupRows:
+        noised = super().take(rows)
+        _, term = np.unique(rows // self.together, return_inverse=True)
+        margins = self.margins
+        device = noised.clean.device
+        return GroupRows(
+            **vars(noised),
+            term=torch.from_numpy(term).to(device),
+            margin=None if margins is None else margins[torch.from_numpy(rows)].to(device),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class _TransitionBatch(Batch):
     """Steps of the samples' trajectories, which stay on the CPU."""
 
@@ -158,6 +196,8 @@ def lay_out(
     """The rows that the objective trains at, of a step's samples, a group a prompt."""
     if isinstance(settings, DiffusionDpoSettings):
         return pairs(settings, schedule, groups, device)
+    if isinstance(settings, DgpoSettings):
+        return whole_groups(settings, schedule, groups, device)
     if isinstance(settings, GrpoSettings):
         return transitions(settings, schedule, groups, device)
     return each_sample(settings, schedule, groups, device)
@@ -212,6 +252,38 @@ def pairs(
     )
 
 
+def whole_groups(
+    settings: DgpoSettings,
+    schedule: Schedule,
+    groups: Sequence[Samples],
+    device: torch.device,
+) -> GroupBatch:
+    """A row for each of a group's K samples at each of its levels: K neighbours share a level.
+
+    All groups have the same number of samples.
+    """
+    sizes = [len(group) for group in groups]
+    kept, total = sizes[0], sum(sizes)
+    values = advantages_of(settings, groups, settings.deviation).reshape(-1, kept)
+    weights = np.concatenate([balanced(own) for own in values])
+    levels, draws = _noised(settings, schedule, sizes)
+
+    def level_by_level(each: NDArray[Any]) -> NDArray[Any]:
+        return each.reshape(len(groups), kept, -1).swapaxes(1, 2).reshape(-1)
+
+    samples = level_by_level(np.repeat(np.arange(total), levels.shape[1]))
+    return GroupBatch(
+        schedule=schedule,
+        groups=groups,
+        samples=samples,
+        sigmas=level_by_level(levels),
+        advantages=torch.from_numpy(weights[samples]).float(),
+        together=kept,
+        clean=_clean(groups, device),
+        draws=level_by_level(draws),
+    )
+
+
 def transitions(
     settings: GrpoSettings,
     schedule: Schedule,
@@ -260,18 +332,24 @@ def _noised(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """levels[U, L] and draws[U, L] of noise for all units of groups that have `sizes` of them.
 
-    Units are what is trained at a level with one noise: samples or pairs. The draws are their own, or
-    those of their group's first unit.
+    Units are what is trained at a level with one noise: samples or pairs. Levels and draws are their
+    own, or those of their group's first unit.
     """
     available = len(schedule.levels) - 1
-    if not settings.share_noise:
+    if settings.share_levels:
+        places = np.repeat(schedule.places(settings, available, len(sizes)), sizes, axis=0)
+    else:
         places = schedule.places(settings, available, sum(sizes))
-        return schedule.levels[places], np.arange(places.size).reshape(places.shape)
-    shared = schedule.places(settings, available, len(sizes))
-    first = np.repeat(np.cumsum([0, *sizes])[:-1], sizes)
-    taken = shared.shape[1]
-    draws = first[:, None] * taken + np.arange(taken)
-    return schedule.levels[np.repeat(shared, sizes, axis=0)], draws
+    draws = np.arange(places.size).reshape(places.shape)
+    if settings.share_noise:
+        draws = draws[np.repeat(np.cumsum([0, *sizes])[:-1], sizes)]
+    return schedule.levels[places], draws
+
+
+def _parts_of(terms: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """The rows of all terms in order, `size` at a time."""
+    rows = terms.reshape(-1)
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _extremes_of_each(groups: Sequence[Samples], pairs: int | None) -> Iterator[NDArray[np.int64]]:

@@ -10,7 +10,7 @@ import torch
 
 from heliostat_engines.progress import Stages
 from heliostat_trainer.advantages import has_contrast
-from heliostat_trainer.batch import Schedule, lay_out
+from heliostat_trainer.batch import GroupBatch, Schedule, lay_out
 from heliostat_trainer.checkpoint import restore_tensors
 from heliostat_trainer.errors import DIVERGED, DivergedError
 from heliostat_trainer.objectives.norm import norm_ratio
@@ -22,7 +22,7 @@ from heliostat_trainer.ranks import Ranks
 from heliostat_trainer.types import UpdateReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
@@ -144,27 +144,58 @@ class Learner:
         self, batch: Batch, terms: NDArray[np.int64], conditioning: Conditioning, sums: _Sums
     ) -> None:
         """Add up the gradient of the mean loss over the terms, a micro-batch at a time."""
-        size = max(1, self._config.optimiser.micro_batch // batch.together)
-        starts = range(0, len(terms), size)
+        if isinstance(batch, GroupBatch) and batch.splits(self._config.optimiser.micro_batch):
+            batch = self._with_margins(batch, terms, conditioning)
         on_policy = self._is_on_policy(batch.schedule.step)
         problem = ""
-        for number in self._ranks.shares(len(starts)):
-            if number is not None:
-                self._stages.count(number, len(starts), "micro-batches")
-            self._ranks.meet()
-            start = starts[number or 0]
-            part = terms[start : start + size].reshape(-1)
-            rows = batch.take(part)
-            wanted = number is not None
+        for part, wanted in self._micro_batches(batch, terms):
             with self._undisturbed():
-                own = conditioning.take(batch.prompts(part))
-                velocities = self._velocities(rows, own, on_policy=on_policy)
-                result = self._objective.loss(rows, velocities)
+                result, velocities = self._evaluate(batch, part, conditioning, on_policy=on_policy)
                 self._policy.backward(result.loss.sum() * wanted / terms.size)
             sums.add(result, velocities, wanted=wanted)
             if wanted:
                 problem = problem or self._not_finite(result.loss, batch, part)
         self._require_finite(problem)
+
+    @torch.no_grad()
+    def _with_margins(
+        self, batch: GroupBatch, terms: NDArray[np.int64], conditioning: Conditioning
+    ) -> GroupBatch:
+        """The batch with the margins of terms that no micro-batch holds, under the present weights."""
+        on_policy = self._is_on_policy(batch.schedule.step)
+        shares = torch.zeros(len(batch.samples))
+        for part, wanted in self._micro_batches(batch, terms):
+            with self._undisturbed():
+                result, _ = self._evaluate(batch, part, conditioning, on_policy=on_policy)
+            assert result.share is not None
+            if wanted:
+                shares[torch.from_numpy(part)] = result.share.cpu()
+        self._ranks.sum(shares)
+        return batch.with_margins(shares)
+
+    def _evaluate(
+        self,
+        batch: Batch,
+        part: NDArray[np.int64],
+        conditioning: Conditioning,
+        *,
+        on_policy: bool,
+    ) -> tuple[Loss, Velocities]:
+        """The loss at a micro-batch's rows, and the velocities that it is of."""
+        rows, own = batch.take(part), conditioning.take(batch.prompts(part))
+        velocities = self._velocities(rows, own, on_policy=on_policy)
+        return self._objective.loss(rows, velocities), velocities
+
+    def _micro_batches(
+        self, batch: Batch, terms: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], bool]]:
+        """Rows of each of this rank's micro-batches, and whether their results are wanted."""
+        parts = batch.micro_batches(terms, self._config.optimiser.micro_batch)
+        for number in self._ranks.shares(len(parts)):
+            if number is not None:
+                self._stages.count(number, len(parts), "micro-batches")
+            self._ranks.meet()
+            yield parts[number or 0], number is not None
 
     def _sum_gradients(self) -> None:
         """Make every rank's gradient that of all ranks' terms."""

@@ -101,8 +101,9 @@ class Plan:
     rows: int
     """Sample-timestep rows trained at in a step."""
     evaluations_a_row: int
-    """Of the trained policy, and of the old one and the base model where the objective needs them; an
-    old policy that is the trained one is not evaluated, which `a_step` and `in_all` leave out."""
+    """Of the trained policy, and of the old one and the base model where the objective needs them, in
+    one pass or in two; an old policy that is the trained one is not evaluated, which `a_step` and
+    `in_all` leave out."""
     optimiser_steps: int
     evaluations: int
     """How often held-out prompts are evaluated."""
@@ -143,7 +144,8 @@ def plan_run(config: TrainConfig) -> Plan:
     """Count what the settings ask for."""
     recipe, objective, prompts = config.recipe, config.objective, config.prompts.per_step
     rows = prompts * objective.rows(recipe.kept, recipe.steps)
-    evaluations_a_row = 1 + objective.needs_old + objective.needs_reference
+    passes = objective.passes(recipe.kept, config.optimiser.micro_batch)
+    evaluations_a_row = passes * (1 + objective.needs_old + objective.needs_reference)
     steps = config.run.steps
     trained, spared = Cost(bf16=rows * evaluations_a_row, backward=rows), _spared(config, rows)
     always = config.old_policy.is_trained_before(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, assert_never
 
 from heliostat_trainer.objectives.awm import AdvantageWeightedMatching
+from heliostat_trainer.objectives.dgpo import Dgpo
 from heliostat_trainer.objectives.diffusion_dpo import DiffusionDPO
 from heliostat_trainer.objectives.diffusion_nft import DiffusionNFT
 from heliostat_trainer.objectives.grpo import Grpo
@@ -12,6 +13,7 @@ from heliostat_trainer.objectives.norm import NormPenalised
 from heliostat_trainer.objectives.settings import (
     AwmSettings,
     DanceGrpoSettings,
+    DgpoSettings,
     DiffusionDpoSettings,
     DiffusionNftSettings,
     FlowGrpoFastSettings,
@@ -43,6 +45,8 @@ def _by_itself(settings: AnyObjective, sampler: StochasticSampler | None) -> Obj
             return AdvantageWeightedMatching(settings)
         case DiffusionDpoSettings():
             return DiffusionDPO(settings)
+        case DgpoSettings():
+            return Dgpo(settings)
         case FlowGrpoSettings() | FlowGrpoFastSettings() | DanceGrpoSettings():
             assert sampler is not None
             return Grpo(settings, sampler)

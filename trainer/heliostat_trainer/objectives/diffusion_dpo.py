@@ -22,11 +22,9 @@ from typing import TYPE_CHECKING
 
 from torch.nn.functional import logsigmoid
 
-from heliostat_trainer.objectives.objective import Loss, mean_of_each
+from heliostat_trainer.objectives.objective import Loss, matching_error, mean_of_each
 
 if TYPE_CHECKING:
-    import torch
-
     from heliostat_trainer.objectives.objective import NoisedRows, Velocities
     from heliostat_trainer.objectives.settings import DiffusionDpoSettings
 
@@ -43,13 +41,9 @@ class DiffusionDPO:
         """loss[B]: of a pair, at both of its rows; advantages are +1, -1, or 0 for a tie."""
         trained, reference = velocities.trained, velocities.reference
         assert reference is not None
-        gain = _matching_error(rows, reference) - _matching_error(rows, trained)
+        gain = matching_error(rows, reference) - matching_error(rows, trained)
         margin = self._beta / 2 * (gain[0::2] - gain[1::2])
         differ = (rows.advantages[0::2] > rows.advantages[1::2]).float()
         pairs = -logsigmoid(margin) * differ
         kl = mean_of_each((trained - reference).square())
         return Loss(pairs.repeat_interleave(2), kl.detach())
-
-
-def _matching_error(rows: NoisedRows, velocity: torch.Tensor) -> torch.Tensor:
-    return mean_of_each((velocity - (rows.noise - rows.clean)).square())

@@ -30,6 +30,16 @@ class NoisedRows(Rows):
 
 
 @dataclass(frozen=True)
+class GroupRows(NoisedRows):
+    """Rows of which those of one group at one level make one term of the loss."""
+
+    term: torch.Tensor
+    """term[B]: which of the B rows belong together, as numbers from 0 on."""
+    margin: torch.Tensor | None
+    """margin[B] of each row's term; None: all of each term's rows are here, and give it."""
+
+
+@dataclass(frozen=True)
 class TransitionRows(Rows):
     """Steps of trajectories: from latents[B, ...] at sigma[B] to following[B, ...]."""
 
@@ -63,6 +73,8 @@ class Loss:
     """ratio[B] of the trained and the old policy's probabilities, where the objective has one."""
     clipped: torch.Tensor | None = None
     """clipped[B]: whether the ratio left its bounds."""
+    share: torch.Tensor | None = None
+    """share[B], whose mean over a term's rows is its margin, where the objective has one."""
 
 
 RowsT = TypeVar("RowsT", bound=Rows, contravariant=True)
@@ -86,3 +98,8 @@ class Objective(Protocol[RowsT]):
 def mean_of_each(values: torch.Tensor) -> torch.Tensor:
     """mean[B] over the elements of each row[B, ...]."""
     return values.flatten(1).mean(dim=1)
+
+
+def matching_error(rows: NoisedRows, velocity: torch.Tensor) -> torch.Tensor:
+    """d[B] = mean (v - (e - x0))^2 of a velocity[B, ...]."""
+    return mean_of_each((velocity - (rows.noise - rows.clean)).square())

@@ -54,6 +54,9 @@ class Levels(StrEnum):
 class ObjectiveSettings(Settings):
     """What all objectives share."""
 
+    whole_groups: ClassVar[bool] = False
+    """Whether a term of the loss is of all kept samples of a prompt, at one level."""
+
     name: str
     """Of the objective."""
     levels: Levels = Levels.ALL
@@ -76,6 +79,12 @@ class ObjectiveSettings(Settings):
         """At how many of its `count` noise levels a sample is trained; at least one."""
         return max(1, int(self.timestep_fraction * self.levels.among(count) + 1e-9))
 
+    def passes(self, kept: int, micro_batch: int) -> int:
+        """How often each row is evaluated: of a group that no micro-batch holds, first without a
+        gradient.
+        """
+        return 2 if self.whole_groups and kept > micro_batch else 1
+
 
 class AdvantageSettings(ObjectiveSettings):
     """What the objectives share that weigh a sample by its advantage."""
@@ -93,6 +102,11 @@ class NoisedSettings(ObjectiveSettings):
     share_noise: bool = False
     """Train all kept samples of a prompt at the same levels and with the same noise, so that these
     cancel where samples are compared, as in V-GRPO; else each has its own."""
+
+    @property
+    def share_levels(self) -> bool:
+        """Whether all kept samples of a prompt are trained at the same levels."""
+        return self.share_noise or self.whole_groups
 
 
 class DiffusionNftSettings(NoisedSettings, AdvantageSettings):
@@ -177,6 +191,46 @@ class DiffusionDpoSettings(NoisedSettings):
     def rows(self, kept: int, steps: int) -> int:
         """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
         return kept // 2 * 2 * self.levels_taken(steps)
+
+
+class DgpoSettings(NoisedSettings, AdvantageSettings):
+    """Direct group preference optimisation: the good samples of a prompt against its bad ones."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_LATENTS, Need.PAIRS})
+    deviation: ClassVar[Deviation] = Deviation.GROUP
+    whole_groups: ClassVar[bool] = True
+
+    name: Literal["dgpo"] = "dgpo"
+    """dgpo."""
+    beta: Positive = 100.0
+    """How soon a prompt whose good samples are fitted better than its bad ones counts as won, and
+    pulls less: larger is sooner, and stays closer to the base model."""
+    kl_weight: NotNegative = 1e-3
+    """Weight of the squared velocity difference to the base model."""
+    levels: Levels = Levels.HIGH
+    """all, high or stratified: from which noise levels each prompt's are taken, at random from all
+    or from the higher half of them, or one from each of as many equal parts. As published, low
+    ones are left out."""
+    timestep_fraction: Share = 0.8
+    """Share of those levels that each prompt is trained at."""
+    share_noise: bool = True
+    """Train all kept samples of a prompt with the same noise, so that it cancels where they are
+    compared; else each has its own. Their levels are the same in either case."""
+
+    @property
+    def needs_old(self) -> bool:
+        """It is measured against the base model alone."""
+        return False
+
+    @property
+    @override
+    def needs_reference(self) -> bool:
+        """Every group is measured against it."""
+        return True
+
+    def rows(self, kept: int, steps: int) -> int:
+        """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
+        return kept * self.levels_taken(steps)
 
 
 class GrpoSettings(AdvantageSettings):
@@ -286,6 +340,7 @@ AnyObjective = (
     DiffusionNftSettings
     | AwmSettings
     | DiffusionDpoSettings
+    | DgpoSettings
     | FlowGrpoSettings
     | FlowGrpoFastSettings
     | DanceGrpoSettings
@@ -308,6 +363,7 @@ ObjectiveSection = Annotated[
     Annotated[DiffusionNftSettings, Tag("diffusion_nft")]
     | Annotated[AwmSettings, Tag("awm")]
     | Annotated[DiffusionDpoSettings, Tag("diffusion_dpo")]
+    | Annotated[DgpoSettings, Tag("dgpo")]
     | Annotated[FlowGrpoSettings, Tag("flow_grpo")]
     | Annotated[FlowGrpoFastSettings, Tag("flow_grpo_fast")]
     | Annotated[DanceGrpoSettings, Tag("dance_grpo")],
