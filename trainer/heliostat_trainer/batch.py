@@ -155,15 +155,14 @@ class GroupBatch(_NoisedBatch):
         return replace(self, margins=margins)
 
     def take(self, rows: NDArray[np.int64]) -> GroupRows:
+        """The given rows, on the device, with their terms' margins if these are known."""
         noised = super().take(rows)
-        _, term = np.unique(rows // self.together, return_inverse=True)
-        margins = self.margins
         device = noised.clean.device
-        return GroupRows(
-            **vars(noised),
-            term=torch.from_numpy(term).to(device),
-            margin=None if margins is None else margins[torch.from_numpy(rows)].to(device),
-        )
+        _, term = np.unique(rows // self.together, return_inverse=True)
+        margin = None
+        if self.margins is not None:
+            margin = self.margins[torch.from_numpy(rows)].to(device)
+        return GroupRows(**vars(noised), term=torch.from_numpy(term).to(device), margin=margin)
 
 
 @dataclass(frozen=True, kw_only=True)

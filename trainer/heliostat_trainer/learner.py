@@ -144,9 +144,9 @@ class Learner:
         self, batch: Batch, terms: NDArray[np.int64], conditioning: Conditioning, sums: _Sums
     ) -> None:
         """Add up the gradient of the mean loss over the terms, a micro-batch at a time."""
-        if isinstance(batch, GroupBatch) and batch.splits(self._config.optimiser.micro_batch):
-            batch = self._with_margins(batch, terms, conditioning)
         on_policy = self._is_on_policy(batch.schedule.step)
+        if isinstance(batch, GroupBatch) and batch.splits(self._config.optimiser.micro_batch):
+            batch = self._with_margins(batch, terms, conditioning, on_policy=on_policy)
         problem = ""
         for part, wanted in self._micro_batches(batch, terms):
             with self._undisturbed():
@@ -159,10 +159,14 @@ class Learner:
 
     @torch.no_grad()
     def _with_margins(
-        self, batch: GroupBatch, terms: NDArray[np.int64], conditioning: Conditioning
+        self,
+        batch: GroupBatch,
+        terms: NDArray[np.int64],
+        conditioning: Conditioning,
+        *,
+        on_policy: bool,
     ) -> GroupBatch:
         """The batch with the margins of terms that no micro-batch holds, under the present weights."""
-        on_policy = self._is_on_policy(batch.schedule.step)
         shares = torch.zeros(len(batch.samples))
         for part, wanted in self._micro_batches(batch, terms):
             with self._undisturbed():

@@ -80,9 +80,7 @@ class ObjectiveSettings(Settings):
         return max(1, int(self.timestep_fraction * self.levels.among(count) + 1e-9))
 
     def passes(self, kept: int, micro_batch: int) -> int:
-        """How often each row is evaluated: of a group that no micro-batch holds, first without a
-        gradient.
-        """
+        """How often a row is evaluated: twice where no micro-batch holds a term of `kept` rows."""
         return 2 if self.whole_groups and kept > micro_batch else 1
 
 
