@@ -14,10 +14,10 @@ from heliostat_trainer.advantages import advantages, balanced
 from heliostat_trainer.batch import GroupBatch, Schedule, lay_out
 from heliostat_trainer.objectives.settings import (
     AwmSettings,
+    Deviation,
     DgpoSettings,
     DiffusionDpoSettings,
     DiffusionNftSettings,
-    Deviation,
     FlowGrpoSettings,
     Levels,
 )

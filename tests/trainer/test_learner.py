@@ -46,9 +46,10 @@ def test_dgpos_gradient_is_that_of_whole_groups_whatever_the_micro_batch(
     """Of 24 samples: all groups at once, one at a time, in uneven parts, and each row by itself."""
     found = []
     for size in (1000, 24, 23, 10, 1):
-        settings = ("--objective.name", "dgpo", "--objective.beta", "5", "--objective.kl_weight", "0")
-        experiment = Experiment(configure(*settings, "--optimiser.micro_batch", str(size)))
-        moved = torch.tensor([0.3, -0.2])  # from the base model: groups are won, some more, some less
+        settings = {"name": "dgpo", "beta": 5, "kl_weight": 0}
+        words = [f"--objective.{key}={value}" for key, value in settings.items()]
+        experiment = Experiment(configure(*words, "--optimiser.micro_batch", str(size)))
+        moved = torch.tensor([0.3, -0.2])  # from the base model: groups are won, more or less
         for name in PolicyName.TRAINED, PolicyName.OLD:
             experiment.policy.mean(name).data.copy_(moved)
         samples = experiment.draw(1)

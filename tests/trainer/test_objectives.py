@@ -405,7 +405,6 @@ def test_the_known_optimum_is_found(configure, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["diffusion_dpo", "dgpo"])
-@pytest.mark.slow
 def test_dpo_stays_the_closer_to_the_base_the_larger_beta(configure, name: str) -> None:
     ends = [learn(configure, name, "--objective.beta", beta)[-1] for beta in ("1", "4")]
     assert 0.1 < ends[0] < ends[1] < 1.0
