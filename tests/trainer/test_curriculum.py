@@ -152,7 +152,9 @@ def test_our_own_recipe_redraws_nothing_of_prompts_whose_candidates_all_fail(
     redrawn = []
     for name, settings in (("as it is", ()), ("redrawing all", ("--prompts.min_spread", "0"))):
         server = DullServer(checkpoint)
-        config = configure(*own, *settings, "--run.name", name.replace(" ", "-"), "--run.steps", "2")
+        config = configure(
+            *own, *settings, "--run.name", name.replace(" ", "-"), "--run.steps", "2"
+        )
         run(config, server)
         lines = list(read_metrics(config.run.path / "metrics.jsonl"))
         assert len(lines) == 2

@@ -46,9 +46,7 @@ def test_equal_rewards_teach_nothing(
     configure: Callable[..., TrainConfig], settings: tuple[str, ...], reward: float
 ) -> None:
     experiment = Experiment(configure("--objective.name", *settings))
-    flat = [
-        replace(group, rewards=np.full(len(group), reward)) for group in experiment.draw(1)
-    ]
+    flat = [replace(group, rewards=np.full(len(group), reward)) for group in experiment.draw(1)]
     (gradient,) = experiment.learner.gradient(flat, CONDITIONING, 1).values()
     assert torch.equal(gradient, torch.zeros_like(gradient))
     report = experiment.learner.update(flat, CONDITIONING, 1)

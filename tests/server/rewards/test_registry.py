@@ -163,7 +163,7 @@ def test_a_success_is_where_another_reward_is_at_least_the_threshold() -> None:
 
 def test_a_threshold_is_met_by_the_float32_that_it_is() -> None:
     class Constant:
-        def score(self, images: torch.Tensor, *_: object) -> torch.Tensor:
+        def score(self, *_: object) -> torch.Tensor:
             return torch.tensor([0.9, 0.8999999, 0.7])
 
     rewards = IsSuccess(Constant(), 0.9).score(IMAGES, [""] * 3, NO_TEXT)
