@@ -145,6 +145,7 @@ def test_no_spread_is_asked_for_by_default(
     assert (line["skipped_groups"], line["resting_prompts"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_our_own_recipe_redraws_nothing_of_prompts_whose_candidates_all_fail(
     configure: Callable[..., TrainConfig], checkpoint: Path
 ) -> None:
