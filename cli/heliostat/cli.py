@@ -170,7 +170,7 @@ def serve(
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="A TOML file of rewards: local weights, weighted sums, HTTP scorers. See "
+            help="A TOML file of rewards: local weights, weighted sums, successes, HTTP scorers. See "
             "docs/rewards.md and `heliostat rewards`.",
         ),
     ] = None,

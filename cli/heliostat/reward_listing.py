@@ -56,8 +56,8 @@ def show(definitions: Path | None, family: str | None) -> None:
         for command in commands:
             console.print(f"  {command}", soft_wrap=True, highlight=False)
     console.print(
-        "\nA judge behind a language model's server, weighted sums and HTTP scorers are defined in a "
-        "file for `heliostat serve --rewards`: docs/rewards.md.",
+        "\nA judge behind a language model's server, weighted sums, successes and HTTP scorers are "
+        "defined in a file for `heliostat serve --rewards`: docs/rewards.md.",
         style="dim",
         highlight=False,
     )

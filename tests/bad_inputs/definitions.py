@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SECRET = "s3cr3t-0123456789"
 KINDS = (
     "weighted_sum",
+    "success",
     "http",
     "vlm_judge",
     "plugin",
@@ -32,6 +33,8 @@ KINDS = (
 KEYS = (
     "kind",
     "weights",
+    "reward",
+    "at_least",
     "url",
     "token_file",
     "timeout_s",

@@ -1,4 +1,4 @@
-"""A rollout service without a server: engine, decoder and judges in this process, on any device.
+"""A rollout service without a server: engine, decoder and rewards in this process, on any device.
 
 What the serving layer costs is measured elsewhere (`serving.py`); here it would only be in the
 way of many runs side by side on one card.
@@ -21,34 +21,38 @@ from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling import SAMPLERS, cut_after
 from heliostat_engines.solvers import Solver
-from heliostat_server.rewards import demo_judge
-from heliostat_server.rewards.judge import Judge
-from heliostat_server.rewards.registry import RewardBook
 from heliostat_trainer.interrupts import Interrupts
 from heliostat_trainer.progress import Outlook, open_progress
 from heliostat_trainer.run import build_trainer, open_run
 from heliostat_trainer.service import RefusedPrompts, Scores
 from heliostat_trainer.types import Group, PublishedAdapter, ServerInfo
 from heliostat_trainer.workshop import choose_device
+from tests.server.rewards.offers import book_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.conditioning import Conditioning
+    from heliostat_server.rewards.definitions import RewardDefinitions
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.types import GroupRequest
 
-JUDGES = {"demo_judge": demo_judge.TRAINING, "demo_judge_heldout": demo_judge.HELDOUT}
 SCORED_TOGETHER = 256
 BATCH = 24
 """What candidates come in multiples of, as at the demo's server."""
 
 
-def train_in_process(config: TrainConfig, *, batch: int = 48) -> None:
-    """Train a run of the demo's model, or go on with it; `batch` candidates are denoised together."""
+def train_in_process(
+    config: TrainConfig, *, batch: int = 48, rewards: RewardDefinitions | None = None
+) -> None:
+    """Train a run of the demo's model, or go on with it; `batch` candidates are denoised together.
+
+    `rewards` are defined besides the built-in ones, as by `heliostat serve --rewards`.
+    """
     resume = any((config.run.path / "checkpoints").glob("step-*"))
-    service = demo_service(str(choose_device(config.run.device)), batch=batch)
+    device = str(choose_device(config.run.device))
+    service = demo_service(device, batch=batch, rewards=rewards)
     console, outlook = Console(file=io.StringIO()), Outlook(0, config.run.steps, 0.0, None)
     with open_progress(console, outlook) as progress:
         checkpoints = open_run(config, resume=resume)
@@ -57,11 +61,13 @@ def train_in_process(config: TrainConfig, *, batch: int = 48) -> None:
         trainer.conclude()
 
 
-def demo_service(device: str, *, batch: int = 48) -> InProcessService:
+def demo_service(
+    device: str, *, batch: int = 48, rewards: RewardDefinitions | None = None
+) -> InProcessService:
     """The service with the demo's own text encoder."""
     family = get_family("demo")
     encoder = family.load_text_encoder(family.default_checkpoint)
-    return InProcessService(device, encoder.encode, batch=batch)
+    return InProcessService(device, encoder.encode, batch=batch, rewards=rewards)
 
 
 class InProcessService:
@@ -74,8 +80,12 @@ class InProcessService:
         *,
         batch: int = 48,
         resolution_px: int = 64,
+        rewards: RewardDefinitions | None = None,
     ) -> None:
-        """`encode` is the family's text encoder's; `batch` candidates are denoised together."""
+        """`encode` is the family's text encoder's; `batch` candidates are denoised together.
+
+        `rewards` are defined besides the built-in ones.
+        """
         self._family = get_family("demo")
         self._device = device
         self._batch = batch
@@ -83,10 +93,7 @@ class InProcessService:
         self._engine = TorchEngine(self._family, device=device)
         self._decoder = self._family.load_decoder(self._family.default_checkpoint).to(device)
         self._encode = encode
-        self._book = RewardBook(self._family.name)
-        self._judges = {name: Judge.load(path) for name, path in JUDGES.items()}
-        for judge in self._judges.values():
-            judge.network.to(device)
+        self._book = book_of(rewards or {}, self._family.name, device)
         self._published = 0
 
     def info(self) -> ServerInfo:
@@ -152,12 +159,14 @@ class InProcessService:
         *,
         return_images: bool = False,
     ) -> Scores:
-        """Decode, then reward; the judges on the device, the others where they always are."""
+        """Decode, then reward, as a server does."""
         columns, images = [], []
         for start in range(0, len(latents), SCORED_TOGETHER):
             rows = slice(start, start + SCORED_TOGETHER)
             pixels = self._decoder.decode(latents[rows].to(self._device))
-            values = [self._reward(name, pixels, prompts[rows]) for name in rewards]
+            shown = prompts[rows]
+            conditioning = self.encode(shown)
+            values = [self._book.get(name).score(pixels, shown, conditioning) for name in rewards]
             columns.append(torch.stack([value.double().cpu() for value in values], dim=1))
             if return_images:
                 images.append((pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
@@ -172,13 +181,6 @@ class InProcessService:
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The family's text embeddings."""
         return self._encode(prompts)
-
-    def _reward(self, name: str, pixels: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        conditioning = self.encode(prompts)
-        judge = self._judges.get(name)
-        if judge is None:
-            return self._book.get(name).score(pixels.cpu(), prompts, conditioning)
-        return judge.score(pixels, conditioning.to(torch.float32, self._device))
 
     @torch.inference_mode()
     def _draw(self, requests: Sequence[GroupRequest], adapter: PublishedAdapter) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.recipes [--device cuda] [--seeds 3] [--steps 60] [--jobs 6]
     python -m tests.benchmarks.recipes --arm diffusionnft --arm few:recipe.keep_pairs=2,optimiser.lr=2e-3
+    python -m tests.benchmarks.recipes --task rare [--base]
     python -m tests.benchmarks.recipes --show
 
 Trains the demo's model by several arms: the published recipes, one setting apart, each as published;
@@ -9,6 +10,9 @@ the best that does not explore; and our own. `--jobs` runs go side by side. The 
 evaluated on held-out prompts without guidance all along. The runs are kept in `--folder`: started
 again, the benchmark goes on where it was stopped, and `--show` only shows what there is, as
 `heliostat compare` does: the first arm is what the others are measured by.
+
+The task `hour` is that of the demo's hour: animals, by the judge's score. `rare` is pairs and counts
+of things, by whether the judge says yes; `--base` prints how often the base model has it say so.
 
 An arm of one's own is NAME:KEY=VALUE,KEY=VALUE, with settings besides those that all arms have; a
 name below may be followed by settings, too.
@@ -30,7 +34,9 @@ from heliostat.comparing import compare
 from heliostat.examples import example
 from heliostat_trainer.compare import Counting
 from heliostat_trainer.config import RecipeName, TrainConfig, load_config
+from tests.benchmarks.base_success import show_base_success
 from tests.benchmarks.in_process import train_in_process
+from tests.benchmarks.tasks import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,6 +66,7 @@ ARMS: Mapping[str, Mapping[str, object]] = {
 class Job:
     """One run."""
 
+    task: str
     arm: str
     seed: int
     steps: int
@@ -85,8 +92,8 @@ class Job:
             "evaluation.steps": 10,
             "evaluation.guidances": "[1.0]",
             "evaluation.images": 8,
-            "reward.heldout": '["demo_judge_heldout"]',
             "checkpoint.every": self.every,
+            **TASKS[self.task].settings,
             **settings,
         }
         return load_config(example("demo_long.toml"), arguments_of(overrides))
@@ -96,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--task", choices=TASKS, default="hour")
     parser.add_argument("--arm", action="append", help=f"{', '.join(ARMS)}, or your own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seeds", type=int, default=3)
@@ -103,24 +111,30 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--decode-nfes", type=float, default=1.0)
-    parser.add_argument("--folder", type=Path, default=Path("runs/recipes"))
+    parser.add_argument("--folder", type=Path, help="of the runs; by default the task's own")
+    parser.add_argument("--base", action="store_true", help="only how often the base succeeds")
     parser.add_argument("--show", action="store_true", help="train nothing")
-    parser.add_argument("--out", type=Path, default=Path("recipes.html"))
+    parser.add_argument("--out", type=Path, help="the page; by default the task's own")
     options = parser.parse_args()
+    stem = TASKS[options.task].stem
+    folder, out = options.folder or Path("runs") / stem, options.out or Path(f"{stem}.html")
     first = [name for name in ARMS if name == RecipeName.DIFFUSIONNFT]
     arms = options.arm or [*first, *(name for name in ARMS if name not in first)]
     jobs = [
-        Job(arm, seed, options.steps, options.every, options.device, options.folder)
+        Job(options.task, arm, seed, options.steps, options.every, options.device, folder)
         for seed in range(options.seeds)
         for arm in arms
     ]
+    if options.base:
+        show_base_success(jobs[0].config)
+        return
     if not options.show:
         run_all(jobs, options.jobs)
     # Runs of one arm side by side, the first arm's first.
     jobs.sort(key=lambda job: arms.index(job.arm))
     counting = Counting(image_nfes=options.decode_nfes)
-    numbers = options.out.with_suffix(".json")
-    compare([job.config.run.path for job in jobs], counting, None, options.out, numbers, print)
+    numbers = out.with_suffix(".json")
+    compare([job.config.run.path for job in jobs], counting, None, out, numbers, print)
 
 
 def run_all(jobs: Sequence[Job], side_by_side: int) -> None:
@@ -136,7 +150,7 @@ def run_all(jobs: Sequence[Job], side_by_side: int) -> None:
 def run(job: Job) -> None:
     """Train once, or go on with it."""
     torch.set_num_threads(1)
-    train_in_process(job.config, batch=384)
+    train_in_process(job.config, batch=384, rewards=TASKS[job.task].rewards)
 
 
 def settings_of(arm: str) -> tuple[str, dict[str, object]]:

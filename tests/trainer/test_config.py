@@ -123,6 +123,16 @@ def test_our_own_recipe_has_its_own_budget(configure: Callable[..., TrainConfig]
     assert configure("--recipe.name", "heliostat").recipe.candidates == 8  # as the file says
 
 
+def test_our_own_recipe_skips_groups_of_equal_rewards(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    for name in RecipeName:
+        expected = 1e-6 if name is RecipeName.HELIOSTAT else 0.0
+        assert configure("--recipe.name", name).prompts.min_spread == expected
+    chosen = configure("--recipe.name", "heliostat", "--prompts.min_spread", "0")
+    assert chosen.prompts.min_spread == 0.0
+
+
 def test_scoring_early_is_for_recipes_that_redraw(configure: Callable[..., TrainConfig]) -> None:
     assert configure().recipe.pool_evaluations == 2
     early = ("--recipe.score_after", "1")

@@ -145,6 +145,28 @@ def test_no_spread_is_asked_for_by_default(
     assert (line["skipped_groups"], line["resting_prompts"]) == (0, 0)
 
 
+@pytest.mark.slow
+def test_our_own_recipe_redraws_nothing_of_prompts_whose_candidates_all_fail(
+    configure: Callable[..., TrainConfig], checkpoint: Path
+) -> None:
+    own = ("--recipe.name", "heliostat", "--recipe.tune", "false", "--prompts.per_step", "3")
+    redrawn = []
+    for name, settings in (("as it is", ()), ("redrawing all", ("--prompts.min_spread", "0"))):
+        server = DullServer(checkpoint)
+        config = configure(
+            *own, *settings, "--run.name", name.replace(" ", "-"), "--run.steps", "2"
+        )
+        run(config, server)
+        lines = list(read_metrics(config.run.path / "metrics.jsonl"))
+        assert len(lines) == 2
+        dull = sum(request.prompt in DULL for request in server.explored)
+        skipped = sum(int(str(line["skipped_groups"])) for line in lines)
+        assert dull == 2
+        assert skipped == (0 if settings else dull)
+        redrawn.append(server.scored)
+    assert redrawn[1] - redrawn[0] == 2 * 4  # two groups of four kept
+
+
 def test_prompts_are_drawn_in_proportion_to_their_spread_and_none_starves(
     configure: Callable[..., TrainConfig],
 ) -> None:

@@ -74,6 +74,8 @@ FREE_TO_CHANGE = (
     "server.",
 )
 """Settings, or sections, that a resumed run may change."""
+EQUAL_REWARDS = 1e-6
+"""A deviation that rewards have by rounding alone."""
 
 
 class RecipeName(StrEnum):
@@ -209,7 +211,8 @@ class PromptsSection(Settings):
     """Prompts of one training step."""
     min_spread: NotNegative = 0.0
     """Groups whose explored rewards have a smaller standard deviation are skipped: not redrawn, not
-    trained on. Of several rewards: the sum of |weight| times deviation. 0: none is skipped."""
+    trained on. Of several rewards: the sum of |weight| times deviation. 0: none is skipped. By default
+    1e-6 under heliostat: where all rewards are equal, as where all candidates fail."""
     flat_after: Count = 2
     """A prompt that was skipped so many times in a row is drawn half as often, and half as often
     again with each further time, until it shows contrast."""
@@ -653,6 +656,17 @@ class TrainConfig(Settings):
         if kind is None or not issubclass(kind, GrpoSettings):
             return settings
         return settings | {"old_policy": {"decay_max": 0.0} | old}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _our_own_skips_equal_rewards(cls, settings: Any) -> Any:
+        """Fill in prompts.min_spread where the recipe has a default of its own."""
+        recipe, prompts = (settings.get(key) for key in ("recipe", "prompts"))
+        if not isinstance(recipe, dict) or not isinstance(prompts, dict):
+            return settings
+        if recipe.get("name") != RecipeName.HELIOSTAT:
+            return settings
+        return settings | {"prompts": {"min_spread": EQUAL_REWARDS} | prompts}
 
     @model_validator(mode="after")
     def _recipe_gives_what_the_objective_needs(self) -> TrainConfig:

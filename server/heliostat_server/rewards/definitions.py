@@ -56,6 +56,16 @@ class WeightedSum(Settings):
     """Rewards by name, and what each is multiplied with."""
 
 
+class Success(Settings):
+    """Whether an image is good enough by another reward: 1 if it is, else 0."""
+
+    kind: Literal["success"]
+    reward: str
+    """The other reward's name."""
+    at_least: float
+    """The other reward of an image that is good enough."""
+
+
 class HttpScorer(Settings):
     """A reward computed by another process, anywhere, that answers HTTP requests."""
 
@@ -115,7 +125,13 @@ class PluginReward(Settings):
 
 
 RewardDefinition = Annotated[
-    PretrainedReward | AestheticReward | WeightedSum | HttpScorer | VlmJudgeSettings | PluginReward,
+    PretrainedReward
+    | AestheticReward
+    | WeightedSum
+    | Success
+    | HttpScorer
+    | VlmJudgeSettings
+    | PluginReward,
     Field(discriminator="kind"),
 ]
 RewardDefinitions = dict[str, RewardDefinition]

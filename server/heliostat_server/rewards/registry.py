@@ -12,6 +12,7 @@ from heliostat_server.rewards.built_in import BUILT_IN
 from heliostat_server.rewards.definitions import (
     HttpScorer,
     PluginReward,
+    Success,
     VlmJudgeSettings,
     WeightedSum,
 )
@@ -44,7 +45,7 @@ def offered_rewards(settings: RewardOffer) -> tuple[RewardEntry, ...]:
     """The built-in rewards, those of installed packages, and those that the settings define.
 
     Raises:
-        RewardSettingsError: a sum of rewards that are not there, or a name that is taken.
+        RewardSettingsError: one is made of rewards that are not there, or a name is taken.
     """
     entries = {entry.name: entry for entry in BUILT_IN}
     for name, entry in plugins.installed().items():
@@ -66,6 +67,10 @@ def _defined(name: str, definition: RewardDefinition) -> RewardEntry:
             parts = tuple(definition.weights)
             card = RewardCard(" + ".join(f"{w:g} {part}" for part, w in definition.weights.items()))
             return RewardEntry(name, partial(_load_sum, definition), card, parts=parts)
+        case Success():
+            part = definition.reward
+            card = RewardCard(f"whether {part} is at least {definition.at_least:g}", "0 or 1")
+            return RewardEntry(name, partial(_load_success, definition), card, parts=(part,))
         case HttpScorer():
             card = RewardCard(f"what {without_secrets(definition.url)} answers")
             return RewardEntry(name, partial(_load_http, name, definition), card)
@@ -86,6 +91,12 @@ def _load_sum(definition: WeightedSum, context: RewardContext) -> Reward:
     return Sum([(weight, context.reward(name)) for name, weight in definition.weights.items()])
 
 
+def _load_success(definition: Success, context: RewardContext) -> Reward:
+    from heliostat_server.rewards.success import Success as IsSuccess
+
+    return IsSuccess(context.reward(definition.reward), definition.at_least)
+
+
 def _load_http(name: str, definition: HttpScorer, _: RewardContext) -> Reward:
     from heliostat_server.rewards.http_scorer import HttpReward
 
@@ -104,9 +115,9 @@ def _check_parts(
     family: str | None,
     above: tuple[str, ...] = (),
 ) -> None:
-    """Refuse sums of rewards that this server has not, and sums of themselves."""
+    """Refuse what is made of rewards that this server has not, or of itself."""
     if entry.name in above:
-        raise RewardSettingsError(f"[rewards.{entry.name}] is a sum of itself")
+        raise RewardSettingsError(f"[rewards.{entry.name}] is made of itself")
     for part in entry.parts:
         where = f"[rewards.{entry.name}]: "
         if part not in entries:
@@ -144,7 +155,7 @@ class RewardBook:
         reward = self._entries[name].load(self._context)
         if name not in self._parts:
             return reward
-        # A part of a sum may be asked for by itself too, or be in two sums.
+        # A part may be asked for by itself too, or be in two others.
         return Remembering(reward)
 
 

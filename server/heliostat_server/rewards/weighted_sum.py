@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heliostat_server.rewards.reward import check_prompt
+from heliostat_server.rewards.composed import Composed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,23 +15,17 @@ if TYPE_CHECKING:
     from heliostat_server.rewards.reward import Reward
 
 
-class WeightedSum:
+class WeightedSum(Composed):
     """sum of weight x reward, in the rewards' own scales."""
 
     def __init__(self, parts: Sequence[tuple[float, Reward]]) -> None:
-        self._parts = tuple(parts)
+        super().__init__(part for _, part in parts)
+        self._weights = [weight for weight, _ in parts]
 
     def score(
         self, images: torch.Tensor, prompts: Sequence[str], conditioning: Conditioning
     ) -> torch.Tensor:
         """rewards[B] float32 of images[B, 3, H, W] for prompts[B]."""
-        scores = [
-            weight * reward.score(images, prompts, conditioning).float().cpu()
-            for weight, reward in self._parts
-        ]
-        return torch.stack(scores).sum(dim=0)
-
-    def check_prompt(self, prompt: str) -> None:
-        """Raises RequestError: one of the rewards refuses it."""
-        for _, reward in self._parts:
-            check_prompt(reward, prompt)
+        scores = self._scores(images, prompts, conditioning)
+        weighted = [weight * each for weight, each in zip(self._weights, scores, strict=True)]
+        return torch.stack(weighted).sum(dim=0)

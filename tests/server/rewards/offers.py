@@ -14,5 +14,7 @@ class Offer:
     rewards: RewardDefinitions = field(default_factory=dict)
 
 
-def book_of(definitions: RewardDefinitions, family: str = "sana") -> RewardBook:
-    return RewardBook(family, offered_rewards(Offer(family, definitions)))
+def book_of(
+    definitions: RewardDefinitions, family: str = "sana", device: str = "cpu"
+) -> RewardBook:
+    return RewardBook(family, offered_rewards(Offer(family, definitions)), device)

@@ -8,6 +8,7 @@ from heliostat_server.errors import RewardSettingsError
 from heliostat_server.rewards.definitions import (
     HttpScorer,
     PretrainedReward,
+    Success,
     VlmJudgeSettings,
     WeightedSum,
     load_definitions,
@@ -36,6 +37,10 @@ def test_every_kind_is_read(tmp_path: Path) -> None:
         [rewards.mix]
         kind = "weighted_sum"
         weights = { pickscore = 1.0, aesthetic = 0.2 }
+        [rewards.yes]
+        kind = "success"
+        reward = "mix"
+        at_least = 0.9
         [rewards.mine]
         kind = "http"
         url = "http://127.0.0.1:9000/score"
@@ -59,6 +64,7 @@ def test_every_kind_is_read(tmp_path: Path) -> None:
     mix, mine = definitions["mix"], definitions["mine"]
     assert isinstance(mix, WeightedSum)
     assert mix.weights == {"pickscore": 1.0, "aesthetic": 0.2}
+    assert definitions["yes"] == Success(kind="success", reward="mix", at_least=0.9)
     assert isinstance(mine, HttpScorer)
     assert mine.token_file == tmp_path / "token"
     assert isinstance(definitions["vlm_judge"], VlmJudgeSettings)
@@ -92,6 +98,9 @@ def test_every_kind_is_read(tmp_path: Path) -> None:
         ("[rewards.a]\nkind = 'weighted_sum'\nweights = {}", r"weights: .*at least 1"),
         ("[rewards.a]\nkind = 'weighted_sum'\nweights = {b = nan}", r"weights\.b: .*finite"),
         ("[rewards.a]\nkind = 'weighted_sum'\nweights = {b = 1e300}", r"weights\.b: float32 takes"),
+        ("[rewards.a]\nkind = 'success'\nat_least = 1", r"\[rewards\.a\], reward: Field required"),
+        ("[rewards.a]\nkind = 'success'\nreward = 'b'", r"at_least: Field required"),
+        ("[rewards.success]\nreward = 'b'\nat_least = nan", r"at_least: .*finite"),
         (
             "[rewards.vlm_judge]\nurl = 'http://x'\nmodel = 'y'\ntimeout_s = inf",
             r"timeout_s: .*finite",

@@ -30,7 +30,7 @@ def test_the_settings_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "scorer.token").write_text("secret")
     definitions = load_definitions(path)
     names = {entry.name for entry in offered_rewards(Offer("sana", definitions))}
-    assert {"hps_finetuned", "mix", "my_scorer", "vlm_judge", "pickscore"} <= names
+    assert {"hps_finetuned", "mix", "reads", "my_scorer", "vlm_judge", "pickscore"} <= names
 
 
 def test_the_http_scorer_answers(tmp_path: Path) -> None:

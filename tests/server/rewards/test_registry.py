@@ -13,8 +13,15 @@ from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.errors import CheckpointError
 from heliostat_server.errors import Code, RequestError, RewardSettingsError, code_of
 from heliostat_server.rewards import entry as entry_module
-from heliostat_server.rewards.definitions import PluginReward, PretrainedReward, WeightedSum
+from heliostat_server.rewards.definitions import (
+    PluginReward,
+    PretrainedReward,
+    RewardDefinitions,
+    Success,
+    WeightedSum,
+)
 from heliostat_server.rewards.registry import RewardBook, offered_rewards
+from heliostat_server.rewards.success import Success as IsSuccess
 from heliostat_server.rewards.weights import CONFIG, TENSORS, converted_folder
 from tests.server.rewards.caches import empty_caches
 from tests.server.rewards.offers import Offer, book_of
@@ -55,6 +62,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def sum_of(**weights: float) -> WeightedSum:
     return WeightedSum(kind="weighted_sum", weights=weights)
+
+
+def success(reward: str, at_least: float = 0.5) -> Success:
+    return Success(kind="success", reward=reward, at_least=at_least)
 
 
 def test_an_installed_packages_reward_appears_by_its_name(package: Path) -> None:
@@ -109,12 +120,16 @@ def test_an_unknown_plugin_is_answered_with_the_known_ones(package: Path) -> Non
             r"\[rewards\.mix\]: no reward 'picscore': did you mean 'pick",
         ),
         ({"mix": sum_of(demo_judge=1.0)}, "rates images of the family demo only"),
-        ({"mix": sum_of(mix=1.0)}, r"\[rewards\.mix\] is a sum of itself"),
-        ({"a": sum_of(b=1.0), "b": sum_of(a=1.0)}, "is a sum of itself"),
+        ({"mix": sum_of(mix=1.0)}, r"\[rewards\.mix\] is made of itself"),
+        ({"a": sum_of(b=1.0), "b": sum_of(a=1.0)}, "is made of itself"),
+        ({"yes": success("ocrr")}, r"\[rewards\.yes\]: no reward 'ocrr': did you mean 'ocr"),
+        ({"yes": success("demo_judge")}, "rates images of the family demo only"),
+        ({"yes": success("yes")}, r"\[rewards\.yes\] is made of itself"),
+        ({"a": sum_of(b=1.0), "b": success("a")}, "is made of itself"),
     ],
 )
-def test_a_sum_that_cannot_be_is_refused(
-    definitions: dict[str, WeightedSum], sentence: str
+def test_what_cannot_be_made_of_others_is_refused(
+    definitions: RewardDefinitions, sentence: str
 ) -> None:
     with pytest.raises(RewardSettingsError, match=sentence):
         offered_rewards(Offer("sana", dict(definitions)))
@@ -126,7 +141,45 @@ def test_sums_may_be_summed() -> None:
     torch.testing.assert_close(book.get("b").score(IMAGES, [""] * 3, NO_TEXT), 7 * colourfulness)
 
 
-def test_the_parts_of_a_sum_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_success_is_where_another_reward_is_at_least_the_threshold() -> None:
+    plain = book_of({}).get("colourfulness").score(IMAGES, [""] * 3, NO_TEXT)
+    lowest, middle, _ = sorted(plain.tolist())
+    book = book_of(
+        {
+            "from_middle": success("colourfulness", middle),
+            "twice": sum_of(colourfulness=2.0),
+            "of_a_sum": success("twice", 2 * lowest + 1e-6),
+            "of_successes": sum_of(from_middle=1.0, of_a_sum=10.0),
+            "of_a_success": success("from_middle"),
+        }
+    )
+    expected = (plain >= middle).float()
+    assert expected.sum() == 2
+    for name in ("from_middle", "of_a_sum", "of_a_success"):
+        rewards = book.get(name).score(IMAGES, [""] * 3, NO_TEXT)
+        assert torch.equal(rewards, expected), name
+    assert torch.equal(book.get("of_successes").score(IMAGES, [""] * 3, NO_TEXT), 11 * expected)
+
+
+def test_a_threshold_is_met_by_the_float32_that_it_is() -> None:
+    class Constant:
+        def score(self, *_: object) -> torch.Tensor:
+            return torch.tensor([0.9, 0.8999999, 0.7])
+
+    rewards = IsSuccess(Constant(), 0.9).score(IMAGES, [""] * 3, NO_TEXT)
+    assert rewards.tolist() == [1.0, 0.0, 0.0]
+
+
+def test_the_list_says_what_a_success_is() -> None:
+    (entry,) = [
+        entry
+        for entry in offered_rewards(Offer("sana", {"reads": success("ocr", 1.0)}))
+        if entry.name == "reads"
+    ]
+    assert (entry.card.rates, entry.card.scale) == ("whether ocr is at least 1", "0 or 1")
+
+
+def test_parts_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from heliostat_server.rewards.colourfulness import Colourfulness
 
     calls: list[int] = []
@@ -137,8 +190,14 @@ def test_the_parts_of_a_sum_are_computed_once(monkeypatch: pytest.MonkeyPatch) -
         return score(reward, images, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Colourfulness, "score", counted)
-    book = book_of({"a": sum_of(colourfulness=2.0), "b": sum_of(colourfulness=3.0)})
-    for name in ("a", "b", "colourfulness"):
+    book = book_of(
+        {
+            "a": sum_of(colourfulness=2.0),
+            "b": sum_of(colourfulness=3.0),
+            "c": success("colourfulness"),
+        }
+    )
+    for name in ("a", "b", "c", "colourfulness"):
         book.get(name).score(IMAGES, [""] * 3, NO_TEXT)
     assert calls == [3]
     book.get("a").score(IMAGES.clone(), [""] * 3, NO_TEXT)

@@ -10,6 +10,7 @@ from heliostat_engines.conditioning import Conditioning
 from heliostat_server.errors import NonFiniteError, RequestError
 from heliostat_server.rewards.entry import RewardEntry
 from heliostat_server.rewards.registry import RewardBook
+from heliostat_server.rewards.success import Success
 from heliostat_server.rewards.weighted_sum import WeightedSum
 from heliostat_server.sampling.conditioning import PromptCache
 from heliostat_server.scoring.scorer import Scorer
@@ -68,6 +69,8 @@ def scorer() -> Scorer:
             RewardEntry("broken", lambda _: Broken()),
             RewardEntry("short", lambda _: Short()),
             RewardEntry("sum", _short_sum, parts=("short",)),
+            RewardEntry("yes", lambda context: Success(context.reward("short"), 3.2)),
+            RewardEntry("broken_yes", lambda context: Success(context.reward("broken"), 3.2)),
         ],
     )
     return Scorer(Decoder(), book, PromptCache(encode), LimitSettings(), (2, 1, 1))
@@ -123,9 +126,11 @@ def test_nan_is_named_by_seed_or_index(scorer: Scorer) -> None:
         scorer.score(spec(), bad, [7, 8, 9])
     with pytest.raises(NonFiniteError, match="reward 'broken' of the candidate of seed 7"):
         scorer.score(spec(rewards=["bright", "broken"]), LATENTS, [7, 8, 9])
+    with pytest.raises(NonFiniteError, match="reward 'broken_yes' of the candidate of seed 7"):
+        scorer.score(spec(rewards=["broken_yes"]), LATENTS, [7, 8, 9])
 
 
-@pytest.mark.parametrize("reward", ["short", "sum"])
+@pytest.mark.parametrize("reward", ["short", "sum", "yes"])
 def test_prompts_are_checked_without_images(scorer: Scorer, reward: str) -> None:
     prompts = ["a cat", "a red cat", "b" * 1001, "a dog"]
     report = scorer.check(spec(prompts=prompts, rewards=["bright", reward], checkPrompts=True))
