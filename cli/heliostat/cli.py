@@ -473,15 +473,24 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Where to write it; RUN/report.html by default.")
     ] = None,
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN2",
+            help="Another run's folder: its curves are drawn, too, and both gains and costs told.",
+        ),
+    ] = None,
 ) -> None:
     """Draw a finished or running run as one self-contained HTML page."""
     from rich.console import Console
 
     from heliostat_engines.progress import shown
+    from heliostat_trainer.compare import read_beside
     from heliostat_trainer.report import write_report
 
     with shown(Console(stderr=True)) as stages, stages.during("write the report"):
-        path = write_report(run, out, _say)
+        both = None if beside is None else read_beside(run, beside, _say)
+        path = write_report(run, out, _say, both)
     typer.echo(f"Report: {path}")
 
 

@@ -23,6 +23,7 @@ from heliostat_trainer.compare.wording import (
     cost_text,
     gain_text,
     minutes_text,
+    no_gain_text,
     range_text,
     ratio_text,
     value_text,
@@ -79,7 +80,7 @@ def _print(comparison: Comparison) -> None:
         if comparison.gains(reward):
             console.print(_costs(comparison, reward))
         else:
-            console.print(Text(f"{comparison.reference.label} gained nothing by {reward}"))
+            console.print(Text(no_gain_text(comparison, reward)))
     console.print(METHOD, style="dim", highlight=False)
 
 

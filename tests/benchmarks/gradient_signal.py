@@ -552,11 +552,12 @@ def read_lines(folder: Path) -> list[Line]:
 
 def computes(device: str) -> str:
     """The arithmetic, and on what."""
-    name = _cpu() if device == "cpu" else torch.cuda.get_device_name(device)
+    name = cpu() if device == "cpu" else torch.cuda.get_device_name(device)
     return f"{name_of(compute_dtype(device))} on {name}"
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """This machine's processor."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     units = "with" if has_bf16_units() else "without"

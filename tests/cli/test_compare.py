@@ -110,3 +110,16 @@ def test_numbers_that_count_nothing_are_refused(runs: list[str], words: tuple[st
     result = CliRunner().invoke(app, ["compare", *runs, *words])
     assert result.exit_code != 0
     assert words[0] in result.output + str(result.exception)
+
+
+def test_a_report_beside_another_run(runs: list[str], tmp_path: Path) -> None:
+    lines = {"rewards": {"demo_judge": 0.5}, "proxy_rewards": {"demo_judge": 0.5}}
+    run, out = leave_run(tmp_path / "mine", {20: 0.4}, lines=lines), tmp_path / "page.html"
+    words = ["report", str(run), "--out", str(out), "--beside"]
+    result = CliRunner().invoke(app, [*words, runs[0]], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "mine reached base-0’s gain by demo_judge after 50 % of" in out.read_text()
+    out.unlink()
+    with pytest.raises(HeliostatError, match="nowhere is no run folder"):
+        CliRunner().invoke(app, [*words, "/nowhere"], catch_exceptions=False)
+    assert not out.exists()

@@ -407,6 +407,20 @@ def pair(after: Evaluation, before: Evaluation) -> bool:
     return after.conditions.match(before.conditions)
 
 
+def of_first_prompts(evaluation: Evaluation, count: int) -> Evaluation:
+    """The evaluation as it would be of no more than its first `count` prompts."""
+    rewards = {name: rows[:count] for name, rows in evaluation.rewards.items()}
+    return replace(
+        evaluation,
+        prompts=evaluation.prompts[:count],
+        seeds=evaluation.seeds[:count],
+        rewards=rewards,
+        means={name: prompt_interval(np.array(rows)) for name, rows in rewards.items()},
+        statistics={name: rows[:count] for name, rows in evaluation.statistics.items()},
+        diversity=evaluation.diversity[:count],
+    )
+
+
 def guidance_label(evaluation: Evaluation) -> str:
     """How it was guided, in words."""
     scale = evaluation.guidance

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -48,10 +49,13 @@ def run_demo(*, runs: Path, minutes: float | None, server: str | None, resume: b
             config, server_url=serving.url, known_token=lambda: serving.token, resume=resume
         )
 
+    from heliostat.demo.baseline import beside_baseline
     from heliostat_trainer.report import write_report
 
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    beside = beside_baseline(folder, say)
     with shown(console) as stages, stages.during("write the report"):
-        report = write_report(folder)
+        report = write_report(folder, beside=beside)
     _say_what_is_where(console, folder, report)
     return folder
 
@@ -95,7 +99,8 @@ def _say_what_is_where(console: Console, folder: Path, report: Path) -> None:
   Train longer           heliostat demo --resume --minutes 30
   Without exploration    heliostat serve, and in another terminal
                          heliostat train examples/demo.toml --recipe.name diffusionnft \\
-                           --run.name baseline
+                           --recipe.keep_pairs 12 --run.name baseline
+  The two side by side   heliostat report {folder} --beside runs/baseline
   Your own prompts       edit examples/demo.toml: every key is explained there
 """,
         highlight=False,

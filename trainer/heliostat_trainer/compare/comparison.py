@@ -11,7 +11,13 @@ import numpy as np
 import torch
 
 from heliostat_trainer.compare.costs import Line, cost_to, ratio_to
-from heliostat_trainer.compare.groups import differences, group_runs, read_runs
+from heliostat_trainer.compare.groups import (
+    Group,
+    differences,
+    group_runs,
+    read_pair,
+    read_runs,
+)
 from heliostat_trainer.errors import CompareError
 from heliostat_trainer.evaluate import paired_difference
 from heliostat_trainer.plan import NVFP4_SPEEDUPS, spent
@@ -23,11 +29,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from heliostat_trainer.compare.groups import Group, Run
+    from heliostat_trainer.compare.groups import Run
 
 FRACTIONS = (0.5, 0.75, 1.0)
 """Of the first run's gain, that costs are told until."""
 HOUR_S = 3600
+SECONDS = "seconds of training"
+"""Name of a unit."""
 
 
 @dataclass(frozen=True)
@@ -217,12 +225,7 @@ def compare_runs(
         CompareError: they do not compare, or lack the reward; says why.
         RunFolderError: a folder is no run, cannot be read, or has no evaluation yet.
     """
-    warnings: list[str] = []
-
-    def warn(sentence: str) -> None:
-        warnings.append(sentence)
-        say(sentence)
-
+    warnings, warn = _noted(say)
     runs = read_runs(folders, warn)
     groups = group_runs(runs, warn)
     if len(groups) == 1:
@@ -234,6 +237,39 @@ def compare_runs(
         counting=counting,
         warnings=tuple(warnings),
     )
+
+
+def compare_beside(
+    folder: Path, other: Path, counting: Counting, say: Callable[[str], None] = lambda _: None
+) -> Comparison:
+    """Read a run and another one, which is the reference, and set them side by side.
+
+    `say` is told of what is damaged in the other one, and of what to beware.
+
+    Raises:
+        CompareError: they are one run, or do not compare; says why.
+        RunFolderError: a folder is no run, cannot be read, or has no evaluation yet.
+    """
+    warnings, warn = _noted(say)
+    own, beside = runs = read_pair(folder, other, warn)
+    return Comparison(
+        groups=(Group(beside.name, (beside,)), Group(own.name, (own,))),
+        rewards=_rewards(runs, None),
+        units=_units(runs, counting),
+        counting=counting,
+        warnings=tuple(warnings),
+    )
+
+
+def _noted(say: Callable[[str], None]) -> tuple[list[str], Callable[[str], None]]:
+    """Where sentences are noted, and what notes one and says it."""
+    notes: list[str] = []
+
+    def note(sentence: str) -> None:
+        notes.append(sentence)
+        say(sentence)
+
+    return notes, note
 
 
 def _rewards(runs: Sequence[Run], wanted: str | None) -> tuple[str, ...]:
@@ -262,7 +298,7 @@ def _units(runs: Sequence[Run], counting: Counting) -> tuple[Unit, ...]:
     units = [
         Unit("training steps", lambda _, steps: steps),
         *(_evaluations(speedup, counting.image_nfes, explores) for speedup in speedups),
-        Unit("seconds of training", lambda run, steps: run.elapsed(steps)),
+        Unit(SECONDS, lambda run, steps: run.elapsed(steps)),
     ]
     if price is not None:
         units.append(

@@ -11,7 +11,7 @@ import numpy as np
 from heliostat_engines.precision import Precision
 from heliostat_trainer.config import flatten, kept_config
 from heliostat_trainer.errors import CompareError, ConfigError, RunFolderError
-from heliostat_trainer.evaluate import pair
+from heliostat_trainer.evaluate import of_first_prompts, pair
 from heliostat_trainer.metrics import number
 from heliostat_trainer.report.record import read_run
 from heliostat_trainer.run_file import RUN_FILE
@@ -137,6 +137,27 @@ def read_runs(folders: Sequence[Path], say: Callable[[str], None]) -> tuple[Run,
     return tuple(_comparable(run, first, say) for run in runs)
 
 
+def read_pair(folder: Path, other: Path, say: Callable[[str], None]) -> tuple[Run, Run]:
+    """Read a run and another one to show it beside, of which there is what pairs with the first.
+
+    What is damaged in the first is not said: whoever shows it says so. The other one may have been
+    evaluated on further prompts, as on a machine with more time for them: they are left out.
+
+    Raises:
+        CompareError: they are one run, or do not compare; names what differs.
+        RunFolderError: one is no run, cannot be read, or has no evaluation yet.
+    """
+    if folder.resolve() == other.resolve():
+        raise CompareError(f"{other} is the run itself: name another one to show it beside")
+    name, other_name = _names([folder, other])
+    own = _run(name, read_run(folder), say)
+    beside = _read(other, other_name, say)
+    count = len(own.progress[0].prompts)
+    cut = tuple(of_first_prompts(evaluation, count) for evaluation in beside.record.evaluations)
+    beside = replace(beside, record=replace(beside.record, evaluations=cut))
+    return own, _comparable(beside, own, say)
+
+
 def group_runs(runs: Sequence[Run], say: Callable[[str], None]) -> tuple[Group, ...]:
     """Put runs together that differ in their seed alone, in the order of their first ones."""
     groups: list[list[Run]] = []
@@ -169,12 +190,16 @@ def _read(folder: Path, name: str, say: Callable[[str], None]) -> Run:
     record = read_run(folder)
     for problem in record.problems:
         say(problem)
+    return _run(name, record, say)
+
+
+def _run(name: str, record: RunRecord, say: Callable[[str], None]) -> Run:
     record.require_evaluation("compare")
     try:
         config = kept_config(record.settings)
     except ConfigError as error:
         raise RunFolderError(
-            f"{folder / RUN_FILE} holds settings of another version: {error}"
+            f"{record.folder / RUN_FILE} holds settings of another version: {error}"
         ) from error
     _say_miscounts(name, record, config, say)
     return Run(name, record, config, record.progress)

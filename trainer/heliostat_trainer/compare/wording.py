@@ -7,7 +7,10 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from heliostat_trainer.compare.comparison import Cost, Result
+    from collections.abc import Sequence
+
+    from heliostat_trainer.compare.comparison import Comparison, Cost, Result, Unit
+    from heliostat_trainer.compare.groups import Group
     from heliostat_trainer.statistics import Interval
 
 LONGEST = 40
@@ -57,6 +60,27 @@ def gain_text(result: Result) -> str:
     """A gain with the half of its interval."""
     half = result.gain.half_width
     return f"{result.gain.mean:+.4f}" + ("" if half is None else f" ± {half:.4f}")
+
+
+def no_gain_text(comparison: Comparison, reward: str) -> str:
+    """That there is no gain of the first group's to tell the cost of."""
+    return f"{comparison.reference.label} gained nothing by {reward}"
+
+
+def reached_text(comparison: Comparison, group: Group, reward: str, units: Sequence[Unit]) -> str:
+    """Whether a group came to all that the first one gains, and after what share of its costs."""
+    if not comparison.gains(reward):
+        return no_gain_text(comparison, reward)
+    firsts = f"{comparison.reference.label}’s"
+    ratios = [(comparison.cost(group, reward, unit, 1.0).ratio, unit.name) for unit in units]
+    shares = [
+        f"{100 * ratio.mean:.0f} % of {firsts} {unit}"
+        for ratio, unit in ratios
+        if ratio is not None
+    ]
+    if not shares:
+        return f"{group.label} did not reach {firsts} gain by {reward}"
+    return f"{group.label} reached {firsts} gain by {reward} after {'; '.join(shares)}"
 
 
 def minutes_text(minutes: float | None) -> str:

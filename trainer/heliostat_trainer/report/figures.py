@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#8d96a3", "#66a182")
 STYLES = ("-", "--", ":")
 """Of lines, where there are more of them than colours."""
+GREY = COLOURS[4]
 ALARM = "#b3261e"
 SIZE_IN = (6.4, 3.0)
 
@@ -33,6 +34,8 @@ class Curve:
     """What to compare y with: a dashed horizontal line of the curve's colour."""
     marked: Sequence[float] = ()
     """Where something is wrong: vertical lines."""
+    colour: str | None = None
+    """By its place in the chart if None."""
 
 
 def colour_of(number: int) -> str:
@@ -44,7 +47,8 @@ def curves_svg(curves: Sequence[Curve], x_label: str, y_label: str, *, fit: bool
     """Curves over one pair of axes; `fit`: to the lines alone, so that intervals may leave it."""
     figure, axes = _new()
     for number, curve in enumerate(curves):
-        colour, style = colour_of(number), STYLES[number // len(COLOURS) % len(STYLES)]
+        colour = curve.colour or colour_of(number)
+        style = STYLES[number // len(COLOURS) % len(STYLES)]
         marker = "o" if curve.markers else ""
         axes.plot(
             curve.x,

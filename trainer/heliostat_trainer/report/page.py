@@ -14,6 +14,7 @@ from heliostat_trainer.evaluate import guidance_label, paired_difference, prompt
 from heliostat_trainer.fidelity import PUBLISHED, Fidelity
 from heliostat_trainer.guards import measured
 from heliostat_trainer.policy import PolicyName
+from heliostat_trainer.report.axes import axes, evaluation_curve, training_curve
 from heliostat_trainer.report.figures import Curve, curves_svg, shares_svg
 from heliostat_trainer.report.pictures import grid_uri, image_uri
 from heliostat_trainer.report.record import RunRecord, read_run
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from heliostat_trainer.compare.beside import Beside
     from heliostat_trainer.evaluate import Evaluation
+    from heliostat_trainer.report.axes import Axis
     from heliostat_trainer.statistics import Interval
 
 GRID_COLUMNS = 8
@@ -85,9 +88,14 @@ class Gallery:
 
 
 def write_report(
-    run: Path, out: Path | None = None, say: Callable[[str], None] = lambda _: None
+    run: Path,
+    out: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    beside: Beside | None = None,
 ) -> Path:
     """Write RUN/report.html, or `out`, and return its path; `say` is told what is damaged.
+
+    beside: the run and another one, whose curves are drawn, too.
 
     Raises:
         RunFolderError: the folder holds nothing to report.
@@ -99,11 +107,11 @@ def write_report(
     for problem in record.problems:
         say(problem)
     record.require_evaluation("report")
-    atomic_text(path, render("template.html", _content(record)))
+    atomic_text(path, render("template.html", _content(record, beside)))
     return path
 
 
-def _content(record: RunRecord) -> dict[str, object]:
+def _content(record: RunRecord, beside: Beside | None) -> dict[str, object]:
     guided = _most_guided(record)
     return {
         "run": record,
@@ -112,8 +120,18 @@ def _content(record: RunRecord) -> dict[str, object]:
         "first": _sampler(record.first),
         "most_guided": None if guided is None else guidance_label(guided),
         "spread": _spread(record.first, record.rewards[0]),
-        "reward_curves": _reward_curves(record),
-        "evaluation_curves": [_evaluation_curve(record, name) for name in record.rewards],
+        "beside": beside,
+        # Of a sum one chart a summand: the sum itself has mean 0 in every group.
+        "reward_curves": [
+            _reward_curve(record, name, axis, beside)
+            for name in record.reward.trained
+            for axis in axes(beside)
+        ],
+        "evaluation_curves": [
+            (name, _evaluation_curve(record, name, axis, beside))
+            for name in record.rewards
+            for axis in axes(beside)
+        ],
         "ranking": _ranking(record.steps),
         "flat": _flat(record.steps),
         "tuned": [(line["step"], line["tuned"]) for line in record.steps if line.get("tuned")],
@@ -161,20 +179,15 @@ def _spread(evaluation: Evaluation, reward: str) -> float | None:
     return float(np.std(np.array(evaluation.rewards[reward]), axis=1, ddof=1).mean())
 
 
-def _reward_curves(record: RunRecord) -> list[str]:
-    """One chart a reward; of a sum, one a summand: the sum itself has mean 0 in every group."""
-    steps = [float(line["step"]) for line in record.steps]
-    return [
-        curves_svg(
-            [
-                Curve(label, steps, [_mean(line, which, name) for line in record.steps])
-                for label, which in (("explored candidates", "proxy_"), ("samples trained on", ""))
-            ],
-            "training step",
-            f"{name}, training prompts",
-        )
-        for name in record.reward.trained
+def _reward_curve(record: RunRecord, reward: str, axis: Axis, beside: Beside | None) -> str:
+    x = axis.own([line["step"] for line in record.steps])
+    curves = [
+        Curve(label, x, [_mean(line, which, reward) for line in record.steps])
+        for label, which in (("explored candidates", "proxy_"), ("samples trained on", ""))
     ]
+    if beside is not None:
+        curves += training_curve(beside, reward, axis)
+    return curves_svg(curves, axis.label, f"{reward}, training prompts")
 
 
 def _mean(line: Mapping[str, Any], which: str, reward: str) -> float:
@@ -183,14 +196,16 @@ def _mean(line: Mapping[str, Any], which: str, reward: str) -> float:
     return float(means[reward])
 
 
-def _evaluation_curve(record: RunRecord, reward: str) -> str:
+def _evaluation_curve(record: RunRecord, reward: str, axis: Axis, beside: Beside | None) -> str:
     guided = _most_guided(record)
-    curve = _over_steps(
-        record,
+    curve = _over(
+        axis.own([evaluation.step for evaluation in record.progress]),
+        guidance_label(record.first),
         [evaluation.means[reward] for evaluation in record.progress],
         level=None if guided is None else guided.means[reward].mean,
     )
-    return curves_svg([curve], "training step", f"{reward}, held-out prompts")
+    others = [] if beside is None else evaluation_curve(beside, reward, axis)
+    return curves_svg([curve, *others], axis.label, f"{reward}, held-out prompts")
 
 
 def _most_guided(record: RunRecord) -> Evaluation | None:
@@ -199,18 +214,19 @@ def _most_guided(record: RunRecord) -> Evaluation | None:
     return last if last.guidance > record.first.guidance else None
 
 
-def _over_steps(
-    record: RunRecord,
+def _over(
+    x: Sequence[float],
+    label: str,
     means: Sequence[Interval],
     level: float | None,
     marked: Sequence[float] = (),
 ) -> Curve:
-    """A curve over the evaluations of the record's progress."""
+    """A curve over evaluations, which lie at `x`."""
     half_widths = [mean.half_width for mean in means]
     known = [half for half in half_widths if half is not None]
     return Curve(
-        guidance_label(record.first),
-        [float(evaluation.step) for evaluation in record.progress],
+        label,
+        x,
         [mean.mean for mean in means],
         known if len(known) == len(means) else None,
         markers=True,
@@ -223,8 +239,9 @@ def _guard_curve(record: RunRecord, name: str) -> str:
     """A statistic over the evaluations, the base model's as a level, and where it alarmed."""
     means = [prompt_interval(measured(evaluation)[name]) for evaluation in record.progress]
     alarmed = {alarm.step for alarm in record.alarms if alarm.what == name}
-    curve = _over_steps(
-        record,
+    curve = _over(
+        [evaluation.step for evaluation in record.progress],
+        guidance_label(record.first),
         means,
         level=float(measured(record.first)[name].mean()),
         marked=[float(step) for step in sorted(alarmed)],
