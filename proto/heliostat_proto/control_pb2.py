@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rcontrol.proto\x12\x0cheliostat.v1\"!\n\x0bOpenRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\"\x1d\n\x0cOpenResponse\x12\r\n\x05token\x18\x01 \x01(\t\"!\n\x0bInfoRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\"\xf7\x01\n\x0cInfoResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x17\n\x0frollout_address\x18\x02 \x01(\t\x12(\n\x06\x65ngine\x18\x03 \x01(\x0b\x32\x18.heliostat.v1.EngineInfo\x12\x0f\n\x07rewards\x18\x04 \x03(\t\x12$\n\x06limits\x18\x05 \x01(\x0b\x32\x14.heliostat.v1.Limits\x12\x16\n\x0elatest_version\x18\x06 \x01(\x03\x12\x16\n\x0e\x63hecks_prompts\x18\x07 \x01(\x08\x12\x14\n\x0cscores_early\x18\x08 \x01(\x08\x12\x0f\n\x07solvers\x18\t \x03(\t\"\xe4\x02\n\nEngineInfo\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x15\n\rnvfp4_linears\x18\x05 \x01(\x05\x12\x0f\n\x07linears\x18\x06 \x01(\x05\x12?\n\x0clora_targets\x18\x07 \x03(\x0b\x32).heliostat.v1.EngineInfo.LoraTargetsEntry\x12\x10\n\x08max_rank\x18\x08 \x01(\x05\x12\x15\n\rresolution_px\x18\t \x01(\x05\x12\x16\n\x0eweights_digest\x18\n \x01(\t\x12\x15\n\rcompute_dtype\x18\x0b \x01(\t\x1aM\n\x10LoraTargetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.heliostat.v1.LinearShape:\x02\x38\x01\"8\n\x0bLinearShape\x12\x13\n\x0bin_features\x18\x01 \x01(\x05\x12\x14\n\x0cout_features\x18\x02 \x01(\x05\"r\n\x06Limits\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x05\x12\x11\n\tmax_steps\x18\x02 \x01(\x05\x12\x11\n\tmax_seeds\x18\x03 \x01(\x05\x12\x18\n\x10max_prompt_chars\x18\x04 \x01(\x05\x12\x19\n\x11max_adapter_bytes\x18\x05 \x01(\x03\"X\n\x0ePublishRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.heliostat.v1.AdapterHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"Y\n\rAdapterHeader\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x03 \x01(\x0c\x12\x14\n\x0ctensor_bytes\x18\x04 \x01(\x03\"a\n\x0fPublishResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x15\n\rbound_modules\x18\x03 \x01(\x05\x12\x16\n\x0etarget_modules\x18\x04 \x01(\x05\"5\n\x0eVersionRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\'\n\x11\x45xperimentRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\"T\n\x05Share\x12\x0e\n\x06weight\x18\x01 \x01(\x01\x12\x10\n\x08priority\x18\x02 \x01(\x05\x12\x19\n\x11max_queued_images\x18\x03 \x01(\x03\x12\x0e\n\x06paused\x18\x04 \x01(\x08\"\xa7\x01\n\x0bShareChange\x12\x13\n\x06weight\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08priority\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1e\n\x11max_queued_images\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x13\n\x06paused\x18\x04 \x01(\x08H\x03\x88\x01\x01\x42\t\n\x07_weightB\x0b\n\t_priorityB\x14\n\x12_max_queued_imagesB\t\n\x07_paused\"6\n\x05Usage\x12\x0e\n\x06images\x18\x01 \x01(\x03\x12\x0c\n\x04nfes\x18\x02 \x01(\x03\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"I\n\x07Version\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0e\n\x06pinned\x18\x03 \x01(\x08\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\"\xb4\x01\n\nExperiment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\t\x12\"\n\x05share\x18\x03 \x01(\x0b\x32\x13.heliostat.v1.Share\x12\x16\n\x0elatest_version\x18\x04 \x01(\x03\x12\'\n\x08versions\x18\x05 \x03(\x0b\x32\x15.heliostat.v1.Version\x12\"\n\x05usage\x18\x06 \x01(\x0b\x32\x13.heliostat.v1.Usage\"\x18\n\x16ListExperimentsRequest\"H\n\x17ListExperimentsResponse\x12-\n\x0b\x65xperiments\x18\x01 \x03(\x0b\x32\x18.heliostat.v1.Experiment\"6\n\x11ListEventsRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"Q\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\n\n\x02\x61t\x18\x02 \x01(\t\x12\x12\n\nexperiment\x18\x03 \x01(\t\x12\x0c\n\x04what\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"9\n\x12ListEventsResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.heliostat.v1.Event\"W\n\x17\x43reateExperimentRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12(\n\x05share\x18\x02 \x01(\x0b\x32\x19.heliostat.v1.ShareChange\"W\n\x18\x43reateExperimentResponse\x12,\n\nexperiment\x18\x01 \x01(\x0b\x32\x18.heliostat.v1.Experiment\x12\r\n\x05token\x18\x02 \x01(\t\"W\n\x17\x43hangeExperimentRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12(\n\x05share\x18\x02 \x01(\x0b\x32\x19.heliostat.v1.ShareChange\"\x1a\n\x18\x44\x65leteExperimentResponse\"#\n\x12IssueTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\"\'\n\x14RevokeTokensResponse\x12\x0f\n\x07revoked\x18\x01 \x01(\x05\x32\xd2\x08\n\x07\x43ontrol\x12=\n\x04Open\x12\x19.heliostat.v1.OpenRequest\x1a\x1a.heliostat.v1.OpenResponse\x12=\n\x04Info\x12\x19.heliostat.v1.InfoRequest\x1a\x1a.heliostat.v1.InfoResponse\x12H\n\x07Publish\x12\x1c.heliostat.v1.PublishRequest\x1a\x1d.heliostat.v1.PublishResponse(\x01\x12G\n\x08RollBack\x12\x1c.heliostat.v1.VersionRequest\x1a\x1d.heliostat.v1.PublishResponse\x12=\n\x03Pin\x12\x1c.heliostat.v1.VersionRequest\x1a\x18.heliostat.v1.Experiment\x12?\n\x05Unpin\x12\x1c.heliostat.v1.VersionRequest\x1a\x18.heliostat.v1.Experiment\x12J\n\rGetExperiment\x12\x1f.heliostat.v1.ExperimentRequest\x1a\x18.heliostat.v1.Experiment\x12^\n\x0fListExperiments\x12$.heliostat.v1.ListExperimentsRequest\x1a%.heliostat.v1.ListExperimentsResponse\x12O\n\nListEvents\x12\x1f.heliostat.v1.ListEventsRequest\x1a .heliostat.v1.ListEventsResponse\x12S\n\x10\x43hangeExperiment\x12%.heliostat.v1.ChangeExperimentRequest\x1a\x18.heliostat.v1.Experiment\x12\x61\n\x10\x43reateExperiment\x12%.heliostat.v1.CreateExperimentRequest\x1a&.heliostat.v1.CreateExperimentResponse\x12[\n\x10\x44\x65leteExperiment\x12\x1f.heliostat.v1.ExperimentRequest\x1a&.heliostat.v1.DeleteExperimentResponse\x12O\n\nIssueToken\x12\x1f.heliostat.v1.ExperimentRequest\x1a .heliostat.v1.IssueTokenResponse\x12S\n\x0cRevokeTokens\x12\x1f.heliostat.v1.ExperimentRequest\x1a\".heliostat.v1.RevokeTokensResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rcontrol.proto\x12\x0cheliostat.v1\"!\n\x0bOpenRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\"\x1d\n\x0cOpenResponse\x12\r\n\x05token\x18\x01 \x01(\t\"!\n\x0bInfoRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\"\xf7\x01\n\x0cInfoResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x17\n\x0frollout_address\x18\x02 \x01(\t\x12(\n\x06\x65ngine\x18\x03 \x01(\x0b\x32\x18.heliostat.v1.EngineInfo\x12\x0f\n\x07rewards\x18\x04 \x03(\t\x12$\n\x06limits\x18\x05 \x01(\x0b\x32\x14.heliostat.v1.Limits\x12\x16\n\x0elatest_version\x18\x06 \x01(\x03\x12\x16\n\x0e\x63hecks_prompts\x18\x07 \x01(\x08\x12\x14\n\x0cscores_early\x18\x08 \x01(\x08\x12\x0f\n\x07solvers\x18\t \x03(\t\"\xe4\x02\n\nEngineInfo\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x15\n\rnvfp4_linears\x18\x05 \x01(\x05\x12\x0f\n\x07linears\x18\x06 \x01(\x05\x12?\n\x0clora_targets\x18\x07 \x03(\x0b\x32).heliostat.v1.EngineInfo.LoraTargetsEntry\x12\x10\n\x08max_rank\x18\x08 \x01(\x05\x12\x15\n\rresolution_px\x18\t \x01(\x05\x12\x16\n\x0eweights_digest\x18\n \x01(\t\x12\x15\n\rcompute_dtype\x18\x0b \x01(\t\x1aM\n\x10LoraTargetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.heliostat.v1.LinearShape:\x02\x38\x01\"8\n\x0bLinearShape\x12\x13\n\x0bin_features\x18\x01 \x01(\x05\x12\x14\n\x0cout_features\x18\x02 \x01(\x05\"r\n\x06Limits\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x05\x12\x11\n\tmax_steps\x18\x02 \x01(\x05\x12\x11\n\tmax_seeds\x18\x03 \x01(\x05\x12\x18\n\x10max_prompt_chars\x18\x04 \x01(\x05\x12\x19\n\x11max_adapter_bytes\x18\x05 \x01(\x03\"X\n\x0ePublishRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.heliostat.v1.AdapterHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"h\n\rAdapterHeader\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x03 \x01(\x0c\x12\x14\n\x0ctensor_bytes\x18\x04 \x01(\x03\x12\r\n\x05tuned\x18\x05 \x01(\t\"a\n\x0fPublishResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x15\n\rbound_modules\x18\x03 \x01(\x05\x12\x16\n\x0etarget_modules\x18\x04 \x01(\x05\"5\n\x0eVersionRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\'\n\x11\x45xperimentRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\"T\n\x05Share\x12\x0e\n\x06weight\x18\x01 \x01(\x01\x12\x10\n\x08priority\x18\x02 \x01(\x05\x12\x19\n\x11max_queued_images\x18\x03 \x01(\x03\x12\x0e\n\x06paused\x18\x04 \x01(\x08\"\xa7\x01\n\x0bShareChange\x12\x13\n\x06weight\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08priority\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1e\n\x11max_queued_images\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x13\n\x06paused\x18\x04 \x01(\x08H\x03\x88\x01\x01\x42\t\n\x07_weightB\x0b\n\t_priorityB\x14\n\x12_max_queued_imagesB\t\n\x07_paused\"6\n\x05Usage\x12\x0e\n\x06images\x18\x01 \x01(\x03\x12\x0c\n\x04nfes\x18\x02 \x01(\x03\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"I\n\x07Version\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0e\n\x06pinned\x18\x03 \x01(\x08\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\"\xc3\x01\n\nExperiment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\t\x12\"\n\x05share\x18\x03 \x01(\x0b\x32\x13.heliostat.v1.Share\x12\x16\n\x0elatest_version\x18\x04 \x01(\x03\x12\'\n\x08versions\x18\x05 \x03(\x0b\x32\x15.heliostat.v1.Version\x12\"\n\x05usage\x18\x06 \x01(\x0b\x32\x13.heliostat.v1.Usage\x12\r\n\x05tuned\x18\x07 \x01(\t\"\x18\n\x16ListExperimentsRequest\"H\n\x17ListExperimentsResponse\x12-\n\x0b\x65xperiments\x18\x01 \x03(\x0b\x32\x18.heliostat.v1.Experiment\"6\n\x11ListEventsRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"Q\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\n\n\x02\x61t\x18\x02 \x01(\t\x12\x12\n\nexperiment\x18\x03 \x01(\t\x12\x0c\n\x04what\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"9\n\x12ListEventsResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.heliostat.v1.Event\"W\n\x17\x43reateExperimentRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12(\n\x05share\x18\x02 \x01(\x0b\x32\x19.heliostat.v1.ShareChange\"W\n\x18\x43reateExperimentResponse\x12,\n\nexperiment\x18\x01 \x01(\x0b\x32\x18.heliostat.v1.Experiment\x12\r\n\x05token\x18\x02 \x01(\t\"W\n\x17\x43hangeExperimentRequest\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12(\n\x05share\x18\x02 \x01(\x0b\x32\x19.heliostat.v1.ShareChange\"\x1a\n\x18\x44\x65leteExperimentResponse\"#\n\x12IssueTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\"\'\n\x14RevokeTokensResponse\x12\x0f\n\x07revoked\x18\x01 \x01(\x05\x32\xd2\x08\n\x07\x43ontrol\x12=\n\x04Open\x12\x19.heliostat.v1.OpenRequest\x1a\x1a.heliostat.v1.OpenResponse\x12=\n\x04Info\x12\x19.heliostat.v1.InfoRequest\x1a\x1a.heliostat.v1.InfoResponse\x12H\n\x07Publish\x12\x1c.heliostat.v1.PublishRequest\x1a\x1d.heliostat.v1.PublishResponse(\x01\x12G\n\x08RollBack\x12\x1c.heliostat.v1.VersionRequest\x1a\x1d.heliostat.v1.PublishResponse\x12=\n\x03Pin\x12\x1c.heliostat.v1.VersionRequest\x1a\x18.heliostat.v1.Experiment\x12?\n\x05Unpin\x12\x1c.heliostat.v1.VersionRequest\x1a\x18.heliostat.v1.Experiment\x12J\n\rGetExperiment\x12\x1f.heliostat.v1.ExperimentRequest\x1a\x18.heliostat.v1.Experiment\x12^\n\x0fListExperiments\x12$.heliostat.v1.ListExperimentsRequest\x1a%.heliostat.v1.ListExperimentsResponse\x12O\n\nListEvents\x12\x1f.heliostat.v1.ListEventsRequest\x1a .heliostat.v1.ListEventsResponse\x12S\n\x10\x43hangeExperiment\x12%.heliostat.v1.ChangeExperimentRequest\x1a\x18.heliostat.v1.Experiment\x12\x61\n\x10\x43reateExperiment\x12%.heliostat.v1.CreateExperimentRequest\x1a&.heliostat.v1.CreateExperimentResponse\x12[\n\x10\x44\x65leteExperiment\x12\x1f.heliostat.v1.ExperimentRequest\x1a&.heliostat.v1.DeleteExperimentResponse\x12O\n\nIssueToken\x12\x1f.heliostat.v1.ExperimentRequest\x1a .heliostat.v1.IssueTokenResponse\x12S\n\x0cRevokeTokens\x12\x1f.heliostat.v1.ExperimentRequest\x1a\".heliostat.v1.RevokeTokensResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,45 +52,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUBLISHREQUEST']._serialized_start=915
   _globals['_PUBLISHREQUEST']._serialized_end=1003
   _globals['_ADAPTERHEADER']._serialized_start=1005
-  _globals['_ADAPTERHEADER']._serialized_end=1094
-  _globals['_PUBLISHRESPONSE']._serialized_start=1096
-  _globals['_PUBLISHRESPONSE']._serialized_end=1193
-  _globals['_VERSIONREQUEST']._serialized_start=1195
-  _globals['_VERSIONREQUEST']._serialized_end=1248
-  _globals['_EXPERIMENTREQUEST']._serialized_start=1250
-  _globals['_EXPERIMENTREQUEST']._serialized_end=1289
-  _globals['_SHARE']._serialized_start=1291
-  _globals['_SHARE']._serialized_end=1375
-  _globals['_SHARECHANGE']._serialized_start=1378
-  _globals['_SHARECHANGE']._serialized_end=1545
-  _globals['_USAGE']._serialized_start=1547
-  _globals['_USAGE']._serialized_end=1601
-  _globals['_VERSION']._serialized_start=1603
-  _globals['_VERSION']._serialized_end=1676
-  _globals['_EXPERIMENT']._serialized_start=1679
-  _globals['_EXPERIMENT']._serialized_end=1859
-  _globals['_LISTEXPERIMENTSREQUEST']._serialized_start=1861
-  _globals['_LISTEXPERIMENTSREQUEST']._serialized_end=1885
-  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_start=1887
-  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_end=1959
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1961
-  _globals['_LISTEVENTSREQUEST']._serialized_end=2015
-  _globals['_EVENT']._serialized_start=2017
-  _globals['_EVENT']._serialized_end=2098
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=2100
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=2157
-  _globals['_CREATEEXPERIMENTREQUEST']._serialized_start=2159
-  _globals['_CREATEEXPERIMENTREQUEST']._serialized_end=2246
-  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_start=2248
-  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_end=2335
-  _globals['_CHANGEEXPERIMENTREQUEST']._serialized_start=2337
-  _globals['_CHANGEEXPERIMENTREQUEST']._serialized_end=2424
-  _globals['_DELETEEXPERIMENTRESPONSE']._serialized_start=2426
-  _globals['_DELETEEXPERIMENTRESPONSE']._serialized_end=2452
-  _globals['_ISSUETOKENRESPONSE']._serialized_start=2454
-  _globals['_ISSUETOKENRESPONSE']._serialized_end=2489
-  _globals['_REVOKETOKENSRESPONSE']._serialized_start=2491
-  _globals['_REVOKETOKENSRESPONSE']._serialized_end=2530
-  _globals['_CONTROL']._serialized_start=2533
-  _globals['_CONTROL']._serialized_end=3639
+  _globals['_ADAPTERHEADER']._serialized_end=1109
+  _globals['_PUBLISHRESPONSE']._serialized_start=1111
+  _globals['_PUBLISHRESPONSE']._serialized_end=1208
+  _globals['_VERSIONREQUEST']._serialized_start=1210
+  _globals['_VERSIONREQUEST']._serialized_end=1263
+  _globals['_EXPERIMENTREQUEST']._serialized_start=1265
+  _globals['_EXPERIMENTREQUEST']._serialized_end=1304
+  _globals['_SHARE']._serialized_start=1306
+  _globals['_SHARE']._serialized_end=1390
+  _globals['_SHARECHANGE']._serialized_start=1393
+  _globals['_SHARECHANGE']._serialized_end=1560
+  _globals['_USAGE']._serialized_start=1562
+  _globals['_USAGE']._serialized_end=1616
+  _globals['_VERSION']._serialized_start=1618
+  _globals['_VERSION']._serialized_end=1691
+  _globals['_EXPERIMENT']._serialized_start=1694
+  _globals['_EXPERIMENT']._serialized_end=1889
+  _globals['_LISTEXPERIMENTSREQUEST']._serialized_start=1891
+  _globals['_LISTEXPERIMENTSREQUEST']._serialized_end=1915
+  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_start=1917
+  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_end=1989
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1991
+  _globals['_LISTEVENTSREQUEST']._serialized_end=2045
+  _globals['_EVENT']._serialized_start=2047
+  _globals['_EVENT']._serialized_end=2128
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=2130
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=2187
+  _globals['_CREATEEXPERIMENTREQUEST']._serialized_start=2189
+  _globals['_CREATEEXPERIMENTREQUEST']._serialized_end=2276
+  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_start=2278
+  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_end=2365
+  _globals['_CHANGEEXPERIMENTREQUEST']._serialized_start=2367
+  _globals['_CHANGEEXPERIMENTREQUEST']._serialized_end=2454
+  _globals['_DELETEEXPERIMENTRESPONSE']._serialized_start=2456
+  _globals['_DELETEEXPERIMENTRESPONSE']._serialized_end=2482
+  _globals['_ISSUETOKENRESPONSE']._serialized_start=2484
+  _globals['_ISSUETOKENRESPONSE']._serialized_end=2519
+  _globals['_REVOKETOKENSRESPONSE']._serialized_start=2521
+  _globals['_REVOKETOKENSRESPONSE']._serialized_end=2560
+  _globals['_CONTROL']._serialized_start=2563
+  _globals['_CONTROL']._serialized_end=3669
 # @@protoc_insertion_point(module_scope)

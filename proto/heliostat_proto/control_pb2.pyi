@@ -110,16 +110,18 @@ class PublishRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[AdapterHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class AdapterHeader(_message.Message):
-    __slots__ = ("experiment", "sha256", "config", "tensor_bytes")
+    __slots__ = ("experiment", "sha256", "config", "tensor_bytes", "tuned")
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     TENSOR_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TUNED_FIELD_NUMBER: _ClassVar[int]
     experiment: str
     sha256: str
     config: bytes
     tensor_bytes: int
-    def __init__(self, experiment: _Optional[str] = ..., sha256: _Optional[str] = ..., config: _Optional[bytes] = ..., tensor_bytes: _Optional[int] = ...) -> None: ...
+    tuned: str
+    def __init__(self, experiment: _Optional[str] = ..., sha256: _Optional[str] = ..., config: _Optional[bytes] = ..., tensor_bytes: _Optional[int] = ..., tuned: _Optional[str] = ...) -> None: ...
 
 class PublishResponse(_message.Message):
     __slots__ = ("version", "sha256", "bound_modules", "target_modules")
@@ -194,20 +196,22 @@ class Version(_message.Message):
     def __init__(self, version: _Optional[int] = ..., sha256: _Optional[str] = ..., pinned: _Optional[bool] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Experiment(_message.Message):
-    __slots__ = ("name", "created", "share", "latest_version", "versions", "usage")
+    __slots__ = ("name", "created", "share", "latest_version", "versions", "usage", "tuned")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
     LATEST_VERSION_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    TUNED_FIELD_NUMBER: _ClassVar[int]
     name: str
     created: str
     share: Share
     latest_version: int
     versions: _containers.RepeatedCompositeFieldContainer[Version]
     usage: Usage
-    def __init__(self, name: _Optional[str] = ..., created: _Optional[str] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., latest_version: _Optional[int] = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+    tuned: str
+    def __init__(self, name: _Optional[str] = ..., created: _Optional[str] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., latest_version: _Optional[int] = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., tuned: _Optional[str] = ...) -> None: ...
 
 class ListExperimentsRequest(_message.Message):
     __slots__ = ()

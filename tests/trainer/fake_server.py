@@ -56,6 +56,7 @@ class FakeServer:
         self.checkpoint = str(checkpoint)
         self.reverse = reverse
         self.version = 0
+        self.tuned = ""
         self.adapters: dict[int, str] = {}
         self.drawn_with: list[str] = []
         self.explored: list[GroupRequest] = []
@@ -91,7 +92,8 @@ class FakeServer:
             solvers=self.solvers,
         )
 
-    def publish(self, files: AdapterFiles) -> PublishedAdapter:
+    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
+        self.tuned = tuned
         with self._one_thread:
             binding = self.engine.refit(parse_adapter(files))
         self.version += 1

@@ -58,6 +58,7 @@ class WireServer:
         self.tokens = {"admin"}
         self.given = "of"
         self.published: list[AdapterFiles] = []
+        self.tuned: list[str] = []
         self.asked: list[tuple[str, tuple[int, ...], int]] = []
         self.specs: list[dict[str, Any]] = []
         self.scored: list[list[str]] = []
@@ -150,6 +151,7 @@ class _Control(control_pb2_grpc.ControlServicer):
         if parse_adapter(files).rank > 8:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the adapter has too large a rank")
         self._server.published.append(files)
+        self._server.tuned.append(header.tuned)
         return control_pb2.PublishResponse(
             version=len(self._server.published),
             sha256=files.sha256,

@@ -294,7 +294,8 @@ def test_a_whole_restart_is_waited_for(wire: WireServer, said: list[str]) -> Non
 def test_a_server_that_lost_its_state_gets_the_adapter_again(
     client: RolloutServer, wire: WireServer
 ) -> None:
-    older, newer = client.publish(adapter(fill=0.5)), client.publish(adapter())
+    older, newer = client.publish(adapter(fill=0.5)), client.publish(adapter(), "fewer of them")
+    assert wire.tuned == ["", "fewer of them"]
     wire.forget()
     asked = requests(2)
     check(list(client.explore(asked, newer)), asked)
@@ -303,6 +304,7 @@ def test_a_server_that_lost_its_state_gets_the_adapter_again(
     check(list(client.explore(asked, older)), asked)
     assert wire.published == [adapter(), adapter(fill=0.5)]
     assert wire.asked[-1][2] == 2
+    assert wire.tuned[2:] == ["fewer of them"] * 2  # the latest, whatever goes with it
 
 
 def test_a_lost_version_is_never_mistaken_for_a_new_one_of_its_number(

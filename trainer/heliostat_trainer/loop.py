@@ -423,8 +423,9 @@ class Trainer:
             self._hand_over(step, files)
 
     def _hand_over(self, step: int, files: AdapterFiles) -> None:
+        tuned = self.state.decisions[-1].sentence if self.state.decisions else ""
         with self._clock.phase(Phase.PUBLISH):
-            self._explorers[step] = Explorer(files, self.parts.server.publish(files))
+            self._explorers[step] = Explorer(files, self.parts.server.publish(files, tuned))
         for old in [old for old in self._explorers if old < self._explorer_of(step + 1)]:
             del self._explorers[old]
 
@@ -473,7 +474,7 @@ class Trainer:
         ranked = replace(self.state, ranks=(*self.state.ranks, *result.ranks))
         decision = self.parts.tuner.decide(ranked, metrics)
         if decision is not None:
-            metrics = replace(metrics, tuned=f"from step {decision.step} on: {decision.why}")
+            metrics = replace(metrics, tuned=decision.sentence)
         parts, verdict = self.parts, self._verdict(result)
         with parts.interrupts.shielded():
             parts.metrics.append(metrics)

@@ -208,10 +208,13 @@ class RolloutServers:
         """What those that are there have in common, asked anew."""
         return self._patience.call(self._info)
 
-    def publish(self, files: AdapterFiles) -> PublishedAdapter:
-        """Make an adapter the experiment's next version at one of them, for all."""
-        self._published.keep(files)
-        return self._anywhere(lambda replica: replica.publish(files))
+    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
+        """Make an adapter the experiment's next version at one of them, for all.
+
+        tuned: as `RolloutServer.publish`.
+        """
+        self._published.keep(files, tuned)
+        return self._anywhere(lambda replica: replica.publish(files, tuned))
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Text embeddings, a row a prompt, in float32."""

@@ -67,6 +67,7 @@ def experiment_message(experiment: Experiment) -> control_pb2.Experiment:
         latest_version=experiment.latest_version,
         versions=[control_pb2.Version(**version.model_dump()) for version in experiment.versions],
         usage=control_pb2.Usage(**experiment.usage.model_dump()),
+        tuned=experiment.tuned,
     )
 
 

@@ -129,11 +129,14 @@ class Operations:
         """What an upload may have."""
         return self._engine.describe().limits.max_adapter_bytes
 
-    def publish(self, caller: Caller, experiment: str, files: AdapterFiles) -> Published:
-        """Make an adapter an experiment's next version."""
+    def publish(
+        self, caller: Caller, experiment: str, files: AdapterFiles, tuned: str = ""
+    ) -> Published:
+        """Make an adapter an experiment's next version; `tuned`: what its run has decided last."""
         self._check(caller, experiment)
         published = self._publisher.publish(experiment, files)
         self._experiments.note(experiment, "published", f"version {published.version}")
+        self._experiments.tuned(experiment, tuned)
         return published
 
     def roll_back(self, caller: Caller, experiment: str, version: int) -> Published:

@@ -2,8 +2,8 @@
 
 Keys, all under `heliostat:`
     experiments               set of the names.
-    experiment:<name>         hash: created, the terms that differ from the usual, and what the
-                              adapter store keeps there.
+    experiment:<name>         hash: created, the terms that differ from the usual, tuned, and what
+                              the adapter store keeps there.
     experiment:<name>:usage   hash: images, nfes, seconds.
     experiment:<name>:groups  stream of what was drawn (sampling/groups.py).
     experiment:<name>:tokens  set of the digests of its tokens.
@@ -36,6 +36,8 @@ _EVENTS = "heliostat:events"
 MAX_EVENTS = 10_000
 MAX_TOKENS = 64
 """Of one experiment: each run that opens it takes one."""
+MAX_TUNED_CHARS = 1000
+"""Of what a run has decided: more is cut off."""
 
 _CREATE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
@@ -149,6 +151,16 @@ class ExperimentStore:
         )
         self.note(name, "changed", ", ".join(f"{key} = {value}" for key, value in terms.items()))
 
+    def tuned(self, name: str, sentence: str) -> None:
+        """Keep what an experiment's run has decided last, unless the store has no room for it."""
+        key, kept = experiment_key(name), sentence[:MAX_TUNED_CHARS]
+        if (answered(lambda: self._redis.hget(key, "tuned")) or b"").decode() == kept:
+            return
+        with suppress(StoreFullError):
+            is_there = answered(lambda: self._change(keys=[key], args=["tuned", kept]))
+            if is_there and kept:
+                self.note(name, "tuned", kept)
+
     def delete(self, name: str) -> None:
         """Forget an experiment, its tokens, versions and usage. Raises NotFoundError."""
         arguments: list[str | int] = [name, _TOKEN, ADAPTER_KEY, DROPPED_TTL_S]
@@ -237,6 +249,7 @@ class ExperimentStore:
                 for (version, sha), size in sorted(zip(kept.items(), sizes, strict=True))
             ),
             usage=Usage.model_validate({k.decode(): v.decode() for k, v in usage.items()}),
+            tuned=fields.get("tuned", ""),
         )
 
     @staticmethod
