@@ -171,19 +171,16 @@ def _check_rollouts(config: TrainConfig, info: ServerInfo) -> None:
             "request: lower it"
         )
     scores_early = recipe.tune or recipe.pool_evaluations < recipe.pool_steps
-    if scores_early and not info.scores_early:
+    if lacks := info.shortcoming(early=scores_early):
         setting = (
             "recipe.tune = true" if recipe.tune else f"recipe.score_after = {recipe.score_after}"
         )
         raise ConfigError(
-            f"{setting}, but the server (version "
-            f"{info.server_version}) scores after all steps only: leave it out, or start a newer "
-            "server"
+            f"{setting}, but the server {lacks}: leave it out, or start a newer server"
         )
-    if recipe.solver not in info.solvers:
+    if lacks := info.shortcoming(solver=recipe.solver):
         raise ConfigError(
-            f"recipe.solver = {recipe.solver.value!r}, but the server (version "
-            f"{info.server_version}) draws with {' and '.join(info.solvers)} alone: set it to that, or "
+            f"recipe.solver = {recipe.solver.value!r}, but the server {lacks}: set it to that, or "
             "start a newer server"
         )
     for setting, steps in _explored_steps(config).items():

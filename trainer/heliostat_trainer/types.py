@@ -66,6 +66,14 @@ class ServerInfo:
     solvers: tuple[str, ...] = (Solver.EULER,)
     """What it can draw with."""
 
+    def shortcoming(self, *, early: bool = False, solver: Solver | None = None) -> str | None:
+        """What keeps it from scoring early, or from drawing with a solver; None: nothing does."""
+        if early and not self.scores_early:
+            return f"(version {self.server_version}) scores after all steps only"
+        if solver is not None and solver not in self.solvers:
+            return f"(version {self.server_version}) draws with {' and '.join(self.solvers)} alone"
+        return None
+
     def has_weights(self, checkpoint: str, digest: str) -> bool:
         """Whether it serves a checkpoint's: by their digests if both are known, else by its name."""
         if self.weights_digest and digest:
