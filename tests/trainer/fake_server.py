@@ -64,6 +64,7 @@ class FakeServer:
         self.poison: float | None = None
         self.scores_early = True
         self.solvers = tuple(Solver)
+        self.max_queued_images: int | None = None
         self.refuses: dict[str, str] = {}
         """By reward, a word that it takes no prompt with."""
 
@@ -90,6 +91,7 @@ class FakeServer:
             weights_digest=engine.weights_digest,
             scores_early=self.scores_early,
             solvers=self.solvers,
+            max_queued_images=self.max_queued_images,
         )
 
     def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:

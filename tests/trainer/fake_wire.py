@@ -54,6 +54,7 @@ class WireServer:
         self.checks_prompts = True
         self.scores_early = True
         self.solvers = ["euler", "dpm2m"]
+        self.max_queued_images = 0
         self.checked: list[list[str]] = []
         self.tokens = {"admin"}
         self.given = "of"
@@ -130,6 +131,7 @@ class _Control(control_pb2_grpc.ControlServicer):
             checks_prompts=self._server.checks_prompts,
             scores_early=self._server.scores_early,
             solvers=self._server.solvers,
+            max_queued_images=self._server.max_queued_images,
         )
 
     def GetExperiment(self, request, context):  # noqa: N802

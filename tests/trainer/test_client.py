@@ -101,6 +101,15 @@ def test_info_is_read(client: RolloutServer) -> None:
     info = client.info()
     assert info.lora_targets == {"a.to_q": (4, 6)}
     assert (info.batch, info.max_rank, info.rewards) == (2, 8, ("judge",))
+    assert (info.max_queued_images, info.most_candidates) == (None, 100)
+
+
+@pytest.mark.parametrize(("queued", "most"), [(64, 64), (1000, 100)])
+def test_a_request_is_no_larger_than_what_may_wait(
+    client: RolloutServer, wire: WireServer, queued: int, most: int
+) -> None:
+    wire.max_queued_images = queued
+    assert client.info().most_candidates == most
 
 
 def test_groups_arrive_whole_and_at_once(client: RolloutServer, wire: WireServer) -> None:

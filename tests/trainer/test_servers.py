@@ -253,6 +253,9 @@ def test_an_older_one_that_comes_later_is_left_out_where_it_is_of_no_use(
 def test_what_not_all_can_do_is_not_offered(two: Replicas) -> None:
     two.wires[0].rewards = ["judge", "ocr"]
     assert two.servers.info().rewards == ("judge",)
+    assert two.servers.info().max_queued_images is None
+    two.wires[0].max_queued_images = 64
+    assert two.servers.info().max_queued_images == 64
     assert (two.servers.info().scores_early, two.servers.info().solvers) == (True, tuple(Solver))
     two.wires[1].scores_early, two.wires[1].solvers = False, []
     assert (two.servers.info().scores_early, two.servers.info().solvers) == (False, ("euler",))

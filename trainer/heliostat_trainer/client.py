@@ -468,4 +468,5 @@ def _server_info(answer: control_pb2.InfoResponse, control_address: str) -> Serv
         checks_prompts=answer.checks_prompts,
         scores_early=answer.scores_early,
         solvers=tuple(answer.solvers) or ServerInfo.solvers,
+        max_queued_images=answer.max_queued_images or None,
     )

@@ -146,9 +146,7 @@ def check_decisions(decisions: Sequence[Decision], step: int, info: ServerInfo) 
     made = [decision for decision in decisions if decision.step <= step]
     for decision in (*made[-1:], *decisions[len(made) :]):
         shape = decision.shape
-        asked = (
-            f"the run has tuned itself to {shape.candidates} candidates from step {decision.step} on"
-        )
+        asked = f"the run has tuned itself to {shape.candidates} candidates from step {decision.step} on"
         _check_candidates(asked, shape.candidates, shape.kept, info)
 
 
@@ -164,15 +162,16 @@ def _check_candidates(asked: str, candidates: int, kept: int, info: ServerInfo) 
     Raises:
         ConfigError: names the numbers nearest that it draws.
     """
-    batch, most = info.batch, info.max_seeds
+    batch, most = info.batch, info.most_candidates
     if candidates % batch == 0 and candidates <= most:
         return
     lower = min(candidates, most) // batch * batch
     near = [str(count) for count in (lower, lower + batch) if kept <= count <= most]
     fitting = f"begin a run with recipe.candidates = {' or '.join(near)}, or " if near else ""
+    queue = " (the experiment's max_queued_images)" if most < info.max_seeds else ""
     raise ConfigError(
         f"{asked}, but the server draws a prompt's in multiples of {batch} (its --batch) and up to "
-        f"{most}: {fitting}have these limits changed on the server"
+        f"{most}{queue}: {fitting}have these limits changed on the server"
     )
 
 

@@ -204,6 +204,7 @@ class Trainer:
             samples += self._regenerate(contrasted(self._config, chosen), conditioning)
         samples = samples or self._regenerate([most_contrasted(selections)], conditioning)
         watched = self._watch([chosen.group for chosen in selections], conditioning, number)
+        self.parts.tuner.prepare(self.state, number)
         report = self._optimise(samples, conditioning, number)
         self._complete(_StepResult(number, selections, samples, report, watched), started)
         self._publish()

@@ -65,6 +65,13 @@ class ServerInfo:
     """Whether it can score candidates before all of their steps."""
     solvers: tuple[str, ...] = (Solver.EULER,)
     """What it can draw with."""
+    max_queued_images: int | None = None
+    """Images that the experiment may have waiting, and so in one request; None: it does not say."""
+
+    @property
+    def most_candidates(self) -> int:
+        """Of one prompt, which are one request."""
+        return min(self.max_seeds, self.max_queued_images or self.max_seeds)
 
     def shortcoming(self, *, early: bool = False, solver: Solver | None = None) -> str | None:
         """What keeps it from scoring early, or from drawing with a solver; None: nothing does."""

@@ -138,6 +138,11 @@ class ExperimentStore:
             raise _unknown(name)
         return found[0]
 
+    def share(self, name: str) -> Share:
+        """An experiment's terms; the usual ones if there is none of that name."""
+        share: Share = answered(lambda: read_share(self._redis, name))
+        return share
+
     def all(self) -> list[Experiment]:
         """All experiments, by name."""
         names = answered(lambda: self._redis.smembers(_NAMES))
@@ -256,6 +261,14 @@ class ExperimentStore:
     def _require(name: str, done: object) -> None:
         if not done:
             raise _unknown(name)
+
+
+def read_share(client: redis.Redis, name: str) -> Share:
+    """The terms in an experiment's hash; what is not there is as usual. Raises redis.RedisError."""
+    names = list(Share.model_fields)
+    values = cast("list[bytes | None]", client.hmget(experiment_key(name), names))
+    known = [(key, value) for key, value in zip(names, values, strict=True) if value is not None]
+    return Share.model_validate({key: value.decode() for key, value in known})
 
 
 def _unknown(name: str) -> NotFoundError:

@@ -11,9 +11,11 @@ from heliostat_server.control.operations import Operations
 from heliostat_server.control.publisher import Publisher
 from heliostat_server.control.service import ControlService, start_control
 from heliostat_server.experiments.authority import Authority
+from heliostat_server.experiments.model import Share
 from heliostat_server.experiments.store import MAX_TUNED_CHARS, ExperimentStore
 from heliostat_server.experiments.tokens import digest
 from heliostat_server.launcher.ports import free_ports
+from heliostat_server.settings import LimitSettings
 from tests.server.control.dashboard.conftest import Engine
 from tests.server.control.test_publish import ADAPTER, Loader
 from tests.server.rollout_client import RolloutClient
@@ -46,6 +48,17 @@ def client(store: AdapterStore, experiments: ExperimentStore) -> Iterator[Rollou
 def shown(client: RolloutClient) -> str:
     answer = client.ask("GetExperiment", control_pb2.ExperimentRequest(experiment="e"))
     return str(answer.tuned)
+
+
+def test_a_trainer_is_told_how_much_may_wait(
+    client: RolloutClient, experiments: ExperimentStore
+) -> None:
+    usual, all_together = Share().max_queued_images, LimitSettings().max_queued_images
+    assert client.info().max_queued_images == client.info("e").max_queued_images == usual
+    assert client.info("not-there").max_queued_images == usual
+    for queued, told in ((40, 40), (2 * all_together, all_together)):
+        experiments.change("e", {"max_queued_images": queued})
+        assert client.info("e").max_queued_images == told
 
 
 def test_what_a_run_decided_comes_with_its_adapters(
