@@ -8,6 +8,7 @@ import grpc
 from rich import filesize
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from heliostat.credentials import token_for
 from heliostat_proto import control_pb2, control_pb2_grpc
@@ -145,6 +146,8 @@ def details(
         f"created {experiment.created[:19]} UTC; may have {experiment.share.max_queued_images:,} "
         "images waiting"
     )
+    if experiment.tuned:
+        yield Text(f"decided last: {experiment.tuned}")
     versions = Table("version", "sha256", "size", "", box=SIMPLE_HEAD)
     for each in experiment.versions:
         versions.add_row(

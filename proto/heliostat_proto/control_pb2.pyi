@@ -25,7 +25,7 @@ class InfoRequest(_message.Message):
     def __init__(self, experiment: _Optional[str] = ...) -> None: ...
 
 class InfoResponse(_message.Message):
-    __slots__ = ("server_version", "rollout_address", "engine", "rewards", "limits", "latest_version", "checks_prompts", "scores_early", "solvers")
+    __slots__ = ("server_version", "rollout_address", "engine", "rewards", "limits", "latest_version", "checks_prompts", "scores_early", "solvers", "max_queued_images")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     ROLLOUT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class InfoResponse(_message.Message):
     CHECKS_PROMPTS_FIELD_NUMBER: _ClassVar[int]
     SCORES_EARLY_FIELD_NUMBER: _ClassVar[int]
     SOLVERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUED_IMAGES_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     rollout_address: str
     engine: EngineInfo
@@ -44,7 +45,8 @@ class InfoResponse(_message.Message):
     checks_prompts: bool
     scores_early: bool
     solvers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, server_version: _Optional[str] = ..., rollout_address: _Optional[str] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., latest_version: _Optional[int] = ..., checks_prompts: _Optional[bool] = ..., scores_early: _Optional[bool] = ..., solvers: _Optional[_Iterable[str]] = ...) -> None: ...
+    max_queued_images: int
+    def __init__(self, server_version: _Optional[str] = ..., rollout_address: _Optional[str] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., latest_version: _Optional[int] = ..., checks_prompts: _Optional[bool] = ..., scores_early: _Optional[bool] = ..., solvers: _Optional[_Iterable[str]] = ..., max_queued_images: _Optional[int] = ...) -> None: ...
 
 class EngineInfo(_message.Message):
     __slots__ = ("family", "checkpoint", "runtime", "precision", "nvfp4_linears", "linears", "lora_targets", "max_rank", "resolution_px", "weights_digest", "compute_dtype")
@@ -110,16 +112,18 @@ class PublishRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[AdapterHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class AdapterHeader(_message.Message):
-    __slots__ = ("experiment", "sha256", "config", "tensor_bytes")
+    __slots__ = ("experiment", "sha256", "config", "tensor_bytes", "tuned")
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     TENSOR_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TUNED_FIELD_NUMBER: _ClassVar[int]
     experiment: str
     sha256: str
     config: bytes
     tensor_bytes: int
-    def __init__(self, experiment: _Optional[str] = ..., sha256: _Optional[str] = ..., config: _Optional[bytes] = ..., tensor_bytes: _Optional[int] = ...) -> None: ...
+    tuned: str
+    def __init__(self, experiment: _Optional[str] = ..., sha256: _Optional[str] = ..., config: _Optional[bytes] = ..., tensor_bytes: _Optional[int] = ..., tuned: _Optional[str] = ...) -> None: ...
 
 class PublishResponse(_message.Message):
     __slots__ = ("version", "sha256", "bound_modules", "target_modules")
@@ -194,20 +198,22 @@ class Version(_message.Message):
     def __init__(self, version: _Optional[int] = ..., sha256: _Optional[str] = ..., pinned: _Optional[bool] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Experiment(_message.Message):
-    __slots__ = ("name", "created", "share", "latest_version", "versions", "usage")
+    __slots__ = ("name", "created", "share", "latest_version", "versions", "usage", "tuned")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
     LATEST_VERSION_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    TUNED_FIELD_NUMBER: _ClassVar[int]
     name: str
     created: str
     share: Share
     latest_version: int
     versions: _containers.RepeatedCompositeFieldContainer[Version]
     usage: Usage
-    def __init__(self, name: _Optional[str] = ..., created: _Optional[str] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., latest_version: _Optional[int] = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+    tuned: str
+    def __init__(self, name: _Optional[str] = ..., created: _Optional[str] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., latest_version: _Optional[int] = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., tuned: _Optional[str] = ...) -> None: ...
 
 class ListExperimentsRequest(_message.Message):
     __slots__ = ()

@@ -121,7 +121,7 @@ class InProcessService:
             solvers=tuple(Solver),
         )
 
-    def publish(self, files: AdapterFiles) -> PublishedAdapter:
+    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:  # noqa: ARG002
         """Make an adapter resident."""
         adapter = parse_adapter(files)
         binding = self._engine.refit(adapter)

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from heliostat.cli import app
-from heliostat_trainer.config import TrainConfig, section_kinds
+from heliostat_trainer.config import RecipeName, RecipeSection, TrainConfig, section_kinds
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.reference import look_up
 
@@ -53,6 +53,40 @@ def test_a_section_or_a_key_is_printed_alone() -> None:
     assert "betas = [0.9, 0.999]  [number >= 0 and < 1, number >= 0 and < 1]" in printed(
         "optimiser"
     )
+
+
+def only(place: str) -> str:
+    ((setting,),) = [section.settings for section in look_up(place)]
+    return setting.meaning
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "decides"),
+    [
+        ("explore_steps", 7, "pool_steps"),
+        ("score_after", 1, "pool_evaluations"),
+        ("explore_ahead", 2, "depth"),
+    ],
+)
+def test_the_recipes_that_use_a_setting_are_those_for_which_it_decides_something(
+    key: str, value: int, decides: str
+) -> None:
+    users = [
+        name
+        for name in RecipeName
+        if getattr(RecipeSection.model_validate({"name": name, key: value}), decides)
+        != getattr(RecipeSection(name=name), decides)
+    ]
+    assert users
+    assert only(f"recipe.{key}").endswith(f" Used by {', '.join(users)}.")
+
+
+def test_recipes_are_named_only_where_not_all_use_it() -> None:
+    assert "Used by" not in only("recipe.steps")
+    assert only("recipe.tune").endswith(" Used by sol_rl, heliostat.")
+    (watch,) = look_up("watch")
+    assert watch.meaning.endswith("? Used by sol_rl, heliostat, bf16_explore.")
+    assert words(watch.meaning) in words(printed("--explain", "watch"))
 
 
 def test_meanings_are_left_out_unless_asked_for() -> None:

@@ -56,6 +56,7 @@ class FakeServer:
         self.checkpoint = str(checkpoint)
         self.reverse = reverse
         self.version = 0
+        self.tuned = ""
         self.adapters: dict[int, str] = {}
         self.drawn_with: list[str] = []
         self.explored: list[GroupRequest] = []
@@ -63,6 +64,7 @@ class FakeServer:
         self.poison: float | None = None
         self.scores_early = True
         self.solvers = tuple(Solver)
+        self.max_queued_images: int | None = None
         self.refuses: dict[str, str] = {}
         """By reward, a word that it takes no prompt with."""
 
@@ -89,9 +91,11 @@ class FakeServer:
             weights_digest=engine.weights_digest,
             scores_early=self.scores_early,
             solvers=self.solvers,
+            max_queued_images=self.max_queued_images,
         )
 
-    def publish(self, files: AdapterFiles) -> PublishedAdapter:
+    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
+        self.tuned = tuned
         with self._one_thread:
             binding = self.engine.refit(parse_adapter(files))
         self.version += 1

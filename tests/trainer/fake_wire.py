@@ -54,10 +54,12 @@ class WireServer:
         self.checks_prompts = True
         self.scores_early = True
         self.solvers = ["euler", "dpm2m"]
+        self.max_queued_images = 0
         self.checked: list[list[str]] = []
         self.tokens = {"admin"}
         self.given = "of"
         self.published: list[AdapterFiles] = []
+        self.tuned: list[str] = []
         self.asked: list[tuple[str, tuple[int, ...], int]] = []
         self.specs: list[dict[str, Any]] = []
         self.scored: list[list[str]] = []
@@ -129,6 +131,7 @@ class _Control(control_pb2_grpc.ControlServicer):
             checks_prompts=self._server.checks_prompts,
             scores_early=self._server.scores_early,
             solvers=self._server.solvers,
+            max_queued_images=self._server.max_queued_images,
         )
 
     def GetExperiment(self, request, context):  # noqa: N802
@@ -150,6 +153,7 @@ class _Control(control_pb2_grpc.ControlServicer):
         if parse_adapter(files).rank > 8:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the adapter has too large a rank")
         self._server.published.append(files)
+        self._server.tuned.append(header.tuned)
         return control_pb2.PublishResponse(
             version=len(self._server.published),
             sha256=files.sha256,

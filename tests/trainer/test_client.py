@@ -101,6 +101,15 @@ def test_info_is_read(client: RolloutServer) -> None:
     info = client.info()
     assert info.lora_targets == {"a.to_q": (4, 6)}
     assert (info.batch, info.max_rank, info.rewards) == (2, 8, ("judge",))
+    assert (info.max_queued_images, info.most_candidates) == (None, 100)
+
+
+@pytest.mark.parametrize(("queued", "most"), [(64, 64), (1000, 100)])
+def test_a_request_is_no_larger_than_what_may_wait(
+    client: RolloutServer, wire: WireServer, queued: int, most: int
+) -> None:
+    wire.max_queued_images = queued
+    assert client.info().most_candidates == most
 
 
 def test_groups_arrive_whole_and_at_once(client: RolloutServer, wire: WireServer) -> None:
@@ -294,7 +303,8 @@ def test_a_whole_restart_is_waited_for(wire: WireServer, said: list[str]) -> Non
 def test_a_server_that_lost_its_state_gets_the_adapter_again(
     client: RolloutServer, wire: WireServer
 ) -> None:
-    older, newer = client.publish(adapter(fill=0.5)), client.publish(adapter())
+    older, newer = client.publish(adapter(fill=0.5)), client.publish(adapter(), "fewer of them")
+    assert wire.tuned == ["", "fewer of them"]
     wire.forget()
     asked = requests(2)
     check(list(client.explore(asked, newer)), asked)
@@ -303,6 +313,7 @@ def test_a_server_that_lost_its_state_gets_the_adapter_again(
     check(list(client.explore(asked, older)), asked)
     assert wire.published == [adapter(), adapter(fill=0.5)]
     assert wire.asked[-1][2] == 2
+    assert wire.tuned[2:] == ["fewer of them"] * 2  # the latest, whatever goes with it
 
 
 def test_a_lost_version_is_never_mistaken_for_a_new_one_of_its_number(

@@ -8,7 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliostat_trainer.advantages import advantages, advantages_of, has_contrast, novelty
+from heliostat_trainer.advantages import (
+    ALIKE,
+    advantages,
+    advantages_of,
+    has_contrast,
+    novelty,
+)
 from heliostat_trainer.objectives.build import build_objective
 from heliostat_trainer.objectives.diffusion_nft import optimality
 from heliostat_trainer.objectives.objective import NoisedRows, Velocities
@@ -129,6 +135,20 @@ def test_novelty_is_how_much_farther_from_the_others_than_they_are(seed: int, co
     found = novelty(torch.from_numpy(latents))
     assert found == pytest.approx(apart / apart.mean() - 1, abs=1e-12)
     assert found.sum() == pytest.approx(0, abs=1e-12)
+
+
+def test_samples_that_differ_by_rounding_alone_are_not_novel() -> None:
+    random = np.random.default_rng(0)
+    image, noise = random.normal(size=(2, 3, 3)), random.normal(size=(4, 2, 3, 3))
+
+    def largest(size: float) -> float:
+        return float(np.abs(novelty(torch.from_numpy(image + size * noise))).max())
+
+    assert [largest(size) for size in (0.0, 1e-12, 1e-6, ALIKE / 2)] == [0.0] * 4
+    assert 0 < largest(ALIKE) < largest(1.2 * ALIKE) < largest(2 * ALIKE)
+    for size in (2 * ALIKE, 1e3):
+        assert largest(size) == pytest.approx(largest(1.0))
+    assert not novelty(torch.ones(1, 2, 3, 3)).any()
 
 
 def test_samples_that_look_like_the_others_get_less_credit() -> None:

@@ -11,8 +11,13 @@ import pytest
 
 from heliostat_trainer.config import TrainConfig
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.handshake import check_against_server, checkpoint_warnings
+from heliostat_trainer.handshake import (
+    check_against_server,
+    check_decisions,
+    checkpoint_warnings,
+)
 from heliostat_trainer.prompt_places import place_of
+from heliostat_trainer.tuning import Decision, Shape
 from tests.trainer.conftest import HELDOUT, PROMPTS
 from tests.trainer.test_loop import run
 
@@ -66,6 +71,38 @@ def test_a_prompt_that_is_too_long_is_named_by_file_and_line(
     sentence = rf"train\.txt, line {line}: the server takes .* {len(long) - 1} characters, this one"
     with pytest.raises(ConfigError, match=sentence):
         check_against_server(config, info, prompts, 64)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"batch": 3}, "in multiples of 3 .* recipe.candidates = 9 or 12, or have these limits"),
+        ({"max_seeds": 9}, "and up to 9: begin a run with recipe.candidates = 8, or have"),
+        ({"batch": 3, "max_seeds": 11}, "recipe.candidates = 9, or have"),
+        (
+            {"max_queued_images": 9},
+            r"up to 9 \(the experiment's max_queued_images\): begin .* = 8,",
+        ),
+        ({"batch": 16, "max_seeds": 12}, "and up to 12: have these limits changed on the server$"),
+    ],
+)
+def test_a_number_of_candidates_that_is_not_drawn_is_said_in_one_way(
+    configure: Configure, server: FakeServer, limits: dict[str, int], said: str
+) -> None:
+    config = configure("--recipe.candidates", "10")
+    info = replace(server.info(), **{"batch": 2} | limits)
+    decided = Decision(5, Shape(prompts=2, candidates=10, keep_pairs=2, score_after=1), "")
+    fitting = replace(info, batch=5, max_seeds=10, max_queued_images=None)
+    check_decisions([decided], 5, fitting)
+    told = []
+    for check in (
+        lambda: check_against_server(config, info, config.prompt_sets(), 64),
+        lambda: check_decisions([decided], 5, info),
+    ):
+        with pytest.raises(ConfigError, match=said) as error:
+            check()
+        told.append(str(error.value).partition(", but ")[2])
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize(

@@ -497,7 +497,7 @@ def test_a_spent_time_budget_ends_the_run_after_the_step(
     [
         (
             ("--recipe.candidates", "10"),
-            "no multiple of the server's batch of 4: set it to 8 or 12",
+            "recipe.candidates = 10, but the server draws a prompt's in multiples of 4",
         ),
         (
             ("--reward.name", "warmht"),

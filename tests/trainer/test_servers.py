@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
@@ -215,9 +215,47 @@ def test_one_that_comes_later_must_be_like_the_others(two: Replicas) -> None:
         list(two.servers.explore(requests(20)))
 
 
+@pytest.mark.parametrize(
+    ("asked", "lacks"),
+    [
+        ({"score_after": 1}, "(version 1) scores after all steps only"),
+        ({"solver": Solver.DPM2M}, "(version 1) draws with euler alone"),
+    ],
+)
+def test_an_older_one_that_comes_later_is_left_out_where_it_is_of_no_use(
+    two: Replicas, asked: dict[str, Any], lacks: str
+) -> None:
+    two.slow_down()
+    two.wires[1].stop()
+    two.servers.info()
+    two.bring_back(1)
+    two.slow_down()
+    two.wires[1].scores_early, two.wires[1].solvers = False, ["euler"]
+    plain = requests(12)
+    check(list(two.servers.explore(plain)), plain)
+    assert drawn_by(two.wires[1])
+    two.wires[1].asked.clear()
+    for _ in range(2):
+        wanted = requests(12, **asked)
+        check(list(two.servers.explore(wanted)), wanted)
+    assert not two.wires[1].asked
+    (sentence,) = [line for line in two.said if "left out" in line]
+    assert sentence == (
+        f"the rollout server at {two.wires[1].url} is left out: it {lacks}: start a newer one there"
+    )
+    assert two.servers.info().scores_early  # of those that serve
+    two.wires[1].scores_early, two.wires[1].solvers = True, ["euler", "dpm2m"]
+    two.slow_down()
+    check(list(two.servers.explore(wanted)), wanted)
+    assert two.wires[1].asked
+
+
 def test_what_not_all_can_do_is_not_offered(two: Replicas) -> None:
     two.wires[0].rewards = ["judge", "ocr"]
     assert two.servers.info().rewards == ("judge",)
+    assert two.servers.info().max_queued_images is None
+    two.wires[0].max_queued_images = 64
+    assert two.servers.info().max_queued_images == 64
     assert (two.servers.info().scores_early, two.servers.info().solvers) == (True, tuple(Solver))
     two.wires[1].scores_early, two.wires[1].solvers = False, []
     assert (two.servers.info().scores_early, two.servers.info().solvers) == (False, ("euler",))

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from heliostat_trainer.checkpoint import RunState
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.handshake import check_decisions
 from heliostat_trainer.interrupts import Interrupts
@@ -20,7 +21,7 @@ from heliostat_trainer.progress import LineProgress
 from heliostat_trainer.report import write_report
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
 from heliostat_trainer.steps import kept_steps, step_folder
-from heliostat_trainer.tuner import ENOUGH, MOST_CANDIDATES, bounds
+from heliostat_trainer.tuner import ENOUGH, MOST_CANDIDATES, Tuner, bounds
 from heliostat_trainer.tuning import Decision, Shape, paid
 from heliostat_trainer.types import StepMetrics
 from tests.trainer.fake_server import BATCH, FakeServer
@@ -73,6 +74,7 @@ def test_a_run_whose_exploring_is_dear_explores_less_and_says_why(
     assert f"step {DECIDED}: from step {first} on: " in shown
     decided_on = str(lines[DECIDED - 1]["tuned"])
     assert decided_on in shown
+    assert server.tuned == decided_on
     assert decided_on in write_report(config.run.path).read_text("utf-8")
     before, after = lines[first - 2], lines[first - 1]
     assert (before["prompts"], before["explored"], before["score_after"]) == (2, 32, None)
@@ -131,6 +133,30 @@ def test_what_server_and_objective_allow_bounds_the_shapes(
         6,
     )
     assert min(limits.pairs) == 2
+
+
+def test_a_decision_keeps_to_the_bounds_as_they_are_when_it_is_made(
+    configure: Configure, server: FakeServer, trained: Callable[[int], Path]
+) -> None:
+    (line,) = read_metrics(trained(1) / "metrics.jsonl")
+    step, config = StepMetrics(**line), configure(*TUNED)
+    dear = dict.fromkeys(step.seconds, 0.0) | {"regenerate": 40.0, "optimise": 80.0}
+    took = replace(step, seconds=dear, explore_images_per_s=1e4)
+
+    def decided(queued: int | None) -> Shape:
+        server.max_queued_images = None
+        tuner = Tuner(config, lambda: bounds(config, server.info(), 6))
+        for number in range(1, DECIDED):
+            tuner.prepare(RunState(), number)
+            assert tuner.decide(RunState(), replace(took, step=number)) is None
+        server.max_queued_images = queued
+        tuner.prepare(RunState(), DECIDED)
+        decision = tuner.decide(RunState(), replace(took, step=DECIDED))
+        assert decision is not None
+        return decision.shape
+
+    assert decided(None).candidates > 40
+    assert decided(40).candidates <= 40
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from heliostat_trainer.types import Samples
 
 STD_FLOOR = 1e-4
+ALIKE = 2.0**-8
+"""Of the latents' own size: samples that are no farther apart than bfloat16 resolves are the same."""
 
 
 def advantages_of(
@@ -35,20 +37,26 @@ def advantages_of(
 def novelty(latents: torch.Tensor) -> NDArray[np.float64]:
     """d / (mean of d) - 1 of each of a group's latents[K, ...], d its mean distance from the others.
 
-    It has no unit and sums to 0 in the group; 0 where all are equal.
+    It has no unit and sums to 0 in the group. Relative distances are large however near the samples
+    are, so it is 0 where d is on average no more than `ALIKE` of the latents' root mean square, and
+    grows from there to its full size at twice that.
 
     Source: less credit for what resembles the group's other samples, as in DiverseGRPO (arXiv
     2512.21514), which divides a bonus by the size of a sample's cluster; distances need no clusters.
     """
     count = len(latents)
-    apart = distances(latents.double().cpu())
+    latents = latents.double().cpu()
+    apart = distances(latents)
     pairs = torch.triu_indices(count, count, offset=1)
     sums = torch.zeros(count, dtype=apart.dtype)
     for ends in pairs:
         sums.index_add_(0, ends, apart)
     mean = float(sums.mean())
-    relative: NDArray[np.float64] = (sums / mean - 1).numpy() if mean else np.zeros(count)
-    return relative
+    same = ALIKE * float(latents.square().mean().sqrt()) * (count - 1)
+    if mean <= same:
+        return np.zeros(count)
+    relative: NDArray[np.float64] = (sums / mean - 1).numpy()
+    return relative * min(1.0, mean / same - 1)
 
 
 def advantages(

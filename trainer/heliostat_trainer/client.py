@@ -118,9 +118,12 @@ class RolloutServer:
         """Model, limits and rewards, asked anew."""
         return self._patiently(self._read_info)
 
-    def publish(self, files: AdapterFiles) -> PublishedAdapter:
-        """Make an adapter the experiment's next version, and one that `explore` can draw with."""
-        self._published.keep(files)
+    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
+        """Make an adapter the experiment's next version, and one that `explore` can draw with.
+
+        tuned: what the run has decided last, for the server to show.
+        """
+        self._published.keep(files, tuned)
         return self._patiently(lambda: self._publish(files))
 
     def explore(
@@ -348,7 +351,7 @@ class RolloutServer:
 
     def _publish(self, files: AdapterFiles) -> PublishedAdapter:
         access = self._opened()
-        messages = _publish_requests(self._experiment, files)
+        messages = _publish_requests(self._experiment, files, self._published.tuned)
         timeout_s = PUBLISH_TIMEOUT_S + len(files.tensors) / SLOWEST_UPLOAD
         answer = self._ask("Publish", messages, access, timeout_s)
         if answer.sha256 != files.sha256:
@@ -406,13 +409,16 @@ class RolloutServer:
             raise control_error(error, self._url) from error
 
 
-def _publish_requests(experiment: str, files: AdapterFiles) -> Iterator[control_pb2.PublishRequest]:
+def _publish_requests(
+    experiment: str, files: AdapterFiles, tuned: str
+) -> Iterator[control_pb2.PublishRequest]:
     yield control_pb2.PublishRequest(
         header=control_pb2.AdapterHeader(
             experiment=experiment,
             sha256=files.sha256,
             config=files.config,
             tensor_bytes=len(files.tensors),
+            tuned=tuned,
         )
     )
     for start in range(0, len(files.tensors), CHUNK_BYTES):
@@ -462,4 +468,5 @@ def _server_info(answer: control_pb2.InfoResponse, control_address: str) -> Serv
         checks_prompts=answer.checks_prompts,
         scores_early=answer.scores_early,
         solvers=tuple(answer.solvers) or ServerInfo.solvers,
+        max_queued_images=answer.max_queued_images or None,
     )

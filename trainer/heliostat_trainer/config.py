@@ -9,6 +9,7 @@ import json
 import math
 import re
 import tomllib
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -93,6 +94,21 @@ class RecipeName(StrEnum):
     """Draw all `candidates` in BF16 with all steps, keep some: brute force."""
     NAIVE_QUANT = "naive_quant"
     """Draw all `candidates` in NVFP4 with all steps and train on those: what not to do."""
+
+
+EXPLORING = (RecipeName.SOL_RL, RecipeName.HELIOSTAT, RecipeName.NAIVE_QUANT)
+"""Those whose candidates the server draws."""
+REDRAWING = (RecipeName.SOL_RL, RecipeName.HELIOSTAT, RecipeName.BF16_EXPLORE)
+"""Those that draw the kept candidates again, in BF16."""
+CHOOSING = tuple(name for name in EXPLORING if name in REDRAWING)
+"""Those for which the server draws candidates only to choose from."""
+
+
+@dataclass(frozen=True)
+class UsedBy:
+    """Marks a setting or section that only some recipes pay heed to."""
+
+    recipes: tuple[RecipeName, ...]
 
 
 class SelectionName(StrEnum):
@@ -235,11 +251,11 @@ class RecipeSection(Settings):
     keep_pairs: Count = 12
     """K: the K best and K worst of each group are trained on, 2 K samples a prompt. By default 2 under
     heliostat: the best and the worst teach most."""
-    explore_steps: Count = 6
-    """Denoising steps of exploration (sol_rl)."""
-    score_after: Count | None = None
-    """Of explore_steps, how many are evaluated before a candidate is scored (sol_rl): the clean image
-    as predicted there takes the place of the last step's. By default all; 4 under heliostat."""
+    explore_steps: Annotated[Count, UsedBy(REDRAWING)] = 6
+    """Denoising steps of exploration."""
+    score_after: Annotated[Count | None, UsedBy(REDRAWING)] = None
+    """Of explore_steps, how many are evaluated before a candidate is scored: the clean image as
+    predicted there takes the place of the last step's. By default all; 4 under heliostat."""
     steps: Count = 10
     """Denoising steps of the samples that are trained on."""
     solver: Solver = Solver.EULER
@@ -248,14 +264,14 @@ class RecipeSection(Settings):
     selection: SelectionName = SelectionName.BEST_WORST
     """Which candidates are kept: the best and the worst, as many at random, or those with the
     rewards farthest from their group's mean."""
-    tune: bool = False
+    tune: Annotated[bool, UsedBy(CHOOSING)] = False
     """Choose candidates, keep_pairs, score_after and prompts.per_step anew from time to time, so that
     a second teaches most without a step that teaches more than these settings', by what exploring and
     training take in this run and how well [watch] sees early scores rank. By default true under
     heliostat."""
-    explore_ahead: Annotated[int, Field(ge=0, le=2)] = 1
-    """How many steps the server explores ahead while the trainer trains (sol_rl): each of them
-    makes the ranking one policy update older, never the samples. 0: they take turns."""
+    explore_ahead: Annotated[int, Field(ge=0, le=2), UsedBy(CHOOSING)] = 1
+    """How many steps the server explores ahead while the trainer trains: each of them makes the
+    ranking one policy update older, never the samples. 0: they take turns."""
 
     @model_validator(mode="before")
     @classmethod
@@ -289,7 +305,7 @@ class RecipeSection(Settings):
         if self.tune and not self.explores_and_redraws:
             raise ValueError(
                 f"recipe.tune = true, but recipe.name = {self.name.value!r} does not explore what is "
-                "then redrawn: set recipe.name to heliostat or sol_rl, or leave recipe.tune out"
+                f"then redrawn: set recipe.name to {' or '.join(CHOOSING)}, or leave recipe.tune out"
             )
         return self
 
@@ -326,17 +342,17 @@ class RecipeSection(Settings):
     @property
     def explores(self) -> bool:
         """Whether the server draws the candidates."""
-        return self.name in {RecipeName.SOL_RL, RecipeName.HELIOSTAT, RecipeName.NAIVE_QUANT}
+        return self.name in EXPLORING
 
     @property
     def redraws(self) -> bool:
         """Whether the kept candidates are drawn again, in BF16."""
-        return self.name in {RecipeName.SOL_RL, RecipeName.HELIOSTAT, RecipeName.BF16_EXPLORE}
+        return self.name in REDRAWING
 
     @property
     def explores_and_redraws(self) -> bool:
         """Whether the server draws candidates only to choose from."""
-        return self.explores and self.redraws
+        return self.name in CHOOSING
 
     @property
     def gives(self) -> frozenset[Need]:
@@ -352,7 +368,7 @@ class RecipeSection(Settings):
 
 
 class WatchSection(Settings):
-    """[watch]: does exploration rank candidates as their BF16 redraws do (sol_rl)?"""
+    """[watch]: does exploration rank candidates as their BF16 redraws do?"""
 
     every: Annotated[int, Field(ge=0)] = 20
     """Every so many steps, from the first one on, some groups are redrawn in full and compared;
@@ -620,7 +636,7 @@ class TrainConfig(Settings):
     """Prompts: where they come from, and which are drawn."""
     recipe: RecipeSection = RecipeSection()
     """How training samples come about."""
-    watch: WatchSection = WatchSection()
+    watch: Annotated[WatchSection, UsedBy(REDRAWING)] = WatchSection()
     """Comparing exploration with BF16."""
     reward: RewardSection
     """What is rewarded."""

@@ -145,45 +145,52 @@ def check_decisions(decisions: Sequence[Decision], step: int, info: ServerInfo) 
     """
     made = [decision for decision in decisions if decision.step <= step]
     for decision in (*made[-1:], *decisions[len(made) :]):
-        candidates = decision.shape.candidates
-        if candidates % info.batch or candidates > info.max_seeds:
-            raise ConfigError(
-                f"the run has tuned itself to {candidates} candidates from step {decision.step} on, "
-                f"but the server draws them in multiples of {info.batch} (its limits.batch) and up to "
-                f"{info.max_seeds}: start the server as it was, or begin another run"
-            )
+        shape = decision.shape
+        asked = f"the run has tuned itself to {shape.candidates} candidates from step {decision.step} on"
+        _check_candidates(asked, shape.candidates, shape.kept, info)
+
+
+def _check_candidates(asked: str, candidates: int, kept: int, info: ServerInfo) -> None:
+    """Refuse a number of candidates that the server does not draw of a prompt.
+
+    Args:
+        asked: who wants so many, in words.
+        candidates: how many.
+        kept: of those, the samples trained on.
+        info: the server's.
+
+    Raises:
+        ConfigError: names the numbers nearest that it draws.
+    """
+    batch, most = info.batch, info.most_candidates
+    if candidates % batch == 0 and candidates <= most:
+        return
+    lower = min(candidates, most) // batch * batch
+    near = [str(count) for count in (lower, lower + batch) if kept <= count <= most]
+    fitting = f"begin a run with recipe.candidates = {' or '.join(near)}, or " if near else ""
+    queue = " (the experiment's max_queued_images)" if most < info.max_seeds else ""
+    raise ConfigError(
+        f"{asked}, but the server draws a prompt's in multiples of {batch} (its --batch) and up to "
+        f"{most}{queue}: {fitting}have these limits changed on the server"
+    )
 
 
 def _check_rollouts(config: TrainConfig, info: ServerInfo) -> None:
     recipe = config.recipe
     if not recipe.explores:
         return
-    if recipe.pool % info.batch:
-        lower = recipe.pool // info.batch * info.batch
-        near = [count for count in (lower, lower + info.batch) if count >= recipe.kept]
-        raise ConfigError(
-            f"recipe.candidates = {recipe.pool} is no multiple of the server's batch of "
-            f"{info.batch}: set it to {' or '.join(map(str, near))}"
-        )
-    if recipe.pool > info.max_seeds:
-        raise ConfigError(
-            f"recipe.candidates = {recipe.pool}, but the server draws up to {info.max_seeds} a "
-            "request: lower it"
-        )
+    _check_candidates(f"recipe.candidates = {recipe.pool}", recipe.pool, recipe.kept, info)
     scores_early = recipe.tune or recipe.pool_evaluations < recipe.pool_steps
-    if scores_early and not info.scores_early:
+    if lacks := info.shortcoming(early=scores_early):
         setting = (
             "recipe.tune = true" if recipe.tune else f"recipe.score_after = {recipe.score_after}"
         )
         raise ConfigError(
-            f"{setting}, but the server (version "
-            f"{info.server_version}) scores after all steps only: leave it out, or start a newer "
-            "server"
+            f"{setting}, but the server {lacks}: leave it out, or start a newer server"
         )
-    if recipe.solver not in info.solvers:
+    if lacks := info.shortcoming(solver=recipe.solver):
         raise ConfigError(
-            f"recipe.solver = {recipe.solver.value!r}, but the server (version "
-            f"{info.server_version}) draws with {' and '.join(info.solvers)} alone: set it to that, or "
+            f"recipe.solver = {recipe.solver.value!r}, but the server {lacks}: set it to that, or "
             "start a newer server"
         )
     for setting, steps in _explored_steps(config).items():

@@ -204,6 +204,7 @@ class Trainer:
             samples += self._regenerate(contrasted(self._config, chosen), conditioning)
         samples = samples or self._regenerate([most_contrasted(selections)], conditioning)
         watched = self._watch([chosen.group for chosen in selections], conditioning, number)
+        self.parts.tuner.prepare(self.state, number)
         report = self._optimise(samples, conditioning, number)
         self._complete(_StepResult(number, selections, samples, report, watched), started)
         self._publish()
@@ -423,8 +424,9 @@ class Trainer:
             self._hand_over(step, files)
 
     def _hand_over(self, step: int, files: AdapterFiles) -> None:
+        tuned = self.state.decisions[-1].sentence if self.state.decisions else ""
         with self._clock.phase(Phase.PUBLISH):
-            self._explorers[step] = Explorer(files, self.parts.server.publish(files))
+            self._explorers[step] = Explorer(files, self.parts.server.publish(files, tuned))
         for old in [old for old in self._explorers if old < self._explorer_of(step + 1)]:
             del self._explorers[old]
 
@@ -473,7 +475,7 @@ class Trainer:
         ranked = replace(self.state, ranks=(*self.state.ranks, *result.ranks))
         decision = self.parts.tuner.decide(ranked, metrics)
         if decision is not None:
-            metrics = replace(metrics, tuned=f"from step {decision.step} on: {decision.why}")
+            metrics = replace(metrics, tuned=decision.sentence)
         parts, verdict = self.parts, self._verdict(result)
         with parts.interrupts.shielded():
             parts.metrics.append(metrics)

@@ -20,11 +20,14 @@ class PublishedAdapters:
         self._lock = threading.Lock()
         self._files: dict[str, AdapterFiles] = {}
         self._versions: dict[str, int] = {}
+        self.tuned = ""
+        """What the run has decided last, which goes with each of them."""
 
-    def keep(self, files: AdapterFiles) -> None:
+    def keep(self, files: AdapterFiles, tuned: str = "") -> None:
         """Remember an adapter that is about to be published; the oldest beyond three is dropped."""
         sha256 = files.sha256
         with self._lock:
+            self.tuned = tuned
             self._files.pop(sha256, None)
             self._files[sha256] = files
             for old in list(self._files)[:-KEPT]:

@@ -7,13 +7,14 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from heliostat_trainer.config import TrainConfig, section_kinds, unknown_setting
+from heliostat_trainer.config import TrainConfig, UsedBy, section_kinds, unknown_setting
 from heliostat_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
 
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 KINDS = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
@@ -86,13 +87,13 @@ def _section(name: str, kind: type[BaseModel]) -> SectionReference:
     return SectionReference(
         name=name,
         variant=kind.model_fields["name"].default if name == "objective" else None,
-        meaning=_one_line(meaning.removeprefix(f"[{name}]: ")),
+        meaning=_meaning(meaning.removeprefix(f"[{name}]: "), TrainConfig.model_fields[name]),
         settings=tuple(
             Setting(
                 key=key,
                 values=_values(field, schema.get("$defs", {})),
                 default=None if key in required else _toml(field["default"]),
-                meaning=_one_line(field.get("description", "")),
+                meaning=_meaning(field.get("description", ""), kind.model_fields[key]),
             )
             for key, field in schema["properties"].items()
         ),
@@ -136,5 +137,8 @@ def _toml(default: object) -> str:
     return "unset" if default is None else json.dumps(default)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _meaning(text: str, field: FieldInfo) -> str:
+    """In one line, with the recipes that pay heed to it where not all do."""
+    marks = [mark for mark in field.metadata if isinstance(mark, UsedBy)]
+    used = [f"Used by {', '.join(mark.recipes)}." for mark in marks]
+    return " ".join([*text.split(), *used])

@@ -251,7 +251,7 @@ def build_trainer(
         checkpoints=checkpoints,
         metrics=MetricsLog(path / "metrics.jsonl", state.metrics_bytes),
         progress=progress,
-        tuner=Tuner(config, bounds(config, info, len(prompts.train))),
+        tuner=Tuner(config, lambda: bounds(config, server.info(), len(prompts.train))),
         trackers=open_trackers(config, state.step, progress.say),
         interrupts=interrupts,
     )

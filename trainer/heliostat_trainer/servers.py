@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.conditioning import Conditioning
+    from heliostat_engines.solvers import Solver
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.tokens import Tokens
     from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
@@ -47,6 +48,10 @@ TRY_AGAIN_S = 30.0
 """After which a lost replica is asked again for what any of the others can do as well."""
 ALIKE = ("family", "runtime", "precision", "resolution_px", "lora_targets", "batch")
 """What replicas must have in common, besides their weights, for their results to be the same."""
+
+
+class LeftOutError(ServerUnableError):
+    """A server that came later, and cannot do what the others are asked for."""
 
 
 class Standing(Patience):
@@ -70,11 +75,15 @@ class Standing(Patience):
             self._say(f"the rollout server at {self._url} is back")
 
     def lost(self, error: ServerAwayError) -> None:
-        """It is not."""
+        """It is not, or of no use."""
         with self._lock:
-            was, self.lost_at, self.cause = self.lost_at, time.monotonic(), error
-        if was is None:
-            self._say(f"the rollout server at {self._url} is away: {error}")
+            was, self.lost_at = self.lost_at, time.monotonic()
+            before, self.cause = self.cause, error
+        left_out = isinstance(error, LeftOutError)
+        # One that was away and comes to be left out is news.
+        if was is None or (left_out and not isinstance(before, LeftOutError)):
+            state = "left out" if left_out else "away"
+            self._say(f"the rollout server at {self._url} is {state}: {error}")
 
     def call(self, action: Callable[[], T]) -> T:
         """The action's result. Raises ServerAwayError at once."""
@@ -88,17 +97,31 @@ class Standing(Patience):
 
 
 class Likeness:
-    """What all replicas must serve: what the first that was asked does."""
+    """What all replicas must serve: what the first that was asked does, and what was explored with."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._first: tuple[str, ServerInfo] | None = None
+        self._early = False
+        self._solvers: set[Solver] = set()
+
+    def explored(self, requests: Sequence[GroupRequest]) -> None:
+        """Note how groups are drawn from here on."""
+        with self._lock:
+            self._early |= any(request.score_after for request in requests)
+            self._solvers |= {request.solver for request in requests}
 
     def check(self, url: str, info: ServerInfo) -> None:
-        """Raises ConfigError if it serves something else; says what."""
+        """Refuse a server that does not fit the others.
+
+        Raises:
+            ConfigError: it serves something else; says what.
+            LeftOutError: it is of a version that cannot draw as the others are asked to.
+        """
         with self._lock:
             self._first = self._first or (url, info)
             first, expected = self._first
+            early, solvers = self._early, sorted(self._solvers)
         differ = [name for name in ALIKE if getattr(info, name) != getattr(expected, name)]
         if not info.has_weights(expected.checkpoint, expected.weights_digest):
             named_alike = info.checkpoint == expected.checkpoint
@@ -113,6 +136,9 @@ class Likeness:
                 f"server.url: {url} and {first} differ in {name} ({what[0]} and {what[1]}): "
                 "start both with the same settings, or name one of them"
             )
+        for solver in solvers:
+            if lacks := info.shortcoming(early=early, solver=solver):
+                raise LeftOutError(f"it {lacks}: start a newer one there")
 
 
 class Replica(RolloutServer):
@@ -175,7 +201,7 @@ class RolloutServers:
     ) -> None:
         """As `RolloutServer`; `groups_in_flight` are queued at each of them."""
         likeness, published = Likeness(), PublishedAdapters()
-        self._published = published
+        self._likeness, self._published = likeness, published
         self._replicas = [
             Replica(
                 url,
@@ -208,10 +234,13 @@ class RolloutServers:
         """What those that are there have in common, asked anew."""
         return self._patience.call(self._info)
 
-    def publish(self, files: AdapterFiles) -> PublishedAdapter:
-        """Make an adapter the experiment's next version at one of them, for all."""
-        self._published.keep(files)
-        return self._anywhere(lambda replica: replica.publish(files))
+    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
+        """Make an adapter the experiment's next version at one of them, for all.
+
+        tuned: as `RolloutServer.publish`.
+        """
+        self._published.keep(files, tuned)
+        return self._anywhere(lambda replica: replica.publish(files, tuned))
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Text embeddings, a row a prompt, in float32."""
@@ -225,6 +254,7 @@ class RolloutServers:
         self, requests: Sequence[GroupRequest], adapter: PublishedAdapter | None = None
     ) -> Iterator[Group]:
         """As `RolloutServer.explore`, by all of them at once."""
+        self._likeness.explored(requests)
         backlog = Backlog(requests)
         answers: queue.SimpleQueue[Group | Exception] = queue.SimpleQueue()
         patience = self._patience.anew()
@@ -377,6 +407,9 @@ def _common(infos: Sequence[ServerInfo]) -> ServerInfo:
         latest_version=max(info.latest_version for info in infos),
         scores_early=all(info.scores_early for info in infos),
         solvers=_in_all([info.solvers for info in infos]),
+        max_queued_images=min(
+            filter(None, (info.max_queued_images for info in infos)), default=None
+        ),
     )
 
 

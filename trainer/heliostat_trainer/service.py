@@ -57,8 +57,11 @@ class RolloutService(Protocol):
     def info(self) -> ServerInfo:
         """Model, limits and rewards."""
 
-    def publish(self, files: AdapterFiles) -> PublishedAdapter:
-        """Make an adapter one that `explore` can draw with."""
+    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
+        """Make an adapter one that `explore` can draw with.
+
+        tuned: what the run has decided last (recipe.tune), for the server to show.
+        """
 
     def explore(
         self, requests: Sequence[GroupRequest], adapter: PublishedAdapter

@@ -21,6 +21,8 @@ from heliostat_trainer.tuning import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from heliostat_trainer.checkpoint import RunState
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.tuning import Shape
@@ -38,7 +40,7 @@ def bounds(config: TrainConfig, info: ServerInfo, prompts: int) -> Bounds:
     least = objective.subset_pairs if isinstance(objective, DanceGrpoSettings) else 1
     return Bounds(
         batch=info.batch,
-        most_candidates=min(max(MOST_CANDIDATES, recipe.pool), info.max_seeds),
+        most_candidates=min(max(MOST_CANDIDATES, recipe.pool), info.most_candidates),
         most_prompts=prompts,
         pairs=tuple(pairs for pairs in KEPT_PAIRS if pairs >= least) or (recipe.keep_pairs,),
     )
@@ -47,29 +49,41 @@ def bounds(config: TrainConfig, info: ServerInfo, prompts: int) -> Bounds:
 class Tuner:
     """Remembers what the latest steps took, and decides."""
 
-    def __init__(self, config: TrainConfig, bounds: Bounds) -> None:
+    def __init__(self, config: TrainConfig, bounds: Callable[[], Bounds]) -> None:
+        """`bounds`: asks the server for them as they are now."""
         self._config = config
-        self._bounds = bounds
+        self._ask_bounds = bounds
+        self._bounds: Bounds | None = None
         self._steps: list[StepMetrics] = []
         self._shape: Shape | None = None
         self._warm = False
 
+    def prepare(self, state: RunState, step: int) -> None:
+        """Ask for the bounds anew if a decision is due after a step: an administrator may have changed them.
+
+        Call it before the step trains the policy: a failure then loses nothing of it. Raises what
+        `RolloutService.info` raises.
+        """
+        if self._is_due(state, step):
+            self._bounds = self._ask_bounds()
+
     def decide(self, state: RunState, step: StepMetrics) -> Decision | None:
         """What follows from a step that was just made; `state` is as of before it but for the ranks.
 
-        It is for the first step that the server has not been asked to explore. None: all stays.
+        It is for the first step that the server has not been asked to explore. None: all stays. The
+        step has been prepared.
         """
-        if not self._config.recipe.tune:
-            return None
-        self._remember(state, step)
         recipe = self._config.recipe
-        following = step.step + 1 + recipe.depth
-        is_first = not state.decisions and len(self._steps) == ENOUGH
-        is_due = is_first or self._config.watch.due(step.step)
-        if len(self._steps) < ENOUGH or not is_due or following > self._config.run.steps:
+        if not recipe.tune:
             return None
+        is_due = self._is_due(state, step.step)
+        self._remember(state, step)
+        if not is_due or len(self._steps) < ENOUGH:
+            return None
+        following = step.step + 1 + recipe.depth
         current = in_force(self._config, state.decisions, following).shape
         assert self._shape is not None
+        assert self._bounds is not None
         choice = choose(
             configured(self._config),
             current,
@@ -79,6 +93,13 @@ class Tuner:
             beside=recipe.depth > 0,
         )
         return None if choice is None else Decision(following, choice.shape, choice.why)
+
+    def _is_due(self, state: RunState, step: int) -> bool:
+        """Whether to decide after a step that is not remembered yet."""
+        recipe = self._config.recipe
+        is_first = not state.decisions and len(self._steps) == ENOUGH - 1
+        follows = step + 1 + recipe.depth <= self._config.run.steps
+        return recipe.tune and follows and (is_first or self._config.watch.due(step))
 
     def _remember(self, state: RunState, step: StepMetrics) -> None:
         """Keep a step if what it took tells something of others like it."""

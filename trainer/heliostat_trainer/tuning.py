@@ -78,6 +78,11 @@ class Decision(NamedTuple):
     shape: Shape
     why: str
 
+    @property
+    def sentence(self) -> str:
+        """All of it, for people."""
+        return f"from step {self.step} on: {self.why}"
+
 
 @dataclass(frozen=True)
 class Prices:

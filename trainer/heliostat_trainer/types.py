@@ -65,6 +65,21 @@ class ServerInfo:
     """Whether it can score candidates before all of their steps."""
     solvers: tuple[str, ...] = (Solver.EULER,)
     """What it can draw with."""
+    max_queued_images: int | None = None
+    """Images that the experiment may have waiting, and so in one request; None: it does not say."""
+
+    @property
+    def most_candidates(self) -> int:
+        """Of one prompt, which are one request."""
+        return min(self.max_seeds, self.max_queued_images or self.max_seeds)
+
+    def shortcoming(self, *, early: bool = False, solver: Solver | None = None) -> str | None:
+        """What keeps it from scoring early, or from drawing with a solver; None: nothing does."""
+        if early and not self.scores_early:
+            return f"(version {self.server_version}) scores after all steps only"
+        if solver is not None and solver not in self.solvers:
+            return f"(version {self.server_version}) draws with {' and '.join(self.solvers)} alone"
+        return None
 
     def has_weights(self, checkpoint: str, digest: str) -> bool:
         """Whether it serves a checkpoint's: by their digests if both are known, else by its name."""

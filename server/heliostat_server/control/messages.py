@@ -45,6 +45,7 @@ def info_message(info: ServerInfo) -> control_pb2.InfoResponse:
         checks_prompts=description.checks_prompts,
         scores_early=description.scores_early,
         solvers=description.solvers,
+        max_queued_images=info.max_queued_images,
     )
 
 
@@ -67,6 +68,7 @@ def experiment_message(experiment: Experiment) -> control_pb2.Experiment:
         latest_version=experiment.latest_version,
         versions=[control_pb2.Version(**version.model_dump()) for version in experiment.versions],
         usage=control_pb2.Usage(**experiment.usage.model_dump()),
+        tuned=experiment.tuned,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from heliostat_server.description import ServerDescription  # noqa: TC001 (pydantic reads it)
+from heliostat_server.experiments.model import Share
 from heliostat_server.experiments.names import check_experiment
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class ServerInfo(BaseModel):
     rollout_address: str
     description: ServerDescription
     latest_version: int
+    max_queued_images: int
+    """Images that the experiment may have waiting, and so in one rollout; of none named, what is usual."""
 
 
 class Operations:
@@ -59,15 +62,17 @@ class Operations:
 
     def info(self, caller: Caller, experiment: str = "") -> ServerInfo:
         """What the server is, and the latest version of an experiment if one is named."""
-        latest = 0
+        latest, share = 0, Share()
         if experiment:
             self._check(caller, experiment)
-            latest = self._adapters.latest(experiment)
+            latest, share = self._adapters.latest(experiment), self._experiments.share(experiment)
+        description = self._engine.describe()
         return ServerInfo(
             version=self._version,
             rollout_address=self._engine.rollout_address,
-            description=self._engine.describe(),
+            description=description,
             latest_version=latest,
+            max_queued_images=min(share.max_queued_images, description.limits.max_queued_images),
         )
 
     def open(self, caller: Caller, experiment: str) -> str:
@@ -129,11 +134,14 @@ class Operations:
         """What an upload may have."""
         return self._engine.describe().limits.max_adapter_bytes
 
-    def publish(self, caller: Caller, experiment: str, files: AdapterFiles) -> Published:
-        """Make an adapter an experiment's next version."""
+    def publish(
+        self, caller: Caller, experiment: str, files: AdapterFiles, tuned: str = ""
+    ) -> Published:
+        """Make an adapter an experiment's next version; `tuned`: what its run has decided last."""
         self._check(caller, experiment)
         published = self._publisher.publish(experiment, files)
         self._experiments.note(experiment, "published", f"version {published.version}")
+        self._experiments.tuned(experiment, tuned)
         return published
 
     def roll_back(self, caller: Caller, experiment: str, version: int) -> Published:

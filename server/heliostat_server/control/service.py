@@ -64,7 +64,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             header = receive_header(request_iterator, self._operations.max_adapter_bytes())
             caller.check_owns(header.experiment)
             files = receive_adapter(header, request_iterator)
-            published = self._operations.publish(caller, header.experiment, files)
+            published = self._operations.publish(caller, header.experiment, files, header.tuned)
             self._log.info("published", experiment=header.experiment, version=published.version)
             return published_message(published)
 

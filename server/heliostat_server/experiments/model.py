@@ -69,6 +69,8 @@ class Experiment(Settings):
     """0: it has published nothing."""
     versions: tuple[Version, ...]
     usage: Usage
+    tuned: str = ""
+    """What its run has decided last to make its steps of, and why; empty: nothing."""
 
 
 class Event(Settings):
@@ -79,6 +81,6 @@ class Event(Settings):
     at: datetime
     experiment: str
     what: str
-    """created, published, rolled back, pinned, unpinned, changed, token issued, tokens revoked or
-    deleted."""
+    """created, published, tuned, rolled back, pinned, unpinned, changed, token issued, tokens revoked
+    or deleted."""
     detail: str

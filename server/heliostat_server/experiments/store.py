@@ -2,8 +2,8 @@
 
 Keys, all under `heliostat:`
     experiments               set of the names.
-    experiment:<name>         hash: created, the terms that differ from the usual, and what the
-                              adapter store keeps there.
+    experiment:<name>         hash: created, the terms that differ from the usual, tuned, and what
+                              the adapter store keeps there.
     experiment:<name>:usage   hash: images, nfes, seconds.
     experiment:<name>:groups  stream of what was drawn (sampling/groups.py).
     experiment:<name>:tokens  set of the digests of its tokens.
@@ -36,6 +36,8 @@ _EVENTS = "heliostat:events"
 MAX_EVENTS = 10_000
 MAX_TOKENS = 64
 """Of one experiment: each run that opens it takes one."""
+MAX_TUNED_CHARS = 1000
+"""Of what a run has decided: more is cut off."""
 
 _CREATE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
@@ -136,6 +138,11 @@ class ExperimentStore:
             raise _unknown(name)
         return found[0]
 
+    def share(self, name: str) -> Share:
+        """An experiment's terms; the usual ones if there is none of that name."""
+        share: Share = answered(lambda: read_share(self._redis, name))
+        return share
+
     def all(self) -> list[Experiment]:
         """All experiments, by name."""
         names = answered(lambda: self._redis.smembers(_NAMES))
@@ -148,6 +155,16 @@ class ExperimentStore:
             name, answered(lambda: self._change(keys=[experiment_key(name)], args=fields))
         )
         self.note(name, "changed", ", ".join(f"{key} = {value}" for key, value in terms.items()))
+
+    def tuned(self, name: str, sentence: str) -> None:
+        """Keep what an experiment's run has decided last, unless the store has no room for it."""
+        key, kept = experiment_key(name), sentence[:MAX_TUNED_CHARS]
+        if (answered(lambda: self._redis.hget(key, "tuned")) or b"").decode() == kept:
+            return
+        with suppress(StoreFullError):
+            is_there = answered(lambda: self._change(keys=[key], args=["tuned", kept]))
+            if is_there and kept:
+                self.note(name, "tuned", kept)
 
     def delete(self, name: str) -> None:
         """Forget an experiment, its tokens, versions and usage. Raises NotFoundError."""
@@ -237,12 +254,21 @@ class ExperimentStore:
                 for (version, sha), size in sorted(zip(kept.items(), sizes, strict=True))
             ),
             usage=Usage.model_validate({k.decode(): v.decode() for k, v in usage.items()}),
+            tuned=fields.get("tuned", ""),
         )
 
     @staticmethod
     def _require(name: str, done: object) -> None:
         if not done:
             raise _unknown(name)
+
+
+def read_share(client: redis.Redis, name: str) -> Share:
+    """The terms in an experiment's hash; what is not there is as usual. Raises redis.RedisError."""
+    names = list(Share.model_fields)
+    values = cast("list[bytes | None]", client.hmget(experiment_key(name), names))
+    known = [(key, value) for key, value in zip(names, values, strict=True) if value is not None]
+    return Share.model_validate({key: value.decode() for key, value in known})
 
 
 def _unknown(name: str) -> NotFoundError:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 import redis
 import structlog
 from pydantic import ValidationError
 
 from heliostat_server.experiments.model import Share
-from heliostat_server.experiments.names import experiment_key
+from heliostat_server.experiments.store import read_share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,18 +71,8 @@ class StoredShares:
         return share
 
     def _read(self, experiment: str, known: Share) -> Share:
-        names = list(Share.model_fields)
         try:
-            values = cast(
-                "list[bytes | None]", self._redis.hmget(experiment_key(experiment), names)
-            )
-            return Share.model_validate(
-                {
-                    name: value.decode()
-                    for name, value in zip(names, values, strict=True)
-                    if value is not None
-                }
-            )
+            return read_share(self._redis, experiment)
         except (redis.RedisError, ValidationError) as error:
             self._log.warning("terms kept", experiment=experiment, reason=str(error))
             return known

@@ -50,6 +50,20 @@ def test_the_overview_tells_of_server_and_shares(
     assert 'aria-label="judge of mine"' in page
 
 
+def test_what_the_run_decided_last_is_shown_as_text(
+    mine: Browser, experiments: ExperimentStore
+) -> None:
+    assert "What the run decided last" not in mine.get("/experiments/mine").text
+    experiments.tuned("mine", f"from step 5 on: {HOSTILE}")
+    for path in ("/experiments/mine", "/experiments/mine/live"):
+        page = mine.get(path).text
+        assert "What the run decided last" in page
+        assert f"from step 5 on: {HOSTILE}" in unescape(page)
+        assert "<script>alert" not in page
+    experiments.tuned("nobody", "from step 5 on: nothing")
+    assert not experiments.exists("nobody")
+
+
 def test_while_models_load_the_rest_is_shown(admin: Browser, engine: Engine) -> None:
     engine.is_ready = False
     page = admin.get("/")
