@@ -112,6 +112,7 @@ def test_what_training_took_counts_what_each_step_replayed(
     assert images == [16 + 8 + 8, 8 + 2, 8 + 2]  # the first step is watched, too
 
 
+@pytest.mark.slow
 def test_a_real_run_replays_as_often_as_planned(
     configure: Callable[..., TrainConfig], server: FakeServer
 ) -> None:

@@ -147,11 +147,14 @@ def test_a_run_that_replays_resumes_to_the_bit(
 
 @pytest.mark.parametrize("name", ["flow_grpo", "flow_grpo_fast", "dance_grpo"])
 def test_objectives_on_trajectories_replay_nothing(configure: Configure, name: str) -> None:
-    sentence = rf"recipe\.replay = 1, but objective\.name = '{name}' .* diffusion_nft, awm, diffusion_dpo$"
+    sentence = (
+        rf"recipe\.replay = 1, but objective\.name = '{name}' .* diffusion_nft, awm, diffusion_dpo$"
+    )
     with pytest.raises(ConfigError, match=sentence):
         configure("--recipe.replay", "1", "--objective.name", name)
 
 
+@pytest.mark.slow
 def test_what_is_lost_or_damaged_is_named(configure: Configure, server: FakeServer) -> None:
     config = configure("--recipe.replay", "1", "--run.steps", "1")
     run(config, server)
@@ -159,13 +162,16 @@ def test_what_is_lost_or_damaged_is_named(configure: Configure, server: FakeServ
     tensors.write_bytes(tensors.read_bytes()[:50])
     checkpoints = open_run(config, resume=True)
     remedy = r"delete .*step-000001 to resume from the checkpoint before it$"
-    with pytest.raises(RunFolderError, match=rf"replay-000001\.safetensors is damaged .*: {remedy}"):
+    with pytest.raises(
+        RunFolderError, match=rf"replay-000001\.safetensors is damaged .*: {remedy}"
+    ):
         checkpoints.load(lambda *_: None)
     tensors.with_suffix(".json").unlink()
     with pytest.raises(RunFolderError, match=rf"replay-000001\.json.*: {remedy}"):
         checkpoints.load(lambda *_: None)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_before_has_nothing_to_replay(
     configure: Configure, finished: Configure, server: FakeServer
 ) -> None:

@@ -676,7 +676,9 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _replays_clean_latents_alone(self) -> TrainConfig:
         if self.recipe.replay and Need.TRAJECTORIES in self.objective.needs:
-            able = [name for name, kind in OBJECTIVES.items() if Need.TRAJECTORIES not in kind.needs]
+            able = [
+                name for name, kind in OBJECTIVES.items() if Need.TRAJECTORIES not in kind.needs
+            ]
             raise ValueError(
                 f"recipe.replay = {self.recipe.replay}, but objective.name = {self.objective.name!r} "
                 "trains on trajectories of the very policy of its step: leave recipe.replay out, or "
