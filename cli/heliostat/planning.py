@@ -65,6 +65,8 @@ def _counts(config: TrainConfig, plan: Plan, ranks: int) -> Iterable[tuple[str, 
         f"{plan.rows:,} samples at a noise level, each evaluated by: {', '.join(policies)}"
         + (" (twice: optimiser.micro_batch is less than a prompt's kept samples)" if twice else ""),
     )
+    if plan.replayed_rows:
+        yield "replayed", f"{plan.replayed_rows:,} rows more, of steps before (recipe.replay)"
     if config.recipe.tune:
         yield "tuned", "prompts, candidates and kept may change as the run goes on (recipe.tune)"
     yield "optimiser steps", f"{plan.optimiser_steps:,}"

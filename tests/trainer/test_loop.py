@@ -470,6 +470,7 @@ def test_a_run_folder_is_not_started_into_twice(
         (("--lora.rank", "2"), "lora.rank was 4 and is now 2"),
         (("--recipe.solver", "dpm2m"), 'recipe.solver was "euler" and is now "dpm2m"'),
         (("--recipe.score_after", "1"), "recipe.score_after was null and is now 1"),
+        (("--recipe.replay", "1"), "recipe.replay was 0 and is now 1"),
     ],
 )
 def test_resuming_with_another_setting_names_it(

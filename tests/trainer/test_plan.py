@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -86,6 +87,42 @@ def test_what_training_took_until_a_step_leaves_out_what_is_only_looked_at(
     smaller = replace(shape, prompts=1, candidates=4, keep_pairs=1, score_after=1)
     *_, before, after = spent(config, [shape, smaller])
     assert after == before + Cost(4 + 2, fp4=4, bf16=2 * 4 + 2 * 2 * 3, backward=2 * 2)
+
+
+def test_replay_trains_again_on_what_was_drawn_once(configure: Callable[..., TrainConfig]) -> None:
+    plain = plan_run(configure("--run.steps", "4"))
+    plan = plan_run(configure("--run.steps", "4", "--recipe.replay", "2"))
+    assert (plan.rows, plan.replayed_rows) == (16, 32)
+    assert plan.a_step == {**plain.a_step, Activity.TRAIN: Cost(bf16=48 * 3, backward=48)}
+    rows = 16 + 32 + 48 + 48
+    assert plan.in_all == {**plain.in_all, Activity.TRAIN: Cost(bf16=rows * 3 - 16, backward=rows)}
+    short = plan_run(configure("--run.steps", "1", "--recipe.replay", "2"))
+    assert short.in_all[Activity.TRAIN] == Cost(bf16=16 * 2, backward=16)
+
+
+def test_what_training_took_counts_what_each_step_replayed(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    config = configure("--recipe.replay", "1")
+    shape = configured(config)
+    smaller = replace(shape, prompts=1, keep_pairs=1)
+    costs = spent(config, [shape, smaller, smaller])
+    assert [after.backward - before.backward for before, after in pairwise(costs)] == [16, 20, 8]
+    images = [after.images - before.images for before, after in pairwise(costs)]
+    assert images == [16 + 8 + 8, 8 + 2, 8 + 2]  # the first step is watched, too
+
+
+@pytest.mark.slow
+def test_a_real_run_replays_as_often_as_planned(
+    configure: Callable[..., TrainConfig], server: FakeServer
+) -> None:
+    config = configure("--recipe.replay", "1", "--optimiser.updates_per_step", "2")
+    trainer = make_trainer(config, server)
+    with counted(trainer, server) as counts:
+        run_trainer(config, trainer)
+    planned, trained = plan_run(config).in_all[Activity.TRAIN], counts[Activity.TRAIN]
+    assert planned == Cost(bf16=5 * 16 * 3 - 8, backward=5 * 16)
+    assert (trained["bf16"], trained["backward"]) == (planned.bf16, planned.backward)
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,9 @@ def test_two_ranks_train_as_one_does_with_trajectories_too(ranked: Path) -> None
 
 
 @slow
-def test_two_ranks_share_levels_and_noise_as_one_does(ranked: Path) -> None:
+def test_two_ranks_share_levels_and_noise_and_replay_as_one_does(ranked: Path) -> None:
     sets = [f"--objective.{key}={value}" for key, value in test_loop.TEACHING.items()]
+    sets += ["--recipe.replay", "1"]
     one = alone(ranked, *sets)
     two, _ = together(ranked, "--run.name", "two", *sets)
     assert_alike(two, one)

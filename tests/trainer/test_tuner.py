@@ -197,6 +197,23 @@ def test_prices_are_of_what_a_step_took_whatever_was_skipped(
         assert prices.step(shape, beside=False) == pytest.approx(4 + 8 + 1.6 + 16 / 10)
 
 
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_a_kept_sample_is_priced_with_all_steps_that_train_on_it(
+    finished: Callable[..., TrainConfig], skipped: int
+) -> None:
+    (line,) = read_metrics(finished(1).run.path / "metrics.jsonl")
+    step, shape = StepMetrics(**line), Shape(prompts=2, candidates=8, keep_pairs=2, score_after=2)
+    idle, own = dict.fromkeys(step.seconds, 0.0), 4 * (2 - skipped)
+    steps = [
+        replace(step, seconds=idle | {"optimise": 4.0 * (1 + steps)}, replayed=steps * own,
+                skipped_groups=skipped, explore_images_per_s=None)
+        for steps in (0, 1, 2, 2)
+    ]  # fmt: skip
+    for since in range(len(steps)):  # also while there is less to replay
+        prices = paid(steps[since:], shape, replay=2)
+        assert prices.step(shape, beside=False) == pytest.approx(3 * 4.0)
+
+
 def test_a_server_that_does_not_draw_what_was_decided_is_told(
     configure: Configure, checkpoint: Path
 ) -> None:

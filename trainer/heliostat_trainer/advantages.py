@@ -26,12 +26,16 @@ ALIKE = 2.0**-8
 def advantages_of(
     settings: AdvantageSettings, groups: Sequence[Samples], deviation: Deviation = Deviation.STEP
 ) -> NDArray[np.float64]:
-    """advantages[S] of all groups' samples, as [objective] says."""
+    """advantages[S] of all groups' samples, as [objective] says; those that have theirs keep them."""
+    new = [group for group in groups if group.advantages is None]
     bonuses = None
     if settings.diversity_weight:
-        bonuses = [settings.diversity_weight * novelty(group.latents) for group in groups]
-    rewards = [group.rewards for group in groups]
-    return np.concatenate(advantages(rewards, settings.advantage_clip, deviation, bonuses))
+        bonuses = [settings.diversity_weight * novelty(group.latents) for group in new]
+    rewards = [group.rewards for group in new]
+    taken = iter(advantages(rewards, settings.advantage_clip, deviation, bonuses))
+    return np.concatenate(
+        [next(taken) if group.advantages is None else group.advantages for group in groups]
+    )
 
 
 def novelty(latents: torch.Tensor) -> NDArray[np.float64]:

@@ -192,7 +192,10 @@ class _TransitionBatch(Batch):
 def lay_out(
     settings: AnyObjective, schedule: Schedule, groups: Sequence[Samples], device: torch.device
 ) -> Batch:
-    """The rows that the objective trains at, of a step's samples, a group a prompt."""
+    """The rows that the objective trains at, of a step's samples, a group a prompt.
+
+    Replayed groups come last: those of the step itself have the levels and noise that they have without.
+    """
     if isinstance(settings, DiffusionDpoSettings):
         return pairs(settings, schedule, groups, device)
     if isinstance(settings, DgpoSettings):

@@ -2,8 +2,9 @@
 
 A checkpoint is a folder `step-000012` with `state.json` (step, settings, where the metrics end)
 and `tensors.safetensors` (the policies' LoRA and the optimiser's state), and with explore-ahead
-`explorer-000011.*`, the adapters that the next steps are explored with. Random numbers need no
-state: they follow from the seed and the step.
+`explorer-000011.*`, the adapters that the next steps are explored with, and with replay
+`replay-000011.*`, the samples of the steps that the next ones train on again. Random numbers need
+no state: they follow from the seed and the step.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_engines.errors import FilesError
@@ -24,27 +25,31 @@ from heliostat_trainer.config import flatten
 from heliostat_trainer.curriculum import Sighting, Spread
 from heliostat_trainer.errors import DIVERGED, DivergedError, RunFolderError
 from heliostat_trainer.optimiser import restore_state, state_tensors
+from heliostat_trainer.packing import packed, unpacked
 from heliostat_trainer.policy import ADAPTERS, NOT_FINITE, are_finite
 from heliostat_trainer.resuming import begun, check_settings, continued
 from heliostat_trainer.steps import kept_steps, numbers_in, step_folder
 from heliostat_trainer.tuning import Decision, Shape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import torch
 
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.policy import Policy
+    from heliostat_trainer.types import Samples
 
 TENSORS = "tensors.safetensors"
-EXPLORER = "explorer-"
+EXPLORER, REPLAY = "explorer-", "replay-"
 LAYOUT = Layout(
     kind="a checkpoint",
     advice="move it out of the run's folder of checkpoints",
     required=frozenset({"state.json", "tensors.safetensors"}),
-    patterns=(f"{EXPLORER}*.json", f"{EXPLORER}*.safetensors"),
+    patterns=tuple(
+        f"{name}*.{kind}" for name in (EXPLORER, REPLAY) for kind in ("json", "safetensors")
+    ),
 )
 
 
@@ -75,6 +80,8 @@ class RunState:
     """Digests of what settings name (`resuming.contents_of`)."""
     explorers: Mapping[int, AdapterFiles] = field(default_factory=dict)
     """The old policies, by step, that the next steps are explored with, besides the latest."""
+    replay: Mapping[int, Sequence[Samples]] = field(default_factory=dict, compare=False)
+    """The samples, by the step that kept them, that the next step trains on again (recipe.replay)."""
 
 
 class Checkpoints:
@@ -110,6 +117,8 @@ class Checkpoints:
                 for step, files in state.explorers.items():
                     (draft / f"{EXPLORER}{step:06d}.json").write_bytes(files.config)
                     (draft / f"{EXPLORER}{step:06d}.safetensors").write_bytes(files.tensors)
+                for step, groups in state.replay.items():
+                    _write_replay(draft / f"{REPLAY}{step:06d}.json", groups)
         except FilesError as error:
             raise RunFolderError(f"{error}; earlier checkpoints are intact") from error
         steps = kept_steps(self._folder)
@@ -152,7 +161,11 @@ class Checkpoints:
             RunFolderError: there is none, or it cannot be read.
         """
         with self._newest() as (step, path):
-            state = _state(_read_state(path)["state"], _explorers(path))
+            read = _read_state(path)
+            # Before there was such a setting nothing was kept.
+            oldest = step + 1 - read["settings"].get("recipe.replay", 0)
+            replay = _replay(path, range(max(1, oldest), step + 1))
+            state = _state(read["state"], _explorers(path), replay)
             with content_of(path / TENSORS, _advice(path), RunFolderError):
                 tensors = load_file(path / TENSORS)
                 if not are_finite(weight for key, weight in tensors.items() if _is_weight(key)):
@@ -187,13 +200,17 @@ def _plain(state: RunState) -> dict[str, object]:
     plain = {
         field.name: getattr(state, field.name)
         for field in fields(state)
-        if field.name != "explorers"
+        if field.name not in {"explorers", "replay"}
     }
     decided = [(step, asdict(shape), why) for step, shape, why in state.decisions]
     return plain | {"decisions": decided}
 
 
-def _state(plain: Mapping[str, Any], explorers: Mapping[int, AdapterFiles]) -> RunState:
+def _state(
+    plain: Mapping[str, Any],
+    explorers: Mapping[int, AdapterFiles],
+    replay: Mapping[int, Sequence[Samples]],
+) -> RunState:
     # checkpoints of before these were kept lack them
     raised_at = tuple(plain.get("raised_at", ()))
     seen = tuple(Sighting(*sight) for sight in plain.get("sightings", ()))
@@ -207,6 +224,7 @@ def _state(plain: Mapping[str, Any], explorers: Mapping[int, AdapterFiles]) -> R
         "decisions": decisions,
         "ranks": tuple(tuple(row) for row in plain.get("ranks", ())),
         "explorers": explorers,
+        "replay": replay,
     }
     return RunState(**{**plain, **read})
 
@@ -225,6 +243,24 @@ def _explorers(path: Path) -> dict[int, AdapterFiles]:
         )
         for step in numbers_in(path, EXPLORER, ".json")
     }
+
+
+def _write_replay(words: Path, groups: Sequence[Samples]) -> None:
+    plain, tensors = packed(groups)
+    words.write_text(json.dumps(plain), encoding="utf-8")
+    whole = {name: value.contiguous() for name, value in tensors.items()}
+    words.with_suffix(".safetensors").write_bytes(save(whole))
+
+
+def _replay(path: Path, steps: Iterable[int]) -> dict[int, list[Samples]]:
+    """The samples that these steps kept. Raises RunFolderError: they are not there, or damaged."""
+    kept = {}
+    for step in steps:
+        words = path / f"{REPLAY}{step:06d}.json"
+        tensors = words.with_suffix(".safetensors")
+        with content_of(tensors, _advice(path), RunFolderError):
+            kept[step] = unpacked(read_json(words), load(tensors.read_bytes()))
+    return kept
 
 
 def _tensors(policy: Policy, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -272,6 +272,9 @@ class RecipeSection(Settings):
     explore_ahead: Annotated[int, Field(ge=0, le=2), UsedBy(CHOOSING)] = 1
     """How many steps the server explores ahead while the trainer trains: each of them makes the
     ranking one policy update older, never the samples. 0: they take turns."""
+    replay: Annotated[int, Field(ge=0, le=16)] = 0
+    """Train each step also on what so many steps before it kept, advantages as they were, at fresh
+    noise levels: redrawn once, trained on replay + 1 times (not under the GRPO objectives)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -697,6 +700,19 @@ class TrainConfig(Settings):
                 f"objective.name = {self.objective.name!r} needs {' and '.join(lacking)}, which "
                 f"recipe.name = {self.recipe.name.value!r} cannot give, since the server draws its "
                 f"samples: set recipe.name to {', '.join(able)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _replays_clean_latents_alone(self) -> TrainConfig:
+        if self.recipe.replay and Need.TRAJECTORIES in self.objective.needs:
+            able = [
+                name for name, kind in OBJECTIVES.items() if Need.TRAJECTORIES not in kind.needs
+            ]
+            raise ValueError(
+                f"recipe.replay = {self.recipe.replay}, but objective.name = {self.objective.name!r} "
+                "trains on trajectories of the very policy of its step: leave recipe.replay out, or "
+                f"set objective.name to {', '.join(able)}"
             )
         return self
 

@@ -73,15 +73,19 @@ class Learner:
         """The training step whose results the weights are; None in the middle of one."""
 
     def update(
-        self, samples: Sequence[Samples], conditioning: Conditioning, step: int
+        self,
+        samples: Sequence[Samples],
+        conditioning: Conditioning,
+        step: int,
+        replayed: Sequence[Samples] = (),
     ) -> UpdateReport:
-        """Train on a step's samples, which come a prompt each, in any order.
+        """Train on a step's samples, which come a prompt each, in any order, and on replayed ones.
 
         Raises:
             DivergedError: a loss or gradient is not finite; the policies are as they were, unless
                 updates_per_step is above 1. Or the update's weights are not: `step` is then None.
         """
-        batch = self._lay_out(samples, step)
+        batch = self._lay_out([*samples, *replayed], step)
         sums = _Sums()
         shares = self._mini_batches(batch)
         for number, terms in enumerate(shares):

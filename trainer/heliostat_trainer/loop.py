@@ -28,6 +28,7 @@ from heliostat_trainer.guards import alarms
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.progress import Outlook
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
+from heliostat_trainer.replay import remembered, replayed
 from heliostat_trainer.selection import select
 from heliostat_trainer.statistics import diversity
 from heliostat_trainer.tuning import in_force
@@ -194,7 +195,9 @@ class Trainer:
         started = time.perf_counter()
         self._server_at_work.lap()
         self._explore_ahead(number)
-        conditioning = self._encode(self._step_prompts(number))
+        prompts = self._step_prompts(number)
+        again = replayed(self.state.replay, len(prompts))
+        conditioning = self._encode((*prompts, *(group.prompt for group in again)))
         selections: list[Selection] = []
         samples: list[Samples] = []
         explored = self._explore(conditioning, number)
@@ -205,8 +208,9 @@ class Trainer:
         samples = samples or self._regenerate([most_contrasted(selections)], conditioning)
         watched = self._watch([chosen.group for chosen in selections], conditioning, number)
         self.parts.tuner.prepare(self.state, number)
-        report = self._optimise(samples, conditioning, number)
-        self._complete(_StepResult(number, selections, samples, report, watched), started)
+        report = self._optimise(samples, again, conditioning, number)
+        result = _StepResult(number, selections, samples, again, report, watched)
+        self._complete(result, started)
         self._publish()
 
     def save(self) -> None:
@@ -406,10 +410,14 @@ class Trainer:
             return self.parts.server.score(latents, prompts, self._reward.names).rewards
 
     def _optimise(
-        self, samples: Sequence[Samples], conditioning: Conditioning, step: int
+        self,
+        samples: Sequence[Samples],
+        again: Sequence[Samples],
+        conditioning: Conditioning,
+        step: int,
     ) -> UpdateReport:
         with self._clock.phase(Phase.OPTIMISE):
-            return self.parts.learner.update(samples, conditioning, step)
+            return self.parts.learner.update(samples, conditioning, step, again)
 
     def _publish(self) -> None:
         """Give the server the old policy, where it is the server that explores."""
@@ -488,6 +496,7 @@ class Trainer:
                 raised_at=self._raised_at(verdict),
                 sightings=seen,
                 spreads=spread,
+                replay=remembered(self._config, ranked.replay, result.step, result.samples),
             )
         parts.progress.step(metrics, self.outlook)
         if self._config.run.minutes is not None and result.step == self._first_step:
@@ -645,6 +654,7 @@ class _StepResult:
     step: int
     selections: Sequence[Selection]
     samples: Sequence[Samples]
+    replayed: Sequence[Samples]
     report: UpdateReport
     watched: _Watched | None
 
@@ -711,6 +721,7 @@ class _StepResult:
             proxy_rewards=_means(
                 config.reward.trained, [chosen.group.parts for chosen in selections]
             ),
+            replayed=sum(len(group) for group in self.replayed),
         )
 
 

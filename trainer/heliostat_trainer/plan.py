@@ -54,10 +54,6 @@ class Activity(StrEnum):
     """At the end of a run that explores and redraws: one group explored, and all of it redrawn."""
 
 
-STEP = (Activity.EXPLORE, Activity.DRAW, Activity.TRAIN)
-"""What every training step evaluates the transformer for."""
-
-
 @dataclass(frozen=True)
 class Cost:
     """Images drawn, and evaluations of the transformer for one image each."""
@@ -99,7 +95,9 @@ class Plan:
     kept: int
     """Of those, trained on."""
     rows: int
-    """Sample-timestep rows trained at in a step."""
+    """Sample-timestep rows trained at in a step, of its own samples."""
+    replayed_rows: int
+    """Those of the steps before it that are trained at besides, once there were so many."""
     evaluations_a_row: int
     """Of the trained policy, and of the old one and the base model where the objective needs them, in
     one pass or in two; an old policy that is the trained one is not evaluated, which `a_step` and
@@ -144,18 +142,18 @@ def plan_run(config: TrainConfig) -> Plan:
     """Count what the settings ask for."""
     recipe, objective, prompts = config.recipe, config.objective, config.prompts.per_step
     rows = prompts * objective.rows(recipe.kept, recipe.steps)
-    passes = objective.passes(recipe.kept, config.optimiser.micro_batch)
-    evaluations_a_row = passes * (1 + objective.needs_old + objective.needs_reference)
-    steps = config.run.steps
-    trained, spared = Cost(bf16=rows * evaluations_a_row, backward=rows), _spared(config, rows)
-    always = config.old_policy.is_trained_before(2)
+    steps, replay = config.run.steps, recipe.replay
     a_step = {
         Activity.EXPLORE: _explored(config),
         Activity.DRAW: _drawn(config),
-        Activity.TRAIN: trained + spared * always,
+        Activity.TRAIN: _trained(config, rows * (replay + 1), step=None),
     }
+    begun = [
+        _trained(config, rows * min(step, replay + 1), step)
+        for step in range(1, min(steps, max(1, replay)) + 1)
+    ]
     once = {
-        Activity.TRAIN: trained * steps + spared * (steps if always else 1),
+        Activity.TRAIN: total(begun) + a_step[Activity.TRAIN] * (steps - len(begun)),
         Activity.WATCH: _watched(config),
         Activity.EVALUATE: _evaluated(config.evaluation, steps),
         Activity.SHOWCASE: _shown(config),
@@ -166,7 +164,8 @@ def plan_run(config: TrainConfig) -> Plan:
         candidates=recipe.pool,
         kept=recipe.kept,
         rows=rows,
-        evaluations_a_row=evaluations_a_row,
+        replayed_rows=rows * replay,
+        evaluations_a_row=_evaluations_a_row(config),
         optimiser_steps=steps * config.optimiser.updates_per_step,
         evaluations=2 + _evaluations_between(config.evaluation, steps),
         a_step=a_step,
@@ -180,10 +179,12 @@ def spent(config: TrainConfig, shapes: Sequence[Shape]) -> list[Cost]:
     costs = [Cost()]
     for step, shape in enumerate(shapes, start=1):
         plan = kinds[shape]
-        # A plan of one step is of the first one, which is watched and may spare something.
-        own = plan.in_all if step == 1 else plan.a_step
+        own = plan.a_step[Activity.EXPLORE] + plan.a_step[Activity.DRAW]
+        oldest = max(0, step - 1 - config.recipe.replay)
+        rows = sum(kinds[each].rows for each in shapes[oldest:step])
+        # A plan of one step is of the first one, which is watched.
         watched = plan.in_all[Activity.WATCH] if config.watch.due(step) else Cost()
-        costs.append(costs[-1] + total(own[activity] for activity in STEP) + watched)
+        costs.append(costs[-1] + own + _trained(config, rows, step) + watched)
     return costs
 
 
@@ -222,6 +223,19 @@ def _drawn(config: TrainConfig) -> Cost:
     a_prompt = recipe.kept if recipe.redraws else 0 if recipe.explores else recipe.pool
     images = config.prompts.per_step * a_prompt
     return Cost(images, bf16=images * recipe.steps)
+
+
+def _evaluations_a_row(config: TrainConfig) -> int:
+    objective = config.objective
+    passes = objective.passes(config.recipe.kept, config.optimiser.micro_batch)
+    return passes * (1 + objective.needs_old + objective.needs_reference)
+
+
+def _trained(config: TrainConfig, rows: int, step: int | None) -> Cost:
+    """At so many rows; None: in any step but the first."""
+    cost = Cost(bf16=rows * _evaluations_a_row(config), backward=rows)
+    on_policy = config.old_policy.is_trained_before(step or 2)
+    return cost + _spared(config, rows) if on_policy else cost
 
 
 def _spared(config: TrainConfig, rows: int) -> Cost:

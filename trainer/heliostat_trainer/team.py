@@ -11,21 +11,20 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
 from heliostat_engines.conditioning import Conditioning
-from heliostat_engines.stochastic import Trajectory
 from heliostat_trainer.learner import Learner
+from heliostat_trainer.packing import packed, unpacked
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.regenerate import Artist
-from heliostat_trainer.types import Samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import torch
+
+    from heliostat_engines.stochastic import Trajectory
     from heliostat_trainer.ranks import Ranks, Tensors
-    from heliostat_trainer.types import UpdateReport
+    from heliostat_trainer.types import Samples, UpdateReport
 
 
 class Call(StrEnum):
@@ -111,17 +110,17 @@ class LeadingLearner(Learner):
     """Trains with all ranks."""
 
     def update(
-        self, samples: Sequence[Samples], conditioning: Conditioning, step: int
+        self,
+        samples: Sequence[Samples],
+        conditioning: Conditioning,
+        step: int,
+        replayed: Sequence[Samples] = (),
     ) -> UpdateReport:
         """As `Learner.update`."""
-        groups = [
-            {"row": group.row, "prompt": group.prompt, "seeds": group.seeds} for group in samples
-        ]
-        tensors = _of_conditioning(conditioning, "conditioning")
-        for number, group in enumerate(samples):
-            tensors |= _of_samples(group, str(number))
+        groups, tensors = packed([*samples, *replayed])
+        tensors |= _of_conditioning(conditioning, "conditioning")
         with announced(self._ranks, Call.UPDATE, {"groups": groups, "step": step}, tensors):
-            return super().update(samples, conditioning, step)
+            return super().update(samples, conditioning, step, replayed)
 
     def restore(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """As `Learner.restore`."""
@@ -154,10 +153,7 @@ class Helper:
         assert conditioning is not None
         conditioning = self._artist.prepare(conditioning)
         if call is Call.UPDATE:
-            samples = [
-                _samples(group, tensors, str(number))
-                for number, group in enumerate(arguments["groups"])
-            ]
+            samples = unpacked(arguments["groups"], tensors)  # what is replayed shows in its rows
             self._learner.update(samples, conditioning, arguments["step"])
         elif call is Call.ROLLOUT:
             self._artist.rollout(conditioning=conditioning, **arguments)
@@ -186,29 +182,3 @@ def _conditioning(tensors: Tensors, name: str) -> Conditioning | None:
         return None
     fields = (tensors[f"{name}/tokens"], tensors[f"{name}/pooled"])
     return Conditioning(*fields, mask=tensors.get(f"{name}/mask"))
-
-
-def _of_samples(samples: Samples, name: str) -> Tensors:
-    tensors = {
-        f"{name}/latents": samples.latents,
-        f"{name}/rewards": torch.from_numpy(np.array(samples.rewards)),
-    }
-    path = samples.trajectory
-    if path is None:
-        return tensors
-    fields = {"path": path.latents, "first": path.first, "log_probs": path.log_probs}
-    return tensors | {f"{name}/{field}": value for field, value in fields.items()}
-
-
-def _samples(group: Mapping[str, Any], tensors: Tensors, name: str) -> Samples:
-    path = None
-    if f"{name}/path" in tensors:
-        path = Trajectory(*(tensors[f"{name}/{field}"] for field in ("path", "first", "log_probs")))
-    return Samples(
-        row=group["row"],
-        prompt=group["prompt"],
-        seeds=tuple(group["seeds"]),
-        latents=tensors[f"{name}/latents"],
-        rewards=tensors[f"{name}/rewards"].numpy(),
-        trajectory=path,
-    )

@@ -88,7 +88,7 @@ class Tuner:
             configured(self._config),
             current,
             Ranking(recipe.explore_steps, state.ranks),
-            paid(self._steps, self._shape),
+            paid(self._steps, self._shape, recipe.replay),
             self._bounds,
             beside=recipe.depth > 0,
         )

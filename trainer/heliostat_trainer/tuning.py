@@ -99,7 +99,7 @@ class Prices:
     redraw: float
     """Drawing a kept sample in BF16."""
     training: float
-    """Forward and backward passes of a kept sample."""
+    """Forward and backward passes of a kept sample, of all steps that train on it."""
 
     def step(self, shape: Shape, *, beside: bool) -> float:
         """Seconds of a step; `beside`: the server explores while the trainer trains."""
@@ -232,14 +232,22 @@ def in_force(config: TrainConfig, decisions: Sequence[Decision], step: int) -> D
     return next(decision for decision in reversed(made) if decision.step <= step)
 
 
-def paid(steps: Sequence[StepMetrics], shape: Shape) -> Prices:
-    """Prices as medians over steps of one shape; a kept sample's are spread over skipped groups."""
+def paid(steps: Sequence[StepMetrics], shape: Shape, replay: int = 0) -> Prices:
+    """Prices as medians over steps of one shape; a kept sample's are spread over skipped groups.
+
+    replay: in how many later steps a kept sample is trained on again.
+    """
 
     def median(of: Callable[[StepMetrics], float]) -> float:
         return statistics.median(map(of, steps))
 
     def a_sample(phase: Phase) -> float:
         return median(lambda step: step.seconds[phase]) / (shape.prompts * shape.kept)
+
+    def own_training(step: StepMetrics) -> float:
+        """Seconds of a step's own samples, without those that it replays."""
+        own = (shape.prompts - step.skipped_groups) * shape.kept
+        return step.seconds[Phase.OPTIMISE] * (own / (own + step.replayed))
 
     reward = a_sample(Phase.SCORE)
     a_candidate = median(lambda step: 1 / (step.explore_images_per_s or math.inf))
@@ -251,7 +259,7 @@ def paid(steps: Sequence[StepMetrics], shape: Shape) -> Prices:
         look=look,
         reward=reward,
         redraw=a_sample(Phase.REGENERATE),
-        training=a_sample(Phase.OPTIMISE),
+        training=(replay + 1) * median(own_training) / (shape.prompts * shape.kept),
     )
 
 

@@ -237,6 +237,9 @@ class Samples:
     """How the latents came about, where the objective needs it."""
     parts: NDArray[np.float64] | None = None
     """parts[K, R]: each reward by itself; `rewards` is what they come to."""
+    advantages: NDArray[np.float64] | None = None
+    """advantages[K] that they had in their own step, where they are replayed; None: they are taken
+    among all that are trained on and have none."""
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -277,7 +280,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class UpdateReport:
-    """What one training step's optimisation did, averaged over its rows."""
+    """What one training step's optimisation did, averaged over its rows, replayed ones too."""
 
     loss: float
     kl: float | None
@@ -294,7 +297,7 @@ class UpdateReport:
     grad_norm: float
     """Before clipping."""
     zero_contrast_groups: int
-    """Groups whose rewards are all equal: they teach nothing."""
+    """Groups of the step's own whose rewards are all equal: they teach nothing."""
 
 
 @dataclass(frozen=True)
@@ -323,7 +326,7 @@ class StepMetrics:
     kept_proxy_spread: float
     """Mean over groups of the kept candidates' standard deviation in the proxy reward."""
     reward_mean: float
-    """Of the samples trained on, as are the next three."""
+    """Of the step's own samples trained on, as are the next three."""
     reward_std: float
     kept_spread: float
     """Mean over groups of the samples' standard deviation."""
@@ -362,3 +365,6 @@ class StepMetrics:
     """Mean of each reward by itself, over the samples trained on."""
     proxy_rewards: Mapping[str, float] = field(default_factory=dict)
     """The same over all candidates."""
+    replayed: int = 0
+    """Samples of earlier steps that were trained on again (recipe.replay). Rewards and groups are of
+    the step's own alone; loss, gradient and velocities of both."""

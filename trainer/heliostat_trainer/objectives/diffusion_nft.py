@@ -10,7 +10,9 @@ Rectified flow: x_t = (1 - t) x0 + t e, velocity v = e - x0. With the advantage 
     L+- = mean((x0+- - x0)^2 / w+-)
     L = A_max (r L+ / beta + (1 - r) L- / beta) + lambda mean (v_theta - v_ref)^2
 
-Means are over a sample's elements. No trajectory, no log-probability, any sampler.
+Means are over a sample's elements. No trajectory, no log-probability, any sampler. v_old is that of
+the step that trains: a replayed sample (recipe.replay) was drawn by an older one and is slightly
+off-policy, which a loss without likelihoods bears.
 
 Source: Zheng et al., "DiffusionNFT: Online Diffusion Reinforcement with Forward Process"
 (arXiv 2509.16117) and its public code; settings as in Sol-RL (arXiv 2604.06916).
