@@ -20,6 +20,7 @@ from heliostat_trainer.plan import (
     POLICIES,
     Activity,
     Cost,
+    Made,
     TrainerMemory,
     plan_run,
     spent,
@@ -79,14 +80,28 @@ def test_what_training_took_until_a_step_leaves_out_what_is_only_looked_at(
     shape = configured(config)
     first, a_step = Cost(24, fp4=32, bf16=64, backward=16), Cost(24, fp4=32, bf16=80, backward=16)
     watched = Cost(8, bf16=32)
-    costs = spent(config, [shape] * 9)
+    costs = spent(config, [Made(shape)] * 9)
     assert costs[0] == Cost()
     assert costs[1] == first + watched  # the old policy is the trained one
     assert costs[2] == first + a_step + watched
     assert costs[9] == first + a_step * 8 + watched * 5
     smaller = replace(shape, prompts=1, candidates=4, keep_pairs=1, score_after=1)
-    *_, before, after = spent(config, [shape, smaller])
+    *_, before, after = spent(config, [Made(shape), Made(smaller)])
     assert after == before + Cost(4 + 2, fp4=4, bf16=2 * 4 + 2 * 2 * 3, backward=2 * 2)
+
+
+def test_groups_that_were_skipped_were_explored_alone(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    config = configure("--recipe.replay", "1")
+    shape = configured(config)
+    whole = spent(config, [Made(shape)] * 2)
+    costs = spent(config, [Made(shape), Made(shape, skipped=1)])
+    assert whole[2].images - costs[2].images == 4  # redrawn of one of two groups
+    assert whole[2].fp4 == costs[2].fp4
+    assert whole[2].backward - costs[2].backward == 8
+    none = spent(config, [Made(shape, skipped=shape.prompts)])
+    assert none == spent(config, [Made(shape, skipped=shape.prompts - 1)])  # one is trained on
 
 
 def test_replay_trains_again_on_what_was_drawn_once(configure: Callable[..., TrainConfig]) -> None:
@@ -106,7 +121,7 @@ def test_what_training_took_counts_what_each_step_replayed(
     config = configure("--recipe.replay", "1")
     shape = configured(config)
     smaller = replace(shape, prompts=1, keep_pairs=1)
-    costs = spent(config, [shape, smaller, smaller])
+    costs = spent(config, [Made(shape), Made(smaller), Made(smaller)])
     assert [after.backward - before.backward for before, after in pairwise(costs)] == [16, 20, 8]
     images = [after.images - before.images for before, after in pairwise(costs)]
     assert images == [16 + 8 + 8, 8 + 2, 8 + 2]  # the first step is watched, too

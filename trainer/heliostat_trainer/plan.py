@@ -7,7 +7,7 @@ counted is small beside it: text encoding, decoding, rewards.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -138,6 +138,25 @@ class TrainerMemory:
         return self.transformer + self.lora + self.optimiser + self.activations
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a step was made of."""
+
+    shape: Shape
+    skipped: int = 0
+    """Of its prompts, those with groups too flat to train on."""
+
+    @property
+    def trained(self) -> Shape:
+        """The shape of what it was trained on: at least one group."""
+        return replace(self.shape, prompts=max(1, self.shape.prompts - self.skipped))
+
+    @property
+    def shapes(self) -> tuple[Shape, Shape]:
+        """Of what was explored, and of what was trained on."""
+        return self.shape, self.trained
+
+
 def plan_run(config: TrainConfig) -> Plan:
     """Count what the settings ask for."""
     recipe, objective, prompts = config.recipe, config.objective, config.prompts.per_step
@@ -173,15 +192,16 @@ def plan_run(config: TrainConfig) -> Plan:
     )
 
 
-def spent(config: TrainConfig, shapes: Sequence[Shape]) -> list[Cost]:
-    """What training has taken before its first step, and after each, of steps of these shapes."""
-    kinds = {shape: plan_run(_made_of(config, shape)) for shape in set(shapes)}
+def spent(config: TrainConfig, steps: Sequence[Made]) -> list[Cost]:
+    """What training has taken before its first step, and after each, of steps that were made so."""
+    kinds = {shape: plan_run(_made_of(config, shape)) for made in steps for shape in made.shapes}
     costs = [Cost()]
-    for step, shape in enumerate(shapes, start=1):
-        plan = kinds[shape]
-        own = plan.a_step[Activity.EXPLORE] + plan.a_step[Activity.DRAW]
+    for step, made in enumerate(steps, start=1):
+        plan = kinds[made.shape]
+        redrawn = kinds[made.trained] if config.recipe.redraws else plan
+        own = plan.a_step[Activity.EXPLORE] + redrawn.a_step[Activity.DRAW]
         oldest = max(0, step - 1 - config.recipe.replay)
-        rows = sum(kinds[each].rows for each in shapes[oldest:step])
+        rows = sum(kinds[each.trained].rows for each in steps[oldest:step])
         # A plan of one step is of the first one, which is watched.
         watched = plan.in_all[Activity.WATCH] if config.watch.due(step) else Cost()
         costs.append(costs[-1] + own + _trained(config, rows, step) + watched)

@@ -11,7 +11,7 @@ from heliostat_engines.errors import HeliostatError
 from heliostat_trainer.compare import Comparison, Counting, compare_runs
 from heliostat_trainer.config import load_config
 from heliostat_trainer.errors import CompareError, RunFolderError
-from heliostat_trainer.plan import spent
+from heliostat_trainer.plan import Made, spent
 from heliostat_trainer.tuning import configured
 from tests.trainer.compare.runs import DEMO, SERVER, leave_run
 
@@ -57,7 +57,7 @@ def test_what_the_server_was_is_a_difference_too(tmp_path: Path) -> None:
     (unit,) = (unit for unit in comparison.units if "evaluations" in unit.name)
     quantised, plain = (comparison.costs(group, unit)[1] for group in comparison.groups)
     config = load_config(DEMO)
-    cost = spent(config, [configured(config)] * 10)[-1]
+    cost = spent(config, [Made(configured(config))] * 10)[-1]
     assert quantised == cost.bf16_equivalents(2.0)
     assert plain == cost.bf16_equivalents(1.0)
 
@@ -160,12 +160,10 @@ def test_folders_that_are_no_runs_or_have_only_begun_are_one_sentence(tmp_path: 
 def test_costs_that_settings_do_not_tell_are_said(tmp_path: Path) -> None:
     runs = [
         leave_run(tmp_path / "a", GAINS),
-        leave_run(tmp_path / "b", GAINS, "--lora.rank", "8", lines={"skipped_groups": 2}),
         leave_run(tmp_path / "c", GAINS, "--lora.rank", "4", lines={"explore_steps": 5}),
         leave_run(tmp_path / "d", GAINS, "--lora.rank", "2", lines={"explore_steps": "many"}),
     ]
     assert compared(*runs).warnings == (
-        "b skipped 40 groups (prompts.min_spread): its evaluations count them, too",
         "c came to explore in more than 4 steps: its evaluations do not count these",
     )
 
@@ -212,7 +210,7 @@ def test_costs_are_by_step_by_plan_by_clock_and_by_price(tmp_path: Path) -> None
     config = load_config(DEMO)
     for unit, whole in (
         (steps, 5.0),
-        (evaluations, spent(config, [configured(config)] * 5)[-1].bf16_equivalents(2.4, 1.0)),
+        (evaluations, spent(config, [Made(configured(config))] * 5)[-1].bf16_equivalents(2.4, 1.0)),
         (seconds, 100.0),
         (money, 1.0),
     ):

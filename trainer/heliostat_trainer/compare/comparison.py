@@ -315,9 +315,7 @@ def _evaluations(speedup: float, image_nfes: float, explores: bool) -> Unit:
 
     def costs(run: Run, steps: Sequence[int]) -> list[float]:
         quicker = 1.0 if run.explores_in_bf16 else speedup
-        until = [
-            cost.bf16_equivalents(quicker, image_nfes) for cost in spent(run.config, run.shapes)
-        ]
+        until = [cost.bf16_equivalents(quicker, image_nfes) for cost in spent(run.config, run.made)]
         return [until[step] if step < len(until) else math.nan for step in steps]
 
     return Unit(f"evaluations, NVFP4 1/{speedup:g}" if explores else "evaluations", costs)

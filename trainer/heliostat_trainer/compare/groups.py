@@ -13,6 +13,7 @@ from heliostat_trainer.config import flatten, kept_config
 from heliostat_trainer.errors import CompareError, ConfigError, RunFolderError
 from heliostat_trainer.evaluate import of_first_prompts, pair
 from heliostat_trainer.metrics import number
+from heliostat_trainer.plan import Made
 from heliostat_trainer.report.record import read_run
 from heliostat_trainer.run_file import RUN_FILE
 from heliostat_trainer.tuning import Shape, configured
@@ -77,16 +78,16 @@ class Run:
         return bool(self.record.server.get("precision") == Precision.BF16)
 
     @property
-    def shapes(self) -> list[Shape]:
+    def made(self) -> list[Made]:
         """What each training step was made of."""
-        shape, known = configured(self.config), {}
-        if self.config.recipe.tune:
-            known = {line["step"]: _shape(line) for line in self.record.steps}
-        shapes = []
-        for step in range(1, max((line["step"] for line in self.record.steps), default=0) + 1):
-            shape = known.get(step) or shape  # of a line that is damaged: as the step before it
-            shapes.append(shape)
-        return shapes
+        shape, lines = configured(self.config), {line["step"]: line for line in self.record.steps}
+        made = []
+        for step in range(1, max(lines, default=0) + 1):
+            line = lines.get(step, {})  # of one that is damaged: as the step before it
+            if self.config.recipe.tune:
+                shape = _shape(line) or shape
+            made.append(Made(shape, int(number(line, "skipped_groups") or 0)))
+        return made
 
     def elapsed(self, steps: Sequence[int]) -> list[float]:
         """Seconds of training until each step; NaN after the last line of metrics.jsonl."""
@@ -222,11 +223,6 @@ def _say_miscounts(
     name: str, record: RunRecord, config: TrainConfig, say: Callable[[str], None]
 ) -> None:
     """Evaluations are counted from settings: say where a run did not do what these say."""
-    skipped = sum(number(line, "skipped_groups") or 0 for line in record.steps)
-    if skipped:
-        say(
-            f"{name} skipped {skipped:g} groups (prompts.min_spread): its evaluations count them, too"
-        )
     planned = config.recipe.pool_evaluations
     explored = [
         number(line, "score_after") or number(line, "explore_steps") or 0 for line in record.steps
