@@ -106,23 +106,10 @@ def http() -> str:
     ]
     for path, methods in document["paths"].items():
         for method, call in methods.items():
-            lines += ["", f"## `{method.upper()} {path}`", "", call["description"], ""]
-            lines += _described("Parameters", call.get("parameters", ()))
-            for kind, content in call.get("requestBody", {}).get("content", {}).items():
-                lines += [f"Body, `{kind}`: {_type(content['schema'])}", ""]
-            lines += list(_answers(call["responses"]))
+            lines += ["", f"## `{method.upper()} {path}`", "", *_call(call)]
     lines += ["", "## Types"]
     for name, kind in document["components"]["schemas"].items():
-        lines += ["", f"### {name}", "", kind.get("description", ""), ""]
-        required = kind.get("required", ())
-        fields = [
-            {"name": key, "schema": field, "required": key in required}
-            for key, field in kind.get("properties", {}).items()
-        ]
-        lines += _described("Fields", fields)
-        lines += (
-            [f"One of {', '.join(f'`{each}`' for each in kind['enum'])}."] if "enum" in kind else []
-        )
+        lines += ["", f"### {name}", "", *_kind(kind)]
     return "\n".join(lines)
 
 
@@ -135,6 +122,29 @@ def grpc() -> str:
     return "\n".join(lines)
 
 
+def _call(call: Mapping[str, Any]) -> Iterator[str]:
+    yield from (call["description"], "")
+    yield from _described("Parameters", call.get("parameters", ()))
+    for kind, content in call.get("requestBody", {}).get("content", {}).items():
+        yield from (f"Body, `{kind}`: {_type(content['schema'])}", "")
+    for status, response in call["responses"].items():
+        if status < "400":  # what goes wrong is said alike of every call, on top
+            kinds = [_type(content["schema"]) for content in response.get("content", {}).values()]
+            yield f"Answers {status}{': ' if kinds else ''}{', '.join(kinds)}"
+
+
+def _kind(kind: Mapping[str, Any]) -> Iterator[str]:
+    yield from (kind.get("description", ""), "")
+    required = kind.get("required", ())
+    fields = [
+        {"name": key, "schema": field, "required": key in required}
+        for key, field in kind.get("properties", {}).items()
+    ]
+    yield from _described("Fields", fields)
+    if "enum" in kind:
+        yield f"One of {', '.join(f'`{each}`' for each in kind['enum'])}."
+
+
 def _described(title: str, fields: Any) -> list[str]:
     if not fields:
         return []
@@ -145,13 +155,6 @@ def _described(title: str, fields: Any) -> list[str]:
         text = f"- `{field['name']}` ({_type(field['schema'])}{needed})"
         lines.append(f"{text}: {meaning}" if meaning else text)
     return [*lines, ""]
-
-
-def _answers(responses: Mapping[str, Any]) -> Iterator[str]:
-    for status, response in responses.items():
-        if status < "400":  # what goes wrong is said alike of every call, on top
-            kinds = [_type(content["schema"]) for content in response.get("content", {}).values()]
-            yield f"Answers {status}{': ' if kinds else ''}{', '.join(kinds)}"
 
 
 def _type(schema: Mapping[str, Any]) -> str:
