@@ -1,6 +1,8 @@
 # Two commands do everything: `make demo` and `make test`. Each sets up its own virtual environment.
 #   make test PACKAGE=trainer    the tests of one package alone: cli, engines, server, trainer, e2e or docker
 #   make check                   what has changed: format, lint, types, and the fast tests of its packages
+#   make docs                    the documentation as a site, in site/
+#   make proto                   heliostat_proto anew, from the .proto files
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -10,7 +12,7 @@ INSTALL := $(BIN)/pip install --disable-pip-version-check --constraint constrain
 SERVERS := e2e docker
 SPREAD := --numprocesses 2 --dist loadfile
 
-.PHONY: demo test check lint clean
+.PHONY: demo test check lint docs proto clean
 
 demo: $(VENV)/.demo
 	$(BIN)/heliostat demo
@@ -30,7 +32,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy examples
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+
+proto: $(VENV)/.dev
+	$(BIN)/python proto/generate.py
 
 # torch first and alone: with it in place, no other package asks for a newer build of it.
 $(BIN)/pip:

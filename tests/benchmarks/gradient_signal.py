@@ -43,6 +43,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from heliostat.examples import example
+from heliostat.in_process import demo_service
 from heliostat_engines.arithmetic import compute_dtype, has_bf16_units, name_of
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.files import atomic_file
@@ -64,7 +65,7 @@ from heliostat_trainer.selection import select
 from heliostat_trainer.steps import kept_steps, step_folder
 from heliostat_trainer.types import ExploreSteps, Group, GroupRequest, Samples
 from heliostat_trainer.workshop import Workshop, build_workshop
-from tests.benchmarks.in_process import demo_service, train_in_process
+from tests.benchmarks.in_process import train_in_process
 from tests.benchmarks.noise_scale import (
     LEAST_DRAWS,
     Estimate,

@@ -1,46 +1,21 @@
-"""A rollout service without a server: engine, decoder and rewards in this process, on any device.
-
-What the serving layer costs is measured elsewhere (`serving.py`); here it would only be in the
-way of many runs side by side on one card.
-"""
+"""Whole runs without a server: what serving costs is measured elsewhere (`serving.py`)."""
 
 from __future__ import annotations
 
 import io
-import time
-from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from rich.console import Console
 
-from heliostat_engines.adapters import parse_adapter
-from heliostat_engines.families import get_family
-from heliostat_engines.noise import initial_noise
-from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import SAMPLERS, cut_after
-from heliostat_engines.solvers import Solver
+from heliostat.in_process import demo_service
 from heliostat_trainer.interrupts import Interrupts
 from heliostat_trainer.progress import Outlook, open_progress
 from heliostat_trainer.run import build_trainer, open_run
-from heliostat_trainer.service import RefusedPrompts, Scores
-from heliostat_trainer.types import Group, PublishedAdapter, ServerInfo
 from heliostat_trainer.workshop import choose_device
-from tests.server.rewards.offers import book_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from heliostat_engines.adapters import AdapterFiles
-    from heliostat_engines.conditioning import Conditioning
     from heliostat_server.rewards.definitions import RewardDefinitions
     from heliostat_trainer.config import TrainConfig
-    from heliostat_trainer.types import GroupRequest
-
-SCORED_TOGETHER = 256
-BATCH = 24
-"""What candidates come in multiples of, as at the demo's server."""
 
 
 def train_in_process(
@@ -59,145 +34,3 @@ def train_in_process(
         trainer = build_trainer(config, service, checkpoints, progress, Interrupts(), resume=resume)
         trainer.train()
         trainer.conclude()
-
-
-def demo_service(
-    device: str, *, batch: int = 48, rewards: RewardDefinitions | None = None
-) -> InProcessService:
-    """The service with the demo's own text encoder."""
-    family = get_family("demo")
-    encoder = family.load_text_encoder(family.default_checkpoint)
-    return InProcessService(device, encoder.encode, batch=batch, rewards=rewards)
-
-
-class InProcessService:
-    """The demo model in NVFP4, and its rewards."""
-
-    def __init__(
-        self,
-        device: str,
-        encode: Callable[[Sequence[str]], Conditioning],
-        *,
-        batch: int = 48,
-        resolution_px: int = 64,
-        rewards: RewardDefinitions | None = None,
-    ) -> None:
-        """`encode` is the family's text encoder's; `batch` candidates are denoised together.
-
-        `rewards` are defined besides the built-in ones.
-        """
-        self._family = get_family("demo")
-        self._device = device
-        self._batch = batch
-        self._resolution_px = resolution_px
-        self._engine = TorchEngine(self._family, device=device)
-        self._decoder = self._family.load_decoder(self._family.default_checkpoint).to(device)
-        self._encode = encode
-        self._book = book_of(rewards or {}, self._family.name, device)
-        self._published = 0
-
-    def info(self) -> ServerInfo:
-        """As a server of this engine would say it."""
-        engine = self._engine.describe()
-        return ServerInfo(
-            server_version="in process",
-            rollout_address="",
-            family=engine.family,
-            checkpoint=engine.checkpoint,
-            runtime=engine.runtime,
-            precision=engine.precision,
-            compute_dtype=engine.compute_dtype,
-            lora_targets=engine.lora_targets,
-            max_rank=engine.max_rank,
-            resolution_px=self._resolution_px,
-            rewards=self._book.names,
-            batch=BATCH,
-            max_steps=1000,
-            max_seeds=1 << 16,
-            max_prompt_chars=1000,
-            max_adapter_bytes=1 << 30,
-            latest_version=self._published,
-            scores_early=True,
-            solvers=tuple(Solver),
-        )
-
-    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:  # noqa: ARG002
-        """Make an adapter resident."""
-        adapter = parse_adapter(files)
-        binding = self._engine.refit(adapter)
-        self._published += 1
-        return PublishedAdapter(
-            "in-process", self._published, adapter.sha256, binding.bound, binding.targets
-        )
-
-    def explore(
-        self, requests: Sequence[GroupRequest], adapter: PublishedAdapter
-    ) -> Iterator[Group]:
-        """All groups' candidates in full batches, whatever their prompts."""
-        started = time.perf_counter()
-        latents = self._draw(requests, adapter)
-        prompts = [request.prompt for request in requests for _ in request.seeds]
-        (reward,) = {request.reward for request in requests}
-        rewards = self.score(latents, prompts, reward.names).rewards
-        position = 0
-        for request in requests:
-            rows = slice(position, position + len(request.seeds))
-            position = rows.stop
-            yield Group.rewarded(
-                request,
-                rewards[rows],
-                latents[rows] if request.return_latents else None,
-                time.perf_counter() - started,
-            )
-
-    @torch.inference_mode()
-    def score(
-        self,
-        latents: torch.Tensor,
-        prompts: Sequence[str],
-        rewards: Sequence[str],
-        *,
-        return_images: bool = False,
-    ) -> Scores:
-        """Decode, then reward, as a server does."""
-        columns, images = [], []
-        for start in range(0, len(latents), SCORED_TOGETHER):
-            rows = slice(start, start + SCORED_TOGETHER)
-            pixels = self._decoder.decode(latents[rows].to(self._device))
-            shown = prompts[rows]
-            conditioning = self.encode(shown)
-            values = [self._book.get(name).score(pixels, shown, conditioning) for name in rewards]
-            columns.append(torch.stack([value.double().cpu() for value in values], dim=1))
-            if return_images:
-                images.append((pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
-        return Scores(
-            torch.cat(columns).numpy(), torch.cat(images).numpy() if return_images else None
-        )
-
-    def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:  # noqa: ARG002
-        """The judges take any."""
-        return RefusedPrompts()
-
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """The family's text embeddings."""
-        return self._encode(prompts)
-
-    @torch.inference_mode()
-    def _draw(self, requests: Sequence[GroupRequest], adapter: PublishedAdapter) -> torch.Tensor:
-        ((steps, score_after, solver),) = {
-            (request.steps, request.score_after, request.solver) for request in requests
-        }
-        whole = self._family.sigmas(steps, self._resolution_px)
-        sigmas = cut_after(whole, score_after or steps)
-        seeds = [seed for request in requests for seed in request.seeds]
-        prompts = [request.prompt for request in requests for _ in request.seeds]
-        conditioning = self.encode(prompts).to(torch.bfloat16, self._device)
-        shape = self._family.latent_shape(self._resolution_px)
-        drawn = []
-        for rows in np.array_split(np.arange(len(seeds)), -(-len(seeds) // self._batch)):
-            velocity = partial(
-                self._engine.velocity, conditioning=conditioning.take(rows), adapter=adapter.sha256
-            )
-            noise = initial_noise([seeds[row] for row in rows], shape).to(self._device)
-            drawn.append(SAMPLERS[solver](velocity, noise, sigmas).cpu())
-        return torch.cat(drawn)
