@@ -25,7 +25,7 @@ class InfoRequest(_message.Message):
     def __init__(self, experiment: _Optional[str] = ...) -> None: ...
 
 class InfoResponse(_message.Message):
-    __slots__ = ("server_version", "rollout_address", "engine", "rewards", "limits", "latest_version", "checks_prompts", "scores_early", "solvers")
+    __slots__ = ("server_version", "rollout_address", "engine", "rewards", "limits", "latest_version", "checks_prompts", "scores_early", "solvers", "decoders")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     ROLLOUT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class InfoResponse(_message.Message):
     CHECKS_PROMPTS_FIELD_NUMBER: _ClassVar[int]
     SCORES_EARLY_FIELD_NUMBER: _ClassVar[int]
     SOLVERS_FIELD_NUMBER: _ClassVar[int]
+    DECODERS_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     rollout_address: str
     engine: EngineInfo
@@ -44,7 +45,8 @@ class InfoResponse(_message.Message):
     checks_prompts: bool
     scores_early: bool
     solvers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, server_version: _Optional[str] = ..., rollout_address: _Optional[str] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., latest_version: _Optional[int] = ..., checks_prompts: _Optional[bool] = ..., scores_early: _Optional[bool] = ..., solvers: _Optional[_Iterable[str]] = ...) -> None: ...
+    decoders: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, server_version: _Optional[str] = ..., rollout_address: _Optional[str] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., latest_version: _Optional[int] = ..., checks_prompts: _Optional[bool] = ..., scores_early: _Optional[bool] = ..., solvers: _Optional[_Iterable[str]] = ..., decoders: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class EngineInfo(_message.Message):
     __slots__ = ("family", "checkpoint", "runtime", "precision", "nvfp4_linears", "linears", "lora_targets", "max_rank", "resolution_px", "weights_digest", "compute_dtype")

@@ -54,6 +54,7 @@ class WireServer:
         self.checks_prompts = True
         self.scores_early = True
         self.solvers = ["euler", "dpm2m"]
+        self.decoders = ["full", "tiny"]
         self.checked: list[list[str]] = []
         self.tokens = {"admin"}
         self.given = "of"
@@ -129,6 +130,7 @@ class _Control(control_pb2_grpc.ControlServicer):
             checks_prompts=self._server.checks_prompts,
             scores_early=self._server.scores_early,
             solvers=self._server.solvers,
+            decoders=self._server.decoders,
         )
 
     def GetExperiment(self, request, context):  # noqa: N802

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.suggestions import suggest
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.prompt_places import place_of
@@ -37,6 +38,7 @@ def check_against_server(
     _check_model(config, info, resolution_px)
     _check_rewards(config, info)
     _check_rollouts(config, info)
+    _check_decoder(config, info)
     for source in _sources(config, prompts):
         longest = max(source.prompts, key=len)
         if len(longest) > info.max_prompt_chars:
@@ -152,6 +154,18 @@ def check_decisions(decisions: Sequence[Decision], step: int, info: ServerInfo) 
                 f"but the server draws them in multiples of {info.batch} (its limits.batch) and up to "
                 f"{info.max_seeds}: start the server as it was, or begin another run"
             )
+
+
+def _check_decoder(config: TrainConfig, info: ServerInfo) -> None:
+    """Also where the trainer itself explores, and the server only decodes and rewards."""
+    decoder = config.recipe.pool_decoder
+    if decoder is DecoderName.FULL or decoder in info.decoders:
+        return
+    raise ConfigError(
+        f"recipe.explore_decoder = {decoder.value!r}, but the server (version {info.server_version}) "
+        f"decodes with {' and '.join(info.decoders) or DecoderName.FULL} alone: leave it out, or start a "
+        "newer server, of a model with a tiny decoder"
+    )
 
 
 def _check_rollouts(config: TrainConfig, info: ServerInfo) -> None:

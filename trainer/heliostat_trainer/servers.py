@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_proto import control_pb2
 from heliostat_trainer.client import CONTROL_TIMEOUT_S, RolloutServer
 from heliostat_trainer.errors import ConfigError
@@ -106,6 +107,9 @@ class Likeness:
         known = info.compute_dtype and expected.compute_dtype  # older servers do not say it
         if known and info.compute_dtype != expected.compute_dtype:
             differ.append("compute_dtype")
+        # What they decode with unless they are asked for another; older servers do not say it, either.
+        if info.decoders and expected.decoders and info.decoders[0] != expected.decoders[0]:
+            differ.append("decoders")
         for name in differ:
             here, there = getattr(info, name), getattr(expected, name)
             what = (name, "others") if name == "lora_targets" else (here, there)
@@ -248,6 +252,7 @@ class RolloutServers:
         rewards: Sequence[str],
         *,
         return_images: bool = False,
+        decoder: DecoderName = DecoderName.FULL,
     ) -> Scores:
         """As `RolloutServer.score`, a batch here and a batch there."""
         batch = self._batch or self.info().batch
@@ -261,7 +266,11 @@ class RolloutServers:
                     rows = slice(start, start + batch)
                     try:
                         scored[start] = replica.score(
-                            latents[rows], prompts[rows], rewards, return_images=return_images
+                            latents[rows],
+                            prompts[rows],
+                            rewards,
+                            return_images=return_images,
+                            decoder=decoder,
                         )
                     except ServerAwayError:
                         waiting.appendleft(start)
@@ -377,6 +386,7 @@ def _common(infos: Sequence[ServerInfo]) -> ServerInfo:
         latest_version=max(info.latest_version for info in infos),
         scores_early=all(info.scores_early for info in infos),
         solvers=_in_all([info.solvers for info in infos]),
+        decoders=_in_all([info.decoders for info in infos]),
     )
 
 

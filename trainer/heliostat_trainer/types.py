@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.solvers import Solver
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class ServerInfo:
     """Whether it can score candidates before all of their steps."""
     solvers: tuple[str, ...] = (Solver.EULER,)
     """What it can draw with."""
+    decoders: tuple[str, ...] = ()
+    """What it can be asked to decode with; none: it knows no decoder by name, and has one."""
 
     def has_weights(self, checkpoint: str, digest: str) -> bool:
         """Whether it serves a checkpoint's: by their digests if both are known, else by its name."""
@@ -122,6 +125,8 @@ class GroupRequest:
     score_after: int | None = None
     """How many of the steps are evaluated, before the prediction of clean latents is scored; None: all."""
     solver: Solver = Solver.EULER
+    decoder: DecoderName = DecoderName.FULL
+    """What decodes the latents that are scored."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +194,14 @@ class Selection:
         return float(np.std([candidate.reward for candidate in self.candidates]))
 
     def redrawn_in(self, steps: int) -> GroupRequest:
-        """The request that draws the kept seeds again, with other steps and all of them."""
-        return replace(self.group.request, seeds=self.seeds, steps=steps, score_after=None)
+        """The request that draws the kept seeds again, with other steps and all of them, in full."""
+        return replace(
+            self.group.request,
+            seeds=self.seeds,
+            steps=steps,
+            score_after=None,
+            decoder=DecoderName.FULL,
+        )
 
     def as_samples(self) -> Samples:
         """The kept candidates themselves, as they were explored; the group has its latents."""

@@ -12,9 +12,10 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, SanaTransformer2DModel
 
 from heliostat_engines.adapters import Adapter, pack_adapter, parse_adapter
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import CheckpointError, ResolutionError
 from heliostat_engines.families import FAMILIES, get_family
-from heliostat_engines.families.family import DecoderName, Family, Size
+from heliostat_engines.families.family import Family, Size
 from heliostat_engines.families.sana.mix_ffn import linearise
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import Precision
