@@ -45,6 +45,7 @@ def info_message(info: ServerInfo) -> control_pb2.InfoResponse:
         checks_prompts=description.checks_prompts,
         scores_early=description.scores_early,
         solvers=description.solvers,
+        decoders=description.decoders,
     )
 
 
