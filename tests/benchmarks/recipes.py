@@ -30,6 +30,7 @@ from heliostat.comparing import compare
 from heliostat.examples import example
 from heliostat_trainer.compare import Counting
 from heliostat_trainer.config import RecipeName, TrainConfig, load_config
+from heliostat_trainer.plan import TINY_IMAGE_SHARE
 from tests.benchmarks.in_process import train_in_process
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--decode-nfes", type=float, default=1.0)
+    parser.add_argument("--tiny-share", type=float, default=TINY_IMAGE_SHARE)
     parser.add_argument("--folder", type=Path, default=Path("runs/recipes"))
     parser.add_argument("--show", action="store_true", help="train nothing")
     parser.add_argument("--out", type=Path, default=Path("recipes.html"))
@@ -118,7 +120,7 @@ def main() -> None:
         run_all(jobs, options.jobs)
     # Runs of one arm side by side, the first arm's first.
     jobs.sort(key=lambda job: arms.index(job.arm))
-    counting = Counting(image_nfes=options.decode_nfes)
+    counting = Counting(image_nfes=options.decode_nfes, tiny_share=options.tiny_share)
     numbers = options.out.with_suffix(".json")
     compare([job.config.run.path for job in jobs], counting, None, options.out, numbers, print)
 

@@ -227,8 +227,11 @@ def in_force(config: TrainConfig, decisions: Sequence[Decision], step: int) -> D
     return next(decision for decision in reversed(made) if decision.step <= step)
 
 
-def paid(steps: Sequence[StepMetrics], shape: Shape) -> Prices:
-    """Prices as medians over steps of one shape; a kept sample's are spread over skipped groups."""
+def paid(steps: Sequence[StepMetrics], shape: Shape, look_share: float = 1.0) -> Prices:
+    """Prices as medians over steps of one shape; a kept sample's are spread over skipped groups.
+
+    Decoding and rewarding a candidate takes `look_share` of what it takes of a kept sample.
+    """
 
     def median(of: Callable[[StepMetrics], float]) -> float:
         return statistics.median(map(of, steps))
@@ -239,7 +242,7 @@ def paid(steps: Sequence[StepMetrics], shape: Shape) -> Prices:
     reward = a_sample(Phase.SCORE)
     a_candidate = median(lambda step: 1 / (step.explore_images_per_s or math.inf))
     # Several servers reward candidates side by side, and kept samples may wait behind candidates.
-    look = min(reward, (1 - LEAST_SHARE) * a_candidate)
+    look = min(look_share * reward, (1 - LEAST_SHARE) * a_candidate)
     return Prices(
         fixed=median(lambda step: step.seconds[Phase.PUBLISH] + step.seconds[Phase.CHECKPOINT]),
         evaluation=(a_candidate - look) / shape.score_after,
