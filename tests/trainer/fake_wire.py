@@ -62,6 +62,7 @@ class WireServer:
         self.asked: list[tuple[str, tuple[int, ...], int]] = []
         self.specs: list[dict[str, Any]] = []
         self.scored: list[list[str]] = []
+        self.decoded_with: list[str | None] = []
         self.encoded: list[list[str]] = []
         self._triton: grpc.Server | None = None
         self.start_triton()
@@ -237,6 +238,7 @@ class _KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
             response.raw_output_contents.append(len(text).to_bytes(4, "little") + text)
             return response
         self._server.scored.append(spec["prompts"])
+        self._server.decoded_with.append(spec.get("decoder"))
         latents = np.frombuffer(read_raw(request, "LATENTS"), np.float32)
         latents = latents.reshape(request.inputs[1].shape)
         columns = [latents.reshape(len(latents), -1).mean(axis=1)] * len(spec["rewards"])
