@@ -529,7 +529,7 @@ def compare(
             min=0,
             max=1,
             help="Of that, what an image counts as that the tiny decoder decodes (recipe.explore_decoder); "
-            "by default one half.",
+            "by default as on the demo's model.",
         ),
     ] = None,
     price_per_hour: Annotated[

@@ -47,7 +47,7 @@ class TinyDecoderSettings:
     """Predictions of clean latents are learnt from after so many of the steps, and after each later one."""
     seed: int = 1
     """Of prompts and noise."""
-    measured: int = 480
+    measured: int = 384
     """Of the predictions, how many at the end are measured on and not learnt from."""
     channels: int = 16
     blocks: tuple[int, ...] = (3, 2, 1, 0)
@@ -115,7 +115,7 @@ def predicted(
     seeds: Sequence[int],
     settings: TinyDecoderSettings,
 ) -> torch.Tensor:
-    """Clean latents[B * K, C, h, w] as predicted after each of the K last steps, a row of B a seed."""
+    """Clean latents[K * B, C, h, w] as predicted after each of the K last steps, of B seeds each."""
     family = DemoFamily()
     found: list[torch.Tensor] = []
 
