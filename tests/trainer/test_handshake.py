@@ -92,7 +92,7 @@ def test_a_server_without_the_decoder_is_refused_whoever_explores(
 ) -> None:
     sentence = (
         r"recipe\.explore_decoder = 'tiny', but the server \(version 0\) decodes with full alone: "
-        "leave it out, or start a newer server, of a model with a tiny decoder$"
+        "leave it out, or start a newer server that finds one in its checkpoint's folder vae_tiny"
     )
     for decoders in ((), ("full",)):
         server.decoders = decoders

@@ -244,8 +244,8 @@ class RecipeSection(Settings):
     """What explores, redraws and evaluates: euler, or dpm2m, DPM-Solver++ of second order. Both take
     one evaluation a step, and differ from four steps on; the GRPO objectives train on Euler's."""
     explore_decoder: DecoderName = DecoderName.FULL
-    """What decodes explored candidates that are redrawn: full, the pipeline's VAE, or tiny, a distilled one
-    that ranks nearly as well for a fraction of the work; all else is decoded in full."""
+    """What decodes explored candidates that are redrawn: full, the pipeline's VAE, or tiny, a distilled one,
+    coarser at a fraction of the work; all else is decoded in full."""
     selection: SelectionName = SelectionName.BEST_WORST
     """Which candidates are kept: the best and the worst, as many at random, or those with the
     rewards farthest from their group's mean."""

@@ -164,7 +164,7 @@ def _check_decoder(config: TrainConfig, info: ServerInfo) -> None:
     raise ConfigError(
         f"recipe.explore_decoder = {decoder.value!r}, but the server (version {info.server_version}) "
         f"decodes with {' and '.join(info.decoders) or DecoderName.FULL} alone: leave it out, or start a "
-        "newer server, of a model with a tiny decoder"
+        "newer server that finds one in its checkpoint's folder vae_tiny or in the Hugging Face cache"
     )
 
 
