@@ -18,9 +18,10 @@ from heliostat_engines.build.builder import BuildRequest, build_engine
 from heliostat_engines.build.cache import EngineCache, default_cache_root
 from heliostat_engines.build.profiles import Point, Profile, parse_profile
 from heliostat_engines.build.target import Target
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.export.manifest import ExportOptions, LoraMode
 from heliostat_engines.families import get_family
-from heliostat_engines.families.family import DecoderName, MapName
+from heliostat_engines.families.family import MapName
 from heliostat_engines.ownership import require_replaceable
 from heliostat_engines.precision import Precision
 from heliostat_engines.progress import shown

@@ -532,6 +532,15 @@ def compare(
             help="How many evaluations decoding and rewarding an image counts as.",
         ),
     ] = 1.0,
+    tiny_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Of that, what an image counts as that the tiny decoder decodes (recipe.explore_decoder); "
+            "by default as on the demo's model.",
+        ),
+    ] = None,
     price_per_hour: Annotated[
         float | None,
         typer.Option(
@@ -553,10 +562,11 @@ def compare(
     """
     from heliostat.comparing import compare as write
     from heliostat_trainer.compare import Counting
-    from heliostat_trainer.plan import NVFP4_SPEEDUPS
+    from heliostat_trainer.plan import NVFP4_SPEEDUPS, TINY_IMAGE_SHARE
 
     speedups = nvfp4_speedup or NVFP4_SPEEDUPS.values()
-    counting = Counting(tuple(speedups), image_nfes, price_per_hour)
+    share = TINY_IMAGE_SHARE if tiny_share is None else tiny_share
+    counting = Counting(tuple(speedups), image_nfes, share, price_per_hour)
     write(runs, counting, reward, out, json_out, _say)
 
 

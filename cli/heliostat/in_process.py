@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from heliostat_engines.adapters import parse_adapter
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
@@ -75,7 +76,11 @@ class InProcessService:
         self._batch = batch
         self._resolution_px = resolution_px
         self._engine = TorchEngine(self._family, device=device)
-        self._decoder = self._family.load_decoder(self._family.default_checkpoint).to(device)
+        checkpoint = self._family.default_checkpoint
+        self._decoders = {
+            name: self._family.load_decoder(checkpoint, name).to(device)
+            for name in self._family.decoders(checkpoint)
+        }
         self._encode = encode
         offered = offered_rewards(Offer(self._family.name, rewards or {}))
         self._book = RewardBook(self._family.name, offered, device)
@@ -104,6 +109,7 @@ class InProcessService:
             latest_version=self._published,
             scores_early=True,
             solvers=tuple(Solver),
+            decoders=tuple(self._decoders),
         )
 
     def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:  # noqa: ARG002
@@ -122,8 +128,8 @@ class InProcessService:
         started = time.perf_counter()
         latents = self._draw(requests, adapter)
         prompts = [request.prompt for request in requests for _ in request.seeds]
-        (reward,) = {request.reward for request in requests}
-        rewards = self.score(latents, prompts, reward.names).rewards
+        ((reward, decoder),) = {(request.reward, request.decoder) for request in requests}
+        rewards = self.score(latents, prompts, reward.names, decoder=decoder).rewards
         position = 0
         for request in requests:
             rows = slice(position, position + len(request.seeds))
@@ -143,12 +149,13 @@ class InProcessService:
         rewards: Sequence[str],
         *,
         return_images: bool = False,
+        decoder: DecoderName = DecoderName.FULL,
     ) -> Scores:
         """Decode, then reward, as a server does."""
         columns, images = [], []
         for start in range(0, len(latents), SCORED_TOGETHER):
             rows = slice(start, start + SCORED_TOGETHER)
-            pixels = self._decoder.decode(latents[rows].to(self._device))
+            pixels = self._decoders[decoder].decode(latents[rows].to(self._device))
             shown = prompts[rows]
             conditioning = self.encode(shown)
             values = [self._book.get(name).score(pixels, shown, conditioning) for name in rewards]

@@ -25,7 +25,7 @@ class InfoRequest(_message.Message):
     def __init__(self, experiment: _Optional[str] = ...) -> None: ...
 
 class InfoResponse(_message.Message):
-    __slots__ = ("server_version", "rollout_address", "engine", "rewards", "limits", "latest_version", "checks_prompts", "scores_early", "solvers", "max_queued_images")
+    __slots__ = ("server_version", "rollout_address", "engine", "rewards", "limits", "latest_version", "checks_prompts", "scores_early", "solvers", "max_queued_images", "decoders")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     ROLLOUT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,7 @@ class InfoResponse(_message.Message):
     SCORES_EARLY_FIELD_NUMBER: _ClassVar[int]
     SOLVERS_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUED_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    DECODERS_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     rollout_address: str
     engine: EngineInfo
@@ -46,7 +47,8 @@ class InfoResponse(_message.Message):
     scores_early: bool
     solvers: _containers.RepeatedScalarFieldContainer[str]
     max_queued_images: int
-    def __init__(self, server_version: _Optional[str] = ..., rollout_address: _Optional[str] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., latest_version: _Optional[int] = ..., checks_prompts: _Optional[bool] = ..., scores_early: _Optional[bool] = ..., solvers: _Optional[_Iterable[str]] = ..., max_queued_images: _Optional[int] = ...) -> None: ...
+    decoders: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, server_version: _Optional[str] = ..., rollout_address: _Optional[str] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., latest_version: _Optional[int] = ..., checks_prompts: _Optional[bool] = ..., scores_early: _Optional[bool] = ..., solvers: _Optional[_Iterable[str]] = ..., max_queued_images: _Optional[int] = ..., decoders: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class EngineInfo(_message.Message):
     __slots__ = ("family", "checkpoint", "runtime", "precision", "nvfp4_linears", "linears", "lora_targets", "max_rank", "resolution_px", "weights_digest", "compute_dtype")

@@ -15,7 +15,7 @@ class ExploreSpec(_message.Message):
     def __init__(self, rollout: _Optional[_Union[RolloutSpec, _Mapping]] = ..., load: _Optional[_Union[LoadSpec, _Mapping]] = ...) -> None: ...
 
 class RolloutSpec(_message.Message):
-    __slots__ = ("experiment", "version", "prompt", "steps", "guidance", "rewards", "return_latents", "score_after", "solver")
+    __slots__ = ("experiment", "version", "prompt", "steps", "guidance", "rewards", "return_latents", "score_after", "solver", "decoder")
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class RolloutSpec(_message.Message):
     RETURN_LATENTS_FIELD_NUMBER: _ClassVar[int]
     SCORE_AFTER_FIELD_NUMBER: _ClassVar[int]
     SOLVER_FIELD_NUMBER: _ClassVar[int]
+    DECODER_FIELD_NUMBER: _ClassVar[int]
     experiment: str
     version: int
     prompt: str
@@ -34,7 +35,8 @@ class RolloutSpec(_message.Message):
     return_latents: bool
     score_after: int
     solver: str
-    def __init__(self, experiment: _Optional[str] = ..., version: _Optional[int] = ..., prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., rewards: _Optional[_Iterable[str]] = ..., return_latents: _Optional[bool] = ..., score_after: _Optional[int] = ..., solver: _Optional[str] = ...) -> None: ...
+    decoder: str
+    def __init__(self, experiment: _Optional[str] = ..., version: _Optional[int] = ..., prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., rewards: _Optional[_Iterable[str]] = ..., return_latents: _Optional[bool] = ..., score_after: _Optional[int] = ..., solver: _Optional[str] = ..., decoder: _Optional[str] = ...) -> None: ...
 
 class LoadSpec(_message.Message):
     __slots__ = ("sha256",)
@@ -51,16 +53,18 @@ class LoadReport(_message.Message):
     def __init__(self, bound_modules: _Optional[int] = ..., target_modules: _Optional[int] = ...) -> None: ...
 
 class ScoreSpec(_message.Message):
-    __slots__ = ("prompts", "rewards", "return_images", "check_prompts")
+    __slots__ = ("prompts", "rewards", "return_images", "check_prompts", "decoder")
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     REWARDS_FIELD_NUMBER: _ClassVar[int]
     RETURN_IMAGES_FIELD_NUMBER: _ClassVar[int]
     CHECK_PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    DECODER_FIELD_NUMBER: _ClassVar[int]
     prompts: _containers.RepeatedScalarFieldContainer[str]
     rewards: _containers.RepeatedScalarFieldContainer[str]
     return_images: bool
     check_prompts: bool
-    def __init__(self, prompts: _Optional[_Iterable[str]] = ..., rewards: _Optional[_Iterable[str]] = ..., return_images: _Optional[bool] = ..., check_prompts: _Optional[bool] = ...) -> None: ...
+    decoder: str
+    def __init__(self, prompts: _Optional[_Iterable[str]] = ..., rewards: _Optional[_Iterable[str]] = ..., return_images: _Optional[bool] = ..., check_prompts: _Optional[bool] = ..., decoder: _Optional[str] = ...) -> None: ...
 
 class PromptReport(_message.Message):
     __slots__ = ("refusals", "refused")

@@ -33,6 +33,8 @@ class ServerDescription(BaseModel):
     """Whether `explore` knows `score_after`: Tritons of before refuse it."""
     solvers: tuple[str, ...] = ()
     """What `explore` can be asked to draw with; none: it knows no `solver`, and draws by Euler's method."""
+    decoders: tuple[str, ...] = ()
+    """What may be asked to decode, the first where none is; none: no `decoder` is known."""
 
     def write(self, redis_url: str) -> None:
         """Leave it for the control plane, replacing the one before. Raises UnavailableError."""

@@ -1,13 +1,14 @@
 """Does NVFP4 at few steps rank candidates as BF16 at full steps does?
 
-    python -m tests.benchmarks.fidelity [--prompts 16] [--candidates 96] [--early | --solvers]
+    python -m tests.benchmarks.fidelity [--prompts 16] [--candidates 96] [--early | --solvers | --decoders]
         [--out fidelity.json]
 
 Arms on the same seeds, all scored by the demo's judge, each against BF16 at the full number of steps:
 both changes together (what exploration does), each alone, and BF16 against itself in batches of
 another size (the noise floor). In their place, --early scores exploration after each of its steps
 (recipe.score_after), and --solvers explores in 3 to 10 steps, by each recipe.solver against its own BF16,
-with the rewards' mean beside. Prints a table, writes JSON.
+with the rewards' mean beside. --decoders explores with each decoder that the model has
+(recipe.explore_decoder), against BF16 in full, and scored after each of its steps from half of them on. Prints a table, writes JSON.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from heliostat.examples import example
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import Precision
@@ -49,6 +51,7 @@ class Arm:
     steps: int
     score_after: int | None = None
     solver: Solver = Solver.EULER
+    decoder: DecoderName = DecoderName.FULL
     batch: int = 48
 
 
@@ -83,6 +86,26 @@ def solver_arms(solver: Solver, steps: int) -> tuple[Arm, ...]:
     )
 
 
+def decoder_arms(explore_steps: int, steps: int) -> tuple[Arm, ...]:
+    """The truth first, then exploration by each decoder, the two beside each other."""
+    scored = range((explore_steps + 1) // 2, explore_steps + 1)
+    family = get_family("demo")
+    return (
+        Arm(f"bf16, {steps} steps", Precision.BF16, steps),
+        *(
+            Arm(
+                f"nvfp4, after {after} of {explore_steps} steps, {decoder}",
+                Precision.NVFP4,
+                explore_steps,
+                after,
+                decoder=decoder,
+            )
+            for after in scored
+            for decoder in family.decoders(family.default_checkpoint)
+        ),
+    )
+
+
 def arms(explore_steps: int, steps: int) -> tuple[Arm, ...]:
     """The truth first."""
     return (
@@ -107,6 +130,7 @@ def main() -> None:
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--early", action="store_true", help="by recipe.score_after")
     only.add_argument("--solvers", action="store_true", help="by recipe.solver and steps")
+    only.add_argument("--decoders", action="store_true", help="by recipe.explore_decoder")
     parser.add_argument("--out", type=Path, default=Path("fidelity.json"))
     options = parser.parse_args()
     prompts = read_prompts(example("prompts/demo_heldout.txt"), "prompts")[: options.prompts]
@@ -140,7 +164,7 @@ def _compared(options: argparse.Namespace) -> list[tuple[Arm, ...]]:
     """Each truth with what is compared with it."""
     if options.solvers:
         return [solver_arms(solver, options.steps) for solver in Solver]
-    choose = early_arms if options.early else arms
+    choose = early_arms if options.early else decoder_arms if options.decoders else arms
     return [choose(options.explore_steps, options.steps)]
 
 
@@ -151,7 +175,7 @@ def _rewards_of(
     family = get_family("demo")
     engine = TorchEngine(family, precision=arm.precision)
     encoder = family.load_text_encoder(family.default_checkpoint)
-    decoder = family.load_decoder(family.default_checkpoint)
+    decoder = family.load_decoder(family.default_checkpoint, arm.decoder)
     scorer = RewardBook(family.name).get(reward)
     rows = []
     for row, prompt in enumerate(prompts):

@@ -45,6 +45,7 @@ from rich.table import Table
 from heliostat.examples import example
 from heliostat.in_process import demo_service
 from heliostat_engines.arithmetic import compute_dtype, has_bf16_units, name_of
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.files import atomic_file
 from heliostat_engines.stochastic import Trajectory
@@ -492,7 +493,10 @@ class Studio:
             )
         else:
             latents, path = workshop.artist.rollout(seeds, conditioning, rows, config.recipe.steps)
-        parts = self._service.score(latents, prompts, config.reward.trained).rewards
+        decoder = requests[0].decoder if look else DecoderName.FULL
+        parts = self._service.score(
+            latents, prompts, config.reward.trained, decoder=decoder
+        ).rewards
         return [
             Drawn(samples.parts, samples.latents, samples.trajectory)
             for samples in Samples.of(requests, latents, parts, path)

@@ -34,6 +34,7 @@ from heliostat.comparing import compare
 from heliostat.examples import example
 from heliostat_trainer.compare import Counting
 from heliostat_trainer.config import RecipeName, TrainConfig, load_config
+from heliostat_trainer.plan import TINY_IMAGE_SHARE
 from tests.benchmarks.base_success import show_base_success
 from tests.benchmarks.in_process import train_in_process
 from tests.benchmarks.tasks import TASKS
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--decode-nfes", type=float, default=1.0)
+    parser.add_argument("--tiny-share", type=float, default=TINY_IMAGE_SHARE)
     parser.add_argument("--folder", type=Path, help="of the runs; by default the task's own")
     parser.add_argument("--base", action="store_true", help="only how often the base succeeds")
     parser.add_argument("--show", action="store_true", help="train nothing")
@@ -132,7 +134,7 @@ def main() -> None:
         run_all(jobs, options.jobs)
     # Runs of one arm side by side, the first arm's first.
     jobs.sort(key=lambda job: arms.index(job.arm))
-    counting = Counting(image_nfes=options.decode_nfes)
+    counting = Counting(image_nfes=options.decode_nfes, tiny_share=options.tiny_share)
     numbers = out.with_suffix(".json")
     compare([job.config.run.path for job in jobs], counting, None, out, numbers, print)
 

@@ -7,10 +7,13 @@ from typer.testing import CliRunner, Result
 
 from heliostat.cli import app
 from heliostat_engines.build.manifest import read_manifest
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import EngineFolderError
+from heliostat_engines.families import get_family
 from heliostat_server.compiled import INSIDE, engine_folder, fit_to_engine
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.repository import MODELS
+from heliostat_server.sampling.engine import offered_decoders
 from heliostat_server.settings import LimitSettings, ServeSettings
 from heliostat_server.triton.settings import read_settings
 
@@ -73,6 +76,21 @@ def test_the_server_takes_its_settings_from_the_engine(repository: tuple[Path, s
     with pytest.raises(EngineFolderError):
         fit_to_engine(ServeSettings(engine=out.parent))
     assert fit_to_engine(ServeSettings()) == ServeSettings()
+
+
+@pytest.mark.slow
+def test_a_compiled_tiny_decoder_is_all_that_its_server_has(
+    repository: tuple[Path, str], tmp_path: Path
+) -> None:
+    settings = read_settings(repository[0] / "settings.json")
+    assert settings.engine is not None
+    family, manifest = get_family(settings.family), read_manifest(settings.engine)
+    assert manifest.recipe.decoder is DecoderName.FULL
+    assert offered_decoders(family, settings) == family.decoders(settings.checkpoint)
+    recipe = manifest.recipe.model_copy(update={"decoder": DecoderName.TINY})
+    manifest.model_copy(update={"recipe": recipe}).write(tmp_path)
+    tiny = settings.model_copy(update={"engine": tmp_path})
+    assert offered_decoders(family, tiny) == (DecoderName.TINY,)
 
 
 def test_a_folder_of_others_is_refused_before_anything_is_built(tmp_path: Path) -> None:

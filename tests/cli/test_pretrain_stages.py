@@ -32,7 +32,7 @@ from heliostat.pretrain.denoiser import (
 )
 from heliostat.pretrain.drawings import PACKAGES, Drawings, load_drawings
 from heliostat.pretrain.evaluation import EvaluationSettings, difference, judge_accuracy
-from heliostat.pretrain.export import export_judges, export_model
+from heliostat.pretrain.export import export_judges, export_model, export_part
 from heliostat.pretrain.judges import (
     FAMILY_SIZE,
     FamilySettings,
@@ -44,12 +44,27 @@ from heliostat.pretrain.judges import (
 from heliostat.pretrain.pool import Captions, PoolSettings, load_latents
 from heliostat.pretrain.progress import StageProgress
 from heliostat.pretrain.scenes import LayoutSettings, Painter
+from heliostat.pretrain.tiny_decoder import (
+    TinyDecoderSettings,
+    build_tiny_decoder,
+    decode,
+    load_predictions,
+    predicted,
+    tiny_decoder_psnr_db,
+    train_tiny_decoder,
+)
 from heliostat.pretrain.training import Training, TrainSettings, load_average
 from heliostat.pretrain.vocabulary import BACKGROUNDS, NOUNS
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import CheckpointError
+from heliostat_engines.families.demo.family import DemoFamily
+from heliostat_engines.families.demo.text_encoder import DemoTextEncoder
+from heliostat_engines.noise import initial_noise
+from heliostat_engines.runtimes.torch import TorchEngine
+from heliostat_engines.sampling import sample_euler
 from heliostat_engines.weights import read_metadata, read_tensors
-from heliostat_server.rewards.judge import Judge, JudgeArchitecture
+from heliostat_server.rewards.judge import Calibration, Judge, JudgeArchitecture, JudgeNetwork
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -193,6 +208,53 @@ def test_exported_model_is_in_diffusers_layout(tmp_path: Path) -> None:
         model = kind.from_pretrained(tmp_path / folder, torch_dtype=torch.float16)
         assert next(model.parameters()).dtype == torch.float16
     assert next(denoiser.parameters()).dtype == torch.float32, "exporting changed the original"
+
+
+def test_tiny_decoder_stage(tmp_path: Path) -> None:
+    family = DemoFamily()
+    family.write_tiny_checkpoint(tmp_path)
+    settings = TinyDecoderSettings(
+        batches=1,
+        batch=3,
+        steps=2,
+        first=1,
+        measured=2,
+        channels=8,
+        blocks=(1, 0, 0, 0),
+        training=TINY,
+    )
+    path = tmp_path / "predictions.safetensors"
+    found = load_predictions(path, tmp_path, DemoTextEncoder(), ["a", "b"], settings)
+    assert found.latents.shape == (6, 16, 8, 8)
+    full = family.load_decoder(str(tmp_path)).decode(found.latents.float())
+    torch.testing.assert_close(found.take(slice(None))[1], full, atol=0.01, rtol=0)
+    written = path.stat().st_mtime_ns
+    again = load_predictions(path, tmp_path, DemoTextEncoder(), ["a", "b"], settings)
+    assert torch.equal(again.images, found.images)
+    assert path.stat().st_mtime_ns == written
+    judge = Judge(JudgeNetwork(JudgeArchitecture(image_width=8)), Calibration(0.5, 4.0))
+    model = train_tiny_decoder(settings, found, judge, tmp_path / "stage.safetensors")
+    assert not torch.equal(
+        model.decoder.layers[0].weight, build_tiny_decoder(settings).decoder.layers[0].weight
+    )
+    assert tiny_decoder_psnr_db(model, found, settings) > 0
+    export_part(tmp_path / "vae_tiny", model)
+    reloaded = family.load_decoder(str(tmp_path), DecoderName.TINY).decode(found.latents.float())
+    expected = decode(model, found.latents.float()).clamp(0, 1)
+    torch.testing.assert_close(reloaded, expected, atol=0.02, rtol=0)
+
+
+def test_the_last_prediction_is_what_all_steps_lead_to(tmp_path: Path) -> None:
+    family, settings = DemoFamily(), TinyDecoderSettings(steps=3, first=2)
+    family.write_tiny_checkpoint(tmp_path)
+    engine, conditioning = TorchEngine(family, str(tmp_path)), DemoTextEncoder().encode(["a", "b"])
+    drawn = predicted(engine, conditioning, [5, 6], settings)
+    noise = initial_noise([5, 6], family.latent_shape(64))
+    last = sample_euler(
+        lambda x, sigma: engine.velocity(x, sigma, conditioning), noise, family.sigmas(3, 64)
+    )
+    assert drawn.shape == (4, 16, 8, 8)
+    torch.testing.assert_close(drawn[2:], last)
 
 
 def quadratic(module: torch.nn.Module, step: int) -> torch.Tensor:

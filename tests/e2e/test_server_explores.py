@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from heliostat_engines.adapters import AdapterFiles, pack_adapter, parse_adapter
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
@@ -42,7 +43,9 @@ class InProcess:
         self.family = get_family("demo")
         self.engine = TorchEngine(self.family, str(checkpoint), max_rank=8)
         self.encoder = self.family.load_text_encoder(str(checkpoint))
-        self.decoder = self.family.load_decoder(str(checkpoint))
+        self.decoders = {
+            name: self.family.load_decoder(str(checkpoint), name) for name in DecoderName
+        }
 
     @torch.inference_mode()
     def latents(
@@ -67,11 +70,15 @@ class InProcess:
         sigmas = cut_after(self.family.sigmas(steps, 64), score_after or steps)
         return SAMPLERS[solver](guided(*velocities, guidance), noise, sigmas)
 
-    def images(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.decoder.decode(latents)
+    def images(
+        self, latents: torch.Tensor, decoder: DecoderName = DecoderName.FULL
+    ) -> torch.Tensor:
+        return self.decoders[decoder].decode(latents)
 
-    def colourfulness(self, latents: torch.Tensor) -> np.ndarray:
-        images = self.images(latents)
+    def colourfulness(
+        self, latents: torch.Tensor, decoder: DecoderName = DecoderName.FULL
+    ) -> np.ndarray:
+        images = self.images(latents, decoder)
         prompts = [PROMPT] * len(images)
         return Colourfulness().score(images, prompts, self.encoder.encode(prompts)).numpy()
 
@@ -120,6 +127,24 @@ def test_the_second_order_solver_draws_as_in_process(
     latents = in_process.latents(seeds, steps=5, solver=Solver.DPM2M)
     np.testing.assert_array_equal(answer["LATENTS"], latents.numpy())
     assert not torch.equal(latents, in_process.latents(seeds, steps=5))
+
+
+def test_the_decoder_asked_for_decodes_as_in_process(
+    client: RolloutClient, in_process: InProcess
+) -> None:
+    assert list(client.info().decoders) == list(DecoderName)
+    seeds = [7, 2**31 + 5, 0, 12]
+    latents = in_process.latents(seeds)
+    found = {}
+    for decoder in DecoderName:
+        rewards = client.rewards(seeds, decoder=decoder)
+        np.testing.assert_array_equal(rewards[:, 0], in_process.colourfulness(latents, decoder))
+        answer = client.score(
+            latents.numpy(), prompts=[PROMPT], rewards=["colourfulness"], decoder=decoder
+        )
+        np.testing.assert_allclose(answer["REWARDS"], rewards, rtol=1e-5)
+        found[decoder] = rewards
+    assert not np.array_equal(*found.values())
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
@@ -235,6 +260,7 @@ def test_the_text_encoder_is_the_familys(client: RolloutClient, in_process: InPr
     [
         (range(7), {}, "INVALID_ARGUMENT", "7 seeds are no multiple of the server's batch 4"),
         (range(4), {"rewards": ["beauty"]}, "INVALID_ARGUMENT", "no reward 'beauty'"),
+        (range(4), {"decoder": "small"}, "INVALID_ARGUMENT", "no decoder 'small' here: give full"),
         (range(4), {"prompt": ""}, "INVALID_ARGUMENT", "the prompt is empty"),
         (range(4), {"steps": 1000}, "INVALID_ARGUMENT", "ask for 1 to 200"),
         (range(4), {"version": 3}, "NOT_FOUND", "has published no adapter"),

@@ -21,11 +21,12 @@ from heliostat_engines.build.cache import EngineCache
 from heliostat_engines.build.manifest import TRANSFORMER_PLAN, read_manifest
 from heliostat_engines.build.profiles import parse_profile
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import AdapterError, EngineFaultError, EngineFolderError
 from heliostat_engines.export.manifest import ExportOptions, LoraMode
 from heliostat_engines.families import get_family
 from heliostat_engines.families.demo.family import TINY, DemoFamily
-from heliostat_engines.families.family import DecoderName, Size
+from heliostat_engines.families.family import Size
 from heliostat_engines.hardware import Gpu
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import named_linears

@@ -51,7 +51,7 @@ PARTS = {
 
 
 def load(family: str, folder: Path, part: str) -> object:
-    from heliostat_engines.families.family import DecoderName
+    from heliostat_engines.decoders import DecoderName
 
     one = get_family(family)
     if part == "transformer":

@@ -10,6 +10,8 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel
 
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
 from heliostat_engines.families import get_family
+from heliostat_engines.families.decoder import TINY_FOLDER
+from heliostat_engines.families.tiny import tiny_decoder
 from heliostat_engines.precision import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
 
@@ -20,7 +22,7 @@ ACTIVATION_AMAX = 16.0
 
 
 def random_checkpoint(folder: Path, seed: int = 0) -> Path:
-    """Write transformer, vae and a calibration in diffusers' layout; about 20 MB."""
+    """Write transformer, both decoders and a calibration in diffusers' layout; about 20 MB."""
     torch.manual_seed(seed)
     transformer = SD3Transformer2DModel(
         sample_size=8,
@@ -50,6 +52,7 @@ def random_checkpoint(folder: Path, seed: int = 0) -> Path:
         shift_factor=0.0,
     )
     vae.save_pretrained(folder / "vae")
+    tiny_decoder(seed).save_pretrained(folder / TINY_FOLDER)
     _calibrate(folder)
     return folder
 

@@ -13,6 +13,7 @@ import torch
 
 from heliostat_engines.adapters import AdapterFiles, parse_adapter
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
@@ -65,6 +66,8 @@ class FakeServer:
         self.scores_early = True
         self.solvers = tuple(Solver)
         self.max_queued_images: int | None = None
+        self.decoders = tuple(DecoderName)
+        self.decoded_with: list[DecoderName] = []
         self.refuses: dict[str, str] = {}
         """By reward, a word that it takes no prompt with."""
 
@@ -92,6 +95,7 @@ class FakeServer:
             scores_early=self.scores_early,
             solvers=self.solvers,
             max_queued_images=self.max_queued_images,
+            decoders=self.decoders,
         )
 
     def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
@@ -128,8 +132,10 @@ class FakeServer:
         rewards: Sequence[str],
         *,
         return_images: bool = False,
+        decoder: DecoderName = DecoderName.FULL,
     ) -> Scores:
         self.scored += len(prompts)
+        self.decoded_with.append(decoder)
         columns = [REWARDS[name](latents) for name in rewards]
         values = torch.stack(columns, dim=1) if columns else torch.zeros(len(latents), 0)
         if self.poison is not None:

@@ -55,6 +55,7 @@ class WireServer:
         self.scores_early = True
         self.solvers = ["euler", "dpm2m"]
         self.max_queued_images = 0
+        self.decoders = ["full", "tiny"]
         self.checked: list[list[str]] = []
         self.tokens = {"admin"}
         self.given = "of"
@@ -63,6 +64,7 @@ class WireServer:
         self.asked: list[tuple[str, tuple[int, ...], int]] = []
         self.specs: list[dict[str, Any]] = []
         self.scored: list[list[str]] = []
+        self.decoded_with: list[str | None] = []
         self.encoded: list[list[str]] = []
         self._triton: grpc.Server | None = None
         self.start_triton()
@@ -132,6 +134,7 @@ class _Control(control_pb2_grpc.ControlServicer):
             scores_early=self._server.scores_early,
             solvers=self._server.solvers,
             max_queued_images=self._server.max_queued_images,
+            decoders=self._server.decoders,
         )
 
     def GetExperiment(self, request, context):  # noqa: N802
@@ -239,6 +242,7 @@ class _KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
             response.raw_output_contents.append(len(text).to_bytes(4, "little") + text)
             return response
         self._server.scored.append(spec["prompts"])
+        self._server.decoded_with.append(spec.get("decoder"))
         latents = np.frombuffer(read_raw(request, "LATENTS"), np.float32)
         latents = latents.reshape(request.inputs[1].shape)
         columns = [latents.reshape(len(latents), -1).mean(axis=1)] * len(spec["rewards"])

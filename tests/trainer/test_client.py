@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import SecretError
 from heliostat_engines.solvers import Solver
 from heliostat_trainer import client as module
@@ -147,6 +148,8 @@ def test_scores_go_in_batches_with_their_prompts(client: RolloutServer, wire: Wi
     assert wire.scored == [["a", "b"], ["c", "d"], ["e"]]
     assert scores.images is not None
     assert scores.images.shape == (5, 4, 4, 3)
+    client.score(latents[:1], ["a"], ["judge"], decoder=DecoderName.TINY)
+    assert wire.decoded_with == [None, None, None, "tiny"]
 
 
 def test_large_images_are_scored_in_smaller_batches(
@@ -211,11 +214,19 @@ def test_how_to_draw_is_said_only_where_it_is_not_as_ever(
 ) -> None:
     assert (client.info().scores_early, client.info().solvers) == (True, ("euler", "dpm2m"))
     list(client.explore(requests(1)))
-    list(client.explore(requests(1, score_after=1, solver=Solver.DPM2M)))
-    asked = [(spec.get("scoreAfter"), spec.get("solver")) for spec in wire.specs]
-    assert asked == [(None, None), (1, "dpm2m")]
-    wire.scores_early, wire.solvers = False, []
+    list(
+        client.explore(
+            requests(1, score_after=1, solver=Solver.DPM2M, decoder=DecoderName.TINY),
+        )
+    )
+    asked = [
+        (spec.get("scoreAfter"), spec.get("solver"), spec.get("decoder")) for spec in wire.specs
+    ]
+    assert asked == [(None, None, None), (1, "dpm2m", "tiny")]
+    assert client.info().decoders == ("full", "tiny")
+    wire.scores_early, wire.solvers, wire.decoders = False, [], []
     assert (client.info().scores_early, client.info().solvers) == (False, ("euler",))
+    assert client.info().decoders == ()
 
 
 def test_embeddings_are_read(client: RolloutServer) -> None:

@@ -124,6 +124,33 @@ def test_a_prompts_place_is_its_file_and_line(
     assert place_of("a cat", tmp_path / "gone.txt") == str(tmp_path / "gone.txt")
 
 
+def test_a_server_without_the_decoder_is_refused_whoever_explores(
+    configure: Configure, server: FakeServer
+) -> None:
+    sentence = (
+        r"recipe\.explore_decoder = 'tiny', but the server \(version 0\) decodes with full alone: "
+        "leave it out, or start a newer server that finds one in its checkpoint's folder vae_tiny"
+    )
+    for decoders in ((), ("full",)):
+        server.decoders = decoders
+        for recipe in ("sol_rl", "bf16_explore"):
+            config = configure("--recipe.name", recipe, "--recipe.explore_decoder", "tiny")
+            with pytest.raises(ConfigError, match=sentence):
+                check_against_server(config, server.info(), config.prompt_sets(), 64)
+        for settings in ((), ("--recipe.name", "naive_quant", "--recipe.explore_decoder", "tiny")):
+            config = configure(*settings)
+            check_against_server(config, server.info(), config.prompt_sets(), 64)
+
+
+def test_a_server_that_has_a_tiny_decoder_alone_serves_runs_that_name_none(
+    configure: Configure, server: FakeServer
+) -> None:
+    info = replace(server.info(), decoders=("tiny",))
+    for settings in ((), ("--recipe.explore_decoder", "tiny")):
+        config = configure(*settings)
+        check_against_server(config, info, config.prompt_sets(), 64)
+
+
 def test_weights_are_told_apart_by_digest_not_by_path(server: FakeServer) -> None:
     info = replace(server.info(), checkpoint="/there/weights", weights_digest="aa")
     assert checkpoint_warnings("/here/weights", "aa", info) == ()

@@ -272,6 +272,30 @@ def test_equivalents_discount_nvfp4_and_count_a_backward_pass_twice() -> None:
     assert cost.bf16_equivalents(2.4, image_nfes=3.0) == pytest.approx(100 + 10 + 10 + 3)
 
 
+def test_what_the_tiny_decoder_decodes_costs_a_share_of_an_image() -> None:
+    cost = Cost(images=10, bf16=5, tiny=4)
+    assert cost.bf16_equivalents(2.4, image_nfes=3.0, tiny_share=0.25) == pytest.approx(5 + 18 + 3)
+    assert cost.bf16_equivalents(2.4) == 5
+    assert (cost * 2 + Cost(tiny=1)).tiny == 9
+
+
+def test_explored_images_alone_are_decoded_by_the_tiny_decoder(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    settings = ("--recipe.explore_decoder", "tiny", "--watch.every", "1")
+    plan, full = plan_run(configure(*settings)), plan_run(configure(*settings[2:]))
+    assert plan.a_step[Activity.EXPLORE].tiny == plan.a_step[Activity.EXPLORE].images > 0
+    assert plan.in_all[Activity.SHOWCASE].tiny == plan.candidates
+    for activity in (Activity.DRAW, Activity.TRAIN, Activity.WATCH, Activity.EVALUATE):
+        assert plan.in_all[activity] == full.in_all[activity]
+        assert not plan.in_all[activity].tiny
+    assert not any(cost.tiny for cost in full.in_all.values())
+    for recipe in RecipeName:
+        a_step = plan_run(configure(*settings, "--recipe.name", recipe)).a_step
+        redraws = recipe in {RecipeName.SOL_RL, RecipeName.HELIOSTAT, RecipeName.BF16_EXPLORE}
+        assert bool(a_step[Activity.EXPLORE].tiny) == redraws
+
+
 def test_memory_is_what_the_trainer_holds(
     configure: Callable[..., TrainConfig], server: FakeServer
 ) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.solvers import Solver
 from heliostat_trainer.errors import ConfigError, ServerRefusedError, ServerUnreachableError
 from heliostat_trainer.servers import RolloutServers
@@ -177,7 +178,8 @@ def test_scoring_is_spread_and_survives_a_loss(two: Replicas) -> None:
     assert len(scores.images) == 40
     assert all(wire.scored for wire in two.wires)
     two.wires[0].stop()
-    scores = two.servers.score(latents, prompts, ["judge"])
+    scores = two.servers.score(latents, prompts, ["judge"], decoder=DecoderName.TINY)
+    assert two.wires[1].decoded_with[-1] == "tiny"
     np.testing.assert_array_equal(scores.rewards[:, 0], np.arange(40.0))
 
 
@@ -192,6 +194,16 @@ def test_replicas_compute_alike_as_far_as_they_say(two: Replicas) -> None:
     two.servers.info()
     two.wires[1].compute_dtype = "bfloat16"
     with pytest.raises(ConfigError, match="differ in compute_dtype"):
+        two.servers.info()
+
+
+def test_replicas_decode_alike_unless_they_are_asked_for_another_decoder(two: Replicas) -> None:
+    two.wires[0].decoders, two.wires[1].decoders = ["full", "tiny"], ["full"]
+    assert two.servers.info().decoders == ("full",)
+    two.wires[1].decoders = []  # older than the field: it does not say
+    assert two.servers.info().decoders == ()
+    two.wires[1].decoders = ["tiny"]
+    with pytest.raises(ConfigError, match="differ in decoders"):
         two.servers.info()
 
 

@@ -279,3 +279,14 @@ def test_with_nothing_left_to_raise_precision_is_named(configure: Configure) -> 
     assert "tau-b 0.100 (watch.min_tau_b = 0.69)" in warning
     assert "NVFP4 itself ranks this reward badly" in warning
     assert "\n" not in warning
+
+
+def test_a_warning_names_the_decoder_that_was_explored_with(configure: Configure) -> None:
+    tiny = ("--recipe.explore_decoder", "tiny", "--watch.max_explore_steps", "3")
+    config = configure(*tiny)
+    first = Verdict(config, (), 1, LOW).warning
+    assert "exploring in 2 steps with the tiny decoder ranks candidates otherwise" in first
+    assert first.endswith("of at most watch.max_explore_steps = 3")
+    last = Verdict(config, (3,), 3, LOW).warning
+    assert last.endswith(", or begin another run with recipe.explore_decoder = 'full'")
+    assert "decoder" not in Verdict(configure(*tiny[2:]), (3,), 3, LOW).warning

@@ -13,6 +13,7 @@ from google.protobuf.json_format import Parse
 from tritonclient.utils import InferenceServerException
 
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.parts import parts
 from heliostat_proto import control_pb2, control_pb2_grpc
 from heliostat_proto.rollout_pb2 import PromptReport, ScoreSpec
@@ -32,6 +33,7 @@ from heliostat_trainer.wire import (
     spec_input,
     text_input,
     triton_error,
+    wire_name,
 )
 
 if TYPE_CHECKING:
@@ -186,6 +188,7 @@ class RolloutServer:
         rewards: Sequence[str],
         *,
         return_images: bool = False,
+        decoder: DecoderName = DecoderName.FULL,
     ) -> Scores:
         """Rewards[B, R] of clean latents[B, ...], one prompt each; images uint8[B, H, W, 3]."""
         info = self._info or self.info()
@@ -194,7 +197,13 @@ class RolloutServer:
             size += 3 * info.resolution_px**2
         return Scores.concat(
             [
-                self._score(latents[rows], prompts[rows], rewards, return_images=return_images)
+                self._score(
+                    latents[rows],
+                    prompts[rows],
+                    rewards,
+                    return_images=return_images,
+                    decoder=decoder,
+                )
                 for rows in parts([size] * len(prompts), MAX_SCORE_BYTES, info.batch)
             ]
         )
@@ -246,8 +255,14 @@ class RolloutServer:
         rewards: Sequence[str],
         *,
         return_images: bool,
+        decoder: DecoderName,
     ) -> Scores:
-        spec = ScoreSpec(prompts=prompts, rewards=rewards, return_images=return_images)
+        spec = ScoreSpec(
+            prompts=prompts,
+            rewards=rewards,
+            return_images=return_images,
+            decoder=wire_name(decoder),
+        )
         array = latents.detach().float().cpu().numpy()
         result = self._infer(
             "score", lambda: [spec_input(spec), array_input("LATENTS", array, "FP32")]
@@ -469,4 +484,5 @@ def _server_info(answer: control_pb2.InfoResponse, control_address: str) -> Serv
         scores_early=answer.scores_early,
         solvers=tuple(answer.solvers) or ServerInfo.solvers,
         max_queued_images=answer.max_queued_images or None,
+        decoders=tuple(answer.decoders),
     )

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import FileError
 from heliostat_engines.settings import (
     UNKNOWN,
@@ -261,6 +262,9 @@ class RecipeSection(Settings):
     solver: Solver = Solver.EULER
     """What explores, redraws and evaluates: euler, or dpm2m, DPM-Solver++ of second order. Both take
     one evaluation a step, and differ from four steps on; the GRPO objectives train on Euler's."""
+    explore_decoder: DecoderName = DecoderName.FULL
+    """What decodes explored candidates that are redrawn: full, the pipeline's VAE, or tiny, a distilled one,
+    coarser at a fraction of the work; all else is decoded in full."""
     selection: SelectionName = SelectionName.BEST_WORST
     """Which candidates are kept: the best and the worst, as many at random, or those with the
     rewards farthest from their group's mean."""
@@ -341,6 +345,11 @@ class RecipeSection(Settings):
         """Of those steps, how many are evaluated before a candidate is scored."""
         early = self.score_after if self.redraws else None
         return early or self.pool_steps
+
+    @property
+    def pool_decoder(self) -> DecoderName:
+        """What decodes candidates."""
+        return self.explore_decoder if self.redraws else DecoderName.FULL
 
     @property
     def explores(self) -> bool:

@@ -19,7 +19,7 @@ from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_trainer.errors import ServerRefusedError
 from heliostat_trainer.patience import ServerAwayError, ServerBusyError
 from heliostat_trainer.types import Group, GroupRequest
-from heliostat_trainer.wire import array_input, output, spec_input, triton_error
+from heliostat_trainer.wire import array_input, output, spec_input, triton_error, wire_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,8 +78,9 @@ class RolloutStream:
                 prompt=request.prompt,
                 steps=request.steps,
                 score_after=request.score_after or 0,
-                # Left out where it is the default, so that servers of before there was another draw.
+                # Left out where they are the default, so that servers of before there were others draw.
                 solver="" if request.solver is Solver.EULER else request.solver,
+                decoder=wire_name(request.decoder),
                 rewards=request.reward.names,
                 return_latents=request.return_latents,
             )

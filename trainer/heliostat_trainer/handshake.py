@@ -37,6 +37,7 @@ def check_against_server(
     _check_model(config, info, resolution_px)
     _check_rewards(config, info)
     _check_rollouts(config, info)
+    _check_decoder(config, info)
     for source in _sources(config, prompts):
         longest = max(source.prompts, key=len)
         if len(longest) > info.max_prompt_chars:
@@ -173,6 +174,16 @@ def _check_candidates(asked: str, candidates: int, kept: int, info: ServerInfo) 
         f"{asked}, but the server draws a prompt's in multiples of {batch} (its --batch) and up to "
         f"{most}{queue}: {fitting}have these limits changed on the server"
     )
+
+
+def _check_decoder(config: TrainConfig, info: ServerInfo) -> None:
+    """Also where the trainer itself explores, and the server only decodes and rewards."""
+    decoder = config.recipe.pool_decoder
+    if lacks := info.shortcoming(decoder=decoder):
+        raise ConfigError(
+            f"recipe.explore_decoder = {decoder.value!r}, but the server {lacks}: leave it out, or start a "
+            "newer server that finds one in its checkpoint's folder vae_tiny or in the Hugging Face cache"
+        )
 
 
 def _check_rollouts(config: TrainConfig, info: ServerInfo) -> None:

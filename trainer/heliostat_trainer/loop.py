@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_trainer.ahead import ExploreAhead
 from heliostat_trainer.checkpoint import RunState, improved
 from heliostat_trainer.clock import Meter, Phase, PhaseClock
@@ -111,6 +112,7 @@ def group_requests(
             return_latents=not recipe.redraws,
             score_after=explored_in.score_after,
             solver=recipe.solver,
+            decoder=recipe.pool_decoder,
         )
         for row, prompt in enumerate(prompts)
     ]
@@ -399,15 +401,22 @@ class Trainer:
                 first.steps,
                 score_after=first.score_after,
             )
-        return Samples.of(requests, latents, self._score(requests, latents, Phase.EXPLORE), None)
+        rewards = self._score(requests, latents, Phase.EXPLORE, first.decoder)
+        return Samples.of(requests, latents, rewards, None)
 
     def _score(
-        self, requests: Sequence[GroupRequest], latents: torch.Tensor, phase: Phase
+        self,
+        requests: Sequence[GroupRequest],
+        latents: torch.Tensor,
+        phase: Phase,
+        decoder: DecoderName = DecoderName.FULL,
     ) -> NDArray[np.float64]:
         """rewards[B, R] of the requests' B seeds, by the server."""
         prompts = [request.prompt for request in requests for _ in request.seeds]
         with self._waiting(phase):
-            return self.parts.server.score(latents, prompts, self._reward.names).rewards
+            return self.parts.server.score(
+                latents, prompts, self._reward.names, decoder=decoder
+            ).rewards
 
     def _optimise(
         self,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_trainer.config import OptimiserName
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 NVFP4_SPEEDUPS = {"eager": 2.4, "compiled": 1.33}
 """How much faster an NFE is in NVFP4 than in BF16, by how BF16 is run; that against eager is
 published (Sol-RL, arXiv 2604.06916)."""
+TINY_IMAGE_SHARE = 0.5
+"""What decoding and rewarding an image with the tiny decoder takes, of the same with the full one."""
 BACKWARD_NFES = 2
 """What a backward pass costs, in evaluations."""
 POLICIES = 3
@@ -65,6 +68,8 @@ class Cost:
     """NFEs in BF16, by the trainer, with and without a gradient."""
     backward: int = 0
     """Backward passes through one of them."""
+    tiny: int = 0
+    """Of the images, those that the tiny decoder decodes."""
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -72,15 +77,27 @@ class Cost:
             self.fp4 + other.fp4,
             self.bf16 + other.bf16,
             self.backward + other.backward,
+            self.tiny + other.tiny,
         )
 
     def __mul__(self, times: int) -> Cost:
-        return Cost(self.images * times, self.fp4 * times, self.bf16 * times, self.backward * times)
+        return Cost(
+            self.images * times,
+            self.fp4 * times,
+            self.bf16 * times,
+            self.backward * times,
+            self.tiny * times,
+        )
 
-    def bf16_equivalents(self, nvfp4_speedup: float, image_nfes: float = 0.0) -> float:
-        """BF16 NFEs that take as long; a decoded and rewarded image counts as `image_nfes`."""
+    def bf16_equivalents(
+        self, nvfp4_speedup: float, image_nfes: float = 0.0, tiny_share: float = TINY_IMAGE_SHARE
+    ) -> float:
+        """BF16 NFEs that take as long; a decoded and rewarded image counts as `image_nfes`.
+
+        One that the tiny decoder decodes counts as that share of it.
+        """
         transformer = self.fp4 / nvfp4_speedup + self.bf16 + BACKWARD_NFES * self.backward
-        return transformer + self.images * image_nfes
+        return transformer + image_nfes * (self.images - (1 - tiny_share) * self.tiny)
 
 
 @dataclass(frozen=True)
@@ -232,10 +249,15 @@ def total(costs: Iterable[Cost]) -> Cost:
 def _explored(config: TrainConfig) -> Cost:
     recipe = config.recipe
     images = config.prompts.per_step * recipe.pool
-    evaluations = images * recipe.pool_evaluations
+    evaluations, tiny = images * recipe.pool_evaluations, _tiny(config, images)
     if recipe.explores:
-        return Cost(images, fp4=evaluations)
-    return Cost(images, bf16=evaluations) if recipe.redraws else Cost()
+        return Cost(images, fp4=evaluations, tiny=tiny)
+    return Cost(images, bf16=evaluations, tiny=tiny) if recipe.redraws else Cost()
+
+
+def _tiny(config: TrainConfig, explored: int) -> int:
+    """Of so many explored images, how many the tiny decoder decodes."""
+    return explored if config.recipe.pool_decoder is DecoderName.TINY else 0
 
 
 def _drawn(config: TrainConfig) -> Cost:
@@ -280,7 +302,8 @@ def _watched(config: TrainConfig) -> Cost:
         return redrawn
     # Explored anew for each number of steps to score after: 1 + 2 + ... evaluations.
     steps = recipe.explore_steps
-    return redrawn + Cost(images * steps, fp4=images * steps * (steps + 1) // 2)
+    anew = images * steps
+    return redrawn + Cost(anew, fp4=anew * (steps + 1) // 2, tiny=_tiny(config, anew))
 
 
 def _evaluated(settings: EvaluationSection, steps: int) -> Cost:
@@ -300,5 +323,8 @@ def _shown(config: TrainConfig) -> Cost:
     if not recipe.explores_and_redraws:
         return Cost()
     return Cost(
-        2 * recipe.pool, fp4=recipe.pool * recipe.pool_evaluations, bf16=recipe.pool * recipe.steps
+        2 * recipe.pool,
+        fp4=recipe.pool * recipe.pool_evaluations,
+        bf16=recipe.pool * recipe.steps,
+        tiny=_tiny(config, recipe.pool),
     )

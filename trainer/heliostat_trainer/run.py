@@ -318,6 +318,7 @@ def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
         return_latents=True,
         score_after=explored_in.score_after,
         solver=recipe.solver,
+        decoder=recipe.pool_decoder,
     )
     parts, folder = trainer.parts, config.run.path / "showcase"
     keep_showcase(parts.server, trainer.explorer, parts.artist, request, recipe.steps, folder)

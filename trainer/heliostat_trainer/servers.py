@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_proto import control_pb2
 from heliostat_trainer.client import CONTROL_TIMEOUT_S, RolloutServer
 from heliostat_trainer.errors import ConfigError
@@ -102,14 +103,15 @@ class Likeness:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._first: tuple[str, ServerInfo] | None = None
-        self._early = False
-        self._solvers: set[Solver] = set()
+        self._asked: set[tuple[bool, Solver, DecoderName]] = set()
 
     def explored(self, requests: Sequence[GroupRequest]) -> None:
         """Note how groups are drawn from here on."""
         with self._lock:
-            self._early |= any(request.score_after for request in requests)
-            self._solvers |= {request.solver for request in requests}
+            self._asked |= {
+                (request.score_after is not None, request.solver, request.decoder)
+                for request in requests
+            }
 
     def check(self, url: str, info: ServerInfo) -> None:
         """Refuse a server that does not fit the others.
@@ -121,7 +123,7 @@ class Likeness:
         with self._lock:
             self._first = self._first or (url, info)
             first, expected = self._first
-            early, solvers = self._early, sorted(self._solvers)
+            asked = sorted(self._asked)
         differ = [name for name in ALIKE if getattr(info, name) != getattr(expected, name)]
         if not info.has_weights(expected.checkpoint, expected.weights_digest):
             named_alike = info.checkpoint == expected.checkpoint
@@ -129,6 +131,9 @@ class Likeness:
         known = info.compute_dtype and expected.compute_dtype  # older servers do not say it
         if known and info.compute_dtype != expected.compute_dtype:
             differ.append("compute_dtype")
+        # What they decode with unless they are asked for another; older servers do not say it, either.
+        if info.decoders and expected.decoders and info.decoders[0] != expected.decoders[0]:
+            differ.append("decoders")
         for name in differ:
             here, there = getattr(info, name), getattr(expected, name)
             what = (name, "others") if name == "lora_targets" else (here, there)
@@ -136,8 +141,8 @@ class Likeness:
                 f"server.url: {url} and {first} differ in {name} ({what[0]} and {what[1]}): "
                 "start both with the same settings, or name one of them"
             )
-        for solver in solvers:
-            if lacks := info.shortcoming(early=early, solver=solver):
+        for early, solver, decoder in asked:
+            if lacks := info.shortcoming(early=early, solver=solver, decoder=decoder):
                 raise LeftOutError(f"it {lacks}: start a newer one there")
 
 
@@ -278,6 +283,7 @@ class RolloutServers:
         rewards: Sequence[str],
         *,
         return_images: bool = False,
+        decoder: DecoderName = DecoderName.FULL,
     ) -> Scores:
         """As `RolloutServer.score`, a batch here and a batch there."""
         batch = self._batch or self.info().batch
@@ -291,7 +297,11 @@ class RolloutServers:
                     rows = slice(start, start + batch)
                     try:
                         scored[start] = replica.score(
-                            latents[rows], prompts[rows], rewards, return_images=return_images
+                            latents[rows],
+                            prompts[rows],
+                            rewards,
+                            return_images=return_images,
+                            decoder=decoder,
                         )
                     except ServerAwayError:
                         waiting.appendleft(start)
@@ -410,6 +420,7 @@ def _common(infos: Sequence[ServerInfo]) -> ServerInfo:
         max_queued_images=min(
             filter(None, (info.max_queued_images for info in infos)), default=None
         ),
+        decoders=_in_all([info.decoders for info in infos]),
     )
 
 

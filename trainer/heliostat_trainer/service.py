@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from heliostat_engines.decoders import DecoderName
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -79,8 +81,9 @@ class RolloutService(Protocol):
         rewards: Sequence[str],
         *,
         return_images: bool = False,
+        decoder: DecoderName = DecoderName.FULL,
     ) -> Scores:
-        """Reward clean latents[B, ...], a prompt each."""
+        """Decode and reward clean latents[B, ...], a prompt each."""
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The family's text embeddings, a row a prompt."""

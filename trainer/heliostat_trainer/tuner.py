@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_trainer.objectives.settings import DanceGrpoSettings
+from heliostat_trainer.plan import TINY_IMAGE_SHARE
 from heliostat_trainer.tuning import (
     KEPT_PAIRS,
     Bounds,
@@ -84,11 +86,13 @@ class Tuner:
         current = in_force(self._config, state.decisions, following).shape
         assert self._shape is not None
         assert self._bounds is not None
+        is_tiny = recipe.pool_decoder is DecoderName.TINY
+        look_share = TINY_IMAGE_SHARE if is_tiny else 1.0
         choice = choose(
             configured(self._config),
             current,
             Ranking(recipe.explore_steps, state.ranks),
-            paid(self._steps, self._shape, recipe.replay),
+            paid(self._steps, self._shape, recipe.replay, look_share),
             self._bounds,
             beside=recipe.depth > 0,
         )

@@ -232,10 +232,13 @@ def in_force(config: TrainConfig, decisions: Sequence[Decision], step: int) -> D
     return next(decision for decision in reversed(made) if decision.step <= step)
 
 
-def paid(steps: Sequence[StepMetrics], shape: Shape, replay: int = 0) -> Prices:
+def paid(
+    steps: Sequence[StepMetrics], shape: Shape, replay: int = 0, look_share: float = 1.0
+) -> Prices:
     """Prices as medians over steps of one shape; a kept sample's are spread over skipped groups.
 
-    replay: in how many later steps a kept sample is trained on again.
+    replay: in how many later steps a kept sample is trained on again. Decoding and rewarding a
+    candidate takes `look_share` of what it takes of a kept sample.
     """
 
     def median(of: Callable[[StepMetrics], float]) -> float:
@@ -252,7 +255,7 @@ def paid(steps: Sequence[StepMetrics], shape: Shape, replay: int = 0) -> Prices:
     reward = a_sample(Phase.SCORE)
     a_candidate = median(lambda step: 1 / (step.explore_images_per_s or math.inf))
     # Several servers reward candidates side by side, and kept samples may wait behind candidates.
-    look = min(reward, (1 - LEAST_SHARE) * a_candidate)
+    look = min(look_share * reward, (1 - LEAST_SHARE) * a_candidate)
     return Prices(
         fixed=median(lambda step: step.seconds[Phase.PUBLISH] + step.seconds[Phase.CHECKPOINT]),
         evaluation=(a_candidate - look) / shape.score_after,

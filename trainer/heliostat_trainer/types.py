@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.solvers import Solver
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class ServerInfo:
     """Whether it can score candidates before all of their steps."""
     solvers: tuple[str, ...] = (Solver.EULER,)
     """What it can draw with."""
+    decoders: tuple[str, ...] = ()
+    """What it can be asked to decode with; none: it knows no decoder by name, and has one."""
     max_queued_images: int | None = None
     """Images that the experiment may have waiting, and so in one request; None: it does not say."""
 
@@ -73,12 +76,21 @@ class ServerInfo:
         """Of one prompt, which are one request."""
         return min(self.max_seeds, self.max_queued_images or self.max_seeds)
 
-    def shortcoming(self, *, early: bool = False, solver: Solver | None = None) -> str | None:
-        """What keeps it from scoring early, or from drawing with a solver; None: nothing does."""
+    def shortcoming(
+        self,
+        *,
+        early: bool = False,
+        solver: Solver | None = None,
+        decoder: DecoderName = DecoderName.FULL,
+    ) -> str | None:
+        """What keeps it from scoring early, drawing with a solver or decoding so; None: nothing does."""
+        version, decoders = f"(version {self.server_version})", {DecoderName.FULL, *self.decoders}
         if early and not self.scores_early:
-            return f"(version {self.server_version}) scores after all steps only"
+            return f"{version} scores after all steps only"
         if solver is not None and solver not in self.solvers:
-            return f"(version {self.server_version}) draws with {' and '.join(self.solvers)} alone"
+            return f"{version} draws with {' and '.join(self.solvers)} alone"
+        if decoder not in decoders:
+            return f"{version} decodes with {' and '.join(sorted(decoders))} alone"
         return None
 
     def has_weights(self, checkpoint: str, digest: str) -> bool:
@@ -137,6 +149,8 @@ class GroupRequest:
     score_after: int | None = None
     """How many of the steps are evaluated, before the prediction of clean latents is scored; None: all."""
     solver: Solver = Solver.EULER
+    decoder: DecoderName = DecoderName.FULL
+    """What decodes the latents that are scored."""
 
 
 @dataclass(frozen=True)
@@ -204,8 +218,14 @@ class Selection:
         return float(np.std([candidate.reward for candidate in self.candidates]))
 
     def redrawn_in(self, steps: int) -> GroupRequest:
-        """The request that draws the kept seeds again, with other steps and all of them."""
-        return replace(self.group.request, seeds=self.seeds, steps=steps, score_after=None)
+        """The request that draws the kept seeds again, with other steps and all of them, in full."""
+        return replace(
+            self.group.request,
+            seeds=self.seeds,
+            steps=steps,
+            score_after=None,
+            decoder=DecoderName.FULL,
+        )
 
     def as_samples(self) -> Samples:
         """The kept candidates themselves, as they were explored; the group has its latents."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_trainer.advantages import has_contrast
 from heliostat_trainer.fidelity import rank_correlation, rank_fidelity
 from heliostat_trainer.randomness import Purpose, stream
@@ -109,13 +110,24 @@ class Verdict:
         """What is wrong and what is done, or to be done, about it."""
         watch, fidelity = self._config.watch, self._fidelity
         return (
-            f"step {self._step}: exploring in {self._steps} steps ranks candidates otherwise than "
-            f"BF16 does: rho {fidelity.rho:.3f} (watch.min_rho = {watch.min_rho:g}), tau-b "
+            f"step {self._step}: exploring in {self._steps} steps{self._decoder} ranks candidates "
+            f"otherwise than BF16 does: rho {fidelity.rho:.3f} (watch.min_rho = {watch.min_rho:g}), tau-b "
             f"{fidelity.tau_b:.3f} (watch.min_tau_b = {watch.min_tau_b:g}): {self._remedy}"
         )
 
     @property
+    def _decoder(self) -> str:
+        decoder = self._config.recipe.pool_decoder
+        return "" if decoder is DecoderName.FULL else f" with the {decoder} decoder"
+
+    @property
     def _remedy(self) -> str:
+        if self._decoder and self.raise_at is None:
+            return f"{self._of_steps}, or begin another run with recipe.explore_decoder = 'full'"
+        return self._of_steps
+
+    @property
+    def _of_steps(self) -> str:
         recipe, most = self._config.recipe, self._config.watch.max_explore_steps
         if self.raise_at is not None:
             raised = explore_steps(recipe, (*self._raised_at, self.raise_at), self.raise_at)

@@ -11,6 +11,7 @@ import numpy as np
 from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import InferenceServerClient, InferInput, KeepAliveOptions
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.network import grpc_detour, grpc_options
 from heliostat_trainer.errors import ServerRefusedError, TokenRefusedError
 from heliostat_trainer.patience import ServerAwayError, ServerBusyError, ServerUnableError
@@ -118,6 +119,11 @@ def text_input(name: str, texts: Sequence[str]) -> InferInput:
 def spec_input(spec: Message) -> InferInput:
     """SPEC BYTES[1]: a message as JSON."""
     return text_input("SPEC", [MessageToJson(spec, indent=None)])
+
+
+def wire_name(decoder: DecoderName) -> str:
+    """A decoder in a spec: left out where it is the default, for servers of before there was another."""
+    return "" if decoder is DecoderName.FULL else decoder.value
 
 
 def array_input(name: str, array: NDArray[Any], datatype: str) -> InferInput:

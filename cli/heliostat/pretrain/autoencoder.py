@@ -96,7 +96,7 @@ def polish_decoder(
         latents += settings.latent_noise * torch.randn(latents.shape, generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
             decoded = decoder.decode(unscaled(decoder, latents)).sample.float()
-        return reconstruction_loss(decoded, images, settings)
+        return reconstruction_loss(decoded, images, settings.edge_weight)
 
     with StageProgress("decoder") as progress:
         return cast("AutoencoderKL", training.run(loss, progress))
@@ -120,16 +120,16 @@ def autoencoder_loss(
         decoded = model.decode(posterior.sample(generator)).sample.float()
     divergence = posterior.kl().sum() / posterior.mean.numel()
     kl = cast("torch.Tensor", settings.kl_weight * divergence)
-    return reconstruction_loss(decoded, images, settings) + kl
+    return reconstruction_loss(decoded, images, settings.edge_weight) + kl
 
 
 def reconstruction_loss(
-    decoded: torch.Tensor, images: torch.Tensor, settings: AutoencoderSettings
+    decoded: torch.Tensor, images: torch.Tensor, edge_weight: float
 ) -> torch.Tensor:
     """Absolute error of pixels and of the differences between neighbouring ones."""
     error = decoded - images
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + settings.edge_weight * edges
+    return error.abs().mean() + edge_weight * edges
 
 
 @torch.no_grad()
@@ -164,5 +164,10 @@ def unscaled(model: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def reconstruction_psnr_db(model: AutoencoderKL, images: torch.Tensor) -> float:
     """Mean peak signal-to-noise ratio over images[B, 3, H, W] in -1..1."""
-    error = decode(model, encode(model, images)) - (images / 2 + 0.5)
+    return mean_psnr_db(decode(model, encode(model, images)), images / 2 + 0.5)
+
+
+def mean_psnr_db(decoded: torch.Tensor, images: torch.Tensor) -> float:
+    """Mean peak signal-to-noise ratio of images[B, 3, H, W] in 0..1."""
+    error = decoded - images
     return float((-10 * error.square().mean(dim=(1, 2, 3)).log10()).mean())

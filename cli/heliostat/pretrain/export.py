@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from diffusers import AutoencoderKL, SD3Transformer2DModel
+    from diffusers import AutoencoderKL, ModelMixin, SD3Transformer2DModel
 
     from heliostat_engines.families.family import TextEncoder
     from heliostat_server.rewards.judge import Judge
@@ -44,12 +44,17 @@ PART = Layout(
 
 def export_model(out: Path, autoencoder: AutoencoderKL, transformer: SD3Transformer2DModel) -> None:
     """Write out/vae and out/transformer for `from_pretrained` to read."""
-    for name, model in (("vae", autoencoder), ("transformer", transformer)):
-        with atomic_folder(out / name, PART) as draft:
-            # Copied: halving is in place, and the recipe goes on with the full precision.
-            copy.deepcopy(model).half().save_pretrained(draft)
-            for path in draft.glob("*.safetensors"):
-                path.chmod(READABLE)
+    export_part(out / "vae", autoencoder)
+    export_part(out / "transformer", transformer)
+
+
+def export_part(folder: Path, model: ModelMixin) -> None:
+    """Write one model of a checkpoint, in half precision, for `from_pretrained` to read."""
+    with atomic_folder(folder, PART) as draft:
+        # Copied: halving is in place, and the recipe goes on with the full precision.
+        copy.deepcopy(model).half().save_pretrained(draft)
+        for path in draft.glob("*.safetensors"):
+            path.chmod(READABLE)
 
 
 def export_calibration(

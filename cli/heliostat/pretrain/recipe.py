@@ -1,4 +1,4 @@
-"""The whole recipe: drawings, autoencoder, pool, denoiser, judges, export.
+"""The whole recipe: drawings, autoencoder, pool, denoiser, judges, tiny decoder, export.
 
 Every stage keeps what it made in the data folder and takes up where it was stopped.
 """
@@ -39,6 +39,7 @@ from heliostat.pretrain.export import (
     export_calibration,
     export_judges,
     export_model,
+    export_part,
 )
 from heliostat.pretrain.judges import (
     Family,
@@ -55,10 +56,24 @@ from heliostat.pretrain.pool import (
     load_latents,
     pool_scene,
 )
-from heliostat.pretrain.prompts import PromptSettings, training_prompts, write_prompts
+from heliostat.pretrain.prompts import (
+    PromptSettings,
+    animal_prompts,
+    hard_prompts,
+    training_prompts,
+    write_prompts,
+)
 from heliostat.pretrain.scenes import LayoutSettings, Painter
+from heliostat.pretrain.tiny_decoder import (
+    Predictions,
+    TinyDecoderSettings,
+    load_predictions,
+    tiny_decoder_psnr_db,
+    train_tiny_decoder,
+)
 from heliostat.pretrain.training import TrainSettings
 from heliostat.pretrain.vocabulary import BACKGROUNDS, NOUNS
+from heliostat_engines.families.decoder import TINY_FOLDER
 from heliostat_engines.families.demo.text_encoder import DemoTextEncoder
 from heliostat_engines.files import atomic_text, claim_folder
 from heliostat_engines.ownership import Layout
@@ -75,7 +90,7 @@ WEIGHTS = Layout(
     kind="the demo model's weights",
     advice="give another folder with --out",
     required=frozenset({FIGURES, "transformer", "vae"}),
-    patterns=("transformer/*", "vae/*", "*.safetensors", "*.txt"),
+    patterns=("transformer/*", "vae/*", f"{TINY_FOLDER}/*", "*.safetensors", "*.txt"),
 )
 DATA = Layout(
     kind="the data of the demo model's recipe",
@@ -121,6 +136,7 @@ class RecipeSettings:
     prompts: PromptSettings = field(default_factory=PromptSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    tiny_decoder: TinyDecoderSettings = field(default_factory=TinyDecoderSettings)
     calibration_images: int = 512
     """Pictures from which the latents' shift and scale are measured."""
 
@@ -187,6 +203,16 @@ class Recipe:
             for name, settings in self.settings.judges.items()
         }
 
+    def predictions(self, checkpoint: Path) -> Predictions:
+        """What the exported model draws of all prompts that training may use, for the tiny decoder."""
+        prompts = [
+            *training_prompts(self.settings.prompts),
+            *hard_prompts(held_out=False),
+            *animal_prompts(held_out=False),
+        ]
+        path = self.data / "predictions.safetensors"
+        return load_predictions(path, checkpoint, self.encoder, prompts, self.settings.tiny_decoder)
+
     def painter(self, sets: tuple[str, ...]) -> Painter:
         """A painter that draws in the styles of `sets`."""
         return Painter(self.drawings, sets, self.settings.layout)
@@ -222,7 +248,7 @@ def run(
     prompts_out: Path | None = None,
     settings: RecipeSettings | None = None,
 ) -> None:
-    """Make the demo's weights: out/transformer and out/vae, judges, and their figures.
+    """Make the demo's weights: transformer, vae and vae_tiny in `out`, judges, and their figures.
 
     Stopped at any point, it goes on from its latest checkpoint in `data` when called again.
     Judges and prompt files go to `out` too unless they are given folders of their own.
@@ -241,7 +267,18 @@ def run(
     prompts = training_prompts(settings.prompts)
     export_calibration(out, recipe.encoder, prompts, settings.calibration)
     export_judges(judges_out or out, recipe.judges)
-    atomic_text(out / FIGURES, json.dumps(measure(recipe), indent=2) + "\n")
+    tiny_db = make_tiny_decoder(recipe, out)
+    figures = measure(recipe) | {"tiny_decoder_psnr_db": tiny_db}
+    atomic_text(out / FIGURES, json.dumps(figures, indent=2) + "\n")
+
+
+def make_tiny_decoder(recipe: Recipe, out: Path) -> float:
+    """Distil out/vae_tiny from the model in `out`; its peak signal-to-noise ratio to the full one in dB."""
+    settings, predictions = recipe.settings.tiny_decoder, recipe.predictions(out)
+    path = recipe.data / "tiny_decoder.safetensors"
+    model = train_tiny_decoder(settings, predictions, recipe.judges[JUDGE], path)
+    export_part(out / TINY_FOLDER, model)
+    return tiny_decoder_psnr_db(model, predictions, settings)
 
 
 def measure(recipe: Recipe) -> dict[str, object]:

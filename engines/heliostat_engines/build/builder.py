@@ -51,9 +51,10 @@ if TYPE_CHECKING:
 
     from heliostat_engines.build.profiles import Profile
     from heliostat_engines.build.target import Toolchain
+    from heliostat_engines.decoders import DecoderName
     from heliostat_engines.export.manifest import ExportOptions, GraphManifest
     from heliostat_engines.export.sources import TransformerSource
-    from heliostat_engines.families.family import DecoderName, Family
+    from heliostat_engines.families.family import Family
     from heliostat_engines.precision import LinearPlan
     from heliostat_engines.progress import Progress
     from heliostat_engines.runtimes.vendor import Vendor

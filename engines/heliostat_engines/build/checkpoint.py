@@ -9,9 +9,10 @@ import torch
 
 from heliostat_engines.arithmetic import ready_for
 from heliostat_engines.calibration import calibrate
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.checkpoint import hub_errors_explained
-from heliostat_engines.families.family import DecoderName
+from heliostat_engines.families.decoder import TINY_FOLDER
 from heliostat_engines.hardware import find_gpu
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ CALIBRATION_PROMPTS = (
 CALIBRATION_STEPS = 8
 WITH_ACTIVATIONS = 1.25
 """Device memory that running a transformer takes, over that of its weights."""
-_DECODER_FOLDERS = {DecoderName.FULL: "vae", DecoderName.TINY: "vae_tiny"}
+_DECODER_FOLDERS = {DecoderName.FULL: "vae", DecoderName.TINY: TINY_FOLDER}
 
 
 def local_checkpoint(checkpoint: str) -> Path:

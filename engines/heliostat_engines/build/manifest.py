@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from heliostat_engines.build.profiles import Profile  # noqa: TC001 (pydantic reads it)
+from heliostat_engines.decoders import DecoderName  # noqa: TC001 (pydantic reads it)
 from heliostat_engines.errors import EngineFolderError
 from heliostat_engines.export.manifest import (  # noqa: TC001 (pydantic reads them)
     ExportOptions,
     GraphManifest,
 )
-from heliostat_engines.families.family import DecoderName  # noqa: TC001 (pydantic reads it)
 from heliostat_engines.runtimes.vendor import Runtime  # noqa: TC001 (pydantic reads it)
 
 if TYPE_CHECKING:

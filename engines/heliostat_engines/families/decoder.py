@@ -9,8 +9,11 @@ import torch
 from torch import nn
 
 from heliostat_engines.arithmetic import dtype_on
+from heliostat_engines.decoders import DecoderName
+from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.assumptions import VAE_CONFIG, at_least, entries, equal
-from heliostat_engines.families.checkpoint import load_part
+from heliostat_engines.families.checkpoint import CONFIG, load_part
+from heliostat_engines.weights import single_file
 
 KL_DECODER = (
     *equal(VAE_CONFIG, latent_channels=16, latents_mean=None, latents_std=None),
@@ -18,6 +21,9 @@ KL_DECODER = (
     entries(VAE_CONFIG, "block_out_channels", 4),
 )
 """What is taken for granted of an `AutoencoderKL` of 8x; a shift that is not there is none."""
+
+TINY_FOLDER = "vae_tiny"
+"""Of a checkpoint, where its tiny decoder is."""
 
 
 class DecoderModule(nn.Module):
@@ -79,16 +85,45 @@ def load_kl_decoder(
     return VaeDecoder(vae, scale=config.scaling_factor, shift=shift, at_once=at_once)
 
 
-def load_tiny_decoder(checkpoint: str, published: str) -> VaeDecoder:
+def load_tiny_decoder(
+    checkpoint: str,
+    published: str | None,
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    at_once: int = 1,
+) -> VaeDecoder:
     """diffusers' `AutoencoderTiny` from the checkpoint's own folder `vae_tiny`, else as published.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: it cannot be read, or is in no such folder and none is published.
     """
     from diffusers import AutoencoderTiny
 
-    own = Path(checkpoint) / "vae_tiny"
-    vae: Any = load_part(
-        AutoencoderTiny, str(own) if own.is_dir() else published, None, torch.bfloat16
+    own = Path(checkpoint) / TINY_FOLDER
+    source = str(own) if own.is_dir() else published
+    if source is None:
+        raise CheckpointError(
+            f"{checkpoint} has no folder {TINY_FOLDER} with a tiny decoder: set decoder = full"
+        )
+    vae: Any = load_part(AutoencoderTiny, source, None, dtype)
+    return VaeDecoder(
+        vae, scale=vae.config.scaling_factor, shift=vae.config.shift_factor, at_once=at_once
     )
-    return VaeDecoder(vae, scale=vae.config.scaling_factor, shift=vae.config.shift_factor)
+
+
+def decoders_at_hand(checkpoint: str, published: str | None) -> tuple[DecoderName, ...]:
+    """The decoders that a family with a tiny one can load without a download, the full one first.
+
+    `published` is a Hugging Face name: of its files only those in the local cache count.
+    """
+    own = (Path(checkpoint) / TINY_FOLDER).is_dir()
+    if own or (published is not None and _is_cached(published)):
+        return (DecoderName.FULL, DecoderName.TINY)
+    return (DecoderName.FULL,)
+
+
+def _is_cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    files = (CONFIG, single_file())
+    return all(isinstance(try_to_load_from_cache(name, file), str) for file in files)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import ResolutionError
 from heliostat_engines.families.assumptions import check_assumptions
 from heliostat_engines.families.checkpoint import check_part, load_part
@@ -54,15 +55,6 @@ class MapName(StrEnum):
     """The map that Sol-RL published."""
     WIDE = "wide"
     """Every linear of every block in NVFP4, those that carry LoRA included."""
-
-
-class DecoderName(StrEnum):
-    """Which decoder turns a family's latents into images."""
-
-    FULL = "full"
-    """The pipeline's VAE."""
-    TINY = "tiny"
-    """A distilled `AutoencoderTiny` of the same latents: coarser, at a fraction of the work."""
 
 
 class TextEncoder(Protocol):
@@ -156,6 +148,10 @@ class Family(ABC):
         Raises:
             CheckpointError: it cannot be read, or the family has no such decoder.
         """
+
+    def decoders(self, checkpoint: str) -> tuple[DecoderName, ...]:  # noqa: ARG002
+        """Which decoders of a checkpoint can be loaded without a download, the full one first."""
+        return (DecoderName.FULL,)
 
     @abstractmethod
     def velocity(

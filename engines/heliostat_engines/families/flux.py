@@ -11,6 +11,7 @@ import torch
 from typing_extensions import override
 
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import tiny
 from heliostat_engines.families.assumptions import (
     SCHEDULER_CONFIG,
@@ -18,15 +19,14 @@ from heliostat_engines.families.assumptions import (
     check_assumptions,
     equal,
 )
-from heliostat_engines.families.decoder import KL_DECODER, load_kl_decoder, load_tiny_decoder
-from heliostat_engines.families.family import (
-    DecoderName,
-    Family,
-    Resolutions,
-    Size,
-    TextEncoder,
-    dtype_of,
+from heliostat_engines.families.decoder import (
+    KL_DECODER,
+    TINY_FOLDER,
+    decoders_at_hand,
+    load_kl_decoder,
+    load_tiny_decoder,
 )
+from heliostat_engines.families.family import Family, Resolutions, Size, TextEncoder, dtype_of
 from heliostat_engines.families.original_layout import OriginalLinear
 from heliostat_engines.families.public_names import FLUX_CODE, PublicNames
 from heliostat_engines.families.text import PipelineTextEncoder, check_width, load_text_pipeline
@@ -214,6 +214,10 @@ class Flux1Family(Family):
         return load_kl_decoder(checkpoint)
 
     @override
+    def decoders(self, checkpoint: str) -> tuple[DecoderName, ...]:
+        return decoders_at_hand(checkpoint, TINY_DECODER)
+
+    @override
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
         from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
@@ -226,7 +230,7 @@ class Flux1Family(Family):
             text_encoder_2=tiny.tiny_t5(TINY["joint_attention_dim"], seed),
             tokenizer_2=tiny.tiny_t5_tokenizer(),
         ).save_pretrained(folder)
-        tiny.tiny_decoder(seed).save_pretrained(folder / "vae_tiny")
+        tiny.tiny_decoder(seed).save_pretrained(folder / TINY_FOLDER)
 
 
 class FluxFamily(Flux1Family):

@@ -46,6 +46,7 @@ def info_message(info: ServerInfo) -> control_pb2.InfoResponse:
         scores_early=description.scores_early,
         solvers=description.solvers,
         max_queued_images=info.max_queued_images,
+        decoders=description.decoders,
     )
 
 

@@ -69,8 +69,11 @@ class ImageTower(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Embed images of any brightness range near 0..1."""
-        features = self.stages(images * 2 - 1)
-        return cast("torch.Tensor", self.head(features.flatten(1)))
+        return cast("torch.Tensor", self.head(self.features(images).flatten(1)))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What is embedded, a map of the image."""
+        return cast("torch.Tensor", self.stages(images * 2 - 1))
 
 
 class TextTower(nn.Module):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import AdapterFiles, Binding
     from heliostat_engines.conditioning import Conditioning
+    from heliostat_engines.decoders import DecoderName
     from heliostat_engines.engine import Engine
     from heliostat_engines.families.family import Family
     from heliostat_server.sampling.conditioning import PromptCache
@@ -40,7 +41,12 @@ class Score(Protocol):
     """Decodes and rewards one batch."""
 
     def __call__(
-        self, latents: torch.Tensor, prompt: str, rewards: Sequence[str], seeds: Sequence[int]
+        self,
+        latents: torch.Tensor,
+        prompt: str,
+        rewards: Sequence[str],
+        seeds: Sequence[int],
+        decoder: DecoderName,
     ) -> torch.Tensor:
         """rewards[B, R] of latents[B, ...], all of one prompt; the seeds name them in errors."""
 
@@ -138,7 +144,7 @@ class Explorer:
         if not rollout.rewards:
             return torch.zeros(len(seeds), 0)
         with _named(rollout):
-            rewards = self._score(latents, rollout.prompt, rollout.rewards, seeds)
+            rewards = self._score(latents, rollout.prompt, rollout.rewards, seeds, rollout.decoder)
             for column, name in enumerate(rollout.rewards):
                 check_reward(name, rewards[:, column], seeds)
         return rewards

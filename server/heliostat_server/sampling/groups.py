@@ -1,7 +1,7 @@
 """The groups that were drawn: what every rollout asked for, its seeds and their rewards.
 
 One entry of the stream `heliostat:experiment:<name>:groups` a rollout:
-    version, prompt, steps, score_after, solver, guidance
+    version, prompt, steps, score_after, solver, decoder, guidance
     names       JSON: the rewards' names, R of them.
     seeds       int64[N], little-endian.
     rewards     float32[N, R], little-endian: with the seeds, 12 bytes a candidate for one reward.
@@ -20,6 +20,7 @@ import numpy as np
 import redis
 import structlog
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.solvers import Solver
 from heliostat_server.errors import NotFoundError, UnavailableError
 from heliostat_server.experiments.names import experiment_key
@@ -64,6 +65,8 @@ class Group:
     score_after: int = 0
     """Of the steps, how many were evaluated; 0: all."""
     solver: str = Solver.EULER
+    decoder: str = DecoderName.FULL
+    """What decoded the latents that were rewarded."""
 
     def ranked(self) -> NDArray[np.intp]:
         """Places of the candidates, the best by the first reward first."""
@@ -120,6 +123,7 @@ class RedisGroups:
             "steps": str(group.steps),
             "score_after": str(group.score_after),
             "solver": group.solver,
+            "decoder": group.decoder,
             "guidance": repr(group.guidance),
             "names": json.dumps(group.names),
             "seeds": np.array(group.seeds, "<i8").tobytes(),
@@ -230,4 +234,5 @@ def _group(experiment: str, fields: dict[bytes, bytes]) -> Group:
         # Groups of before there were these lack them.
         score_after=int(fields.get(b"score_after", 0)),
         solver=fields.get(b"solver", Solver.EULER.encode()).decode(),
+        decoder=fields.get(b"decoder", DecoderName.FULL.encode()).decode(),
     )

@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.noise import SEED_LIMIT
 from heliostat_engines.solvers import Solver
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
+from heliostat_server.decoders import decoder_of
 from heliostat_server.errors import RequestError
 from heliostat_server.experiments.names import check_experiment
 from heliostat_server.rewards.registry import check_rewards
@@ -35,6 +37,8 @@ class Rollout:
     score_after: int = 0
     """Of the steps, how many are evaluated; 0: all."""
     solver: Solver = Solver.EULER
+    decoder: DecoderName = DecoderName.FULL
+    """What decodes the latents that are rewarded."""
 
     @property
     def evaluated_steps(self) -> int:
@@ -55,9 +59,13 @@ class Load:
 
 
 def parse_explore(
-    spec: bytes, seeds: Sequence[int], limits: LimitSettings, rewards: Sequence[str]
+    spec: bytes,
+    seeds: Sequence[int],
+    limits: LimitSettings,
+    rewards: Sequence[str],
+    decoders: Sequence[DecoderName],
 ) -> Rollout | Load:
-    """Read an ExploreSpec in JSON and check it against the server's limits and rewards.
+    """Read an ExploreSpec in JSON and check it against the server's limits, rewards and decoders.
 
     Raises:
         RequestError: saying what is wrong and what to ask for instead.
@@ -65,7 +73,7 @@ def parse_explore(
     message = parse_spec(spec, ExploreSpec())
     match message.WhichOneof("operation"):
         case "rollout":
-            return _rollout(message.rollout, seeds, limits, rewards)
+            return _rollout(message.rollout, seeds, limits, rewards, decoders)
         case "load":
             return _load(message.load.sha256, seeds)
         case _:
@@ -92,7 +100,11 @@ def _load(sha256: str, seeds: Sequence[int]) -> Load:
 
 
 def _rollout(
-    spec: RolloutSpec, seeds: Sequence[int], limits: LimitSettings, rewards: Sequence[str]
+    spec: RolloutSpec,
+    seeds: Sequence[int],
+    limits: LimitSettings,
+    rewards: Sequence[str],
+    decoders: Sequence[DecoderName],
 ) -> Rollout:
     check_experiment(spec.experiment)
     check_prompt(spec.prompt, limits)
@@ -119,6 +131,7 @@ def _rollout(
         seeds=tuple(int(seed) for seed in seeds),
         score_after=spec.score_after,
         solver=_solver(spec.solver),
+        decoder=decoder_of(spec.decoder, decoders),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import structlog
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import HeliostatError
 from heliostat_server.errors import UnavailableError, code_of
 from heliostat_server.sampling.groups import Group
@@ -66,11 +67,13 @@ class ExploreService:
         metrics: ExploreMetrics | None = None,
         usage: UsageWriter | None = None,
         groups: GroupWriter | None = None,
+        decoders: Sequence[DecoderName] = (DecoderName.FULL,),
     ) -> None:
         self._explorer = explorer
         self._scheduler = scheduler
         self._limits = limits
         self._rewards = rewards
+        self._decoders = decoders
         self._metrics = metrics or ExploreMetrics()
         self._usage = usage
         self._groups = groups
@@ -100,7 +103,7 @@ class ExploreService:
         """
         try:
             sender = caller()
-            request = parse_explore(spec, seeds, self._limits, self._rewards)
+            request = parse_explore(spec, seeds, self._limits, self._rewards, self._decoders)
             if isinstance(request, Rollout):
                 sender.check_owns(request.experiment)
             else:
@@ -207,6 +210,7 @@ def _group(rollout: Rollout, rewards: Sequence[torch.Tensor]) -> Group:
         steps=rollout.steps,
         score_after=rollout.score_after,
         solver=rollout.solver,
+        decoder=rollout.decoder,
         guidance=rollout.guidance,
         names=rollout.rewards,
         seeds=rollout.seeds,

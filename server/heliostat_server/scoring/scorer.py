@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from heliostat_proto.rollout_pb2 import PromptRefusal, PromptReport, ScoreSpec
+from heliostat_server.decoders import decoder_of
 from heliostat_server.errors import RequestError
 from heliostat_server.finite import check_latents, check_reward
 from heliostat_server.rewards.images import to_uint8
@@ -17,9 +18,10 @@ from heliostat_server.scoring.metrics import ScoreMetrics
 from heliostat_server.specs import parse_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from heliostat_engines.conditioning import Conditioning
+    from heliostat_engines.decoders import DecoderName
     from heliostat_engines.families.family import Decoder
     from heliostat_server.rewards.registry import RewardBook
     from heliostat_server.rewards.reward import Reward
@@ -44,7 +46,7 @@ class Scorer:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoders: Mapping[DecoderName, Decoder],
         rewards: RewardBook,
         prompts: PromptCache,
         limits: LimitSettings,
@@ -52,8 +54,11 @@ class Scorer:
         metrics: ScoreMetrics | None = None,
         device: str = "cpu",
     ) -> None:
-        """`device` is the decoder's and the rewards': images are made there and stay there."""
-        self._decoder = decoder
+        """`device` is the decoders' and the rewards': images are made there and stay there.
+
+        The first of `decoders` decodes where a request names none.
+        """
+        self._decoders = decoders
         self._rewards = rewards
         self._prompts = prompts
         self._limits = limits
@@ -76,8 +81,9 @@ class Scorer:
         prompts = list(asked.prompts)
         if len(prompts) == 1:
             prompts *= len(latents)
+        decoder = self._decoders[decoder_of(asked.decoder, tuple(self._decoders))]
         with self._metrics.decode_seconds.time():
-            images = self._decoder.decode(latents.to(self._device))
+            images = decoder.decode(latents.to(self._device))
         conditioning = self._prompts.encode(prompts) if asked.rewards else None
         rewards = self._reward(asked.rewards, images, prompts, conditioning, seeds)
         return Scored(rewards, to_uint8(images).cpu() if asked.return_images else None)

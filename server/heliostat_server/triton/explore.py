@@ -15,7 +15,7 @@ from heliostat_server.adapters.store import AdapterStore
 from heliostat_server.description import ServerDescription
 from heliostat_server.rewards.registry import RewardBook, offered_rewards
 from heliostat_server.sampling.conditioning import PromptCache
-from heliostat_server.sampling.engine import load_engine
+from heliostat_server.sampling.engine import load_engine, offered_decoders
 from heliostat_server.sampling.explorer import Explorer
 from heliostat_server.sampling.groups import GroupWriter, RedisGroups
 from heliostat_server.sampling.metrics import ExploreMetrics
@@ -73,6 +73,7 @@ def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreSe
     family = get_family(settings.family)
     engine = load_engine(family, settings)
     rewards = RewardBook(settings.family, offered_rewards(settings)).names
+    decoders = offered_decoders(family, settings)
     models = Models(settings.internal_token)
     explorer = Explorer(
         family,
@@ -92,6 +93,7 @@ def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreSe
         checks_prompts=True,
         scores_early=True,
         solvers=tuple(Solver),
+        decoders=decoders,
     ).write(settings.redis)
     scheduler: DeficitRoundRobin[ExploreJob] = DeficitRoundRobin(
         StoredShares.connect(settings.redis),
@@ -100,7 +102,9 @@ def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreSe
     )
     usage = UsageWriter(RedisUsage.connect(settings.redis))
     groups = GroupWriter(RedisGroups.connect(settings.redis))
-    return ExploreService(explorer, scheduler, settings.limits, rewards, metrics, usage, groups)
+    return ExploreService(
+        explorer, scheduler, settings.limits, rewards, metrics, usage, groups, decoders
+    )
 
 
 class TritonReply:

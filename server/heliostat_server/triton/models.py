@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from heliostat_engines.decoders import DecoderName
+
 
 class Models:
     """Asks `text_encoder` and `score`, and waits for the answer. Raises the errors they give."""
@@ -35,10 +37,16 @@ class Models:
         return Conditioning(tokens, pooled, output(answer, "MASK"))
 
     def score(
-        self, latents: torch.Tensor, prompt: str, rewards: Sequence[str], seeds: Sequence[int]
+        self,
+        latents: torch.Tensor,
+        prompt: str,
+        rewards: Sequence[str],
+        seeds: Sequence[int],
+        decoder: DecoderName,
     ) -> torch.Tensor:
         """rewards[B, R] of latents[B, ...], all of one prompt; the seeds name them in errors."""
-        spec = json_format.MessageToJson(ScoreSpec(prompts=[prompt], rewards=rewards), indent=None)
+        asked = ScoreSpec(prompts=[prompt], rewards=rewards, decoder=decoder)
+        spec = json_format.MessageToJson(asked, indent=None)
         inputs = {
             "SPEC": np.array([spec.encode()], np.object_),
             "LATENTS": latents.numpy(),

@@ -9,7 +9,7 @@ import structlog
 from heliostat_engines.families import get_family
 from heliostat_server.rewards.registry import RewardBook, offered_rewards
 from heliostat_server.sampling.conditioning import PromptCache
-from heliostat_server.sampling.engine import load_decoder
+from heliostat_server.sampling.engine import load_decoders
 from heliostat_server.scoring.metrics import ScoreMetrics
 from heliostat_server.scoring.scorer import Scorer
 from heliostat_server.triton.answering import answer_each
@@ -40,7 +40,7 @@ class ScoreModel:
         metrics = ScoreMetrics()
         self._exporter = TritonExporter(metrics.registry)
         self._scorer = Scorer(
-            load_decoder(family, settings),
+            load_decoders(family, settings),
             RewardBook(settings.family, offered_rewards(settings), settings.torch_device),
             PromptCache(Models(settings.internal_token).encode),
             settings.limits,

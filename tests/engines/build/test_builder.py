@@ -19,10 +19,10 @@ from heliostat_engines.build.manifest import (
 )
 from heliostat_engines.build.profiles import parse_profile
 from heliostat_engines.build.target import Target
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.export.manifest import ExportOptions
 from heliostat_engines.families import get_family
-from heliostat_engines.families.family import DecoderName
 from heliostat_engines.precision import Precision
 from heliostat_engines.runtimes.vendor import Runtime
 

@@ -12,9 +12,10 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, SanaTransformer2DModel
 
 from heliostat_engines.adapters import Adapter, pack_adapter, parse_adapter
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import CheckpointError, ResolutionError
 from heliostat_engines.families import FAMILIES, get_family
-from heliostat_engines.families.family import DecoderName, Family, Size
+from heliostat_engines.families.family import Family, Size
 from heliostat_engines.families.sana.mix_ffn import linearise
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.precision import Precision
@@ -195,9 +196,49 @@ def test_resolutions_off_the_grid_name_the_nearest_that_works() -> None:
 
 
 def test_decoders_that_do_not_exist_are_refused(tiny_checkpoint: Callable[[str], Path]) -> None:
-    for name in ("demo", "sana"):
-        with pytest.raises(CheckpointError, match="set decoder = full"):
-            get_family(name).load_decoder(str(tiny_checkpoint(name)), DecoderName.TINY)
+    checkpoint = str(tiny_checkpoint("sana"))
+    assert get_family("sana").decoders(checkpoint) == (DecoderName.FULL,)
+    with pytest.raises(CheckpointError, match="set decoder = full"):
+        get_family("sana").load_decoder(checkpoint, DecoderName.TINY)
+
+
+def test_a_folder_with_a_tiny_decoder_offers_it(
+    tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    family, folder = get_family("demo"), tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint("demo"), folder)
+    assert family.decoders(str(folder)) == (DecoderName.FULL, DecoderName.TINY)
+    latents = initial_noise([1, 2], family.latent_shape(64))
+    full, tiny = (
+        family.load_decoder(str(folder), name).decode(latents)
+        for name in family.decoders(str(folder))
+    )
+    assert full.shape == tiny.shape == (2, 3, 64, 64)
+    assert full.dtype == tiny.dtype == torch.float32
+    assert not torch.equal(full, tiny)
+    shutil.rmtree(folder / "vae_tiny")
+    assert family.decoders(str(folder)) == (DecoderName.FULL,)
+    with pytest.raises(CheckpointError, match=r"has no folder vae_tiny .*: set decoder = full"):
+        family.load_decoder(str(folder), DecoderName.TINY)
+
+
+def test_a_published_tiny_decoder_is_offered_once_it_is_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    family, commit = get_family("sd3.5-large"), "0" * 40
+    assert family.decoders(family.default_checkpoint) == (DecoderName.FULL,)
+    repository = tmp_path / "models--madebyollin--taesd3"
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    (snapshot / "config.json").touch()
+    assert family.decoders(family.default_checkpoint) == (DecoderName.FULL,)
+    (snapshot / "diffusion_pytorch_model.safetensors").touch()
+    assert family.decoders(family.default_checkpoint) == (DecoderName.FULL, DecoderName.TINY)
 
 
 @pytest.mark.parametrize("name", ["sana", "flux", "sd3.5-large"])

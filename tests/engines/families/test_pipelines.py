@@ -11,8 +11,9 @@ import diffusers
 import pytest
 import torch
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
-from heliostat_engines.families.family import DecoderName, Family
+from heliostat_engines.families.family import Family
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.sampling import sample_euler
 

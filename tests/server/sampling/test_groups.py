@@ -62,11 +62,12 @@ def test_how_it_was_drawn_comes_back_and_older_groups_were_drawn_as_ever(
     client: redis.Redis,
 ) -> None:
     groups = RedisGroups(client)
-    groups.add(group(score_after=3, solver="dpm2m"))
+    groups.add(group(score_after=3, solver="dpm2m", decoder="tiny"))
     (kept,) = groups.latest("e", 1)
     assert (kept.group.score_after, kept.group.solver) == (3, "dpm2m")
+    assert kept.group.decoder == "tiny"
     ((_, fields),) = client.xrange(KEY)
-    del fields[b"score_after"], fields[b"solver"]
+    del fields[b"score_after"], fields[b"solver"], fields[b"decoder"]
     client.xadd(KEY, fields)
     (older,) = groups.latest("e", 1)
     assert same(older.group, group())

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.solvers import Solver
 from heliostat_server.errors import RequestError
 from heliostat_server.sampling.requests import Load, Rollout, parse_explore
@@ -12,12 +13,13 @@ from heliostat_server.settings import LimitSettings
 LIMITS = LimitSettings(batch=48, max_steps=20, max_seeds=480, max_prompt_chars=50)
 REWARDS = ("colourfulness", "jpeg_compressibility")
 ROLLOUT = {"experiment": "e", "prompt": "a cat", "steps": 6, "rewards": ["colourfulness"]}
+DECODERS = tuple(DecoderName)
 SEEDS = list(range(96))
 
 
 def parse(seeds: list[int] | None = None, **changes: object) -> Rollout:
     spec = json.dumps({"rollout": ROLLOUT | changes}).encode()
-    request = parse_explore(spec, SEEDS if seeds is None else seeds, LIMITS, REWARDS)
+    request = parse_explore(spec, SEEDS if seeds is None else seeds, LIMITS, REWARDS, DECODERS)
     assert isinstance(request, Rollout)
     return request
 
@@ -41,6 +43,15 @@ def test_the_solver_is_eulers_unless_named() -> None:
     assert parse(solver="dpm2m").solver is Solver.DPM2M
 
 
+def test_the_decoder_is_the_servers_first_unless_named() -> None:
+    assert parse().decoder is parse(decoder="full").decoder is DecoderName.FULL
+    assert parse(decoder="tiny").decoder is DecoderName.TINY
+    spec = json.dumps({"rollout": ROLLOUT}).encode()
+    compiled = parse_explore(spec, SEEDS, LIMITS, REWARDS, (DecoderName.TINY,))
+    assert isinstance(compiled, Rollout)
+    assert compiled.decoder is DecoderName.TINY
+
+
 def test_no_guidance_is_a_guidance_of_one() -> None:
     assert parse().guidance == 1.0
     assert parse(guidance=1).guidance == 1.0
@@ -48,7 +59,7 @@ def test_no_guidance_is_a_guidance_of_one() -> None:
 
 def test_reads_a_load() -> None:
     spec = json.dumps({"load": {"sha256": "0a" * 32}}).encode()
-    assert parse_explore(spec, [], LIMITS, REWARDS) == Load("0a" * 32)
+    assert parse_explore(spec, [], LIMITS, REWARDS, DECODERS) == Load("0a" * 32)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +70,7 @@ def test_reads_a_load() -> None:
         ({"steps": 0}, "0 steps: ask for 1 to 20"),
         ({"steps": 21}, "21 steps: ask for 1 to 20"),
         ({"solver": "heun"}, "solver is 'heun': give euler or dpm2m"),
+        ({"decoder": "small"}, "no decoder 'small' here: give full or tiny, or leave decoder out"),
         ({"scoreAfter": 7}, "score_after is 7: give 1 to 6, the rollout's steps, or 0 for all"),
         ({"scoreAfter": -1}, "score_after is -1: give 1 to 6"),
         ({"version": -1}, "version -1 is negative"),
@@ -97,9 +109,9 @@ def test_refuses_seeds_with_what_to_change(seeds: list[int], message: str) -> No
 @pytest.mark.parametrize("spec", [b"", b"{", b"\xff", b"[]", b"{}", b'{"rollout": 3}'])
 def test_refuses_what_is_no_spec(spec: bytes) -> None:
     with pytest.raises(RequestError, match="SPEC"):
-        parse_explore(spec, [], LIMITS, REWARDS)
+        parse_explore(spec, [], LIMITS, REWARDS, DECODERS)
 
 
 def test_refuses_a_load_that_names_no_digest() -> None:
     with pytest.raises(RequestError, match="no SHA-256"):
-        parse_explore(b'{"load": {"sha256": "../x"}}', [], LIMITS, REWARDS)
+        parse_explore(b'{"load": {"sha256": "../x"}}', [], LIMITS, REWARDS, DECODERS)

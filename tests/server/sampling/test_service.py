@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from heliostat_engines.adapters import AdapterFiles, Binding
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families.demo.family import DemoFamily
 from heliostat_engines.noise import initial_noise
 from heliostat_engines.sampling import SAMPLERS
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from heliostat_server.sampling.jobs import FinishedBatch
 
 BATCH = 4
+TINY = 100.0
+"""What the tiny decoder adds to a reward."""
 LIMITS = LimitSettings(batch=BATCH, max_queued_images=80)
 ADAPTER = random_adapter({"block": (4, 4)})
 ROLLOUT = {"experiment": "e", "prompt": "a cat", "steps": 2, "rewards": ["mean"]}
@@ -125,9 +128,14 @@ def encode(prompts: Sequence[str]) -> Conditioning:
 
 
 def mean(
-    latents: torch.Tensor, prompt: str, rewards: Sequence[str], seeds: Sequence[int]
+    latents: torch.Tensor,
+    prompt: str,
+    rewards: Sequence[str],
+    seeds: Sequence[int],
+    decoder: DecoderName,
 ) -> torch.Tensor:
-    return latents.flatten(1).mean(1, keepdim=True)
+    own = latents.flatten(1).mean(1, keepdim=True)
+    return own if decoder is DecoderName.FULL else own + TINY
 
 
 @dataclass
@@ -161,7 +169,7 @@ def harness() -> Iterator[Harness]:
     scheduler: DeficitRoundRobin[ExploreJob] = DeficitRoundRobin(
         quantum=BATCH * 4, max_queued_images=LIMITS.max_queued_images
     )
-    service = ExploreService(explorer, scheduler, LIMITS, ("mean",))
+    service = ExploreService(explorer, scheduler, LIMITS, ("mean",), decoders=tuple(DecoderName))
     yield Harness(engine, explorer, service)
     service.close()
 
@@ -229,6 +237,11 @@ def test_the_solver_asked_for_draws(harness: Harness, monkeypatch: pytest.Monkey
         (batch,) = harness.ask(seeds, steps=5, solver=solver, returnLatents=True).batches
         assert batch.latents is not None
         assert torch.equal(batch.latents, sample(velocity, noise, levels))
+
+
+def test_the_decoder_asked_for_decodes_what_is_rewarded(harness: Harness) -> None:
+    full, tiny = (harness.ask(range(BATCH), **how).batches[0] for how in ({}, {"decoder": "tiny"}))
+    assert torch.equal(tiny.rewards, full.rewards + TINY)
 
 
 def test_an_unknown_version_ends_that_request_alone(harness: Harness) -> None:
@@ -414,13 +427,14 @@ class Recorder:
 def test_a_finished_rollout_is_recorded_with_all_its_batches(harness: Harness) -> None:
     recorder = Recorder()
     harness.service._groups = recorder  # type: ignore[assignment]
-    reply = harness.ask(version=1, guidance=3, scoreAfter=1, solver="dpm2m")
+    reply = harness.ask(version=1, guidance=3, scoreAfter=1, solver="dpm2m", decoder="tiny")
     harness.ask(version=2)
     harness.ask(rewards=[], returnLatents=True)
     harness.service.close()
     (group,) = recorder.groups
     assert (group.experiment, group.version, group.prompt) == ("e", 1, "a cat")
     assert (group.steps, group.score_after, group.solver, group.guidance) == (2, 1, "dpm2m", 3.0)
+    assert group.decoder == "tiny"
     assert group.names == ("mean",)
     assert group.seeds == tuple(range(8))
     answered = torch.cat([batch.rewards for batch in reply.batches])

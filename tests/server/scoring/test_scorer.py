@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.decoders import DecoderName
 from heliostat_server.errors import NonFiniteError, RequestError
 from heliostat_server.rewards.entry import RewardEntry
 from heliostat_server.rewards.registry import RewardBook
@@ -17,7 +18,7 @@ from heliostat_server.scoring.scorer import Scorer
 from heliostat_server.settings import LimitSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from heliostat_server.rewards.reward import RewardContext
 
@@ -25,8 +26,14 @@ LATENTS = torch.arange(6.0).reshape(3, 2, 1, 1) / 10
 
 
 class Decoder:
+    def __init__(self, gain: float = 1.0) -> None:
+        self._gain = gain
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        return latents[:, :1].expand(-1, 3, 4, 4)
+        return self._gain * latents[:, :1].expand(-1, 3, 4, 4)
+
+
+DECODERS = {DecoderName.FULL: Decoder(), DecoderName.TINY: Decoder(0.5)}
 
 
 class Brightness:
@@ -60,8 +67,7 @@ def _short_sum(context: RewardContext) -> WeightedSum:
     return WeightedSum([(1.0, context.reward("short")), (2.0, context.reward("bright"))])
 
 
-@pytest.fixture
-def scorer() -> Scorer:
+def scorer_with(decoders: Mapping[DecoderName, Decoder]) -> Scorer:
     book = RewardBook(
         "demo",
         [
@@ -73,7 +79,12 @@ def scorer() -> Scorer:
             RewardEntry("broken_yes", lambda context: Success(context.reward("broken"), 3.2)),
         ],
     )
-    return Scorer(Decoder(), book, PromptCache(encode), LimitSettings(), (2, 1, 1))
+    return Scorer(decoders, book, PromptCache(encode), LimitSettings(), (2, 1, 1))
+
+
+@pytest.fixture
+def scorer() -> Scorer:
+    return scorer_with(DECODERS)
 
 
 def spec(**fields: object) -> bytes:
@@ -89,6 +100,30 @@ def test_one_prompt_is_for_all_latents(scorer: Scorer) -> None:
 def test_a_prompt_for_each_latent(scorer: Scorer) -> None:
     scored = scorer.score(spec(prompts=["a", "ab", "a"]), LATENTS, None)
     torch.testing.assert_close(scored.rewards, torch.tensor([[1.0], [2.2], [1.4]]))
+
+
+def test_the_decoder_asked_for_decodes(scorer: Scorer) -> None:
+    full = scorer.score(spec(decoder="full", returnImages=True), LATENTS, None)
+    plain = scorer.score(spec(returnImages=True), LATENTS, None)
+    tiny = scorer.score(spec(decoder="tiny", returnImages=True), LATENTS, None)
+    assert full.images is not None
+    assert plain.images is not None
+    assert tiny.images is not None
+    assert torch.equal(full.rewards, plain.rewards)
+    assert torch.equal(full.images, plain.images)
+    torch.testing.assert_close(tiny.rewards, torch.tensor([[3.0], [3.1], [3.2]]))
+    assert tiny.images.max() == 51
+
+
+def test_the_only_decoder_decodes_unless_another_is_named() -> None:
+    alone = scorer_with({DecoderName.TINY: DECODERS[DecoderName.TINY]})
+    torch.testing.assert_close(
+        alone.score(spec(), LATENTS, None).rewards, torch.tensor([[3.0], [3.1], [3.2]])
+    )
+    with pytest.raises(
+        RequestError, match="no decoder 'full' here: give tiny, or leave decoder out"
+    ):
+        alone.score(spec(decoder="full"), LATENTS, None)
 
 
 def test_images_without_rewards(scorer: Scorer) -> None:

@@ -20,7 +20,7 @@ from heliostat_trainer.compare.groups import (
 )
 from heliostat_trainer.errors import CompareError
 from heliostat_trainer.evaluate import paired_difference
-from heliostat_trainer.plan import NVFP4_SPEEDUPS, spent
+from heliostat_trainer.plan import NVFP4_SPEEDUPS, TINY_IMAGE_SHARE, spent
 from heliostat_trainer.statistics import Interval, interval
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class Counting:
     """How much faster an evaluation is in NVFP4 than in BF16."""
     image_nfes: float = 1.0
     """What decoding and rewarding an image counts as, in evaluations."""
+    tiny_share: float = TINY_IMAGE_SHARE
+    """Of that, what an image counts as that the tiny decoder decodes."""
     price_per_hour: float | None = None
     """Of training, of all machines together."""
 
@@ -297,7 +299,7 @@ def _units(runs: Sequence[Run], counting: Counting) -> tuple[Unit, ...]:
     price = counting.price_per_hour
     units = [
         Unit("training steps", lambda _, steps: steps),
-        *(_evaluations(speedup, counting.image_nfes, explores) for speedup in speedups),
+        *(_evaluations(speedup, counting, explores) for speedup in speedups),
         Unit(SECONDS, lambda run, steps: run.elapsed(steps)),
     ]
     if price is not None:
@@ -310,12 +312,15 @@ def _units(runs: Sequence[Run], counting: Counting) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-def _evaluations(speedup: float, image_nfes: float, explores: bool) -> Unit:
+def _evaluations(speedup: float, counting: Counting, explores: bool) -> Unit:
     """BF16-equivalent evaluations of the transformer."""
 
     def costs(run: Run, steps: Sequence[int]) -> list[float]:
         quicker = 1.0 if run.explores_in_bf16 else speedup
-        until = [cost.bf16_equivalents(quicker, image_nfes) for cost in spent(run.config, run.made)]
+        until = [
+            cost.bf16_equivalents(quicker, counting.image_nfes, counting.tiny_share)
+            for cost in spent(run.config, run.made)
+        ]
         return [until[step] if step < len(until) else math.nan for step in steps]
 
     return Unit(f"evaluations, NVFP4 1/{speedup:g}" if explores else "evaluations", costs)

@@ -27,6 +27,7 @@ RECIPE = {
     "Candidates a prompt": "recipe.candidates",
     "Denoising steps of exploration": "recipe.explore_steps",
     "Of these, evaluated": "recipe.score_after",
+    "Their decoder": "recipe.explore_decoder",
     "Tuned on the way": "recipe.tune",
     "Trained on, of each prompt": "recipe.keep_pairs",
     "Denoising steps of the samples": "recipe.steps",

@@ -9,15 +9,17 @@ import torch
 from typing_extensions import override
 
 from heliostat_engines import calibration
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.assumptions import TRANSFORMER_CONFIG, check_assumptions, equal
-from heliostat_engines.families.decoder import KL_DECODER, load_kl_decoder
-from heliostat_engines.families.family import (
-    DecoderName,
-    Resolutions,
-    Size,
-    TextEncoder,
+from heliostat_engines.families.decoder import (
+    KL_DECODER,
+    TINY_FOLDER,
+    decoders_at_hand,
+    load_kl_decoder,
+    load_tiny_decoder,
 )
+from heliostat_engines.families.family import Resolutions, Size, TextEncoder
 from heliostat_engines.families.public_names import SD3_CODE, PublicNames
 from heliostat_engines.families.sd3.structure import (
     EMBEDDERS,
@@ -26,7 +28,7 @@ from heliostat_engines.families.sd3.structure import (
     OUTPUTS,
     Sd3Family,
 )
-from heliostat_engines.families.tiny import tiny_vae
+from heliostat_engines.families.tiny import tiny_decoder, tiny_vae
 from heliostat_engines.precision import PrecisionMap
 from heliostat_engines.text import content_of, read_json
 
@@ -84,16 +86,21 @@ class DemoFamily(Sd3Family):
 
     @override
     def load_decoder(self, checkpoint: str, decoder: DecoderName = DecoderName.FULL) -> VaeDecoder:
-        """AutoencoderKL's decoder in float32 (1 M parameters: BF16 gains nothing here)."""
+        """AutoencoderKL's decoder in float32 (1 M parameters: BF16 gains nothing here), or the tiny one."""
         if decoder is DecoderName.TINY:
-            raise CheckpointError("the demo's decoder is tiny already: set decoder = full")
+            return load_tiny_decoder(checkpoint, None, torch.float32, at_once=BATCH)
         check_assumptions(self.name, checkpoint, self.decoder_assumptions)
         return load_kl_decoder(checkpoint, torch.float32, at_once=BATCH)
+
+    @override
+    def decoders(self, checkpoint: str) -> tuple[DecoderName, ...]:
+        return decoders_at_hand(checkpoint, None)
 
     @override
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
         self.tiny_transformer(seed).save_pretrained(folder / "transformer")
         tiny_vae(seed).save_pretrained(folder / "vae")
+        tiny_decoder(seed).save_pretrained(folder / TINY_FOLDER)
 
     @override
     def activation_amax(self, checkpoint: str) -> Mapping[str, float] | None:

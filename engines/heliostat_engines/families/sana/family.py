@@ -9,6 +9,7 @@ import torch
 from typing_extensions import override
 
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families import tiny
 from heliostat_engines.families.assumptions import (
@@ -22,14 +23,7 @@ from heliostat_engines.families.assumptions import (
 )
 from heliostat_engines.families.checkpoint import load_part
 from heliostat_engines.families.decoder import VaeDecoder
-from heliostat_engines.families.family import (
-    DecoderName,
-    Family,
-    Resolutions,
-    Size,
-    TextEncoder,
-    dtype_of,
-)
+from heliostat_engines.families.family import Family, Resolutions, Size, TextEncoder, dtype_of
 from heliostat_engines.families.original_layout import OriginalLinear
 from heliostat_engines.families.public_names import SANA_CODE, PublicNames
 from heliostat_engines.families.sana.mix_ffn import linearise

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import tiny
 from heliostat_engines.families.assumptions import (
     SCHEDULER_CONFIG,
@@ -15,13 +16,14 @@ from heliostat_engines.families.assumptions import (
     check_assumptions,
     equal,
 )
-from heliostat_engines.families.decoder import KL_DECODER, load_kl_decoder, load_tiny_decoder
-from heliostat_engines.families.family import (
-    DecoderName,
-    Resolutions,
-    Size,
-    TextEncoder,
+from heliostat_engines.families.decoder import (
+    KL_DECODER,
+    TINY_FOLDER,
+    decoders_at_hand,
+    load_kl_decoder,
+    load_tiny_decoder,
 )
+from heliostat_engines.families.family import Resolutions, Size, TextEncoder
 from heliostat_engines.families.public_names import SD3_CODE, PublicNames
 from heliostat_engines.families.sd3.structure import (
     EMBEDDERS,
@@ -160,6 +162,10 @@ class Sd35Family(Sd3Family):
         return load_kl_decoder(checkpoint)
 
     @override
+    def decoders(self, checkpoint: str) -> tuple[DecoderName, ...]:
+        return decoders_at_hand(checkpoint, TINY_DECODER)
+
+    @override
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
         from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
@@ -175,7 +181,7 @@ class Sd35Family(Sd3Family):
             text_encoder_3=tiny.tiny_t5(TINY["joint_attention_dim"], seed),
             tokenizer_3=tiny.tiny_t5_tokenizer(),
         ).save_pretrained(folder)
-        tiny.tiny_decoder(seed).save_pretrained(folder / "vae_tiny")
+        tiny.tiny_decoder(seed).save_pretrained(folder / TINY_FOLDER)
 
 
 class Sd35LargeFamily(Sd35Family):

@@ -58,9 +58,9 @@ def test_draws_the_best_and_worst_seeds_and_keeps_the_sheet(
 def test_what_was_scored_early_is_drawn_as_it_was_scored(
     mine: Browser, groups: RedisGroups, painter: Painter
 ) -> None:
-    groups.add(group(score_after=3, solver="dpm2m"))
+    groups.add(group(score_after=3, solver="dpm2m", decoder="tiny"))
     path = f"/experiments/mine/groups/{groups.latest('mine', 1)[0].id}"
-    assert "scored after 3 of 5 dpm2m steps" in mine.get(path).text
+    assert "scored after 3 of 5 dpm2m steps · tiny decoder" in mine.get(path).text
     mine.post(f"{path}/pictures")
     ((rollout, _),) = painter.asked
     assert (rollout.steps, rollout.score_after, rollout.solver) == (5, 3, "dpm2m")
