@@ -18,6 +18,7 @@ from heliostat_engines.families import get_family
 from heliostat_engines.files import atomic_text
 from heliostat_server.rewards.built_in import BUILT_IN
 from heliostat_server.rewards.registry import check_rewards, offered_rewards
+from heliostat_trainer.config import RecipeName, RecipeSection
 from heliostat_trainer.reference import reference
 
 if TYPE_CHECKING:
@@ -136,6 +137,13 @@ def _fit(settings: Settings, family: Family, train: int, heldout: int) -> None:
     if family.distilled_steps is not None:
         settings["recipe"]["steps"] = evaluation["steps"] = family.distilled_steps
         settings["recipe"]["explore_steps"] = max(1, family.distilled_steps // EXPLORE_SHARE)
+    settings["recipe"] |= _own_budget(settings["recipe"]["explore_steps"])
+
+
+def _own_budget(explore_steps: int) -> Settings:
+    """What the recipe of our own changes of a published one."""
+    own = RecipeSection(name=RecipeName.HELIOSTAT, explore_steps=explore_steps)
+    return own.model_dump(mode="json", exclude={"explore_steps"}, exclude_defaults=True)
 
 
 def _toml(settings: Settings, family: Family, out: Path) -> str:

@@ -19,7 +19,7 @@ from heliostat_trainer.config import (
     server_address,
 )
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.objectives.settings import OBJECTIVES, DiffusionNftSettings
+from heliostat_trainer.objectives.settings import OBJECTIVES, DiffusionNftSettings, Levels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,12 +113,12 @@ def test_defaults_are_the_published_recipe(configure: Callable[..., TrainConfig]
 
 def test_our_own_recipe_has_its_own_budget(configure: Callable[..., TrainConfig]) -> None:
     own = RecipeSection(name=RecipeName.HELIOSTAT)
-    assert (own.candidates, own.kept, own.pool_evaluations, own.explore_steps) == (24, 4, 4, 6)
+    assert (own.candidates, own.kept, own.pool_evaluations, own.explore_steps) == (24, 2, 4, 6)
     assert own.tune
     assert own.explores
     assert own.redraws
     chosen = RecipeSection(name=RecipeName.HELIOSTAT, candidates=8, explore_steps=2, tune=False)
-    assert (chosen.candidates, chosen.kept, chosen.pool_evaluations) == (8, 4, 2)
+    assert (chosen.candidates, chosen.kept, chosen.pool_evaluations) == (8, 2, 2)
     assert not chosen.tune
     assert configure("--recipe.name", "heliostat").recipe.candidates == 8  # as the file says
 
@@ -131,6 +131,16 @@ def test_our_own_recipe_skips_groups_of_equal_rewards(
         assert configure("--recipe.name", name).prompts.min_spread == expected
     chosen = configure("--recipe.name", "heliostat", "--prompts.min_spread", "0")
     assert chosen.prompts.min_spread == 0.0
+
+
+def test_our_own_recipe_trains_at_high_levels(configure: Callable[..., TrainConfig]) -> None:
+    assert configure().objective.levels is Levels.ALL
+    own = ("--recipe.name", "heliostat")
+    assert configure(*own).objective.levels is Levels.HIGH
+    assert configure(*own, "--objective.name", "awm").objective.levels is Levels.HIGH
+    assert configure(*own, "--objective.levels", "all").objective.levels is Levels.ALL
+    on_trajectories = configure(*own, "--objective.name", "flow_grpo", "--recipe.tune", "false")
+    assert on_trajectories.objective.levels is Levels.ALL
 
 
 def test_scoring_early_is_for_recipes_that_redraw(configure: Callable[..., TrainConfig]) -> None:

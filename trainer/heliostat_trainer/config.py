@@ -41,11 +41,14 @@ from heliostat_engines.suggestions import nearest
 from heliostat_engines.text import read_text
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.objectives.settings import (
+    DEFAULT,
     OBJECTIVES,
     DanceGrpoSettings,
     DiffusionNftSettings,
     GrpoSettings,
+    Levels,
     Need,
+    NoisedSettings,
     ObjectiveSection,
 )
 from heliostat_trainer.prompts import HUB, PromptSets, PromptSource, hold_out, read_prompts
@@ -250,7 +253,7 @@ class RecipeSection(Settings):
     """Seeds explored for each prompt (N), by default 24 under heliostat; diffusionnft draws
     2 * keep_pairs instead."""
     keep_pairs: Count = 12
-    """K: the K best and K worst of each group are trained on, 2 K samples a prompt. By default 2 under
+    """K: the K best and K worst of each group are trained on, 2 K samples a prompt. By default 1 under
     heliostat: the best and the worst teach most."""
     explore_steps: Annotated[Count, UsedBy(REDRAWING)] = 6
     """Denoising steps of exploration."""
@@ -287,7 +290,7 @@ class RecipeSection(Settings):
             return settings
         steps = settings.get("explore_steps", cls.model_fields["explore_steps"].default)
         early = {"score_after": 4} if isinstance(steps, int) and steps >= 4 else {}
-        return {"candidates": 24, "keep_pairs": 2, "tune": True} | early | settings
+        return {"candidates": 24, "keep_pairs": 1, "tune": True} | early | settings
 
     @model_validator(mode="after")
     def _pool_is_large_enough(self) -> RecipeSection:
@@ -687,14 +690,22 @@ class TrainConfig(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _our_own_skips_equal_rewards(cls, settings: Any) -> Any:
-        """Fill in prompts.min_spread where the recipe has a default of its own."""
-        recipe, prompts = (settings.get(key) for key in ("recipe", "prompts"))
-        if not isinstance(recipe, dict) or not isinstance(prompts, dict):
+    def _our_own_trains_where_it_teaches(cls, settings: Any) -> Any:
+        """Fill in prompts.min_spread and objective.levels where the recipe has defaults of its own."""
+        recipe, prompts, objective = (
+            settings.get(key, {}) for key in ("recipe", "prompts", "objective")
+        )
+        if not all(isinstance(section, dict) for section in (recipe, prompts, objective)):
             return settings
         if recipe.get("name") != RecipeName.HELIOSTAT:
             return settings
-        return settings | {"prompts": {"min_spread": EQUAL_REWARDS} | prompts}
+        kind = OBJECTIVES.get(str(objective.get("name", DEFAULT)))
+        noised = kind is not None and issubclass(kind, NoisedSettings)
+        levels = {"levels": Levels.HIGH} if noised else {}
+        return settings | {
+            "prompts": {"min_spread": EQUAL_REWARDS} | prompts,
+            "objective": levels | objective,
+        }
 
     @model_validator(mode="after")
     def _recipe_gives_what_the_objective_needs(self) -> TrainConfig:

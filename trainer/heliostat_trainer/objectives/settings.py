@@ -61,7 +61,8 @@ class ObjectiveSettings(Settings):
     """Of the objective."""
     levels: Levels = Levels.ALL
     """all, high or stratified: from which noise levels each sample's are taken, at random from all
-    or from the higher half of them, or one from each of as many equal parts."""
+    or from the higher half of them, or one from each of as many equal parts. By default all; high under
+    the recipe heliostat where noise is added anew."""
     timestep_fraction: Share = 0.6
     """Share of those levels that each sample is trained at."""
     norm_weight: NotNegative = 0.0
