@@ -50,7 +50,7 @@ class TinyDecoderSettings:
     measured: int = 384
     """Of the predictions, how many at the end are measured on and not learnt from."""
     channels: int = 16
-    blocks: tuple[int, ...] = (3, 2, 1, 0)
+    blocks: tuple[int, ...] = (2, 1, 1, 0)
     """At each side of the picture, the smallest first."""
     edge_weight: float = 0.5
     feature_weight: float = 0.1
@@ -59,12 +59,12 @@ class TinyDecoderSettings:
     """Standard deviation added to latents: training moves what is drawn."""
     training: TrainSettings = field(
         default_factory=lambda: TrainSettings(
-            steps=3000,
+            steps=1800,
             batch=32,
             learning_rate=3e-3,
             seed=8,
-            warmup_steps=300,
-            decay_steps=2700,
+            warmup_steps=180,
+            decay_steps=1620,
             weight_decay=0.0,
             beta2=0.999,
         )
