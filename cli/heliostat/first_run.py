@@ -17,7 +17,7 @@ from heliostat_engines.errors import FilesError, HeliostatError
 from heliostat_engines.families import get_family
 from heliostat_engines.files import atomic_text
 from heliostat_server.rewards.built_in import BUILT_IN
-from heliostat_server.rewards.registry import check_rewards, offered_rewards
+from heliostat_server.rewards.registry import Offer, check_rewards, offered_rewards
 from heliostat_trainer.config import RecipeName, RecipeSection
 from heliostat_trainer.reference import reference
 
@@ -99,14 +99,9 @@ def write_first_run(run: FirstRun) -> None:
 
 
 def _rewards(family: str) -> tuple[str, ...]:
-    @dataclass(frozen=True)
-    class Offer:
-        family: str | None
-        rewards: dict[str, Any]
-
     return tuple(
         entry.name
-        for entry in offered_rewards(Offer(family, {}))
+        for entry in offered_rewards(Offer(family))
         # What only lacks a package is named all the same: the server may be another machine.
         if entry.family in {None, family} and (entry in BUILT_IN or entry.is_available(family))
     )

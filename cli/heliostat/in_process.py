@@ -7,7 +7,6 @@ or checked as a server does it: see `examples/minimal_loop.py`.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling import SAMPLERS, cut_after
 from heliostat_engines.solvers import Solver
-from heliostat_server.rewards.registry import RewardBook, offered_rewards
+from heliostat_server.rewards.registry import Offer, RewardBook, offered_rewards
 from heliostat_trainer.service import RefusedPrompts, Scores
 from heliostat_trainer.types import Group, PublishedAdapter, ServerInfo
 
@@ -36,14 +35,6 @@ if TYPE_CHECKING:
 SCORED_TOGETHER = 256
 BATCH = 8
 """What candidates come in multiples of. Fewer than a server's: on a CPU small batches are as quick."""
-
-
-@dataclass(frozen=True)
-class Offer:
-    """Which rewards there are: of a family, and defined besides."""
-
-    family: str | None
-    rewards: RewardDefinitions
 
 
 def demo_service(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich import filesize
@@ -11,22 +10,13 @@ from rich.text import Text
 
 from heliostat.output import table_console
 from heliostat_server.rewards.definitions import load_definitions
-from heliostat_server.rewards.registry import offered_rewards
+from heliostat_server.rewards.registry import Offer, offered_rewards
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from heliostat_server.rewards.definitions import RewardDefinitions
     from heliostat_server.rewards.entry import RewardEntry
     from heliostat_server.rewards.weights import Weights
-
-
-@dataclass(frozen=True)
-class _Offer:
-    """The part of a server's settings that says which rewards there are."""
-
-    family: str | None
-    rewards: RewardDefinitions = field(default_factory=dict)
 
 
 def show(definitions: Path | None, family: str | None) -> None:
@@ -38,7 +28,7 @@ def show(definitions: Path | None, family: str | None) -> None:
     defined = load_definitions(definitions) if definitions else {}
     shown = [
         entry
-        for entry in offered_rewards(_Offer(family, defined))
+        for entry in offered_rewards(Offer(family, defined))
         if family is None or entry.family in {None, family}
     ]
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,6 +40,14 @@ class RewardOffer(Protocol):
     @property
     def rewards(self) -> RewardDefinitions:
         """What the settings define."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The same without a server."""
+
+    family: str | None
+    rewards: RewardDefinitions = field(default_factory=dict)
 
 
 def offered_rewards(settings: RewardOffer) -> tuple[RewardEntry, ...]:

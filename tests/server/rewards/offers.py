@@ -1,17 +1,13 @@
-"""Servers' settings, as far as they bear on rewards."""
+"""Rewards as a server of a family offers them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from heliostat_server.rewards.definitions import RewardDefinitions
-from heliostat_server.rewards.registry import RewardBook, offered_rewards
+from heliostat_server.rewards.registry import Offer, RewardBook, offered_rewards
 
-
-@dataclass(frozen=True)
-class Offer:
-    family: str | None = "sana"
-    rewards: RewardDefinitions = field(default_factory=dict)
+if TYPE_CHECKING:
+    from heliostat_server.rewards.definitions import RewardDefinitions
 
 
 def book_of(

@@ -15,8 +15,8 @@ import torch
 from heliostat_engines.conditioning import Conditioning
 from heliostat_server.launcher.ports import free_ports
 from heliostat_server.rewards.definitions import HttpScorer, PluginReward, load_definitions
-from heliostat_server.rewards.registry import BUILT_IN, offered_rewards
-from tests.server.rewards.offers import Offer, book_of
+from heliostat_server.rewards.registry import BUILT_IN, Offer, offered_rewards
+from tests.server.rewards.offers import book_of
 
 PAGE = Path(__file__).parents[3] / "docs" / "rewards.md"
 EXAMPLES = dict(re.findall(r"^`(\S+)`\n```\w+\n(.*?)^```", PAGE.read_text(), re.M | re.S))

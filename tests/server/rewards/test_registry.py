@@ -20,11 +20,11 @@ from heliostat_server.rewards.definitions import (
     Success,
     WeightedSum,
 )
-from heliostat_server.rewards.registry import RewardBook, offered_rewards
+from heliostat_server.rewards.registry import Offer, RewardBook, offered_rewards
 from heliostat_server.rewards.success import Success as IsSuccess
 from heliostat_server.rewards.weights import CONFIG, TENSORS, converted_folder
 from tests.server.rewards.caches import empty_caches
-from tests.server.rewards.offers import Offer, book_of
+from tests.server.rewards.offers import book_of
 from tests.server.rewards.tiny_models import write_clip
 
 NO_TEXT = Conditioning(torch.zeros(0, 1, 1), torch.zeros(0, 1))
@@ -74,7 +74,7 @@ def test_an_installed_packages_reward_appears_by_its_name(package: Path) -> None
     assert "redness_package" not in sys.modules  # Named, and not yet imported.
     rewards = book.get("redness").score(IMAGES, [""] * 3, NO_TEXT)
     torch.testing.assert_close(rewards, IMAGES[:, 0].mean(dim=(1, 2)))
-    (entry,) = [entry for entry in offered_rewards(Offer()) if entry.name == "redness"]
+    (entry,) = [entry for entry in offered_rewards(Offer("sana")) if entry.name == "redness"]
     assert entry.card.rates == "plug-in of redness 1.2"
 
 
@@ -104,7 +104,7 @@ def test_a_plugin_cannot_take_a_built_in_name(package: Path) -> None:
     with pytest.raises(
         RewardSettingsError, match=r"ocr is built in, and a plug-in of redness 1\.2"
     ):
-        offered_rewards(Offer())
+        offered_rewards(Offer("sana"))
 
 
 def test_an_unknown_plugin_is_answered_with_the_known_ones(package: Path) -> None:
