@@ -14,23 +14,23 @@ from rich.console import Console
 from rich.table import Table
 
 from heliostat.output import table_console
-from heliostat_engines.build.builder import BuildRequest, build_engine
-from heliostat_engines.build.cache import EngineCache, default_cache_root
-from heliostat_engines.build.profiles import Point, Profile, parse_profile
-from heliostat_engines.build.target import Target
+from heliostat_engines.compiling.builder import BuildRequest, build_engine
+from heliostat_engines.compiling.cache import EngineCache, default_cache_root
+from heliostat_engines.compiling.target import Target
 from heliostat_engines.decoders import DecoderName
-from heliostat_engines.export.manifest import ExportOptions, LoraMode
 from heliostat_engines.families import get_family
 from heliostat_engines.families.family import MapName
-from heliostat_engines.ownership import require_replaceable
-from heliostat_engines.precision import Precision
+from heliostat_engines.families.precision import Precision
+from heliostat_engines.files.ownership import require_replaceable
+from heliostat_engines.plans.graph_manifest import ExportOptions, LoraMode
+from heliostat_engines.plans.profiles import Point, Profile, parse_profile
 from heliostat_engines.progress import shown
 from heliostat_server.compiled import REPOSITORY, write_repository
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from heliostat_engines.build.builder import BuiltEngine
+    from heliostat_engines.compiling.builder import BuiltEngine
     from heliostat_engines.families.family import Family
 
 DEFAULT_BATCH = 24

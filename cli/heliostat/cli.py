@@ -291,8 +291,8 @@ def serve(
     from pydantic import ValidationError
 
     from heliostat.credentials import remember
-    from heliostat_engines.secret import sendable
-    from heliostat_engines.text import read_text
+    from heliostat_engines.files.secret import sendable
+    from heliostat_engines.files.text import read_text
     from heliostat_server.control.validation import first_problem
     from heliostat_server.errors import ServerStartError
     from heliostat_server.rewards.definitions import VlmJudgeSettings, load_definitions
@@ -617,7 +617,7 @@ def login(
     """Keep a rollout server's token for later commands: the administrator's, or an experiment's."""
     from heliostat.administration import Administration
     from heliostat.credentials import keep_token
-    from heliostat_engines.secret import sendable
+    from heliostat_engines.files.secret import sendable
 
     given = sendable(token, "--token")
     with Administration(server, given) as control:
@@ -763,7 +763,7 @@ def _warn_of_variables() -> None:
     if not given:
         return
     from heliostat.credentials import PATH_ENVIRONMENT
-    from heliostat_engines.hardware import CPU_DTYPE
+    from heliostat_engines.machine.hardware import CPU_DTYPE
     from heliostat_engines.suggestions import nearest
     from heliostat_trainer.tokens import ENVIRONMENT
 

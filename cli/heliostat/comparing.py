@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from heliostat.output import table_console
-from heliostat_engines.files import atomic_text
-from heliostat_engines.ownership import require_own_file
+from heliostat_engines.files.atomic import atomic_text
+from heliostat_engines.files.ownership import require_own_file
 from heliostat_engines.progress import shown
 from heliostat_trainer.compare import Comparison, Counting, compare_runs, write_page
 from heliostat_trainer.compare.comparison import FRACTIONS

@@ -13,24 +13,24 @@ from rich.table import Table
 
 from heliostat.building import quieten
 from heliostat.output import table_console
-from heliostat_engines.build.cache import EngineCache, default_cache_root
+from heliostat_engines.compiling.cache import EngineCache, default_cache_root
 from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.doctor.machine import examine_machine
 from heliostat_engines.doctor.room import family_room, measure_space, room_findings
 from heliostat_engines.doctor.trial import ModeTrial, Trials, compile_ahead
 from heliostat_engines.errors import RuntimeMissingError
 from heliostat_engines.families import FAMILIES, get_family
-from heliostat_engines.hardware import find_gpu
+from heliostat_engines.machine.hardware import find_gpu
+from heliostat_engines.plans.vendor import Runtime, load_vendor
 from heliostat_engines.progress import shown
-from heliostat_engines.runtimes.tensorrt import TensorRTEngine
-from heliostat_engines.runtimes.vendor import Runtime, load_vendor
+from heliostat_engines.runtimes.tensorrt.engine import TensorRTEngine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from heliostat_engines.doctor.room import FamilyRoom, Need
-    from heliostat_engines.hardware import Gpu
+    from heliostat_engines.machine.hardware import Gpu
     from heliostat_engines.progress import Progress
 
 SMALL = "demo"

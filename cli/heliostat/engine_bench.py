@@ -17,20 +17,20 @@ from rich.table import Table
 from heliostat.building import quieten
 from heliostat.examples import example
 from heliostat.output import table_console
-from heliostat_engines import native_fp4
-from heliostat_engines.arithmetic import compute_dtype, name_of, ready_for
-from heliostat_engines.build.manifest import read_manifest
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
-from heliostat_engines.files import atomic_text
-from heliostat_engines.hardware import AUTO, choose_device
-from heliostat_engines.noise import initial_noise
-from heliostat_engines.ownership import require_own_file
-from heliostat_engines.precision import Precision
+from heliostat_engines.families.precision import Precision
+from heliostat_engines.files.atomic import atomic_text
+from heliostat_engines.files.ownership import require_own_file
+from heliostat_engines.machine.arithmetic import compute_dtype, name_of, ready_for
+from heliostat_engines.machine.hardware import AUTO, choose_device
+from heliostat_engines.nvfp4 import native as native_fp4
+from heliostat_engines.plans.manifest import read_manifest
 from heliostat_engines.progress import shown
-from heliostat_engines.runtimes.tensorrt import TensorRTEngine
+from heliostat_engines.runtimes.tensorrt.engine import TensorRTEngine
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.sampling.euler import sample_euler
+from heliostat_engines.sampling.noise import initial_noise
 from heliostat_server.compiled import engine_folder
 from heliostat_server.rewards.registry import RewardBook
 from heliostat_trainer.fidelity import rank_fidelity

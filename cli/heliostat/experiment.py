@@ -30,7 +30,7 @@ Server = Annotated[
 
 def _sendable(name: str) -> str:
     """Refuse what the shell gave as bytes that are no UTF-8: it cannot be sent."""
-    from heliostat_engines.text import is_whole
+    from heliostat_engines.files.text import is_whole
 
     if not is_whole(name):
         raise typer.BadParameter("this is not UTF-8 text")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from heliostat.examples import example, examples
 from heliostat_engines.errors import FilesError, HeliostatError
 from heliostat_engines.families import get_family
-from heliostat_engines.files import atomic_text
+from heliostat_engines.files.atomic import atomic_text
 from heliostat_server.rewards.built_in import BUILT_IN
 from heliostat_server.rewards.registry import Offer, check_rewards, offered_rewards
 from heliostat_trainer.config import RecipeName, RecipeSection

@@ -11,12 +11,12 @@ from rich.table import Table
 from heliostat.output import table_console
 from heliostat_engines.families import get_family
 from heliostat_engines.families.family import MapName
-from heliostat_engines.inspection import inspect
+from heliostat_engines.families.inspection import inspect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from heliostat_engines.inspection import InspectedLinear, Inspection
+    from heliostat_engines.families.inspection import InspectedLinear, Inspection
 
 
 @dataclass(frozen=True)

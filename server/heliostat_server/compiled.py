@@ -7,19 +7,19 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heliostat_engines.build.manifest import MANIFEST_FILE, read_manifest
 from heliostat_engines.families import get_family
-from heliostat_engines.files import atomic_folder
-from heliostat_engines.hardware import usable_cores
-from heliostat_engines.ownership import Layout
+from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.files.ownership import Layout
+from heliostat_engines.machine.hardware import usable_cores
+from heliostat_engines.plans.manifest import MANIFEST_FILE, read_manifest
 from heliostat_server.errors import ServerStartError
 from heliostat_server.experiments.tokens import new_token
 from heliostat_server.launcher.repository import COMPILED, FILES, stage_repository
 from heliostat_server.settings import LimitSettings, ModelSettings, ThreadSettings
 
 if TYPE_CHECKING:
-    from heliostat_engines.build.manifest import EngineManifest
-    from heliostat_engines.build.profiles import Profile
+    from heliostat_engines.plans.manifest import EngineManifest
+    from heliostat_engines.plans.profiles import Profile
     from heliostat_server.settings import ServeSettings
 
 INSIDE = Path("explore", "1", "engine")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import redis
 from pydantic import BaseModel, ConfigDict
 
-from heliostat_engines.engine import EngineInfo  # noqa: TC001 (pydantic reads it)
+from heliostat_engines.runtimes.engine import EngineInfo  # noqa: TC001 (pydantic reads it)
 from heliostat_server.errors import UnavailableError
 from heliostat_server.settings import LimitSettings  # noqa: TC001 (pydantic reads it)
 from heliostat_server.state import answered

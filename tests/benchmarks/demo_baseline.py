@@ -24,9 +24,9 @@ from heliostat.demo.baseline import NAME
 from heliostat.demo.server import running_server
 from heliostat.examples import example
 from heliostat_engines.errors import HeliostatError
-from heliostat_engines.files import atomic_folder
-from heliostat_engines.hardware import usable_cores
-from heliostat_engines.ownership import Layout
+from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.files.ownership import Layout
+from heliostat_engines.machine.hardware import usable_cores
 from heliostat_trainer.compare.beside import RECORDING, Recording
 from heliostat_trainer.compare.groups import WITHOUT_EFFECT
 from heliostat_trainer.config import TrainConfig, flatten, kept_config, load_config

@@ -44,11 +44,11 @@ from rich.table import Table
 
 from heliostat.examples import example
 from heliostat.in_process import demo_service
-from heliostat_engines.arithmetic import compute_dtype, has_bf16_units, name_of
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import HeliostatError
-from heliostat_engines.files import atomic_file
-from heliostat_engines.stochastic import Trajectory
+from heliostat_engines.files.atomic import atomic_file
+from heliostat_engines.machine.arithmetic import compute_dtype, has_bf16_units, name_of
+from heliostat_engines.sampling.stochastic import Trajectory
 from heliostat_engines.suggestions import suggest
 from heliostat_trainer.checkpoint import TENSORS, Checkpoints
 from heliostat_trainer.config import TrainConfig, load_config, section_kinds

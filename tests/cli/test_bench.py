@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from heliostat.cli import app
 from heliostat.engine_bench import BenchError
-from heliostat_engines.arithmetic import cpu_dtype, name_of
 from heliostat_engines.errors import EngineFolderError
+from heliostat_engines.machine.arithmetic import cpu_dtype, name_of
 
 SMALL = [
     "--groups",

@@ -6,10 +6,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from heliostat.cli import app
-from heliostat_engines.build.manifest import read_manifest
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import EngineFolderError
 from heliostat_engines.families import get_family
+from heliostat_engines.plans.manifest import read_manifest
 from heliostat_server.compiled import INSIDE, engine_folder, fit_to_engine
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.repository import MODELS

@@ -60,10 +60,10 @@ from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.demo.family import DemoFamily
 from heliostat_engines.families.demo.text_encoder import DemoTextEncoder
-from heliostat_engines.noise import initial_noise
+from heliostat_engines.files.weights import read_metadata, read_tensors
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import sample_euler
-from heliostat_engines.weights import read_metadata, read_tensors
+from heliostat_engines.sampling.euler import sample_euler
+from heliostat_engines.sampling.noise import initial_noise
 from heliostat_server.rewards.judge import Calibration, Judge, JudgeArchitecture, JudgeNetwork
 
 if TYPE_CHECKING:

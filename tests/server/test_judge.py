@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import heliostat_server.rewards as rewards_module
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.demo.text_encoder import DemoTextEncoder
-from heliostat_engines.weights import read_metadata, read_tensors
+from heliostat_engines.files.weights import read_metadata, read_tensors
 from heliostat_server.rewards.demo_judge import TRAINING
 from heliostat_server.rewards.judge import Judge
 

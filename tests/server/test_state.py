@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from heliostat_engines.adapters import AdapterFiles
-from heliostat_engines.engine import EngineInfo
+from heliostat_engines.runtimes.engine import EngineInfo
 from heliostat_proto.rollout_pb2 import LoadReport
 from heliostat_server.adapters.store import AdapterStore
 from heliostat_server.control.dashboard.pictures import Pictures

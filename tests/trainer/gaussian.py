@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from heliostat_engines.conditioning import Conditioning
-from heliostat_engines.noise import initial_noise
-from heliostat_engines.sampling import sample_euler, unshifted_sigmas
+from heliostat_engines.sampling.euler import sample_euler, unshifted_sigmas
+from heliostat_engines.sampling.noise import initial_noise
 from heliostat_trainer.config import TrainConfig
 from heliostat_trainer.interrupts import Interrupts
 from heliostat_trainer.learner import Learner
@@ -20,7 +20,7 @@ from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.types import Samples, UpdateReport
 
 if TYPE_CHECKING:
-    from heliostat_engines.sampling import Velocity
+    from heliostat_engines.sampling.euler import Velocity
 
 DEVIATION = 0.5
 STEPS = 10

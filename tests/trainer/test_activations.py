@@ -7,7 +7,7 @@ import torch
 
 from heliostat_engines.families import FAMILIES, get_family
 from heliostat_engines.families.family import Size
-from heliostat_engines.precision import lora_targets, plan_linears
+from heliostat_engines.families.precision import lora_targets, plan_linears
 from heliostat_trainer.activations import saved_bytes, saved_in
 
 NAMES = [family.name for family in FAMILIES if family.name != "demo"]

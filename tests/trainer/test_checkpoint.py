@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from heliostat_engines.ownership import MARKER
+from heliostat_engines.files.ownership import MARKER
 from heliostat_trainer.checkpoint import Checkpoints, RunState, improved, restore_tensors
 from heliostat_trainer.errors import DivergedError, RunFolderError
 from heliostat_trainer.interrupts import Interrupts, StopRequestedError

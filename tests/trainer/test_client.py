@@ -16,7 +16,7 @@ import torch
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import SecretError
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer import client as module
 from heliostat_trainer.client import RolloutServer
 from heliostat_trainer.errors import (

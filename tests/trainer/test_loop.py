@@ -12,7 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from heliostat_engines.errors import HeliostatError
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.config import TrainConfig
 from heliostat_trainer.errors import (
     DivergedError,

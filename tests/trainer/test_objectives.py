@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heliostat_engines.stochastic import Trajectory
+from heliostat_engines.sampling.stochastic import Trajectory
 from heliostat_trainer.batch import Schedule, lay_out
 from heliostat_trainer.objectives.build import build_objective
 from heliostat_trainer.objectives.grpo import stochastic_sampler

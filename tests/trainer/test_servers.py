@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.errors import ConfigError, ServerRefusedError, ServerUnreachableError
 from heliostat_trainer.servers import RolloutServers
 from tests.trainer.fake_wire import WireServer

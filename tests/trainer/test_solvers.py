@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.evaluate import pair, read_evaluations
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.run_file import RUN_FILE

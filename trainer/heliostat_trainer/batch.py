@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from heliostat_engines.sampling import as_column
-from heliostat_engines.stochastic import Trajectory
+from heliostat_engines.sampling.euler import as_column
+from heliostat_engines.sampling.stochastic import Trajectory
 from heliostat_trainer.advantages import advantages_of, balanced
 from heliostat_trainer.objectives.objective import GroupRows, NoisedRows, TransitionRows
 from heliostat_trainer.objectives.settings import (

@@ -18,9 +18,9 @@ from safetensors.torch import load, load_file, save
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_engines.errors import FilesError
-from heliostat_engines.files import atomic_folder, discard_folder
-from heliostat_engines.ownership import Layout
-from heliostat_engines.text import content_of, read_json
+from heliostat_engines.files.atomic import atomic_folder, discard_folder
+from heliostat_engines.files.ownership import Layout
+from heliostat_engines.files.text import content_of, read_json
 from heliostat_trainer.config import flatten
 from heliostat_trainer.curriculum import Sighting, Spread
 from heliostat_trainer.errors import DIVERGED, DivergedError, RunFolderError

@@ -24,6 +24,8 @@ from pydantic import (
 
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import FileError
+from heliostat_engines.files.text import read_text
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_engines.settings import (
     UNKNOWN,
     Count,
@@ -36,9 +38,7 @@ from heliostat_engines.settings import (
     Seconds,
     Settings,
 )
-from heliostat_engines.solvers import Solver
 from heliostat_engines.suggestions import nearest
-from heliostat_engines.text import read_text
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.objectives.settings import (
     DEFAULT,

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from heliostat_engines.files import atomic_folder, discard_folder
-from heliostat_engines.ownership import Layout
+from heliostat_engines.files.atomic import atomic_folder, discard_folder
+from heliostat_engines.files.ownership import Layout
+from heliostat_engines.files.text import content_of, read_json
 from heliostat_engines.progress import Stages
-from heliostat_engines.solvers import Solver
-from heliostat_engines.text import content_of, read_json
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.budget import (
     TRIAL_STEPS,
     DrawingPace,

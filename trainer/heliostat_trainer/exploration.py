@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tritonclient.utils import InferenceServerException
 
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_trainer.errors import ServerRefusedError
 from heliostat_trainer.patience import ServerAwayError, ServerBusyError

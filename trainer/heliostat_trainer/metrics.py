@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from heliostat_engines.errors import FileError
-from heliostat_engines.ownership import explained
-from heliostat_engines.text import content_of, parse_json
+from heliostat_engines.files.ownership import explained
+from heliostat_engines.files.text import content_of, parse_json
 from heliostat_trainer.errors import RunFolderError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from heliostat_engines.stochastic import Trajectory
+from heliostat_engines.sampling.stochastic import Trajectory
 from heliostat_trainer.types import Samples
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
-from heliostat_engines.arithmetic import compute_dtype, ready_for
-from heliostat_engines.precision import is_lora_target, named_linears
+from heliostat_engines.families.precision import is_lora_target, named_linears
+from heliostat_engines.machine.arithmetic import compute_dtype, ready_for
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.randomness import Purpose, torch_stream
 from heliostat_trainer.sharding import shard
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Family
-    from heliostat_engines.sampling import Velocity
+    from heliostat_engines.sampling.euler import Velocity
 
 RECOMPILE_LIMIT = 64
 NOT_FINITE = "its weights are NaN or infinite"

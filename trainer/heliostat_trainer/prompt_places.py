@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heliostat_engines.errors import FileError
-from heliostat_engines.text import lines_of, read_text
+from heliostat_engines.files.text import lines_of, read_text
 
 if TYPE_CHECKING:
     from heliostat_trainer.prompts import HubPrompts

@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BeforeValidator, Field, ValidationError
 
 from heliostat_engines.errors import FileError
+from heliostat_engines.files.text import is_whole, lines_of, parse_json, read_text
 from heliostat_engines.settings import UNKNOWN, Settings
-from heliostat_engines.text import is_whole, lines_of, parse_json, read_text
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.randomness import Purpose, stream
 

@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
 from heliostat_engines.errors import HeliostatError, first_line
-from heliostat_engines.network import rendezvous_problem
+from heliostat_engines.machine.network import rendezvous_problem
 from heliostat_trainer.errors import ConfigError, RankFailedError
 from heliostat_trainer.interrupts import StopRequestedError
 from heliostat_trainer.launch import world_size

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heliostat_engines.noise import initial_noise
 from heliostat_engines.progress import Stages
-from heliostat_engines.sampling import SAMPLERS, cut_after, guided
-from heliostat_engines.solvers import Solver
-from heliostat_engines.stochastic import Trajectory
+from heliostat_engines.sampling.euler import SAMPLERS, cut_after, guided
+from heliostat_engines.sampling.noise import initial_noise
+from heliostat_engines.sampling.solvers import Solver
+from heliostat_engines.sampling.stochastic import Trajectory
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.ranks import Ranks
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Family
-    from heliostat_engines.stochastic import StochasticSampler
+    from heliostat_engines.sampling.stochastic import StochasticSampler
     from heliostat_trainer.policy import Policy
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from heliostat_engines.families import get_family
 from heliostat_engines.families.family import Size
-from heliostat_engines.inspection import transformer_bytes
-from heliostat_engines.precision import Precision, lora_targets, plan_linears
+from heliostat_engines.families.inspection import transformer_bytes
+from heliostat_engines.families.precision import Precision, lora_targets, plan_linears
 from heliostat_trainer.activations import saved_bytes
 from heliostat_trainer.plan import MOMENT_BYTES, TrainerMemory
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 
-from heliostat_engines.arithmetic import cpu_dtype, name_of
 from heliostat_engines.errors import FilesError, HeliostatError, first_line
 from heliostat_engines.families import get_family
 from heliostat_engines.families.weights import weights_digest
-from heliostat_engines.files import atomic_text
-from heliostat_engines.hardware import CPU_DTYPE, default_threads
+from heliostat_engines.files.atomic import atomic_text
+from heliostat_engines.machine.arithmetic import cpu_dtype, name_of
+from heliostat_engines.machine.hardware import CPU_DTYPE, default_threads
 from heliostat_trainer.checkpoint import Checkpoints, RunState
 from heliostat_trainer.config import TrainConfig, one_or_more
 from heliostat_trainer.errors import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from heliostat_engines.text import content_of, read_json
+from heliostat_engines.files.text import content_of, read_json
 from heliostat_trainer.config import flat
 from heliostat_trainer.errors import RunFolderError
 

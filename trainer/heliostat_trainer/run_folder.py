@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from heliostat_engines.files import claim_folder
-from heliostat_engines.locks import locked
-from heliostat_engines.ownership import (
+from heliostat_engines.files.atomic import claim_folder
+from heliostat_engines.files.locks import locked
+from heliostat_engines.files.ownership import (
     MARKER,
     Layout,
     read_marker,

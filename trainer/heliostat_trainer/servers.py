@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.conditioning import Conditioning
-    from heliostat_engines.solvers import Solver
+    from heliostat_engines.sampling.solvers import Solver
     from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.tokens import Tokens
     from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo

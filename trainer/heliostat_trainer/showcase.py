@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save
 from scipy import stats
 
-from heliostat_engines.files import atomic_folder
-from heliostat_engines.ownership import Layout
-from heliostat_engines.text import content_of, read_json
+from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.files.ownership import Layout
+from heliostat_engines.files.text import content_of, read_json
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.policy import PolicyName
 from heliostat_trainer.types import ExploreSteps

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from heliostat_engines.stochastic import Trajectory
+    from heliostat_engines.sampling.stochastic import Trajectory
     from heliostat_trainer.ranks import Ranks, Tensors
     from heliostat_trainer.types import Samples, UpdateReport
 

@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING, Protocol
 
 from heliostat_engines.errors import SecretError
-from heliostat_engines.files import SECRET_MODE, atomic_text
-from heliostat_engines.secret import read_token, sendable
+from heliostat_engines.files.atomic import SECRET_MODE, atomic_text
+from heliostat_engines.files.secret import read_token, sendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 
 from heliostat_engines.errors import first_line
-from heliostat_engines.files import atomic_text
+from heliostat_engines.files.atomic import atomic_text
 from heliostat_trainer.config import TrackerName, WandbMode, flatten
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.guards import measured

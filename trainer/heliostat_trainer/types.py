@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.solvers import Solver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from heliostat_engines.stochastic import Trajectory
+    from heliostat_engines.sampling.stochastic import Trajectory
     from heliostat_trainer.fidelity import Fidelity
     from heliostat_trainer.rewards import RewardSum
 

@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import InferenceServerClient, InferInput, KeepAliveOptions
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_engines.network import grpc_detour, grpc_options
+from heliostat_engines.machine.network import grpc_detour, grpc_options
 from heliostat_trainer.errors import ServerRefusedError, TokenRefusedError
 from heliostat_trainer.patience import ServerAwayError, ServerBusyError, ServerUnableError
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heliostat_engines import hardware
 from heliostat_engines.families import get_family
+from heliostat_engines.machine import hardware
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.launch import local_rank
 from heliostat_trainer.learner import Learner

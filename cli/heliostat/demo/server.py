@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from heliostat.credentials import remember
-from heliostat_engines.hardware import AUTO
+from heliostat_engines.machine.hardware import AUTO
 from heliostat_engines.progress import shown
 from heliostat_server.control.validation import first_problem
 from heliostat_server.errors import ServerStartError

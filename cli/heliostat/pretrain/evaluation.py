@@ -16,7 +16,7 @@ from heliostat.pretrain.denoiser import sample
 from heliostat.pretrain.judges import FAMILY_SIZE, family_cosines
 from heliostat.pretrain.scenes import to_unit_range
 from heliostat.pretrain.vocabulary import BACKGROUNDS, NOUNS
-from heliostat_engines.files import atomic_file
+from heliostat_engines.files.atomic import atomic_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from heliostat.pretrain.checkpoint import save_tensors
-from heliostat_engines import calibration
+from heliostat_engines.families import calibration
 from heliostat_engines.families.demo.family import DemoFamily
-from heliostat_engines.files import atomic_folder
-from heliostat_engines.ownership import Layout
+from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.files.ownership import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

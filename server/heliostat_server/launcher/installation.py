@@ -12,8 +12,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from heliostat_engines.files import atomic_folder
-from heliostat_engines.ownership import Layout
+from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.files.ownership import Layout
 from heliostat_server.errors import ServerStartError
 
 _MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"

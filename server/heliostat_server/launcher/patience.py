@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import redis
 import structlog
 
-from heliostat_engines.network import grpc_detour
+from heliostat_engines.machine.network import grpc_detour
 from heliostat_engines.progress import Stages
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.repository import MODELS

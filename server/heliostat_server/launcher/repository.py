@@ -10,7 +10,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 import heliostat_server
-from heliostat_engines.files import SECRET_MODE, atomic_text
+from heliostat_engines.files.atomic import SECRET_MODE, atomic_text
 
 if TYPE_CHECKING:
     from heliostat_server.settings import ModelSettings

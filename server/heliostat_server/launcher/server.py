@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from heliostat_engines.errors import HeliostatError
-from heliostat_engines.files import atomic_folder
-from heliostat_engines.hardware import choose_device
-from heliostat_engines.ownership import Layout
+from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.files.ownership import Layout
+from heliostat_engines.machine.hardware import choose_device
 from heliostat_engines.progress import Stages
 from heliostat_server.description import ServerDescription
 from heliostat_server.errors import ServerStartError, UnavailableError

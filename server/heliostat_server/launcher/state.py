@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from heliostat_engines.errors import FolderBusyError
-from heliostat_engines.files import atomic_text, claim_folder
-from heliostat_engines.locks import locked
-from heliostat_engines.ownership import Layout
-from heliostat_engines.secret import read_token
+from heliostat_engines.files.atomic import atomic_text, claim_folder
+from heliostat_engines.files.locks import locked
+from heliostat_engines.files.ownership import Layout
+from heliostat_engines.files.secret import read_token
 from heliostat_server.errors import ServerRunningError
 from heliostat_server.launcher.processes import ProcessId  # noqa: TC001 (pydantic reads it)
 

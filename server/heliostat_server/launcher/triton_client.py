@@ -10,7 +10,7 @@ import numpy as np
 from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from heliostat_engines.network import grpc_options
+from heliostat_engines.machine.network import grpc_options
 from heliostat_proto.rollout_pb2 import ExploreSpec, LoadReport, LoadSpec, RolloutSpec, ScoreSpec
 from heliostat_server.errors import (
     ForbiddenError,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heliostat_engines.weights import load_exactly, read_tensors
+from heliostat_engines.files.weights import load_exactly, read_tensors
 from heliostat_server.rewards.head import linear_head
 from heliostat_server.rewards.weights import TENSORS
 

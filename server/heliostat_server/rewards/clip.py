@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from heliostat_engines.arithmetic import dtype_on
 from heliostat_engines.families.checkpoint import load_part
+from heliostat_engines.machine.arithmetic import dtype_on
 from heliostat_server.rewards.last_batch import LastBatch
 from heliostat_server.rewards.preprocessing import clip_pixels
 

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from heliostat_engines.errors import CheckpointError, first_line
-from heliostat_engines.files import atomic_folder
-from heliostat_engines.ownership import Layout, require_replaceable
+from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.files.ownership import Layout, require_replaceable
+from heliostat_engines.files.weights import check_state
 from heliostat_engines.progress import Stages
-from heliostat_engines.weights import check_state
 from heliostat_server.rewards.image_reward import PUBLISHED as IMAGE_REWARD_CONFIG
 from heliostat_server.rewards.image_reward import ImageRewardNetwork
 from heliostat_server.rewards.pretrained import HPSV2, IMAGE_REWARD

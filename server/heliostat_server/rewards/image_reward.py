@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from heliostat_engines.arithmetic import dtype_on
 from heliostat_engines.errors import CheckpointError
-from heliostat_engines.text import content_of, read_json
-from heliostat_engines.weights import load_exactly, read_tensors
+from heliostat_engines.files.text import content_of, read_json
+from heliostat_engines.files.weights import load_exactly, read_tensors
+from heliostat_engines.machine.arithmetic import dtype_on
 from heliostat_server.rewards.head import linear_head
 from heliostat_server.rewards.preprocessing import clip_pixels
 from heliostat_server.rewards.weights import CONFIG, TENSORS

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from heliostat_engines.errors import CheckpointError
-from heliostat_engines.weights import load_exactly, read_metadata, read_tensors
+from heliostat_engines.files.weights import load_exactly, read_metadata, read_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import requests
 import tenacity
 
-from heliostat_engines import secret
-from heliostat_engines.network import host_of, http_detour, is_here
+from heliostat_engines.files import secret
+from heliostat_engines.machine.network import host_of, http_detour, is_here
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heliostat_engines.build.manifest import read_manifest
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families.family import MapName
-from heliostat_engines.precision import Precision
-from heliostat_engines.runtimes.tensorrt import TensorRTDecoder, TensorRTEngine
+from heliostat_engines.families.precision import Precision
+from heliostat_engines.plans.manifest import read_manifest
+from heliostat_engines.runtimes.tensorrt.engine import TensorRTDecoder, TensorRTEngine
 from heliostat_engines.runtimes.torch import TorchEngine
 
 if TYPE_CHECKING:
-    from heliostat_engines.engine import Engine
     from heliostat_engines.families.family import Decoder, Family
+    from heliostat_engines.runtimes.engine import Engine
     from heliostat_server.settings import ModelSettings
 
 

@@ -10,8 +10,8 @@ import torch
 
 from heliostat_engines.adapters import parse_adapter
 from heliostat_engines.errors import HeliostatError
-from heliostat_engines.noise import initial_noise
-from heliostat_engines.sampling import SAMPLERS, cut_after, guided
+from heliostat_engines.sampling.euler import SAMPLERS, cut_after, guided
+from heliostat_engines.sampling.noise import initial_noise
 from heliostat_server.finite import check_latents, check_reward
 from heliostat_server.sampling.metrics import ExploreMetrics
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from heliostat_engines.adapters import AdapterFiles, Binding
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.decoders import DecoderName
-    from heliostat_engines.engine import Engine
     from heliostat_engines.families.family import Family
+    from heliostat_engines.runtimes.engine import Engine
     from heliostat_server.sampling.conditioning import PromptCache
     from heliostat_server.sampling.requests import Rollout
 

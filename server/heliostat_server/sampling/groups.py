@@ -21,7 +21,7 @@ import redis
 import structlog
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_server.errors import NotFoundError, UnavailableError
 from heliostat_server.experiments.names import experiment_key
 from heliostat_server.sampling.periodic import PeriodicThread

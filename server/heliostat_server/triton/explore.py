@@ -9,7 +9,7 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 from heliostat_engines.families import get_family
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_proto.rollout_pb2 import LoadReport
 from heliostat_server.adapters.store import AdapterStore
 from heliostat_server.description import ServerDescription

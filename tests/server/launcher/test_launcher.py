@@ -14,8 +14,8 @@ import pytest
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_engines.errors import FilesError
-from heliostat_engines.files import atomic_folder
-from heliostat_engines.ownership import MARKER
+from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.files.ownership import MARKER
 from heliostat_server.adapters.store import AdapterStore
 from heliostat_server.errors import ServerRunningError, ServerStartError
 from heliostat_server.experiments.store import ExperimentStore

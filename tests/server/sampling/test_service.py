@@ -15,8 +15,8 @@ from heliostat_engines.adapters import AdapterFiles, Binding
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families.demo.family import DemoFamily
-from heliostat_engines.noise import initial_noise
-from heliostat_engines.sampling import SAMPLERS
+from heliostat_engines.sampling.euler import SAMPLERS
+from heliostat_engines.sampling.noise import initial_noise
 from heliostat_server.errors import (
     DeadlineError,
     NonFiniteError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from heliostat_engines.text import content_of, read_json
+from heliostat_engines.files.text import content_of, read_json
 from heliostat_trainer.compare.comparison import SECONDS, Counting, compare_beside
 from heliostat_trainer.compare.wording import UNKNOWN, amount, reached_text
 from heliostat_trainer.errors import RunFolderError

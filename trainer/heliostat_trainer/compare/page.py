@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from heliostat_engines.files import atomic_text
-from heliostat_engines.ownership import require_own_file
+from heliostat_engines.files.atomic import atomic_text
+from heliostat_engines.files.ownership import require_own_file
 from heliostat_trainer.compare import wording
 from heliostat_trainer.compare.comparison import FRACTIONS
 from heliostat_trainer.errors import RunFolderError

@@ -9,7 +9,7 @@ import torch
 
 from heliostat_engines.adapters import LoraPair
 from heliostat_engines.families import get_family
-from heliostat_engines.ownership import require_replaceable
+from heliostat_engines.files.ownership import require_replaceable
 from heliostat_engines.progress import unheard
 from heliostat_trainer.export.card import model_card
 from heliostat_trainer.export.comfyui import original_pairs, write_comfyui_file

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
-from heliostat_engines.text import content_of, read_json
+from heliostat_engines.files.text import content_of, read_json
 from heliostat_trainer.checkpoint import TENSORS
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.policy import NOT_FINITE, LoraWeights, PolicyName

@@ -21,7 +21,7 @@ from heliostat_trainer.objectives.settings import (
 )
 
 if TYPE_CHECKING:
-    from heliostat_engines.stochastic import StochasticSampler
+    from heliostat_engines.sampling.stochastic import StochasticSampler
     from heliostat_trainer.objectives.objective import Objective
     from heliostat_trainer.objectives.settings import AnyObjective
 

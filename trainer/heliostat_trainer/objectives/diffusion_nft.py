@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heliostat_engines.sampling import as_column
+from heliostat_engines.sampling.euler import as_column
 from heliostat_trainer.objectives.objective import Loss, mean_of_each
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Flow-GRPO and DanceGRPO: PPO's clipped objective on the steps of a stochastic sampler.
 
-A step x -> x' of the sampler (heliostat_engines/stochastic.py) is x' ~ N(mu(v), d^2). With the
+A step x -> x' of the sampler (heliostat_engines/sampling/stochastic.py) is x' ~ N(mu(v), d^2). With the
 log-probability of x' under the old policy, kept from when it was drawn in BF16:
 
     rho = exp(log p_theta(x' | x) - log p_old(x' | x))
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heliostat_engines.stochastic import NoiseRule, StochasticSampler
+from heliostat_engines.sampling.stochastic import NoiseRule, StochasticSampler
 from heliostat_trainer.objectives.objective import Loss, mean_of_each
 from heliostat_trainer.objectives.settings import (
     DanceGrpoSettings,

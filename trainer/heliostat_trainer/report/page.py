@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from heliostat_engines.files import atomic_text
-from heliostat_engines.ownership import require_own_file
-from heliostat_engines.solvers import Solver
+from heliostat_engines.files.atomic import atomic_text
+from heliostat_engines.files.ownership import require_own_file
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.evaluate import guidance_label, paired_difference, prompt_interval
 from heliostat_trainer.fidelity import PUBLISHED, Fidelity
 from heliostat_trainer.guards import measured

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.torch import load_file
 
-from heliostat_engines.text import content_of
+from heliostat_engines.files.text import content_of
 from heliostat_trainer.config import EvaluationSection, GuardsSection, RewardSection
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluate import IMAGES, Evaluation, pair, read_evaluations

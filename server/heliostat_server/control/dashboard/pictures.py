@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import redis
 from PIL import Image
 
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_proto.rollout_pb2 import RolloutSpec
 from heliostat_server.errors import PutOffError
 from heliostat_server.state import answered

@@ -8,7 +8,7 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from heliostat_engines.engine import EngineInfo
+from heliostat_engines.runtimes.engine import EngineInfo
 from heliostat_server.adapters.store import AdapterStore
 from heliostat_server.control.dashboard.build import build_dashboard
 from heliostat_server.control.http import build_app
