@@ -25,7 +25,7 @@ from heliostat_engines.files.ownership import require_replaceable
 from heliostat_engines.plans.graph_manifest import ExportOptions, LoraMode
 from heliostat_engines.plans.profiles import Point, Profile, parse_profile
 from heliostat_engines.progress import shown
-from heliostat_server.compiled import REPOSITORY, write_repository
+from heliostat_server.launcher.compiled_engine import REPOSITORY, write_repository
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -654,8 +654,8 @@ def health(
 
     For a container's health check; needs no token.
     """
-    from heliostat_server.health import find_problem
-    from heliostat_server.launcher.state import StateFolder
+    from heliostat_server.launcher.health import find_problem
+    from heliostat_server.processes.state_folder import StateFolder
 
     problem = find_problem(StateFolder(state), tls_certificate, tls_name)
     if problem is not None:

@@ -119,7 +119,7 @@ def _try_engines(
 
 def _server_findings() -> list[Finding]:
     try:
-        from heliostat_server.examination import examine_server
+        from heliostat_server.launcher.examination import examine_server
     except ImportError as error:
         text = f"not installed ({error.name} is missing): pip install 'heliostat[server]'"
         return [Finding(part="server", level=Level.NOTE, text=text)]

@@ -31,7 +31,7 @@ from heliostat_engines.runtimes.tensorrt.engine import TensorRTEngine
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling.euler import sample_euler
 from heliostat_engines.sampling.noise import initial_noise
-from heliostat_server.compiled import engine_folder
+from heliostat_server.launcher.compiled_engine import engine_folder
 from heliostat_server.rewards.registry import RewardBook
 from heliostat_trainer.fidelity import rank_fidelity
 from heliostat_trainer.prompts import read_prompts

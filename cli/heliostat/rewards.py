@@ -62,7 +62,7 @@ def convert(
     from rich.console import Console
 
     from heliostat_engines.progress import shown
-    from heliostat_server.rewards.conversion import convert as write
+    from heliostat_server.rewards.published.conversion import convert as write
 
     with shown(Console(stderr=True)) as stages:
         folder = write(reward, file, out, stages)

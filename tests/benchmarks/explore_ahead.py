@@ -26,7 +26,7 @@ from rich.table import Table
 
 from heliostat.examples import example
 from heliostat_server.launcher.background import background_server
-from heliostat_server.launcher.state import StateFolder
+from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
 from heliostat_trainer.config import TrainConfig
 from heliostat_trainer.metrics import read_metrics

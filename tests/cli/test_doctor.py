@@ -10,8 +10,8 @@ from heliostat import doctor
 from heliostat.cli import app
 from heliostat_engines.doctor.room import Space
 from heliostat_engines.errors import UnknownFamilyError
-from heliostat_server import examination
 from heliostat_server.errors import ServerStartError
+from heliostat_server.launcher import examination
 
 GB = 10**9
 

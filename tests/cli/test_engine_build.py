@@ -10,12 +10,12 @@ from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import EngineFolderError
 from heliostat_engines.families import get_family
 from heliostat_engines.plans.manifest import read_manifest
-from heliostat_server.compiled import INSIDE, engine_folder, fit_to_engine
 from heliostat_server.errors import ServerStartError
-from heliostat_server.launcher.repository import MODELS
-from heliostat_server.sampling.engine import offered_decoders
+from heliostat_server.launcher.compiled_engine import INSIDE, engine_folder, fit_to_engine
+from heliostat_server.models.process import read_settings
+from heliostat_server.sampling.loading import offered_decoders
 from heliostat_server.settings import LimitSettings, ServeSettings
-from heliostat_server.triton.settings import read_settings
+from heliostat_server.triton.repository import MODELS
 
 
 def build(folder: Path, *options: str) -> Result:

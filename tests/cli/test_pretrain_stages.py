@@ -64,7 +64,12 @@ from heliostat_engines.files.weights import read_metadata, read_tensors
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling.euler import sample_euler
 from heliostat_engines.sampling.noise import initial_noise
-from heliostat_server.rewards.judge import Calibration, Judge, JudgeArchitecture, JudgeNetwork
+from heliostat_server.rewards.demo.network import (
+    Calibration,
+    Judge,
+    JudgeArchitecture,
+    JudgeNetwork,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

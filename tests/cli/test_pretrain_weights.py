@@ -8,11 +8,11 @@ import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 
 import heliostat_engines.families.demo as demo_module
-import heliostat_server.rewards as rewards_module
+import heliostat_server.rewards.demo as rewards_module
 from heliostat.pretrain.autoencoder import decode
 from heliostat.pretrain.denoiser import sample
 from heliostat_engines.families.demo.text_encoder import DemoTextEncoder
-from heliostat_server.rewards.judge import Judge
+from heliostat_server.rewards.demo.network import Judge
 
 MODEL = Path(demo_module.__file__).parent / "weights"
 JUDGES = Path(rewards_module.__file__).parent / "weights"

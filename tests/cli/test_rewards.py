@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from heliostat.cli import app
 from heliostat_engines.errors import CheckpointError
 from heliostat_server.errors import RewardSettingsError
-from heliostat_server.rewards import conversion
+from heliostat_server.rewards.published import conversion
 from heliostat_server.rewards.weights import converted_folder
 from tests.server.rewards.caches import empty_caches
 from tests.server.rewards.published_layouts import OpenClip

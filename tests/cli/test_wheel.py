@@ -40,7 +40,7 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         "heliostat_server/control/dashboard/templates/base.html",
         "heliostat_server/model_repository/explore/1/model.py",
         "heliostat_server/model_repository/explore/config.pbtxt",
-        "heliostat_server/rewards/weights/judge.safetensors",
+        "heliostat_server/rewards/demo/weights/judge.safetensors",
         "heliostat_trainer/report/comparison.html",
         "heliostat_trainer/report/style.html",
         "heliostat_trainer/report/template.html",

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from heliostat_engines.families import get_family
 from heliostat_server.launcher.background import background_server
-from heliostat_server.launcher.state import StateFolder
+from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
 from heliostat_trainer.config import TrainConfig, load_config
 from heliostat_trainer.evaluate import read_evaluations

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from heliostat.pretrain.judges import JudgeStudio
     from heliostat.pretrain.scenes import Painter
     from heliostat_engines.families.demo.text_encoder import DemoTextEncoder
-    from heliostat_server.rewards.judge import Judge, JudgeNetwork
+    from heliostat_server.rewards.demo.network import Judge, JudgeNetwork
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ModelMixin, SD3Transformer2DModel
 
     from heliostat_engines.families.family import TextEncoder
-    from heliostat_server.rewards.judge import Judge
+    from heliostat_server.rewards.demo.network import Judge
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ from heliostat_engines.families.decoder import TINY_FOLDER
 from heliostat_engines.families.demo.text_encoder import DemoTextEncoder
 from heliostat_engines.files.atomic import atomic_text, claim_folder
 from heliostat_engines.files.ownership import Layout
-from heliostat_server.rewards.judge import Judge, JudgeArchitecture
+from heliostat_server.rewards.demo.network import Judge, JudgeArchitecture
 
 if TYPE_CHECKING:
     from pathlib import Path

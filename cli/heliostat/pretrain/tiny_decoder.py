@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import TextEncoder
-    from heliostat_server.rewards.judge import Judge
+    from heliostat_server.rewards.demo.network import Judge
 
 LEVELS = 4
 """Of the autoencoder: three halvings, 8x."""

@@ -12,8 +12,8 @@ from heliostat_engines.adapters import parse_adapter
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.sampling.euler import SAMPLERS, cut_after, guided
 from heliostat_engines.sampling.noise import initial_noise
-from heliostat_server.finite import check_latents, check_reward
 from heliostat_server.sampling.metrics import ExploreMetrics
+from heliostat_server.scoring.finite import check_latents, check_reward
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from heliostat_engines.decoders import DecoderName
     from heliostat_engines.families.family import Family
     from heliostat_engines.runtimes.engine import Engine
-    from heliostat_server.sampling.conditioning import PromptCache
     from heliostat_server.sampling.requests import Rollout
+    from heliostat_server.scoring.prompts import PromptCache
 
 
 class Adapters(Protocol):
