@@ -393,7 +393,7 @@ def train(
 
     On several GPUs: `torchrun --nproc-per-node N -m heliostat.cli train CONFIG`.
     """
-    from heliostat_trainer.launch import leads
+    from heliostat_trainer.ranks.launch import leads
 
     if not leads():
         from heliostat_trainer.run import assist
@@ -401,7 +401,7 @@ def train(
         assist()
         return
 
-    from heliostat_trainer.config import load_config
+    from heliostat_trainer.settings.config import load_config
 
     if ranks > 1 and not dry_run:
         raise typer.BadParameter("--ranks goes with --dry-run: to train on several, use torchrun")
@@ -562,7 +562,7 @@ def compare(
     """
     from heliostat.comparing import compare as write
     from heliostat_trainer.compare import Counting
-    from heliostat_trainer.plan import NVFP4_SPEEDUPS, TINY_IMAGE_SHARE
+    from heliostat_trainer.forecast.work import NVFP4_SPEEDUPS, TINY_IMAGE_SHARE
 
     speedups = nvfp4_speedup or NVFP4_SPEEDUPS.values()
     share = TINY_IMAGE_SHARE if tiny_share is None else tiny_share
@@ -765,7 +765,7 @@ def _warn_of_variables() -> None:
     from heliostat.credentials import PATH_ENVIRONMENT
     from heliostat_engines.machine.hardware import CPU_DTYPE
     from heliostat_engines.suggestions import nearest
-    from heliostat_trainer.tokens import ENVIRONMENT
+    from heliostat_trainer.rollouts.tokens import ENVIRONMENT
 
     options = set(_option_variables(typer.main.get_command(app)))
     known = {

@@ -33,8 +33,8 @@ from heliostat_engines.sampling.euler import sample_euler
 from heliostat_engines.sampling.noise import initial_noise
 from heliostat_server.launcher.compiled_engine import engine_folder
 from heliostat_server.rewards.registry import RewardBook
-from heliostat_trainer.fidelity import rank_fidelity
-from heliostat_trainer.prompts import read_prompts
+from heliostat_trainer.exploring.fidelity import rank_fidelity
+from heliostat_trainer.prompts.sources import read_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,7 +92,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How candidates rank against the reference's; as in `heliostat_trainer.fidelity`."""
+    """How candidates rank against the reference's; as in `heliostat_trainer.exploring.fidelity`."""
 
     rho: float
     tau_b: float

@@ -8,10 +8,10 @@ from rich.padding import Padding
 from rich.text import Text
 
 from heliostat.output import table_console
-from heliostat_trainer.reference import look_up
+from heliostat_trainer.settings.reference import look_up
 
 if TYPE_CHECKING:
-    from heliostat_trainer.reference import SectionReference, Setting
+    from heliostat_trainer.settings.reference import SectionReference, Setting
 
 
 def show(place: str | None, *, explain: bool) -> None:

@@ -21,7 +21,7 @@ from heliostat_engines.sampling.euler import SAMPLERS, cut_after
 from heliostat_engines.sampling.noise import initial_noise
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_server.rewards.registry import Offer, RewardBook, offered_rewards
-from heliostat_trainer.service import RefusedPrompts, Scores
+from heliostat_trainer.rollouts.service import RefusedPrompts, Scores
 from heliostat_trainer.types import Group, PublishedAdapter, ServerInfo
 
 if TYPE_CHECKING:

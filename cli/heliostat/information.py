@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from heliostat.credentials import token_for
-from heliostat_trainer.client import RolloutServer
-from heliostat_trainer.tokens import GivenTokens
+from heliostat_trainer.rollouts.client import RolloutServer
+from heliostat_trainer.rollouts.tokens import GivenTokens
 
 
 def show(url: str) -> None:

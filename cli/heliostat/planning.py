@@ -12,14 +12,14 @@ from rich.text import Text
 
 from heliostat.output import table_console
 from heliostat_engines.progress import duration, shown
-from heliostat_trainer.pace import measured_pace
-from heliostat_trainer.plan import BACKWARD_NFES, NVFP4_SPEEDUPS, plan_run, total
+from heliostat_trainer.forecast.pace import measured_pace
+from heliostat_trainer.forecast.work import BACKWARD_NFES, NVFP4_SPEEDUPS, plan_run, total
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from heliostat_trainer.config import TrainConfig
-    from heliostat_trainer.plan import Activity, Cost, Plan
+    from heliostat_trainer.forecast.work import Activity, Cost, Plan
+    from heliostat_trainer.settings.config import TrainConfig
 
 LEGEND = (
     "NFE: the transformer evaluated once for one image. As BF16: an NFE in FP4 counts as "
@@ -115,7 +115,7 @@ def _time(config: TrainConfig) -> str:
 
 def _memory(config: TrainConfig, ranks: int) -> Iterable[tuple[str, str]]:
     try:
-        from heliostat_trainer.room import trainer_memory
+        from heliostat_trainer.forecast.memory import trainer_memory
     except ImportError as error:
         text = f"not counted: {error.name} is missing, pip install 'heliostat[trainer]'"
         return [("trainer's memory", text)]

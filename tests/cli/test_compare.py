@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from heliostat.cli import app
 from heliostat_engines.errors import HeliostatError
-from heliostat_trainer.plan import NVFP4_SPEEDUPS
+from heliostat_trainer.forecast.work import NVFP4_SPEEDUPS
 from tests.trainer.compare.runs import leave_run
 
 

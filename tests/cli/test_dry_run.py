@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from heliostat.cli import app
 from heliostat_engines.errors import HeliostatError
-from heliostat_trainer.config import TrainConfig, load_config
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.pace import measured_pace
+from heliostat_trainer.forecast.pace import measured_pace
+from heliostat_trainer.settings.config import TrainConfig, load_config
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.toml"
 

@@ -20,7 +20,7 @@ from heliostat_engines.sampling.euler import SAMPLERS, cut_after
 from heliostat_engines.sampling.noise import initial_noise
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.rewards import RewardSum
-from heliostat_trainer.service import RefusedPrompt, RefusedPrompts, Scores
+from heliostat_trainer.rollouts.service import RefusedPrompt, RefusedPrompts, Scores
 from heliostat_trainer.types import Candidate, Group, GroupRequest, PublishedAdapter, ServerInfo
 
 if TYPE_CHECKING:

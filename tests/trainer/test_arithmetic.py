@@ -16,7 +16,7 @@ from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling.euler import sample_euler
 from heliostat_engines.sampling.noise import initial_noise
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.policy import Policy, PolicyName
+from heliostat_trainer.policy.policy import Policy, PolicyName
 from heliostat_trainer.run import require_same_arithmetic
 
 FAMILY = get_family("demo")

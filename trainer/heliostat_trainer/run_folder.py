@@ -15,8 +15,8 @@ from heliostat_engines.files.ownership import (
     require_own_file,
     require_replaceable,
 )
+from heliostat_trainer.evaluation.showcase import LAYOUT as SHOWCASE
 from heliostat_trainer.export.formats import Format
-from heliostat_trainer.showcase import LAYOUT as SHOWCASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from heliostat_engines.sampling.stochastic import Trajectory
-    from heliostat_trainer.fidelity import Fidelity
+    from heliostat_trainer.exploring.fidelity import Fidelity
     from heliostat_trainer.rewards import RewardSum
 
 

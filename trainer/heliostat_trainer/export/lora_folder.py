@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from heliostat_trainer.policy import LoraWeights
+    from heliostat_trainer.policy.policy import LoraWeights
 
 
 def write_lora_folder(

@@ -18,7 +18,7 @@ from heliostat_trainer.export.fused import Rounding, write_fused_checkpoint
 from heliostat_trainer.export.lora_folder import write_lora_folder
 from heliostat_trainer.export.metadata import diffusers_metadata, original_metadata
 from heliostat_trainer.export.source import LATEST, TrainedLora, read_lora
-from heliostat_trainer.report.record import read_run
+from heliostat_trainer.record import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from heliostat_trainer.objectives.objective import NoisedRows, Velocities
-    from heliostat_trainer.objectives.settings import DiffusionNftSettings
+    from heliostat_trainer.settings.objectives import DiffusionNftSettings
 
 WEIGHT_FLOOR = 1e-5
 

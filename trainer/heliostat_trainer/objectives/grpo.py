@@ -29,7 +29,7 @@ import torch
 
 from heliostat_engines.sampling.stochastic import NoiseRule, StochasticSampler
 from heliostat_trainer.objectives.objective import Loss, mean_of_each
-from heliostat_trainer.objectives.settings import (
+from heliostat_trainer.settings.objectives import (
     DanceGrpoSettings,
     FlowGrpoFastSettings,
     FlowGrpoSettings,
@@ -37,7 +37,7 @@ from heliostat_trainer.objectives.settings import (
 
 if TYPE_CHECKING:
     from heliostat_trainer.objectives.objective import TransitionRows, Velocities
-    from heliostat_trainer.objectives.settings import AnyObjective, GrpoSettings
+    from heliostat_trainer.settings.objectives import AnyObjective, GrpoSettings
 
 RULES = {"sde": NoiseRule.FLOW_SDE, "cps": NoiseRule.CPS}
 
