@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heliostat.bench import bench_app
-from heliostat.engine import PrecisionMapOption, engine_app
-from heliostat.experiment import experiment_app
-from heliostat.limits import MOST
-from heliostat.rewards import rewards_app
+from heliostat.commands.bench import bench_app
+from heliostat.commands.engine import PrecisionMapOption, engine_app
+from heliostat.commands.experiment import experiment_app
+from heliostat.commands.limits import MOST
+from heliostat.commands.rewards import rewards_app
 from heliostat_engines.errors import HeliostatError
 
 if TYPE_CHECKING:
@@ -408,7 +408,7 @@ def train(
     own = [option for parameter in context.command.params for option in parameter.opts]
     settings = load_config(config, context.args, own)
     if dry_run:
-        from heliostat.planning import show
+        from heliostat.screens.dry_run import show
 
         show(settings, ranks)
         return
@@ -462,7 +462,7 @@ def config(
     ] = False,
 ) -> None:
     """List every setting of a run's TOML: values that it takes, and default."""
-    from heliostat.explanation import show
+    from heliostat.screens.config import show
 
     show(place, explain=explain)
 
@@ -560,7 +560,7 @@ def compare(
     Runs that differ in run.seed alone are shown as one, with intervals over seeds. Runs compare
     only if they were evaluated alike: sampler, guidance, resolution, held-out prompts and seeds.
     """
-    from heliostat.comparing import compare as write
+    from heliostat.screens.compare import compare as write
     from heliostat_trainer.compare import Counting
     from heliostat_trainer.forecast.work import NVFP4_SPEEDUPS, TINY_IMAGE_SHARE
 
@@ -599,7 +599,7 @@ def export(
 
     The weights are the moving average that evaluations are of. Works while the run goes on.
     """
-    from heliostat.exporting import export as write
+    from heliostat.screens.export import export as write
 
     write(run, kind.value, out, step, None if dtype is None else dtype.value, _say)
 
@@ -615,7 +615,7 @@ def login(
     ] = "",
 ) -> None:
     """Keep a rollout server's token for later commands: the administrator's, or an experiment's."""
-    from heliostat.administration import Administration
+    from heliostat.control import Administration
     from heliostat.credentials import keep_token
     from heliostat_engines.files.secret import sendable
 
@@ -633,7 +633,7 @@ def info(
     ] = "grpc://127.0.0.1:8600",
 ) -> None:
     """Show what a running rollout server serves: model, rewards, limits."""
-    from heliostat.information import show
+    from heliostat.screens.info import show
 
     show(server)
 
@@ -687,7 +687,7 @@ def doctor(
     Run it first. Exits with 1 if something is broken that is installed or was asked for; a GPU
     that is not there is not.
     """
-    from heliostat.doctor import run
+    from heliostat.screens.doctor import run
 
     if not run(families or (), cache, trial=trial, as_json=as_json):
         raise typer.Exit(1)

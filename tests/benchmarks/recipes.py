@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING
 import torch
 from rich.progress import Progress as Bar
 
-from heliostat.comparing import compare
 from heliostat.examples import example
+from heliostat.screens.compare import compare
 from heliostat_trainer.compare import Counting
 from heliostat_trainer.forecast.work import TINY_IMAGE_SHARE
 from heliostat_trainer.settings.config import RecipeName, TrainConfig, load_config

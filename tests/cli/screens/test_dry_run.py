@@ -15,7 +15,7 @@ from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.forecast.pace import measured_pace
 from heliostat_trainer.settings.config import TrainConfig, load_config
 
-DEMO = Path(__file__).parents[2] / "examples" / "demo.toml"
+DEMO = Path(__file__).parents[3] / "examples" / "demo.toml"
 
 
 def planned(runs: Path, *overrides: str) -> str:

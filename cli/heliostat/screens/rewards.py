@@ -8,7 +8,7 @@ from rich import filesize
 from rich.table import Table
 from rich.text import Text
 
-from heliostat.output import table_console
+from heliostat.screens.console import table_console
 from heliostat_server.rewards.definitions import load_definitions
 from heliostat_server.rewards.registry import Offer, offered_rewards
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from heliostat.output import table_console
+from heliostat.screens.console import table_console
 from heliostat_engines.files.atomic import atomic_text
 from heliostat_engines.files.ownership import require_own_file
 from heliostat_engines.progress import shown

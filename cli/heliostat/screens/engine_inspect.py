@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich import filesize
 from rich.table import Table
 
-from heliostat.output import table_console
+from heliostat.screens.console import table_console
 from heliostat_engines.families import get_family
 from heliostat_engines.families.family import MapName
 from heliostat_engines.families.inspection import inspect

@@ -50,7 +50,7 @@ def test_the_list_is_of_one_family_and_a_settings_file_if_asked_for(tmp_path: Pa
 
 def test_the_list_needs_no_torch() -> None:
     probe = (
-        "import sys; from heliostat.reward_listing import show; show(None, None); "
+        "import sys; from heliostat.screens.rewards import show; show(None, None); "
         "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run(

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from heliostat.output import table_console
+from heliostat.screens.console import table_console
 from heliostat_engines.progress import duration, shown
 from heliostat_trainer.forecast.pace import measured_pace
 from heliostat_trainer.forecast.work import BACKWARD_NFES, NVFP4_SPEEDUPS, plan_run, total

@@ -26,7 +26,7 @@ from heliostat.pretrain.prompts import (
 )
 from heliostat.pretrain.vocabulary import BACKGROUNDS, COUNT_WORDS, NOUNS
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "prompts"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "prompts"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heliostat.limits import MOST, MOST_64
+from heliostat.commands.limits import MOST, MOST_64
 
 if TYPE_CHECKING:
     from heliostat_proto.control_pb2 import Experiment
@@ -56,8 +56,8 @@ DEFAULT_SERVER = "grpc://127.0.0.1:8600"
 @experiment_app.command("list")
 def list_(server: Server = DEFAULT_SERVER) -> None:
     """List experiments: what each is owed, has published and has used."""
-    from heliostat.administration import Administration, experiments_table
-    from heliostat.output import table_console
+    from heliostat.control import Administration, experiments_table
+    from heliostat.screens.console import table_console
 
     with Administration(server) as control:
         table_console().print(experiments_table(control.experiments()))
@@ -72,7 +72,7 @@ def create(
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Make an experiment and print a token of it, which is shown this once."""
-    from heliostat.administration import Administration
+    from heliostat.control import Administration
 
     with Administration(server) as control:
         token = control.create(
@@ -84,8 +84,8 @@ def create(
 @experiment_app.command()
 def show(name: Name, server: Server = DEFAULT_SERVER) -> None:
     """Show an experiment: its terms, usage, versions and latest events."""
-    from heliostat.administration import Administration, details
-    from heliostat.output import table_console
+    from heliostat.control import Administration, details
+    from heliostat.screens.console import table_console
 
     with Administration(server) as control:
         for part in details(control.experiment(name), control.events(name)):
@@ -101,7 +101,7 @@ def set_(
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Change an experiment's terms; they count within three seconds."""
-    from heliostat.administration import Administration
+    from heliostat.control import Administration
 
     with Administration(server) as control:
         control.change(name, weight=weight, priority=priority, max_queued_images=max_queued_images)
@@ -110,7 +110,7 @@ def set_(
 @experiment_app.command()
 def pause(name: Name, server: Server = DEFAULT_SERVER) -> None:
     """Put an experiment's rollouts off; its trainer waits."""
-    from heliostat.administration import Administration
+    from heliostat.control import Administration
 
     with Administration(server) as control:
         control.change(name, paused=True)
@@ -119,7 +119,7 @@ def pause(name: Name, server: Server = DEFAULT_SERVER) -> None:
 @experiment_app.command()
 def resume(name: Name, server: Server = DEFAULT_SERVER) -> None:
     """Let a paused experiment go on."""
-    from heliostat.administration import Administration
+    from heliostat.control import Administration
 
     with Administration(server) as control:
         control.change(name, paused=False)
@@ -132,7 +132,7 @@ def delete(
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Forget an experiment, its tokens, versions and usage."""
-    from heliostat.administration import Administration
+    from heliostat.control import Administration
 
     if not yes:
         typer.confirm(f"Delete experiment {name} with all its versions?", abort=True)
@@ -143,7 +143,7 @@ def delete(
 @experiment_app.command()
 def token(name: Name, server: Server = DEFAULT_SERVER) -> None:
     """Print one more token of an experiment."""
-    from heliostat.administration import Administration
+    from heliostat.control import Administration
 
     with Administration(server) as control:
         typer.echo(control.issue_token(name))
@@ -152,7 +152,7 @@ def token(name: Name, server: Server = DEFAULT_SERVER) -> None:
 @experiment_app.command()
 def revoke(name: Name, server: Server = DEFAULT_SERVER) -> None:
     """Make all tokens of an experiment void, within five seconds."""
-    from heliostat.administration import Administration
+    from heliostat.control import Administration
 
     with Administration(server) as control:
         typer.echo(f"{control.revoke_tokens(name)} tokens of {name} are void")
@@ -161,7 +161,7 @@ def revoke(name: Name, server: Server = DEFAULT_SERVER) -> None:
 @experiment_app.command()
 def rollback(name: Name, version: VersionNumber, server: Server = DEFAULT_SERVER) -> None:
     """Publish a kept version again, as the next one."""
-    from heliostat.administration import Administration
+    from heliostat.control import Administration
 
     with Administration(server) as control:
         typer.echo(f"version {control.roll_back(name, version)} is version {version} again")
@@ -170,7 +170,7 @@ def rollback(name: Name, version: VersionNumber, server: Server = DEFAULT_SERVER
 @experiment_app.command()
 def pin(name: Name, version: VersionNumber, server: Server = DEFAULT_SERVER) -> None:
     """Keep a version however many follow."""
-    from heliostat.administration import Administration
+    from heliostat.control import Administration
 
     with Administration(server) as control:
         _say_kept(control.pin(name, version))
@@ -179,7 +179,7 @@ def pin(name: Name, version: VersionNumber, server: Server = DEFAULT_SERVER) -> 
 @experiment_app.command()
 def unpin(name: Name, version: VersionNumber, server: Server = DEFAULT_SERVER) -> None:
     """Let a pinned version go as others do."""
-    from heliostat.administration import Administration
+    from heliostat.control import Administration
 
     with Administration(server) as control:
         _say_kept(control.unpin(name, version))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from heliostat.limits import MOST
+from heliostat.commands.limits import MOST
 
 bench_app = typer.Typer(
     no_args_is_help=True,
@@ -82,7 +82,7 @@ def engine(
     `heliostat engine build flux --precision bf16 --out bf16`, then
     `heliostat bench engine flux --engine bf16 --engine nvfp4`
     """
-    from heliostat.engine_bench import BenchSettings, run
+    from heliostat.benchmark.engine import BenchSettings, run
 
     run(
         BenchSettings(

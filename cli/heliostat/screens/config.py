@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.padding import Padding
 from rich.text import Text
 
-from heliostat.output import table_console
+from heliostat.screens.console import table_console
 from heliostat_trainer.settings.reference import look_up
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from rich import filesize
 from rich.console import Console
 from rich.table import Table
 
-from heliostat.output import table_console
+from heliostat.screens.console import table_console
 from heliostat_engines.compiling.builder import BuildRequest, build_engine
 from heliostat_engines.compiling.cache import EngineCache, default_cache_root
 from heliostat_engines.compiling.target import Target

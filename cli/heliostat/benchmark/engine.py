@@ -14,9 +14,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from heliostat.building import quieten
 from heliostat.examples import example
-from heliostat.output import table_console
+from heliostat.screens.console import table_console
+from heliostat.screens.engine_build import quieten
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
 from heliostat_engines.families.precision import Precision

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from heliostat.limits import MOST
+from heliostat.commands.limits import MOST
 
 engine_app = typer.Typer(
     no_args_is_help=True,
@@ -46,7 +46,7 @@ def inspect(
 
     Compare the two maps: `heliostat engine inspect sd3.5-large --precision-map wide`
     """
-    from heliostat.inspection import show
+    from heliostat.screens.engine_inspect import show
 
     show(family, precision_map.value, every=every)
 
@@ -151,7 +151,7 @@ def build(
 
     On any machine: `heliostat engine build demo --target sm120 --out engine`
     """
-    from heliostat.building import BuildSettings, run
+    from heliostat.screens.engine_build import BuildSettings, run
 
     run(
         BuildSettings(

@@ -33,7 +33,7 @@ def rewards(
     """List the rewards: what each rates, its scale, licence, and whether it can run here."""
     if context.invoked_subcommand is not None:
         return
-    from heliostat.reward_listing import show
+    from heliostat.screens.rewards import show
 
     show(definitions, family)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from heliostat import doctor
 from heliostat.cli import app
+from heliostat.screens import doctor
 from heliostat_engines.doctor.room import Space
 from heliostat_engines.errors import UnknownFamilyError
 from heliostat_server.errors import ServerStartError

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from heliostat.building import quieten
-from heliostat.output import table_console
+from heliostat.screens.console import table_console
+from heliostat.screens.engine_build import quieten
 from heliostat_engines.compiling.cache import EngineCache, default_cache_root
 from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.doctor.machine import examine_machine

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from heliostat.benchmark.engine import BenchError
 from heliostat.cli import app
-from heliostat.engine_bench import BenchError
 from heliostat_engines.errors import EngineFolderError
 from heliostat_engines.machine.arithmetic import cpu_dtype, name_of
 
