@@ -35,8 +35,9 @@ from heliostat_engines.sampling.euler import SAMPLERS, cut_after
 from heliostat_engines.sampling.noise import initial_noise
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_server.rewards.registry import RewardBook
-from heliostat_trainer.exploring.fidelity import PUBLISHED, Fidelity, rank_fidelity
+from heliostat_trainer.exploring.fidelity import PUBLISHED, rank_fidelity
 from heliostat_trainer.prompts.sources import read_prompts
+from heliostat_trainer.types import Fidelity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from heliostat.in_process import demo_service
-from heliostat_trainer.display.progress import Outlook, open_progress
+from heliostat_trainer.display.progress import open_progress
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.run import build_trainer, open_run
+from heliostat_trainer.types import Outlook
 from heliostat_trainer.workshop import choose_device
 
 if TYPE_CHECKING:

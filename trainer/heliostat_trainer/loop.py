@@ -12,7 +12,6 @@ import numpy as np
 
 from heliostat_engines.decoders import DecoderName
 from heliostat_trainer.clock import Meter, Phase, PhaseClock
-from heliostat_trainer.display.progress import Outlook
 from heliostat_trainer.evaluation.evaluate import mean_gain
 from heliostat_trainer.evaluation.guards import alarms
 from heliostat_trainer.evaluation.statistics import diversity
@@ -27,6 +26,7 @@ from heliostat_trainer.exploring.watch import (
 )
 from heliostat_trainer.folder.checkpoint import RunState, improved
 from heliostat_trainer.learning.replay import remembered, replayed
+from heliostat_trainer.learning.tensors import learned_tensors
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.prompts.curriculum import (
     contrasted,
@@ -44,6 +44,7 @@ from heliostat_trainer.types import (
     ExploreSteps,
     Group,
     GroupRequest,
+    Outlook,
     Samples,
     Selection,
     StepMetrics,
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     from heliostat_trainer.display.progress import Progress
     from heliostat_trainer.display.trackers import Trackers
     from heliostat_trainer.evaluation.evaluate import Evaluation, Evaluator
-    from heliostat_trainer.exploring.fidelity import Fidelity
     from heliostat_trainer.folder.checkpoint import Checkpoints
     from heliostat_trainer.folder.metrics import MetricsLog
     from heliostat_trainer.learning.learner import Learner
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.tuner import Tuner
     from heliostat_trainer.tuning import Decision, Shape
-    from heliostat_trainer.types import PublishedAdapter, UpdateReport
+    from heliostat_trainer.types import Fidelity, PublishedAdapter, UpdateReport
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,8 @@ class Trainer:
             return
         with self._clock.phase(Phase.CHECKPOINT), parts.interrupts.shielded():
             state = replace(self.state, explorers=self._needed_explorers())
-            parts.checkpoints.save(state, parts.policy, parts.learner.optimiser)
+            tensors = learned_tensors(parts.policy, parts.learner.optimiser)
+            parts.checkpoints.save(state, tensors)
             self._saved = self.state
 
     @property

@@ -16,7 +16,7 @@ from heliostat_engines.families.weights import weights_digest
 from heliostat_engines.files.atomic import atomic_text
 from heliostat_engines.machine.arithmetic import cpu_dtype, name_of
 from heliostat_engines.machine.hardware import CPU_DTYPE, default_threads
-from heliostat_trainer.display.progress import Outlook, Progress, open_progress
+from heliostat_trainer.display.progress import Progress, open_progress
 from heliostat_trainer.display.trackers import open_trackers, require_trackers
 from heliostat_trainer.errors import (
     ConfigError,
@@ -48,7 +48,7 @@ from heliostat_trainer.run_folder import held_run
 from heliostat_trainer.settings.config import TrainConfig, one_or_more
 from heliostat_trainer.team import Call, Helper, announced, listen
 from heliostat_trainer.tuner import Tuner, bounds
-from heliostat_trainer.types import GroupRequest
+from heliostat_trainer.types import GroupRequest, Outlook
 from heliostat_trainer.workshop import build_workshop, choose_device
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from heliostat_trainer.clock import Meter, Phase, PhaseClock
-from heliostat_trainer.display.progress import LineProgress, LiveProgress, Outlook, open_progress
+from heliostat_trainer.display.progress import LineProgress, LiveProgress, open_progress
 from heliostat_trainer.evaluation.evaluate import prompt_interval
 from heliostat_trainer.evaluation.statistics import (
     Interval,
@@ -23,7 +23,7 @@ from heliostat_trainer.evaluation.statistics import (
 from heliostat_trainer.exploring.fidelity import PUBLISHED
 from heliostat_trainer.prompts.sources import step_prompts
 from heliostat_trainer.randomness import Purpose, candidate_seeds, torch_stream
-from heliostat_trainer.types import StepMetrics
+from heliostat_trainer.types import Outlook, StepMetrics
 
 
 def test_brightness_weighs_colours() -> None:

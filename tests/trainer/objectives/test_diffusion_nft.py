@@ -8,18 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliostat_trainer.learning.advantages import (
-    ALIKE,
-    advantages,
-    advantages_of,
-    has_contrast,
-    novelty,
-)
+from heliostat_trainer.learning.advantages import ALIKE, advantages, advantages_of, novelty
 from heliostat_trainer.objectives.build import build_objective
 from heliostat_trainer.objectives.diffusion_nft import optimality
 from heliostat_trainer.objectives.objective import NoisedRows, Velocities
 from heliostat_trainer.settings.objectives import Deviation, DiffusionNftSettings
-from heliostat_trainer.types import Samples
+from heliostat_trainer.types import Samples, has_contrast
 
 
 def reference_loss(clean, noise, t, advantage, theta, old, ref, beta, a_max, kl_weight):

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
+from heliostat_trainer.types import Fidelity
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """Means over groups that compare proxy rewards with true ones.
-
-    Published for NVFP4 against BF16 (arXiv 2604.06916, table 8): rho 0.927, tau-b 0.798. A
-    Gaussian copula of that rho and N = 96, K = 12 has overlap 0.75 and mean true ranks
-    9.0 / 88.0 (perfect 6.5 / 90.5, random 48.5 / 48.5).
-    """
-
-    rho: float
-    """Spearman's rank correlation."""
-    tau_b: float
-    """Kendall's rank correlation, corrected for ties."""
-    overlap: float
-    """Share of the K best and K worst by proxy that are among the K best and K worst in truth."""
-    rank_of_best: float
-    """Mean true rank (1 is the best of N) of the K that the proxy calls best."""
-    rank_of_worst: float
-    """Mean true rank of the K that the proxy calls worst."""
-    spread_gain: float
-    """Standard deviation of the true rewards of the 2 K picked, over that of 2 K at random."""
 
 
 PUBLISHED = Fidelity(0.927, 0.798, 0.75, 9.0, 88.0, 1.65)

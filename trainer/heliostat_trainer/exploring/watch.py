@@ -13,16 +13,14 @@ import numpy as np
 
 from heliostat_engines.decoders import DecoderName
 from heliostat_trainer.exploring.fidelity import rank_correlation, rank_fidelity
-from heliostat_trainer.learning.advantages import has_contrast
 from heliostat_trainer.randomness import Purpose, stream
-from heliostat_trainer.types import ExploreSteps
+from heliostat_trainer.types import ExploreSteps, has_contrast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from heliostat_trainer.exploring.fidelity import Fidelity
     from heliostat_trainer.settings.config import RecipeSection, TrainConfig
-    from heliostat_trainer.types import Group, Samples
+    from heliostat_trainer.types import Fidelity, Group, Samples
 
 
 def watched_rows(config: TrainConfig, step: int, prompts: int) -> frozenset[int]:

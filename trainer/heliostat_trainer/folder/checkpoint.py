@@ -25,7 +25,6 @@ from heliostat_trainer.errors import DIVERGED, DivergedError, RunFolderError
 from heliostat_trainer.folder.packing import packed, unpacked
 from heliostat_trainer.folder.resuming import begun, check_settings, continued
 from heliostat_trainer.folder.steps import kept_steps, numbers_in, step_folder
-from heliostat_trainer.learning.optimiser import restore_state, state_tensors
 from heliostat_trainer.policy.policy import ADAPTERS, NOT_FINITE, are_finite
 from heliostat_trainer.prompts.curriculum import Sighting, Spread
 from heliostat_trainer.settings.config import flatten
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
     import torch
 
-    from heliostat_trainer.policy.policy import Policy
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.types import Samples
 
@@ -96,15 +94,15 @@ class Checkpoints:
         """The newest checkpoint's step."""
         return max(kept_steps(self._folder), default=None)
 
-    def save(self, state: RunState, policy: Policy, optimiser: torch.optim.Optimizer) -> None:
-        """Write a checkpoint, then delete those no longer kept.
+    def save(self, state: RunState, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write a checkpoint with the learner's tensors, then delete those no longer kept.
 
         Raises:
             DivergedError: a weight is NaN or infinite; nothing is written.
             RunFolderError: it cannot be written; the earlier ones are intact.
         """
         for name in ADAPTERS:
-            if not policy.weights[name].finite:
+            if not are_finite(each for key, each in tensors.items() if _policy_of(key) == name):
                 raise DivergedError(
                     f"step {state.step}: the {name} policy is not saved, for {NOT_FINITE}; {DIVERGED}"
                 )
@@ -112,7 +110,7 @@ class Checkpoints:
         try:
             with atomic_folder(step_folder(self._folder, state.step), LAYOUT) as draft:
                 # As bytes: safetensors' own writer maps the file and dies of SIGBUS on a full disk.
-                (draft / TENSORS).write_bytes(save(_tensors(policy, optimiser)))
+                (draft / TENSORS).write_bytes(save(dict(tensors)))
                 (draft / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
                 for step, files in state.explorers.items():
                     (draft / f"{EXPLORER}{step:06d}.json").write_bytes(files.config)
@@ -168,7 +166,9 @@ class Checkpoints:
             state = _state(read["state"], _explorers(path), replay)
             with content_of(path / TENSORS, _advice(path), RunFolderError):
                 tensors = load_file(path / TENSORS)
-                if not are_finite(weight for key, weight in tensors.items() if _is_weight(key)):
+                if not are_finite(
+                    weight for key, weight in tensors.items() if _policy_of(key) in ADAPTERS
+                ):
                     raise ValueError(NOT_FINITE)
                 restore(tensors, step)
             return state
@@ -263,35 +263,6 @@ def _replay(path: Path, steps: Iterable[int]) -> dict[int, list[Samples]]:
     return kept
 
 
-def _tensors(policy: Policy, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    tensors = {
-        f"{name}/{key}": value.detach().cpu().contiguous()
-        for name in ADAPTERS
-        for key, value in policy.weights[name].tensors.items()
-    }
-    for key, parameter in policy.trained.tensors.items():
-        state = state_tensors(optimiser, parameter)
-        tensors |= {f"adam/{key}/{name}": value for name, value in state.items()}
-    return tensors
-
-
-def _is_weight(key: str) -> bool:
-    return key.partition("/")[0] in ADAPTERS
-
-
-def restore_tensors(
-    tensors: Mapping[str, torch.Tensor], policy: Policy, optimiser: torch.optim.Optimizer
-) -> None:
-    """Take over a checkpoint's tensors."""
-    for name in ADAPTERS:
-        for key, value in policy.weights[name].tensors.items():
-            value.copy_(tensors[f"{name}/{key}"])
-    for key, parameter in policy.trained.tensors.items():
-        prefix = f"adam/{key}/"
-        state = {
-            name.removeprefix(prefix): value
-            for name, value in tensors.items()
-            if name.startswith(prefix)
-        }
-        restore_state(optimiser, parameter, state)
-    policy.refresh()
+def _policy_of(key: str) -> str:
+    """Whose weight a tensor is; of the optimiser's it is no policy."""
+    return key.partition("/")[0]

@@ -99,8 +99,3 @@ def balanced(advantages: NDArray[np.float64]) -> NDArray[np.float64]:
     half = np.abs(advantages).sum() / 2
     scaled: NDArray[np.float64] = good * (half / good.sum()) - bad * (half / bad.sum())
     return scaled
-
-
-def has_contrast(rewards: NDArray[np.float64]) -> bool:
-    """Whether the samples of a group differ in reward at all."""
-    return bool(rewards.max() > rewards.min())

@@ -10,16 +10,15 @@ import torch
 
 from heliostat_engines.progress import Stages
 from heliostat_trainer.errors import DIVERGED, DivergedError
-from heliostat_trainer.folder.checkpoint import restore_tensors
-from heliostat_trainer.learning.advantages import has_contrast
 from heliostat_trainer.learning.optimiser import build_optimiser
 from heliostat_trainer.learning.rows import GroupBatch, Schedule, lay_out
+from heliostat_trainer.learning.tensors import restore_tensors
 from heliostat_trainer.objectives.norm import norm_ratio
 from heliostat_trainer.objectives.objective import Velocities, mean_of_each
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.randomness import Purpose, stream
 from heliostat_trainer.ranks.ranks import Ranks
-from heliostat_trainer.types import UpdateReport
+from heliostat_trainer.types import UpdateReport, has_contrast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -12,14 +12,14 @@ from heliostat_engines.files.ownership import require_own_file
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.evaluation.evaluate import guidance_label, paired_difference, prompt_interval
 from heliostat_trainer.evaluation.guards import measured
-from heliostat_trainer.exploring.fidelity import PUBLISHED, Fidelity
+from heliostat_trainer.exploring.fidelity import PUBLISHED
 from heliostat_trainer.pages.figures import Curve, curves_svg, shares_svg
 from heliostat_trainer.pages.pictures import grid_uri, image_uri
 from heliostat_trainer.pages.templates import render
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.record import RunRecord, read_run
 from heliostat_trainer.report.axes import axes, evaluation_curve, training_curve
-from heliostat_trainer.types import ExploreSteps
+from heliostat_trainer.types import ExploreSteps, Fidelity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
