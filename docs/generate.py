@@ -77,7 +77,7 @@ def commands() -> str:
 
 def settings() -> str:
     """Every setting of a run's TOML."""
-    from heliostat_trainer.reference import reference
+    from heliostat_trainer.settings.reference import reference
 
     lines = ["# Settings of a run", "", "As `heliostat config --explain` prints them."]
     for section in reference():

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING
 from heliostat.examples import example
 from heliostat.in_process import demo_service
 from heliostat_engines.errors import HeliostatError
-from heliostat_trainer.config import load_config
 from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.exploring.selection import select
 from heliostat_trainer.export import write_lora_folder
-from heliostat_trainer.interrupts import Interrupts
 from heliostat_trainer.loop import group_requests
-from heliostat_trainer.policy import PolicyName
-from heliostat_trainer.prompts import step_prompts
+from heliostat_trainer.policy.policy import PolicyName
+from heliostat_trainer.prompts.sources import step_prompts
 from heliostat_trainer.randomness import Purpose, stream
-from heliostat_trainer.ranks import Ranks
-from heliostat_trainer.selection import select
+from heliostat_trainer.ranks.interrupts import Interrupts
+from heliostat_trainer.ranks.ranks import Ranks
+from heliostat_trainer.settings.config import load_config
 from heliostat_trainer.types import ExploreSteps, Samples
 from heliostat_trainer.workshop import build_workshop, choose_device
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from heliostat_engines.conditioning import Conditioning
-    from heliostat_trainer.config import TrainConfig
-    from heliostat_trainer.service import RolloutService
+    from heliostat_trainer.rollouts.service import RolloutService
+    from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.types import Group, PublishedAdapter, Selection, UpdateReport
     from heliostat_trainer.workshop import Workshop
 

@@ -20,7 +20,7 @@ def _one_torch_thread() -> None:
 @pytest.fixture
 def computing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """computing("float32"): what the CPU computes in from here on, whatever it has units for."""
-    from heliostat_engines import arithmetic
+    from heliostat_engines.machine import arithmetic
 
     def choose(name: str) -> None:
         monkeypatch.setenv(arithmetic.CPU_DTYPE, name)

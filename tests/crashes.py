@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from heliostat_engines import files
+from heliostat_engines.files import atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def crashing_at(step: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in STEPS:
             patch.setattr(os, name, dying(getattr(os, name)))
-        patch.setattr(files, "_exchange", dying(files._exchange))
+        patch.setattr(atomic, "_exchange", dying(atomic._exchange))
         yield
 
 

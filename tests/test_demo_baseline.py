@@ -10,11 +10,11 @@ import pytest
 from heliostat.demo.baseline import NAME, beside_baseline
 from heliostat.examples import FOLDERS
 from heliostat_trainer.compare.beside import RECORDING
-from heliostat_trainer.config import flatten, kept_config, load_config
 from heliostat_trainer.errors import RunFolderError
+from heliostat_trainer.folder.run_file import read_settings
+from heliostat_trainer.record import read_run
 from heliostat_trainer.report import write_report
-from heliostat_trainer.report.record import read_run
-from heliostat_trainer.run_file import read_settings
+from heliostat_trainer.settings.config import flatten, kept_config, load_config
 from tests.benchmarks.demo_baseline import BASELINE, PATHS, configured, record_run
 from tests.trainer.compare.runs import DEMO, SERVER, leave_run
 from tests.trainer.compare.test_beside import LINES, PLAIN

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from heliostat.examples import example
-from heliostat_trainer.config import load_config
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.export import export_run
+from heliostat_trainer.settings.config import load_config
 from tests.benchmarks.in_process import train_in_process
 
 if TYPE_CHECKING:

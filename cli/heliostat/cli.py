@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heliostat.bench import bench_app
-from heliostat.engine import PrecisionMapOption, engine_app
-from heliostat.experiment import experiment_app
-from heliostat.limits import MOST
-from heliostat.rewards import rewards_app
+from heliostat.commands.bench import bench_app
+from heliostat.commands.engine import PrecisionMapOption, engine_app
+from heliostat.commands.experiment import experiment_app
+from heliostat.commands.limits import MOST
+from heliostat.commands.rewards import rewards_app
 from heliostat_engines.errors import HeliostatError
 
 if TYPE_CHECKING:
@@ -291,8 +291,8 @@ def serve(
     from pydantic import ValidationError
 
     from heliostat.credentials import remember
-    from heliostat_engines.secret import sendable
-    from heliostat_engines.text import read_text
+    from heliostat_engines.files.secret import sendable
+    from heliostat_engines.files.text import read_text
     from heliostat_server.control.validation import first_problem
     from heliostat_server.errors import ServerStartError
     from heliostat_server.rewards.definitions import VlmJudgeSettings, load_definitions
@@ -393,7 +393,7 @@ def train(
 
     On several GPUs: `torchrun --nproc-per-node N -m heliostat.cli train CONFIG`.
     """
-    from heliostat_trainer.launch import leads
+    from heliostat_trainer.ranks.launch import leads
 
     if not leads():
         from heliostat_trainer.run import assist
@@ -401,14 +401,14 @@ def train(
         assist()
         return
 
-    from heliostat_trainer.config import load_config
+    from heliostat_trainer.settings.config import load_config
 
     if ranks > 1 and not dry_run:
         raise typer.BadParameter("--ranks goes with --dry-run: to train on several, use torchrun")
     own = [option for parameter in context.command.params for option in parameter.opts]
     settings = load_config(config, context.args, own)
     if dry_run:
-        from heliostat.planning import show
+        from heliostat.screens.dry_run import show
 
         show(settings, ranks)
         return
@@ -462,7 +462,7 @@ def config(
     ] = False,
 ) -> None:
     """List every setting of a run's TOML: values that it takes, and default."""
-    from heliostat.explanation import show
+    from heliostat.screens.config import show
 
     show(place, explain=explain)
 
@@ -560,9 +560,9 @@ def compare(
     Runs that differ in run.seed alone are shown as one, with intervals over seeds. Runs compare
     only if they were evaluated alike: sampler, guidance, resolution, held-out prompts and seeds.
     """
-    from heliostat.comparing import compare as write
+    from heliostat.screens.compare import compare as write
     from heliostat_trainer.compare import Counting
-    from heliostat_trainer.plan import NVFP4_SPEEDUPS, TINY_IMAGE_SHARE
+    from heliostat_trainer.forecast.work import NVFP4_SPEEDUPS, TINY_IMAGE_SHARE
 
     speedups = nvfp4_speedup or NVFP4_SPEEDUPS.values()
     share = TINY_IMAGE_SHARE if tiny_share is None else tiny_share
@@ -599,7 +599,7 @@ def export(
 
     The weights are the moving average that evaluations are of. Works while the run goes on.
     """
-    from heliostat.exporting import export as write
+    from heliostat.screens.export import export as write
 
     write(run, kind.value, out, step, None if dtype is None else dtype.value, _say)
 
@@ -615,9 +615,9 @@ def login(
     ] = "",
 ) -> None:
     """Keep a rollout server's token for later commands: the administrator's, or an experiment's."""
-    from heliostat.administration import Administration
+    from heliostat.control import Administration
     from heliostat.credentials import keep_token
-    from heliostat_engines.secret import sendable
+    from heliostat_engines.files.secret import sendable
 
     given = sendable(token, "--token")
     with Administration(server, given) as control:
@@ -633,7 +633,7 @@ def info(
     ] = "grpc://127.0.0.1:8600",
 ) -> None:
     """Show what a running rollout server serves: model, rewards, limits."""
-    from heliostat.information import show
+    from heliostat.screens.info import show
 
     show(server)
 
@@ -654,8 +654,8 @@ def health(
 
     For a container's health check; needs no token.
     """
-    from heliostat_server.health import find_problem
-    from heliostat_server.launcher.state import StateFolder
+    from heliostat_server.launcher.health import find_problem
+    from heliostat_server.processes.state_folder import StateFolder
 
     problem = find_problem(StateFolder(state), tls_certificate, tls_name)
     if problem is not None:
@@ -687,7 +687,7 @@ def doctor(
     Run it first. Exits with 1 if something is broken that is installed or was asked for; a GPU
     that is not there is not.
     """
-    from heliostat.doctor import run
+    from heliostat.screens.doctor import run
 
     if not run(families or (), cache, trial=trial, as_json=as_json):
         raise typer.Exit(1)
@@ -763,9 +763,9 @@ def _warn_of_variables() -> None:
     if not given:
         return
     from heliostat.credentials import PATH_ENVIRONMENT
-    from heliostat_engines.hardware import CPU_DTYPE
+    from heliostat_engines.machine.hardware import CPU_DTYPE
     from heliostat_engines.suggestions import nearest
-    from heliostat_trainer.tokens import ENVIRONMENT
+    from heliostat_trainer.rollouts.tokens import ENVIRONMENT
 
     options = set(_option_variables(typer.main.get_command(app)))
     known = {

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from heliostat_engines.errors import FileError, FilesError, HeliostatError, SecretError
-from heliostat_engines.files import SECRET_MODE, atomic_text
-from heliostat_engines.ownership import explained
-from heliostat_engines.secret import sendable
-from heliostat_engines.text import read_json
-from heliostat_trainer.config import server_address
-from heliostat_trainer.tokens import ENVIRONMENT, environment_token
+from heliostat_engines.files.atomic import SECRET_MODE, atomic_text
+from heliostat_engines.files.ownership import explained
+from heliostat_engines.files.secret import sendable
+from heliostat_engines.files.text import read_json
+from heliostat_trainer.rollouts.tokens import ENVIRONMENT, environment_token
+from heliostat_trainer.settings.config import server_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 from heliostat.examples import example, examples
 from heliostat_engines.errors import FilesError, HeliostatError
 from heliostat_engines.families import get_family
-from heliostat_engines.files import atomic_text
+from heliostat_engines.files.atomic import atomic_text
 from heliostat_server.rewards.built_in import BUILT_IN
 from heliostat_server.rewards.registry import Offer, check_rewards, offered_rewards
-from heliostat_trainer.config import RecipeName, RecipeSection
-from heliostat_trainer.reference import reference
+from heliostat_trainer.settings.config import RecipeName, RecipeSection
+from heliostat_trainer.settings.reference import reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from heliostat_engines.families.family import Family
-    from heliostat_trainer.reference import SectionReference
+    from heliostat_trainer.settings.reference import SectionReference
 
 Settings = dict[str, dict[str, Any]]
 

@@ -16,12 +16,12 @@ import torch
 from heliostat_engines.adapters import parse_adapter
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
-from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import SAMPLERS, cut_after
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.euler import SAMPLERS, cut_after
+from heliostat_engines.sampling.noise import initial_noise
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_server.rewards.registry import Offer, RewardBook, offered_rewards
-from heliostat_trainer.service import RefusedPrompts, Scores
+from heliostat_trainer.rollouts.service import RefusedPrompts, Scores
 from heliostat_trainer.types import Group, PublishedAdapter, ServerInfo
 
 if TYPE_CHECKING:

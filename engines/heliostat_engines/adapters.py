@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from heliostat_engines.errors import AdapterError, FileError
+from heliostat_engines.files.text import parse_json
 from heliostat_engines.settings import LARGEST_FLOAT
-from heliostat_engines.text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from heliostat_engines.hardware import usable_cores
+from heliostat_engines.machine.hardware import usable_cores
 from heliostat_engines.settings import Count, Seconds, Settings, WireCount
 from heliostat_server.rewards.definitions import RewardDefinitions  # noqa: TC001 (pydantic reads it)
 

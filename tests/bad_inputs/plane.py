@@ -14,18 +14,18 @@ from heliostat_engines.adapters import parse_adapter
 from heliostat_engines.families import get_family
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_proto.rollout_pb2 import LoadReport
-from heliostat_server.adapters.store import AdapterStore
-from heliostat_server.control.dashboard.sessions import Sessions
 from heliostat_server.control.plane import start_plane
-from heliostat_server.description import ServerDescription
 from heliostat_server.errors import UnavailableError
 from heliostat_server.experiments.authority import Authority
-from heliostat_server.experiments.store import ExperimentStore
 from heliostat_server.experiments.tokens import digest
-from heliostat_server.launcher.ports import free_ports
-from heliostat_server.launcher.state import StateFolder
-from heliostat_server.launcher.valkey import EmbeddedValkey
+from heliostat_server.launcher.embedded_store import EmbeddedValkey
+from heliostat_server.processes.ports import free_ports
+from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
+from heliostat_server.store.adapters import AdapterStore
+from heliostat_server.store.description import ServerDescription
+from heliostat_server.store.experiments import ExperimentStore
+from heliostat_server.store.sessions import Sessions
 from tests.bad_inputs.outcome import Outcome, Verdict, cause_of
 from tests.server.checkpoints import random_adapter
 from tests.trainer.conftest import write_checkpoint

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from heliostat_trainer.prompts import read_prompts
-from heliostat_trainer.wire import text_input
+from heliostat_trainer.prompts.sources import read_prompts
+from heliostat_trainer.rollouts.wire import text_input
 from tests.bad_inputs import odd
 from tests.bad_inputs.outcome import ACCEPTED, Outcome, Verdict, raised
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import strategies as st
 from rich.console import Console
 
-from heliostat_trainer.config import load_config
-from heliostat_trainer.interrupts import Interrupts
-from heliostat_trainer.progress import LineProgress
+from heliostat_trainer.display.progress import LineProgress
+from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
+from heliostat_trainer.settings.config import load_config
 from tests.bad_inputs import odd
 from tests.bad_inputs.command_line import Command, run_command
 from tests.bad_inputs.outcome import ACCEPTED, Verdict, raised
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from heliostat_trainer.config import TrainConfig
     from heliostat_trainer.loop import Trainer
+    from heliostat_trainer.settings.config import TrainConfig
 
 TOML, MODEL, KEPT, HURT = "run.toml", "model", "runs/kept", "runs/hurt"
 STEPS = 2

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from hypothesis import strategies as st
 
-from heliostat_trainer.config import (
+from heliostat_trainer.forecast.work import plan_run
+from heliostat_trainer.settings.config import (
     TrainConfig,
     completed,
     first_change,
@@ -19,7 +20,6 @@ from heliostat_trainer.config import (
     load_config,
     section_kinds,
 )
-from heliostat_trainer.plan import plan_run
 from tests.bad_inputs import odd
 from tests.bad_inputs.outcome import ACCEPTED, Outcome, Verdict, raised
 

@@ -29,8 +29,8 @@ from heliostat_engines.adapters import AdapterFiles, pack_adapter, parse_adapter
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families import FAMILIES
 from heliostat_engines.families.family import Family, Size
-from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
+from heliostat_engines.sampling.noise import initial_noise
 
 STEPS = 6
 RANK = 32

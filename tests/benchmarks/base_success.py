@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from heliostat_trainer.interrupts import Interrupts
-from heliostat_trainer.policy import PolicyName
+from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.randomness import Purpose, candidate_seeds
-from heliostat_trainer.ranks import Ranks
+from heliostat_trainer.ranks.interrupts import Interrupts
+from heliostat_trainer.ranks.ranks import Ranks
 from heliostat_trainer.workshop import build_workshop, choose_device
 from tests.benchmarks.in_process import demo_service
 from tests.benchmarks.tasks import JUDGE
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.settings.config import TrainConfig
 
 PROMPTS, CANDIDATES = 40, 24
 THRESHOLDS = (0.8, 0.85, 0.9, 0.95, 0.97, 0.99)

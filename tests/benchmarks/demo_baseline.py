@@ -24,22 +24,22 @@ from heliostat.demo.baseline import NAME
 from heliostat.demo.server import running_server
 from heliostat.examples import example
 from heliostat_engines.errors import HeliostatError
-from heliostat_engines.files import atomic_folder
-from heliostat_engines.hardware import usable_cores
-from heliostat_engines.ownership import Layout
+from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.files.ownership import Layout
+from heliostat_engines.machine.hardware import usable_cores
 from heliostat_trainer.compare.beside import RECORDING, Recording
 from heliostat_trainer.compare.groups import WITHOUT_EFFECT
-from heliostat_trainer.config import TrainConfig, flatten, kept_config, load_config
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.evaluate import RESULTS
-from heliostat_trainer.report.record import read_run
+from heliostat_trainer.evaluation.evaluate import RESULTS
+from heliostat_trainer.folder.run_file import RUN_FILE
+from heliostat_trainer.folder.steps import step_folder
+from heliostat_trainer.record import read_run
 from heliostat_trainer.run import train
-from heliostat_trainer.run_file import RUN_FILE
-from heliostat_trainer.steps import step_folder
+from heliostat_trainer.settings.config import TrainConfig, flatten, kept_config, load_config
 from tests.benchmarks.gradient_signal import cpu
 
 if TYPE_CHECKING:
-    from heliostat_trainer.report.record import RunRecord
+    from heliostat_trainer.record import RunRecord
 
 METRICS = "metrics.jsonl"
 LAYOUT = Layout(

@@ -26,11 +26,11 @@ from rich.table import Table
 
 from heliostat.examples import example
 from heliostat_server.launcher.background import background_server
-from heliostat_server.launcher.state import StateFolder
+from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
-from heliostat_trainer.config import TrainConfig
-from heliostat_trainer.metrics import read_metrics
+from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.run import train
+from heliostat_trainer.settings.config import TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

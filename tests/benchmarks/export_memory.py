@@ -26,11 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from heliostat_engines.export.graph import export_graph
-from heliostat_engines.export.manifest import ExportOptions
 from heliostat_engines.export.sources import CheckpointSource
 from heliostat_engines.families import get_family
 from heliostat_engines.families.family import Size
-from heliostat_engines.precision import named_linears
+from heliostat_engines.families.precision import named_linears
+from heliostat_engines.plans.graph_manifest import ExportOptions
 
 AMAX = 8.0
 """Any magnitude does: it is a constant of the graph."""

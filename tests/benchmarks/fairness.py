@@ -30,7 +30,7 @@ from rich.console import Console
 
 from heliostat_proto import control_pb2
 from heliostat_server.launcher.background import background_server
-from heliostat_server.launcher.state import StateFolder
+from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
 from tests.server.checkpoints import random_adapter
 from tests.server.rollout_client import RolloutClient

@@ -29,14 +29,15 @@ from rich.table import Table
 from heliostat.examples import example
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
-from heliostat_engines.noise import initial_noise
-from heliostat_engines.precision import Precision
+from heliostat_engines.families.precision import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import SAMPLERS, cut_after
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.euler import SAMPLERS, cut_after
+from heliostat_engines.sampling.noise import initial_noise
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_server.rewards.registry import RewardBook
-from heliostat_trainer.fidelity import PUBLISHED, Fidelity, rank_fidelity
-from heliostat_trainer.prompts import read_prompts
+from heliostat_trainer.exploring.fidelity import PUBLISHED, rank_fidelity
+from heliostat_trainer.prompts.sources import read_prompts
+from heliostat_trainer.types import Fidelity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -44,26 +44,26 @@ from rich.table import Table
 
 from heliostat.examples import example
 from heliostat.in_process import demo_service
-from heliostat_engines.arithmetic import compute_dtype, has_bf16_units, name_of
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import HeliostatError
-from heliostat_engines.files import atomic_file
-from heliostat_engines.stochastic import Trajectory
+from heliostat_engines.files.atomic import atomic_file
+from heliostat_engines.machine.arithmetic import compute_dtype, has_bf16_units, name_of
+from heliostat_engines.sampling.stochastic import Trajectory
 from heliostat_engines.suggestions import suggest
-from heliostat_trainer.checkpoint import TENSORS, Checkpoints
-from heliostat_trainer.config import TrainConfig, load_config, section_kinds
-from heliostat_trainer.curriculum import contrasted, most_contrasted
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.interrupts import Interrupts
+from heliostat_trainer.exploring.selection import select
+from heliostat_trainer.folder.checkpoint import TENSORS, Checkpoints
+from heliostat_trainer.folder.run_file import read_settings
+from heliostat_trainer.folder.steps import kept_steps, step_folder
+from heliostat_trainer.forecast.work import NVFP4_SPEEDUPS, plan_run, total
 from heliostat_trainer.loop import group_requests
-from heliostat_trainer.objectives.settings import Need
-from heliostat_trainer.plan import NVFP4_SPEEDUPS, plan_run, total
-from heliostat_trainer.policy import PolicyName
+from heliostat_trainer.policy.policy import PolicyName
+from heliostat_trainer.prompts.curriculum import contrasted, most_contrasted
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
-from heliostat_trainer.ranks import Ranks
-from heliostat_trainer.run_file import read_settings
-from heliostat_trainer.selection import select
-from heliostat_trainer.steps import kept_steps, step_folder
+from heliostat_trainer.ranks.interrupts import Interrupts
+from heliostat_trainer.ranks.ranks import Ranks
+from heliostat_trainer.settings.config import TrainConfig, load_config, section_kinds
+from heliostat_trainer.settings.objectives import Need
 from heliostat_trainer.types import ExploreSteps, Group, GroupRequest, Samples
 from heliostat_trainer.workshop import Workshop, build_workshop
 from tests.benchmarks.in_process import train_in_process

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from heliostat.in_process import demo_service
-from heliostat_trainer.interrupts import Interrupts
-from heliostat_trainer.progress import Outlook, open_progress
+from heliostat_trainer.display.progress import open_progress
+from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.run import build_trainer, open_run
+from heliostat_trainer.types import Outlook
 from heliostat_trainer.workshop import choose_device
 
 if TYPE_CHECKING:
     from heliostat_server.rewards.definitions import RewardDefinitions
-    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.settings.config import TrainConfig
 
 
 def train_in_process(

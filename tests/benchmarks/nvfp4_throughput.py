@@ -28,7 +28,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torchao.prototype.mx_formats.nvfp4_tensor import nvfp4_quantize, per_tensor_amax_to_scale
 
-from heliostat_engines import nvfp4
+from heliostat_engines.nvfp4 import format as nvfp4
 
 SHAPES = ((1536, 192), (1536, 768), (2240, 2240), (3072, 3072), (4096, 3072), (12288, 3072))
 """The demo's activations, SANA's and FLUX's weights, 4,096 tokens of FLUX's activations."""

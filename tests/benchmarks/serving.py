@@ -24,11 +24,11 @@ import torch
 
 from heliostat_engines.adapters import AdapterFiles, pack_adapter, parse_adapter
 from heliostat_engines.families import get_family
-from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.sampling.euler import sample_euler
+from heliostat_engines.sampling.noise import initial_noise
 from heliostat_server.launcher.background import background_server
-from heliostat_server.launcher.state import StateFolder
+from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.rewards.registry import RewardBook
 from heliostat_server.settings import LimitSettings, ServeSettings
 from tests.server.rollout_client import RolloutClient
@@ -36,7 +36,7 @@ from tests.server.rollout_client import RolloutClient
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from heliostat_server.launcher.state import ServerRecord
+    from heliostat_server.processes.state_folder import ServerRecord
 
 PROMPT = "a red cat"
 EXPERIMENT = "benchmark"

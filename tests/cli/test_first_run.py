@@ -12,9 +12,9 @@ from heliostat.cli import app
 from heliostat_engines.errors import HeliostatError, UnknownFamilyError
 from heliostat_engines.families import FAMILIES
 from heliostat_server.errors import RequestError
-from heliostat_trainer.config import TrainConfig, load_config
-from heliostat_trainer.plan import plan_run
-from heliostat_trainer.reference import reference
+from heliostat_trainer.forecast.work import plan_run
+from heliostat_trainer.settings.config import TrainConfig, load_config
+from heliostat_trainer.settings.reference import reference
 
 EVERY = pytest.mark.parametrize("family", [family.name for family in FAMILIES])
 

@@ -40,10 +40,10 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         "heliostat_server/control/dashboard/templates/base.html",
         "heliostat_server/model_repository/explore/1/model.py",
         "heliostat_server/model_repository/explore/config.pbtxt",
-        "heliostat_server/rewards/weights/judge.safetensors",
-        "heliostat_trainer/report/comparison.html",
-        "heliostat_trainer/report/style.html",
-        "heliostat_trainer/report/template.html",
+        "heliostat_server/rewards/demo/weights/judge.safetensors",
+        "heliostat_trainer/pages/comparison.html",
+        "heliostat_trainer/pages/style.html",
+        "heliostat_trainer/pages/report.html",
     ],
 )
 def test_the_wheel_carries_what_runs_without_a_checkout(wheel_names: set[str], name: str) -> None:

@@ -20,8 +20,8 @@ import yaml
 from dotenv import dotenv_values
 
 from heliostat.cli import app
-from heliostat_server.launcher.ports import free_ports
-from heliostat_server.launcher.valkey import valkey_binary
+from heliostat_server.launcher.embedded_store import valkey_binary
+from heliostat_server.processes.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from heliostat_server.launcher.background import background_server
-from heliostat_server.launcher.state import StateFolder
+from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.rewards.definitions import PretrainedReward, WeightedSum
 from heliostat_server.settings import LimitSettings, ServeSettings
 from tests.server.checkpoints import random_checkpoint
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from heliostat_server.launcher.state import ServerRecord
+    from heliostat_server.processes.state_folder import ServerRecord
 
 BATCH = 4
 

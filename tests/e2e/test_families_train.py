@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 
 from heliostat_engines.families import get_family
 from heliostat_server.launcher.background import background_server
-from heliostat_server.launcher.state import StateFolder
+from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
-from heliostat_trainer.config import TrainConfig, load_config
-from heliostat_trainer.evaluate import read_evaluations
-from heliostat_trainer.metrics import read_metrics
+from heliostat_trainer.evaluation.evaluate import read_evaluations
+from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.run import train
+from heliostat_trainer.settings.config import TrainConfig, load_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BATCH = 4

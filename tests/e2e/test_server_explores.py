@@ -13,15 +13,15 @@ import torch
 from heliostat_engines.adapters import AdapterFiles, pack_adapter, parse_adapter
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
-from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import SAMPLERS, cut_after, guided
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.euler import SAMPLERS, cut_after, guided
+from heliostat_engines.sampling.noise import initial_noise
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_server.launcher.background import background_server
-from heliostat_server.launcher.state import StateFolder
-from heliostat_server.rewards.clip import ClipTower
-from heliostat_server.rewards.colourfulness import Colourfulness
+from heliostat_server.processes.state_folder import StateFolder
+from heliostat_server.rewards.computed.colourfulness import Colourfulness
 from heliostat_server.rewards.images import to_uint8
+from heliostat_server.rewards.published.clip import ClipTower
 from heliostat_server.settings import ServeSettings
 from tests.server.checkpoints import random_adapter
 from tests.server.rollout_client import RolloutClient, StreamError

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heliostat_server.health import find_problem
-from heliostat_server.launcher.ports import free_ports
-from heliostat_server.launcher.state import StateFolder
+from heliostat_server.launcher.health import find_problem
+from heliostat_server.processes.ports import free_ports
+from heliostat_server.processes.state_folder import StateFolder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from heliostat_server.launcher.shared_memory import prefix_of
-from heliostat_server.launcher.state import StateFolder
+from heliostat_server.processes.state_folder import StateFolder
+from heliostat_server.triton.shared_memory import prefix_of
 from tests.server.checkpoints import random_adapter
 from tests.server.rollout_client import StreamError
 

@@ -11,11 +11,11 @@ import torch
 
 from heliostat_engines.adapters import parse_adapter
 from heliostat_engines.families import get_family
-from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.sampling.euler import sample_euler
+from heliostat_engines.sampling.noise import initial_noise
 from heliostat_server.launcher.background import background_server
-from heliostat_server.launcher.state import StateFolder
+from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
 from tests.server.checkpoints import random_adapter
 from tests.server.rollout_client import RolloutClient

@@ -11,14 +11,14 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from heliostat_server.health import find_problem
 from heliostat_server.launcher.background import background_server
-from heliostat_server.launcher.state import StateFolder
+from heliostat_server.launcher.health import find_problem
+from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
-from heliostat_trainer.client import RolloutServer
 from heliostat_trainer.errors import ServerUnreachableError
 from heliostat_trainer.rewards import RewardSum
-from heliostat_trainer.tokens import GivenTokens
+from heliostat_trainer.rollouts.client import RolloutServer
+from heliostat_trainer.rollouts.tokens import GivenTokens
 from heliostat_trainer.types import GroupRequest
 from tests.e2e.conftest import BATCH, ServerHarness
 from tests.server.checkpoints import random_adapter

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from heliostat_proto import control_pb2 as messages
-from heliostat_trainer.metrics import read_metrics
+from heliostat_trainer.folder.metrics import read_metrics
 from tests.e2e.training import Run, assert_same, write_toml
 from tests.server.checkpoints import random_adapter
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from heliostat_proto import control_pb2 as messages
-from heliostat_trainer.metrics import read_metrics
+from heliostat_trainer.folder.metrics import read_metrics
 from tests.e2e.conftest import BATCH, ServerHarness
 from tests.e2e.training import Address, Run, assert_same, wait_for, write_toml
 from tests.server.checkpoints import random_adapter

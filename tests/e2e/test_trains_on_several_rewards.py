@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from heliostat_trainer.metrics import read_metrics
+from heliostat_trainer.folder.metrics import read_metrics
 from tests.e2e.training import Run, write_toml
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from heliostat_engines import nvfp4
-from heliostat_engines.runtimes.vendor import Runtime, Vendor
+from heliostat_engines.nvfp4 import format as nvfp4
+from heliostat_engines.plans.vendor import Runtime, Vendor
 
 VERSION = "11.4.0.106"
 _HEADER_END = b"\n"

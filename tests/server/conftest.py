@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from heliostat_server.adapters.store import AdapterStore
-from heliostat_server.experiments.store import ExperimentStore
-from heliostat_server.launcher.state import StateFolder
-from heliostat_server.launcher.valkey import EmbeddedValkey
+from heliostat_server.launcher.embedded_store import EmbeddedValkey
+from heliostat_server.processes.state_folder import StateFolder
+from heliostat_server.store.adapters import AdapterStore
+from heliostat_server.store.experiments import ExperimentStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,12 +15,12 @@ from heliostat_engines.adapters import AdapterFiles, parse_adapter
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
-from heliostat_engines.noise import initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import SAMPLERS, cut_after
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.euler import SAMPLERS, cut_after
+from heliostat_engines.sampling.noise import initial_noise
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.rewards import RewardSum
-from heliostat_trainer.service import RefusedPrompt, RefusedPrompts, Scores
+from heliostat_trainer.rollouts.service import RefusedPrompt, RefusedPrompts, Scores
 from heliostat_trainer.types import Candidate, Group, GroupRequest, PublishedAdapter, ServerInfo
 
 if TYPE_CHECKING:

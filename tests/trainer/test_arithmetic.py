@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from heliostat_engines.adapters import parse_adapter
-from heliostat_engines.arithmetic import CHOICES
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families import get_family
-from heliostat_engines.noise import initial_noise
-from heliostat_engines.precision import Precision
+from heliostat_engines.families.precision import Precision
+from heliostat_engines.machine.arithmetic import CHOICES
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.sampling.euler import sample_euler
+from heliostat_engines.sampling.noise import initial_noise
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.policy import Policy, PolicyName
+from heliostat_trainer.policy.policy import Policy, PolicyName
 from heliostat_trainer.run import require_same_arithmetic
 
 FAMILY = get_family("demo")

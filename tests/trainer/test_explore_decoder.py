@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_trainer.run_file import RUN_FILE
+from heliostat_trainer.folder.run_file import RUN_FILE
 from tests.trainer.test_loop import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.settings.config import TrainConfig
     from tests.trainer.fake_server import FakeServer
 
     Configure = Callable[..., TrainConfig]

@@ -12,19 +12,19 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from heliostat_engines.errors import HeliostatError
-from heliostat_engines.solvers import Solver
-from heliostat_trainer.config import TrainConfig
+from heliostat_engines.sampling.solvers import Solver
+from heliostat_trainer.display.progress import LineProgress
 from heliostat_trainer.errors import (
     DivergedError,
     OutOfMemoryError,
     RunFolderError,
     ServerUnreachableError,
 )
-from heliostat_trainer.evaluate import paired_difference, read_evaluations
-from heliostat_trainer.interrupts import Interrupts
-from heliostat_trainer.metrics import read_metrics
-from heliostat_trainer.progress import LineProgress
+from heliostat_trainer.evaluation.evaluate import paired_difference, read_evaluations
+from heliostat_trainer.folder.metrics import read_metrics
+from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
+from heliostat_trainer.settings.config import TrainConfig
 from tests.trainer.fake_server import FakeServer
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from heliostat_trainer.evaluate import read_evaluations
-from heliostat_trainer.interrupts import Interrupts
-from heliostat_trainer.metrics import read_metrics
-from heliostat_trainer.progress import LineProgress
+from heliostat_trainer.display.progress import LineProgress
+from heliostat_trainer.evaluation.evaluate import read_evaluations
+from heliostat_trainer.folder.metrics import read_metrics
+from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.report import write_report
 from heliostat_trainer.rewards import Normalise, RewardSum
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.settings.config import TrainConfig
 
 SUM = ("--reward.weights", "{ warmth = 1.0, contrast = 0.5 }", "--reward.heldout", "[]")
 TABLES = st.lists(

@@ -10,7 +10,7 @@ import pytest
 
 from heliostat_engines.errors import FilesError, FolderBusyError
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.evaluate import read_evaluations
+from heliostat_trainer.evaluation.evaluate import read_evaluations
 from heliostat_trainer.run import working_in_run
 from tests.trainer.test_loop import make_trainer, run
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from heliostat_trainer.checkpoint import Checkpoints
-    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.folder.checkpoint import Checkpoints
+    from heliostat_trainer.settings.config import TrainConfig
     from tests.trainer.fake_server import FakeServer
 
     Configure = Callable[..., TrainConfig]

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heliostat_engines.solvers import Solver
-from heliostat_trainer.evaluate import pair, read_evaluations
-from heliostat_trainer.policy import PolicyName
-from heliostat_trainer.run_file import RUN_FILE
+from heliostat_engines.sampling.solvers import Solver
+from heliostat_trainer.evaluation.evaluate import pair, read_evaluations
+from heliostat_trainer.folder.run_file import RUN_FILE
+from heliostat_trainer.policy.policy import PolicyName
 from tests.trainer.test_loop import make_trainer, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.settings.config import TrainConfig
     from tests.trainer.fake_server import FakeServer
 
     Configure = Callable[..., TrainConfig]

@@ -12,15 +12,15 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from heliostat_trainer.checkpoint import RunState
+from heliostat_trainer.display.progress import LineProgress
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.handshake import check_decisions
-from heliostat_trainer.interrupts import Interrupts
-from heliostat_trainer.metrics import read_metrics
-from heliostat_trainer.progress import LineProgress
+from heliostat_trainer.folder.checkpoint import RunState
+from heliostat_trainer.folder.metrics import read_metrics
+from heliostat_trainer.folder.steps import kept_steps, step_folder
+from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.report import write_report
+from heliostat_trainer.rollouts.handshake import check_decisions
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
-from heliostat_trainer.steps import kept_steps, step_folder
 from heliostat_trainer.tuner import ENOUGH, MOST_CANDIDATES, Tuner, bounds
 from heliostat_trainer.tuning import Decision, Shape, paid
 from heliostat_trainer.types import StepMetrics
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.settings.config import TrainConfig
 
     Configure = Callable[..., TrainConfig]
 

@@ -11,10 +11,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_trainer.ahead import ExploreAhead
-from heliostat_trainer.checkpoint import RunState, improved
 from heliostat_trainer.clock import Meter, Phase, PhaseClock
-from heliostat_trainer.curriculum import (
+from heliostat_trainer.evaluation.evaluate import mean_gain
+from heliostat_trainer.evaluation.guards import alarms
+from heliostat_trainer.evaluation.statistics import diversity
+from heliostat_trainer.exploring.ahead import ExploreAhead
+from heliostat_trainer.exploring.selection import select
+from heliostat_trainer.exploring.watch import (
+    Verdict,
+    explore_steps,
+    fidelity_of,
+    ranks,
+    watched_rows,
+)
+from heliostat_trainer.folder.checkpoint import RunState, improved
+from heliostat_trainer.learning.replay import remembered, replayed
+from heliostat_trainer.learning.tensors import learned_tensors
+from heliostat_trainer.policy.policy import PolicyName
+from heliostat_trainer.prompts.curriculum import (
     contrasted,
     draw_prompts,
     flats,
@@ -24,24 +38,17 @@ from heliostat_trainer.curriculum import (
     sightings,
     spreads,
 )
-from heliostat_trainer.evaluate import mean_gain
-from heliostat_trainer.guards import alarms
-from heliostat_trainer.policy import PolicyName
-from heliostat_trainer.progress import Outlook
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
-from heliostat_trainer.replay import remembered, replayed
-from heliostat_trainer.selection import select
-from heliostat_trainer.statistics import diversity
 from heliostat_trainer.tuning import in_force
 from heliostat_trainer.types import (
     ExploreSteps,
     Group,
     GroupRequest,
+    Outlook,
     Samples,
     Selection,
     StepMetrics,
 )
-from heliostat_trainer.watch import Verdict, explore_steps, fidelity_of, ranks, watched_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,21 +58,20 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.conditioning import Conditioning
-    from heliostat_trainer.checkpoint import Checkpoints
-    from heliostat_trainer.config import TrainConfig
-    from heliostat_trainer.evaluate import Evaluation, Evaluator
-    from heliostat_trainer.fidelity import Fidelity
-    from heliostat_trainer.interrupts import Interrupts
-    from heliostat_trainer.learner import Learner
-    from heliostat_trainer.metrics import MetricsLog
-    from heliostat_trainer.policy import Policy
-    from heliostat_trainer.progress import Progress
-    from heliostat_trainer.regenerate import Artist
-    from heliostat_trainer.service import RolloutService
-    from heliostat_trainer.trackers import Trackers
+    from heliostat_trainer.display.progress import Progress
+    from heliostat_trainer.display.trackers import Trackers
+    from heliostat_trainer.evaluation.evaluate import Evaluation, Evaluator
+    from heliostat_trainer.folder.checkpoint import Checkpoints
+    from heliostat_trainer.folder.metrics import MetricsLog
+    from heliostat_trainer.learning.learner import Learner
+    from heliostat_trainer.policy.artist import Artist
+    from heliostat_trainer.policy.policy import Policy
+    from heliostat_trainer.ranks.interrupts import Interrupts
+    from heliostat_trainer.rollouts.service import RolloutService
+    from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.tuner import Tuner
     from heliostat_trainer.tuning import Decision, Shape
-    from heliostat_trainer.types import PublishedAdapter, UpdateReport
+    from heliostat_trainer.types import Fidelity, PublishedAdapter, UpdateReport
 
 
 @dataclass(frozen=True)
@@ -223,7 +229,8 @@ class Trainer:
             return
         with self._clock.phase(Phase.CHECKPOINT), parts.interrupts.shielded():
             state = replace(self.state, explorers=self._needed_explorers())
-            parts.checkpoints.save(state, parts.policy, parts.learner.optimiser)
+            tensors = learned_tensors(parts.policy, parts.learner.optimiser)
+            parts.checkpoints.save(state, tensors)
             self._saved = self.state
 
     @property

@@ -10,52 +10,52 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 
-from heliostat_engines.arithmetic import cpu_dtype, name_of
 from heliostat_engines.errors import FilesError, HeliostatError, first_line
 from heliostat_engines.families import get_family
 from heliostat_engines.families.weights import weights_digest
-from heliostat_engines.files import atomic_text
-from heliostat_engines.hardware import CPU_DTYPE, default_threads
-from heliostat_trainer.checkpoint import Checkpoints, RunState
-from heliostat_trainer.config import TrainConfig, one_or_more
+from heliostat_engines.files.atomic import atomic_text
+from heliostat_engines.machine.arithmetic import cpu_dtype, name_of
+from heliostat_engines.machine.hardware import CPU_DTYPE, default_threads
+from heliostat_trainer.display.progress import Progress, open_progress
+from heliostat_trainer.display.trackers import open_trackers, require_trackers
 from heliostat_trainer.errors import (
     ConfigError,
     InterruptedRunError,
     OutOfMemoryError,
     RunFolderError,
 )
-from heliostat_trainer.evaluate import Evaluator
+from heliostat_trainer.evaluation.evaluate import Evaluator
+from heliostat_trainer.evaluation.showcase import keep_showcase
 from heliostat_trainer.export import export_run
-from heliostat_trainer.handshake import (
+from heliostat_trainer.folder.checkpoint import Checkpoints, RunState
+from heliostat_trainer.folder.metrics import MetricsLog
+from heliostat_trainer.folder.resuming import contents_of
+from heliostat_trainer.folder.run_file import RUN_FILE, read_arithmetic
+from heliostat_trainer.loop import Parts, Trainer
+from heliostat_trainer.randomness import Purpose, candidate_seeds
+from heliostat_trainer.ranks.interrupts import Interrupts, StopRequestedError
+from heliostat_trainer.ranks.launch import local_size
+from heliostat_trainer.ranks.ranks import Ranks, RunEndedError, open_ranks
+from heliostat_trainer.rollouts.handshake import (
     check_against_server,
     check_decisions,
     check_prompts,
     checkpoint_warnings,
 )
-from heliostat_trainer.interrupts import Interrupts, StopRequestedError
-from heliostat_trainer.launch import local_size
-from heliostat_trainer.loop import Parts, Trainer
-from heliostat_trainer.metrics import MetricsLog
-from heliostat_trainer.progress import Outlook, Progress, open_progress
-from heliostat_trainer.randomness import Purpose, candidate_seeds
-from heliostat_trainer.ranks import Ranks, RunEndedError, open_ranks
-from heliostat_trainer.resuming import contents_of
-from heliostat_trainer.run_file import RUN_FILE, read_arithmetic
+from heliostat_trainer.rollouts.replicas import open_servers
+from heliostat_trainer.rollouts.tokens import RunTokens
 from heliostat_trainer.run_folder import held_run
-from heliostat_trainer.servers import open_servers
-from heliostat_trainer.showcase import keep_showcase
+from heliostat_trainer.settings.config import TrainConfig, one_or_more
 from heliostat_trainer.team import Call, Helper, announced, listen
-from heliostat_trainer.tokens import RunTokens
-from heliostat_trainer.trackers import open_trackers, require_trackers
 from heliostat_trainer.tuner import Tuner, bounds
-from heliostat_trainer.types import GroupRequest
+from heliostat_trainer.types import GroupRequest, Outlook
 from heliostat_trainer.workshop import build_workshop, choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from heliostat_trainer.service import RolloutService
+    from heliostat_trainer.rollouts.service import RolloutService
     from heliostat_trainer.types import ServerInfo
 
 

@@ -6,17 +6,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from heliostat_engines.files import claim_folder
-from heliostat_engines.locks import locked
-from heliostat_engines.ownership import (
+from heliostat_engines.files.atomic import claim_folder
+from heliostat_engines.files.locks import locked
+from heliostat_engines.files.ownership import (
     MARKER,
     Layout,
     read_marker,
     require_own_file,
     require_replaceable,
 )
+from heliostat_trainer.evaluation.showcase import LAYOUT as SHOWCASE
 from heliostat_trainer.export.formats import Format
-from heliostat_trainer.showcase import LAYOUT as SHOWCASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

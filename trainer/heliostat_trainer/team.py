@@ -12,18 +12,18 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from heliostat_engines.conditioning import Conditioning
-from heliostat_trainer.learner import Learner
-from heliostat_trainer.packing import packed, unpacked
-from heliostat_trainer.policy import PolicyName
-from heliostat_trainer.regenerate import Artist
+from heliostat_trainer.folder.packing import packed, unpacked
+from heliostat_trainer.learning.learner import Learner
+from heliostat_trainer.policy.artist import Artist
+from heliostat_trainer.policy.policy import PolicyName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import torch
 
-    from heliostat_engines.stochastic import Trajectory
-    from heliostat_trainer.ranks import Ranks, Tensors
+    from heliostat_engines.sampling.stochastic import Trajectory
+    from heliostat_trainer.ranks.ranks import Ranks, Tensors
     from heliostat_trainer.types import Samples, UpdateReport
 
 

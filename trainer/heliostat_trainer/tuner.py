@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_trainer.objectives.settings import DanceGrpoSettings
-from heliostat_trainer.plan import TINY_IMAGE_SHARE
+from heliostat_trainer.forecast.work import TINY_IMAGE_SHARE
+from heliostat_trainer.settings.objectives import DanceGrpoSettings
 from heliostat_trainer.tuning import (
     KEPT_PAIRS,
     Bounds,
@@ -25,8 +25,8 @@ from heliostat_trainer.tuning import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from heliostat_trainer.checkpoint import RunState
-    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.folder.checkpoint import RunState
+    from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.tuning import Shape
     from heliostat_trainer.types import ServerInfo, StepMetrics
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.types import StepMetrics
 
 BETWEEN = 0.05

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heliostat_engines import hardware
 from heliostat_engines.families import get_family
+from heliostat_engines.machine import hardware
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.launch import local_rank
-from heliostat_trainer.learner import Learner
+from heliostat_trainer.learning.learner import Learner
 from heliostat_trainer.objectives.build import build_objective
 from heliostat_trainer.objectives.grpo import stochastic_sampler
-from heliostat_trainer.policy import Policy
-from heliostat_trainer.regenerate import Artist
+from heliostat_trainer.policy.artist import Artist
+from heliostat_trainer.policy.policy import Policy
+from heliostat_trainer.ranks.launch import local_rank
 from heliostat_trainer.team import LeadingArtist, LeadingLearner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from heliostat_engines.progress import Stages
-    from heliostat_trainer.config import TrainConfig
-    from heliostat_trainer.interrupts import Interrupts
-    from heliostat_trainer.ranks import Ranks
+    from heliostat_trainer.ranks.interrupts import Interrupts
+    from heliostat_trainer.ranks.ranks import Ranks
+    from heliostat_trainer.settings.config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from heliostat.credentials import token_for
 from heliostat.demo.server import Serving, running_server
 from heliostat.examples import example
 from heliostat_engines.progress import shown
-from heliostat_trainer.config import load_config
+from heliostat_trainer.settings.config import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ def run_demo(*, runs: Path, minutes: float | None, server: str | None, resume: b
     with _server(server, runs, console) as serving:
         _say_where(console, {"Rollout server": serving.url, "CPU cores": _cores()})
         with shown(console) as stages, stages.during("load torch"):
-            from heliostat_engines.arithmetic import explanation
+            from heliostat_engines.machine.arithmetic import explanation
             from heliostat_trainer.run import train
         _say_where(console, {"Arithmetic": explanation()})
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from heliostat.credentials import remember
-from heliostat_engines.hardware import AUTO
+from heliostat_engines.machine.hardware import AUTO
 from heliostat_engines.progress import shown
 from heliostat_server.control.validation import first_problem
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.background import background_server
-from heliostat_server.launcher.state import StateFolder
+from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.settings import ServeSettings
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save
 
-from heliostat_engines.files import atomic_bytes
-from heliostat_engines.weights import check_shapes, read_tensors, refuse, shapes
+from heliostat_engines.files.atomic import atomic_bytes
+from heliostat_engines.files.weights import check_shapes, read_tensors, refuse, shapes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from PIL import Image
 
 from heliostat.pretrain.checkpoint import load_named, save_tensors
 from heliostat.pretrain.vocabulary import NOUNS
-from heliostat_engines.text import read_json
+from heliostat_engines.files.text import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path

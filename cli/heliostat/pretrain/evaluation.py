@@ -16,7 +16,7 @@ from heliostat.pretrain.denoiser import sample
 from heliostat.pretrain.judges import FAMILY_SIZE, family_cosines
 from heliostat.pretrain.scenes import to_unit_range
 from heliostat.pretrain.vocabulary import BACKGROUNDS, NOUNS
-from heliostat_engines.files import atomic_file
+from heliostat_engines.files.atomic import atomic_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from heliostat.pretrain.judges import JudgeStudio
     from heliostat.pretrain.scenes import Painter
     from heliostat_engines.families.demo.text_encoder import DemoTextEncoder
-    from heliostat_server.rewards.judge import Judge, JudgeNetwork
+    from heliostat_server.rewards.demo.network import Judge, JudgeNetwork
 
 
 @dataclass(frozen=True)

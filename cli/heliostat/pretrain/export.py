@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from heliostat.pretrain.checkpoint import save_tensors
-from heliostat_engines import calibration
+from heliostat_engines.families import calibration
 from heliostat_engines.families.demo.family import DemoFamily
-from heliostat_engines.files import atomic_folder
-from heliostat_engines.ownership import Layout
+from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.files.ownership import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ModelMixin, SD3Transformer2DModel
 
     from heliostat_engines.families.family import TextEncoder
-    from heliostat_server.rewards.judge import Judge
+    from heliostat_server.rewards.demo.network import Judge
 
 
 @dataclass(frozen=True)

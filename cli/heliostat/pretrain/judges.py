@@ -20,7 +20,12 @@ from heliostat.pretrain.progress import StageProgress
 from heliostat.pretrain.scenes import Painter, to_unit_range
 from heliostat.pretrain.training import Training, TrainSettings, step_generator
 from heliostat.pretrain.vocabulary import BACKGROUNDS, COUNT_WORDS, NOUNS
-from heliostat_server.rewards.judge import Calibration, Judge, JudgeArchitecture, JudgeNetwork
+from heliostat_server.rewards.demo.network import (
+    Calibration,
+    Judge,
+    JudgeArchitecture,
+    JudgeNetwork,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

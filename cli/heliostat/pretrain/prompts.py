@@ -13,7 +13,7 @@ from heliostat.pretrain.captions import (
     draw_training_scene,
 )
 from heliostat.pretrain.vocabulary import BACKGROUNDS
-from heliostat_engines.files import atomic_text
+from heliostat_engines.files.atomic import atomic_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

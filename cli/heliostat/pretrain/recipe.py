@@ -75,9 +75,9 @@ from heliostat.pretrain.training import TrainSettings
 from heliostat.pretrain.vocabulary import BACKGROUNDS, NOUNS
 from heliostat_engines.families.decoder import TINY_FOLDER
 from heliostat_engines.families.demo.text_encoder import DemoTextEncoder
-from heliostat_engines.files import atomic_text, claim_folder
-from heliostat_engines.ownership import Layout
-from heliostat_server.rewards.judge import Judge, JudgeArchitecture
+from heliostat_engines.files.atomic import atomic_text, claim_folder
+from heliostat_engines.files.ownership import Layout
+from heliostat_server.rewards.demo.network import Judge, JudgeArchitecture
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,9 +17,9 @@ from heliostat.pretrain.checkpoint import load_named, save_tensors
 from heliostat.pretrain.progress import StageProgress
 from heliostat.pretrain.training import Training, TrainSettings, step_generator
 from heliostat_engines.families.demo.family import DemoFamily
-from heliostat_engines.noise import SEED_LIMIT, initial_noise
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.sampling.euler import sample_euler
+from heliostat_engines.sampling.noise import SEED_LIMIT, initial_noise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import TextEncoder
-    from heliostat_server.rewards.judge import Judge
+    from heliostat_server.rewards.demo.network import Judge
 
 LEVELS = 4
 """Of the autoencoder: three halvings, 8x."""

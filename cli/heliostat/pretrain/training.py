@@ -16,7 +16,7 @@ import torch
 
 from heliostat.pretrain.checkpoint import load_optimizer, optimizer_tensors, save_tensors
 from heliostat_engines.errors import CheckpointError
-from heliostat_engines.weights import load_exactly, read_metadata, read_tensors
+from heliostat_engines.files.weights import load_exactly, read_metadata, read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

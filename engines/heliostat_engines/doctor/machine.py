@@ -12,10 +12,10 @@ import pynvml  # type: ignore[import-untyped]
 import torch
 from rich import filesize
 
-from heliostat_engines import arithmetic, native_fp4, nvfp4_cpu
 from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.errors import RuntimeMissingError
-from heliostat_engines.hardware import (
+from heliostat_engines.machine import arithmetic
+from heliostat_engines.machine.hardware import (
     BLACKWELL,
     HOPPER,
     free_disk_bytes,
@@ -23,13 +23,15 @@ from heliostat_engines.hardware import (
     total_memory_bytes,
     usable_cores,
 )
-from heliostat_engines.network import own_name_problem
-from heliostat_engines.runtimes.vendor import Runtime, load_vendor
+from heliostat_engines.machine.network import own_name_problem
+from heliostat_engines.nvfp4 import cpu as nvfp4_cpu
+from heliostat_engines.nvfp4 import native as native_fp4
+from heliostat_engines.plans.vendor import Runtime, load_vendor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from heliostat_engines.hardware import Gpu
+    from heliostat_engines.machine.hardware import Gpu
 
 
 def examine_machine(gpu: Gpu | None, cache: Path) -> list[Finding]:

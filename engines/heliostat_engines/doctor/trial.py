@@ -9,29 +9,29 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from heliostat_engines.adapters import pack_adapter, parse_adapter
-from heliostat_engines.build.builder import BuildRequest, build_engine
-from heliostat_engines.build.profiles import parse_profile
-from heliostat_engines.build.target import Target
+from heliostat_engines.compiling.builder import BuildRequest, build_engine
+from heliostat_engines.compiling.target import Target
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.errors import HeliostatError
-from heliostat_engines.export.manifest import ExportOptions, LoraMode
-from heliostat_engines.hardware import HOPPER
-from heliostat_engines.noise import initial_noise
-from heliostat_engines.precision import Precision
+from heliostat_engines.families.precision import Precision
+from heliostat_engines.machine.hardware import HOPPER
+from heliostat_engines.plans.graph_manifest import ExportOptions, LoraMode
+from heliostat_engines.plans.profiles import parse_profile
 from heliostat_engines.runtimes.torch import TorchEngine
+from heliostat_engines.sampling.noise import initial_noise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from heliostat_engines.adapters import Adapter
-    from heliostat_engines.build.builder import BuiltEngine
-    from heliostat_engines.build.cache import EngineCache
-    from heliostat_engines.engine import Engine
+    from heliostat_engines.compiling.builder import BuiltEngine
+    from heliostat_engines.compiling.cache import EngineCache
     from heliostat_engines.families.family import Family
-    from heliostat_engines.hardware import Gpu
+    from heliostat_engines.machine.hardware import Gpu
     from heliostat_engines.progress import Progress
+    from heliostat_engines.runtimes.engine import Engine
 
 RANK = 8
 PROFILE = "1x64,4x64,4x64"

@@ -10,18 +10,10 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from heliostat_engines import nvfp4
 from heliostat_engines.errors import ExportError
 from heliostat_engines.export.data_file import DataFile
 from heliostat_engines.export.linears import find_linears
 from heliostat_engines.export.lora_nodes import LoraBranches, lora_sites, lora_tensors
-from heliostat_engines.export.manifest import (
-    DATA_FILE,
-    GRAPH_FILE,
-    GraphManifest,
-    LoraMode,
-    TensorSpec,
-)
 from heliostat_engines.export.nvfp4_nodes import (
     TRT_DOMAIN,
     ActivationQuantisers,
@@ -29,17 +21,25 @@ from heliostat_engines.export.nvfp4_nodes import (
     quantise_weight,
 )
 from heliostat_engines.export.tracing import OPSET, TracedGraph, trace
-from heliostat_engines.precision import Precision, plan_linears
+from heliostat_engines.families.precision import Precision, plan_linears
+from heliostat_engines.nvfp4 import format as nvfp4
+from heliostat_engines.plans.graph_manifest import (
+    DATA_FILE,
+    GRAPH_FILE,
+    GraphManifest,
+    LoraMode,
+    TensorSpec,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from heliostat_engines.export.linears import LinearNodes
-    from heliostat_engines.export.manifest import ExportOptions, LoraSite
     from heliostat_engines.export.sources import TransformerSource
     from heliostat_engines.families.family import Family
-    from heliostat_engines.precision import LinearPlan
+    from heliostat_engines.families.precision import LinearPlan
+    from heliostat_engines.plans.graph_manifest import ExportOptions, LoraSite
     from heliostat_engines.progress import Progress
 
 _TORCH_DTYPES = {

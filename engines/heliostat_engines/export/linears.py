@@ -12,7 +12,7 @@ from heliostat_engines.errors import ExportError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from heliostat_engines.precision import LinearPlan
+    from heliostat_engines.families.precision import LinearPlan
 
 MAX_AXES = 3
 """TensorRT's dynamic quantisation takes two or three."""

@@ -9,13 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from heliostat_engines.export.linears import LinearNodes, insert
-from heliostat_engines.export.manifest import LoraMode, LoraSite
+from heliostat_engines.plans.graph_manifest import LoraMode, LoraSite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from heliostat_engines.export.manifest import ExportOptions
-    from heliostat_engines.precision import LinearPlan
+    from heliostat_engines.families.precision import LinearPlan
+    from heliostat_engines.plans.graph_manifest import ExportOptions
 
 COMPUTE = ir.DataType.BFLOAT16
 

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from heliostat_engines.errors import ExportError
 from heliostat_engines.export.linears import LinearNodes, insert
-from heliostat_engines.nvfp4 import BLOCK, E2M1_MAX, E4M3_MAX
+from heliostat_engines.nvfp4.format import BLOCK, E2M1_MAX, E4M3_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

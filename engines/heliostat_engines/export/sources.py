@@ -11,7 +11,7 @@ from safetensors import safe_open
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.random_weights import build_module
 from heliostat_engines.families.weights import PART
-from heliostat_engines.weights import check_folder
+from heliostat_engines.files.weights import check_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from heliostat_engines.errors import CheckpointError
-from heliostat_engines.network import http_detour
-from heliostat_engines.text import content_of, read_json
-from heliostat_engines.weights import DIFFUSERS, TRANSFORMERS, refuse, tensor_files
+from heliostat_engines.files.text import content_of, read_json
+from heliostat_engines.files.weights import DIFFUSERS, TRANSFORMERS, refuse, tensor_files
+from heliostat_engines.machine.network import http_detour
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

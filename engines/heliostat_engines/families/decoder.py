@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from heliostat_engines.arithmetic import dtype_on
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.assumptions import VAE_CONFIG, at_least, entries, equal
 from heliostat_engines.families.checkpoint import CONFIG, load_part
-from heliostat_engines.weights import single_file
+from heliostat_engines.files.weights import single_file
+from heliostat_engines.machine.arithmetic import dtype_on
 
 KL_DECODER = (
     *equal(VAE_CONFIG, latent_channels=16, latents_mean=None, latents_std=None),

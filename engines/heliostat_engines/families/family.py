@@ -14,7 +14,7 @@ from heliostat_engines.errors import ResolutionError
 from heliostat_engines.families.assumptions import check_assumptions
 from heliostat_engines.families.checkpoint import check_part, load_part
 from heliostat_engines.families.random_weights import build_module, randomise
-from heliostat_engines.sampling import unshifted_sigmas
+from heliostat_engines.sampling.euler import unshifted_sigmas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from heliostat_engines.families.assumptions import Assumption
     from heliostat_engines.families.decoder import VaeDecoder
     from heliostat_engines.families.original_layout import OriginalLinear
+    from heliostat_engines.families.precision import PrecisionMap
     from heliostat_engines.families.public_names import PublicNames
-    from heliostat_engines.precision import PrecisionMap
 
 
 def dtype_of(transformer: nn.Module) -> torch.dtype:

@@ -28,9 +28,9 @@ from heliostat_engines.families.decoder import (
 )
 from heliostat_engines.families.family import Family, Resolutions, Size, TextEncoder, dtype_of
 from heliostat_engines.families.original_layout import OriginalLinear
+from heliostat_engines.families.precision import Keep, PrecisionMap
 from heliostat_engines.families.public_names import FLUX_CODE, PublicNames
 from heliostat_engines.families.text import PipelineTextEncoder, check_width, load_text_pipeline
-from heliostat_engines.precision import Keep, PrecisionMap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from heliostat_engines.arithmetic import compute_dtype
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families.assumptions import TRANSFORMER_CONFIG
@@ -16,6 +15,7 @@ from heliostat_engines.families.checkpoint import (
     load_part,
     optional_config,
 )
+from heliostat_engines.machine.arithmetic import compute_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heliostat_engines.errors import CheckpointError
-from heliostat_engines.weights import read_header, tensor_files
+from heliostat_engines.files.weights import read_header, tensor_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,1 @@
+"""Engines at work: torch, and what TensorRT has compiled."""

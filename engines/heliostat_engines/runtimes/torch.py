@@ -9,27 +9,28 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from heliostat_engines import native_fp4, nvfp4
 from heliostat_engines.adapters import Adapter, Binding, LoraPair, check_binding
-from heliostat_engines.arithmetic import compute_dtype, name_of, ready_for
-from heliostat_engines.engine import EngineInfo
 from heliostat_engines.families.family import MapName
+from heliostat_engines.families.precision import LinearPlan, Precision, lora_targets, plan_linears
 from heliostat_engines.families.weights import weights_digest
-from heliostat_engines.lora import (
+from heliostat_engines.machine.arithmetic import compute_dtype, name_of, ready_for
+from heliostat_engines.nvfp4 import format as nvfp4
+from heliostat_engines.nvfp4 import native as native_fp4
+from heliostat_engines.nvfp4.linears import (
     LoraBranch,
     LoraSlot,
     NVFP4Linear,
     NVFP4WeightLinear,
     SharedActivations,
 )
-from heliostat_engines.noise import initial_noise
-from heliostat_engines.precision import LinearPlan, Precision, lora_targets, plan_linears
+from heliostat_engines.runtimes.engine import EngineInfo
 from heliostat_engines.runtimes.resident import (
     PROBE_SEED,
     PROBE_SIGMA,
     ResidentAdapters,
     check_effect,
 )
+from heliostat_engines.sampling.noise import initial_noise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -25,7 +25,7 @@ from heliostat_server.control.upload import check_digest
 from heliostat_server.control.validation import first_problem
 from heliostat_server.errors import Code, PutOffError, RequestError, code_of, describe
 from heliostat_server.experiments.authority import Authority, Caller
-from heliostat_server.experiments.model import Event, Experiment, ShareChange
+from heliostat_server.experiments.terms import Event, Experiment, ShareChange
 
 MAX_BODY_BYTES = 2**16
 """Of a request other than an upload."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from heliostat_proto import control_pb2
-from heliostat_server.experiments.model import ShareChange
+from heliostat_server.experiments.terms import ShareChange
 
 if TYPE_CHECKING:
     from heliostat_server.control.operations import ServerInfo
     from heliostat_server.control.publisher import Published
-    from heliostat_server.experiments.model import Event, Experiment
+    from heliostat_server.experiments.terms import Event, Experiment
 
 
 def info_message(info: ServerInfo) -> control_pb2.InfoResponse:

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from heliostat_server.description import ServerDescription  # noqa: TC001 (pydantic reads it)
-from heliostat_server.experiments.model import Share
-from heliostat_server.experiments.names import check_experiment
+from heliostat_server.experiments.terms import Share
+from heliostat_server.store.description import ServerDescription  # noqa: TC001 (pydantic reads it)
+from heliostat_server.store.keys import check_experiment
 
 if TYPE_CHECKING:
     from heliostat_engines.adapters import AdapterFiles
-    from heliostat_server.adapters.store import AdapterStore
     from heliostat_server.control.publisher import Published, Publisher
     from heliostat_server.experiments.authority import Caller
-    from heliostat_server.experiments.model import Event, Experiment, ShareChange
-    from heliostat_server.experiments.store import ExperimentStore
+    from heliostat_server.experiments.terms import Event, Experiment, ShareChange
+    from heliostat_server.store.adapters import AdapterStore
+    from heliostat_server.store.experiments import ExperimentStore
 
 
 class RolloutEngine(Protocol):

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from heliostat_server.adapters.store import AdapterStore
 from heliostat_server.control.dashboard.build import build_dashboard
+from heliostat_server.control.grpc import ControlService, start_control
 from heliostat_server.control.http import build_app
 from heliostat_server.control.operations import Operations
 from heliostat_server.control.publisher import Publisher
-from heliostat_server.control.service import ControlService, start_control
 from heliostat_server.control.web import WebServer
 from heliostat_server.experiments.authority import Authority
-from heliostat_server.experiments.store import ExperimentStore
 from heliostat_server.experiments.tokens import digest
+from heliostat_server.store.adapters import AdapterStore
+from heliostat_server.store.experiments import ExperimentStore
 
 if TYPE_CHECKING:
     from heliostat_server.control.operations import RolloutEngine
-    from heliostat_server.launcher.triton_client import TritonClient
     from heliostat_server.settings import ServeSettings
+    from heliostat_server.triton.client import TritonClient
 
 
 def start_plane(

@@ -12,7 +12,7 @@ from heliostat_server.errors import UnavailableError
 if TYPE_CHECKING:
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_proto.rollout_pb2 import LoadReport
-    from heliostat_server.adapters.store import AdapterStore
+    from heliostat_server.store.adapters import AdapterStore
 
 LOAD_TIMEOUT_S = 120.0
 

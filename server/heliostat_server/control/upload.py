@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_server.errors import RequestError
-from heliostat_server.experiments.names import check_experiment
+from heliostat_server.store.keys import check_experiment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

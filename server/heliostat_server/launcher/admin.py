@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heliostat_engines.files import SECRET_MODE, atomic_text
-from heliostat_engines.secret import read_token
+from heliostat_engines.files.atomic import SECRET_MODE, atomic_text
+from heliostat_engines.files.secret import read_token
 from heliostat_server.errors import ServerStartError
 from heliostat_server.experiments.tokens import new_token
 

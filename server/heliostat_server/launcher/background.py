@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from heliostat_server.errors import ServerStartError
-from heliostat_server.launcher.processes import spawn, stop_child
-from heliostat_server.launcher.state import StateFolder
+from heliostat_server.processes.processes import spawn, stop_child
+from heliostat_server.processes.state_folder import StateFolder
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
 
-    from heliostat_server.launcher.state import ServerRecord
+    from heliostat_server.processes.state_folder import ServerRecord
     from heliostat_server.settings import ServeSettings
 
 START_TIMEOUT_S = 2100

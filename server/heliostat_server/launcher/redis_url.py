@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from heliostat_engines.secret import read_secret
+from heliostat_engines.files.secret import read_secret
 from heliostat_server.errors import ServerStartError
 
 if TYPE_CHECKING:

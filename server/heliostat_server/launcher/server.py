@@ -14,39 +14,39 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from heliostat_engines.errors import HeliostatError
-from heliostat_engines.files import atomic_folder
-from heliostat_engines.hardware import choose_device
-from heliostat_engines.ownership import Layout
+from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.files.ownership import Layout
+from heliostat_engines.machine.hardware import choose_device
 from heliostat_engines.progress import Stages
-from heliostat_server.description import ServerDescription
 from heliostat_server.errors import ServerStartError, UnavailableError
 from heliostat_server.experiments.tokens import digest, new_token
 from heliostat_server.launcher.admin import admin_token
-from heliostat_server.launcher.installation import find_triton
-from heliostat_server.launcher.log_printer import LogPrinter
-from heliostat_server.launcher.patience import (
+from heliostat_server.launcher.embedded_store import EmbeddedValkey
+from heliostat_server.launcher.redis_url import with_password
+from heliostat_server.launcher.waiting import (
     Patience,
     judge_problem,
     judges,
     redis_problem,
     triton_problem,
 )
-from heliostat_server.launcher.ports import choose_port
-from heliostat_server.launcher.processes import ProcessId, stop
-from heliostat_server.launcher.redis_url import with_password
-from heliostat_server.launcher.repository import (
+from heliostat_server.processes.ports import choose_port
+from heliostat_server.processes.processes import ProcessId, stop
+from heliostat_server.processes.state_folder import ServerRecord, StateFolder, TritonPorts
+from heliostat_server.rewards.registry import offered_rewards
+from heliostat_server.settings import DEFAULT_HTTP_PORT, DEFAULT_PORT, ModelSettings
+from heliostat_server.store.description import ServerDescription
+from heliostat_server.triton.client import TritonClient, TritonEndpoint
+from heliostat_server.triton.installation import find_triton
+from heliostat_server.triton.log_printer import LogPrinter
+from heliostat_server.triton.program import TritonServer
+from heliostat_server.triton.repository import (
     COMPILED,
     DECOUPLED,
     FILES,
     MODELS,
     stage_repository,
 )
-from heliostat_server.launcher.state import ServerRecord, StateFolder, TritonPorts
-from heliostat_server.launcher.triton import TritonServer
-from heliostat_server.launcher.triton_client import TritonClient, TritonEndpoint
-from heliostat_server.launcher.valkey import EmbeddedValkey
-from heliostat_server.rewards.registry import offered_rewards
-from heliostat_server.settings import DEFAULT_HTTP_PORT, DEFAULT_PORT, ModelSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -257,7 +257,7 @@ class RolloutServer:
     def _fit_settings(self) -> None:
         if self._settings.engine is not None:
             # Here, because it imports torch.
-            from heliostat_server.compiled import fit_to_engine
+            from heliostat_server.launcher.compiled_engine import fit_to_engine
 
             self._settings = fit_to_engine(self._settings)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from heliostat_server.rewards import demo_judge
 from heliostat_server.rewards.definitions import AestheticReward, PretrainedReward
+from heliostat_server.rewards.demo import demo_judge
 from heliostat_server.rewards.entry import RewardCard, RewardEntry
-from heliostat_server.rewards.pretrained import pretrained
+from heliostat_server.rewards.published.entries import pretrained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def _jpeg_compressibility(_: RewardContext) -> Reward:
-    from heliostat_server.rewards.jpeg_compressibility import JpegCompressibility
+    from heliostat_server.rewards.computed.jpeg_compressibility import JpegCompressibility
 
     return JpegCompressibility()
 
 
 def _colourfulness(_: RewardContext) -> Reward:
-    from heliostat_server.rewards.colourfulness import Colourfulness
+    from heliostat_server.rewards.computed.colourfulness import Colourfulness
 
     return Colourfulness()
 
 
 def _ocr(_: RewardContext) -> Reward:
-    from heliostat_server.rewards.ocr import Ocr
+    from heliostat_server.rewards.computed.ocr import Ocr
 
     return Ocr()
 

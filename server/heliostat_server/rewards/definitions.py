@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from heliostat_engines.errors import FileError, SecretError
-from heliostat_engines.secret import read_token, sendable
+from heliostat_engines.files.secret import read_token, sendable
+from heliostat_engines.files.text import read_text
 from heliostat_engines.settings import Number, Seconds, Settings, WireCount
 from heliostat_engines.suggestions import suggest
-from heliostat_engines.text import read_text
 from heliostat_server.errors import RewardSettingsError
 
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^/]")]

@@ -19,7 +19,7 @@ from heliostat_server.rewards.definitions import (
 )
 from heliostat_server.rewards.entry import RewardCard, RewardEntry
 from heliostat_server.rewards.last_batch import Remembering
-from heliostat_server.rewards.pretrained import pretrained
+from heliostat_server.rewards.published.entries import pretrained
 from heliostat_server.rewards.reward import RewardContext
 from heliostat_server.urls import without_secrets
 
@@ -95,25 +95,25 @@ def _defined(name: str, definition: RewardDefinition) -> RewardEntry:
 
 
 def _load_sum(definition: WeightedSum, context: RewardContext) -> Reward:
-    from heliostat_server.rewards.weighted_sum import WeightedSum as Sum
+    from heliostat_server.rewards.computed.weighted_sum import WeightedSum as Sum
 
     return Sum([(weight, context.reward(name)) for name, weight in definition.weights.items()])
 
 
 def _load_success(definition: Success, context: RewardContext) -> Reward:
-    from heliostat_server.rewards.success import Success as IsSuccess
+    from heliostat_server.rewards.computed.success import Success as IsSuccess
 
     return IsSuccess(context.reward(definition.reward), definition.at_least)
 
 
 def _load_http(name: str, definition: HttpScorer, _: RewardContext) -> Reward:
-    from heliostat_server.rewards.http_scorer import HttpReward
+    from heliostat_server.rewards.remote.http_scorer import HttpReward
 
     return HttpReward(name, definition)
 
 
 def _load_vlm(definition: VlmJudgeSettings, _: RewardContext) -> Reward:
-    from heliostat_server.rewards.vlm_judge import VlmJudge
+    from heliostat_server.rewards.remote.vlm_judge import VlmJudge
 
     return VlmJudge(definition)
 

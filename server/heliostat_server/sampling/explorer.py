@@ -10,10 +10,10 @@ import torch
 
 from heliostat_engines.adapters import parse_adapter
 from heliostat_engines.errors import HeliostatError
-from heliostat_engines.noise import initial_noise
-from heliostat_engines.sampling import SAMPLERS, cut_after, guided
-from heliostat_server.finite import check_latents, check_reward
+from heliostat_engines.sampling.euler import SAMPLERS, cut_after, guided
+from heliostat_engines.sampling.noise import initial_noise
 from heliostat_server.sampling.metrics import ExploreMetrics
+from heliostat_server.scoring.finite import check_latents, check_reward
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from heliostat_engines.adapters import AdapterFiles, Binding
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.decoders import DecoderName
-    from heliostat_engines.engine import Engine
     from heliostat_engines.families.family import Family
-    from heliostat_server.sampling.conditioning import PromptCache
+    from heliostat_engines.runtimes.engine import Engine
     from heliostat_server.sampling.requests import Rollout
+    from heliostat_server.scoring.prompts import PromptCache
 
 
 class Adapters(Protocol):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
+from heliostat_server.scoring.metrics import SECONDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -18,7 +20,6 @@ MAX_EXPERIMENTS = 200
 """Experiments with series of their own: those that drew last."""
 FORGET_AFTER_S = 3600.0
 """An experiment's series go this long after its last batch; its usage in Redis stays."""
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class ExploreMetrics:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_engines.noise import SEED_LIMIT
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.noise import SEED_LIMIT
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_server.decoders import decoder_of
 from heliostat_server.errors import RequestError
-from heliostat_server.experiments.names import check_experiment
 from heliostat_server.rewards.registry import check_rewards
 from heliostat_server.specs import parse_spec
+from heliostat_server.store.keys import check_experiment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,10 +16,10 @@ import structlog
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import HeliostatError
 from heliostat_server.errors import UnavailableError, code_of
-from heliostat_server.sampling.groups import Group
 from heliostat_server.sampling.jobs import CancelledError, ExploreJob, FinishedBatch
 from heliostat_server.sampling.metrics import ExploreMetrics
 from heliostat_server.sampling.requests import Rollout, parse_explore
+from heliostat_server.store.groups import Group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     from heliostat_server.experiments.authority import Caller
     from heliostat_server.sampling.explorer import Explorer
-    from heliostat_server.sampling.groups import GroupWriter
     from heliostat_server.sampling.jobs import Reply
-    from heliostat_server.sampling.usage import UsageWriter
     from heliostat_server.scheduling.scheduler import Scheduler
     from heliostat_server.settings import LimitSettings
+    from heliostat_server.store.groups import GroupWriter
+    from heliostat_server.store.usage import UsageWriter
 
 SCORE_BACKLOG = 2
 """Batches that may wait for their rewards before denoising pauses."""

@@ -10,10 +10,10 @@ import torch
 from heliostat_proto.rollout_pb2 import PromptRefusal, PromptReport, ScoreSpec
 from heliostat_server.decoders import decoder_of
 from heliostat_server.errors import RequestError
-from heliostat_server.finite import check_latents, check_reward
 from heliostat_server.rewards.images import to_uint8
 from heliostat_server.rewards.registry import check_rewards
 from heliostat_server.rewards.reward import check_prompt
+from heliostat_server.scoring.finite import check_latents, check_reward
 from heliostat_server.scoring.metrics import ScoreMetrics
 from heliostat_server.specs import parse_spec
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from heliostat_engines.families.family import Decoder
     from heliostat_server.rewards.registry import RewardBook
     from heliostat_server.rewards.reward import Reward
-    from heliostat_server.sampling.conditioning import PromptCache
+    from heliostat_server.scoring.prompts import PromptCache
     from heliostat_server.settings import LimitSettings
 
 

@@ -1,1 +1,1 @@
-"""What the Triton models are made of. Imported in Triton's Python backend only."""
+"""The program Triton: where it is, its model repository, its log, and a client."""

@@ -38,7 +38,7 @@ def messages(files: dict[str, str], api: Api) -> list[str]:
         for problem in check(files, api).problems
         if not (
             api.module == "tensorrt_bindings"
-            and problem.where.startswith("runtimes/vendor.py")
+            and problem.where.startswith("plans/vendor.py")
             and any(f"has no {name}" in problem.message for name in ONLY_RTX)
         )
     ]
@@ -68,7 +68,7 @@ def test_the_uses_are_found() -> None:
 def test_only_vendor_py_knows_what_tensorrt_lacks() -> None:
     api = read_api("tensorrt_bindings")
     lacking = {str(problem).split(":")[0] for problem in check(FILES, api).problems}
-    assert lacking == {"runtimes/vendor.py"}
+    assert lacking == {"plans/vendor.py"}
 
 
 def test_any_use_that_is_misspelt_is_caught(api: Api) -> None:
@@ -95,10 +95,10 @@ PLANTED: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("plant", PLANTED)
 def test_a_planted_error_is_caught(api: Api, plant: str) -> None:
-    wrong = PLANTED[plant](FILES["build/plan.py"])
+    wrong = PLANTED[plant](FILES["compiling/plan.py"])
     ast.parse(wrong)
-    assert wrong != FILES["build/plan.py"]
-    assert messages(FILES | {"build/plan.py": wrong}, api)
+    assert wrong != FILES["compiling/plan.py"]
+    assert messages(FILES | {"compiling/plan.py": wrong}, api)
 
 
 def _misspelt(use: Use) -> dict[str, str]:

@@ -6,11 +6,11 @@ from types import ModuleType
 
 import pytest
 
-from heliostat_engines import nvfp4_cpu
 from heliostat_engines.doctor import machine
 from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.doctor.machine import examine_machine
-from heliostat_engines.hardware import Gpu
+from heliostat_engines.machine.hardware import Gpu
+from heliostat_engines.nvfp4 import cpu as nvfp4_cpu
 
 
 def gpu(major: int, minor: int = 0) -> Gpu:

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from heliostat_engines.build import builder
-from heliostat_engines.build.cache import EngineCache
+from heliostat_engines.compiling import builder
+from heliostat_engines.compiling.cache import EngineCache
 from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.doctor.trial import ModeTrial, Trials, compile_ahead
-from heliostat_engines.engine import Engine
-from heliostat_engines.export.manifest import LoraMode
 from heliostat_engines.families.demo.family import TINY, DemoFamily
 from heliostat_engines.families.family import Family, Size
-from heliostat_engines.hardware import Gpu, find_gpu
-from heliostat_engines.precision import named_linears
-from heliostat_engines.runtimes.tensorrt import TensorRTEngine
+from heliostat_engines.families.precision import named_linears
+from heliostat_engines.machine.hardware import Gpu, find_gpu
+from heliostat_engines.plans.graph_manifest import LoraMode
+from heliostat_engines.runtimes.engine import Engine
+from heliostat_engines.runtimes.tensorrt.engine import TensorRTEngine
 from tests.engines import fake_tensorrt
 from tests.engines.fake_tensorrt import FakeTensorRT, HostDevice
 

@@ -6,10 +6,10 @@ from functools import cache
 import pytest
 from torch import nn
 
-from heliostat_engines import arithmetic
 from heliostat_engines.export import graph
 from heliostat_engines.export.tracing import TracedGraph, trace
 from heliostat_engines.families.family import Family
+from heliostat_engines.machine import arithmetic
 from tests.engines.export.cases import Model, make_model
 
 

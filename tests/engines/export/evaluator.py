@@ -24,9 +24,9 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch.nn import functional
 
-from heliostat_engines import nvfp4
-from heliostat_engines.export.manifest import GRAPH_FILE
 from heliostat_engines.export.tracing import OUTPUT
+from heliostat_engines.nvfp4 import format as nvfp4
+from heliostat_engines.plans.graph_manifest import GRAPH_FILE
 
 Values = dict[str, np.ndarray[Any, Any]]
 BF16 = np.dtype(ml_dtypes.bfloat16)

@@ -5,7 +5,7 @@ ONNX Runtime's CPU kernels know neither BF16 products nor FP4, so the twin has
 - a weight's codes as bytes that index the table of E2M1's values, times their scales;
 - an attention mask repeated for every query, which its `Attention` does not broadcast;
 - `TRT_FP4DynamicQuantize` as a function of standard operators, which say once more, apart from
-  `nvfp4.py` and its kernels, what NVFP4 is.
+  `nvfp4/format.py` and its kernels, what NVFP4 is.
 Real widths take it seconds, and `onnx.reference` many minutes.
 """
 
@@ -20,9 +20,9 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 
-from heliostat_engines import nvfp4
-from heliostat_engines.export.manifest import GRAPH_FILE
 from heliostat_engines.export.tracing import OPSET, OUTPUT
+from heliostat_engines.nvfp4 import format as nvfp4
+from heliostat_engines.plans.graph_manifest import GRAPH_FILE
 from tests.engines.export.evaluator import Evaluation, linear_inputs, to_numpy
 
 DOMAIN = "twin"

@@ -14,7 +14,7 @@ from heliostat_engines.errors import CheckpointError
 from heliostat_engines.export.sources import CheckpointSource
 from heliostat_engines.families import get_family
 from heliostat_engines.runtimes.torch import TorchEngine
-from heliostat_trainer.policy import Policy
+from heliostat_trainer.policy.policy import Policy
 
 Copy = Callable[..., Path]
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from heliostat_engines.families import FAMILIES, get_family
 from heliostat_engines.families.family import MapName, Size
-from heliostat_engines.precision import Precision, named_linears, plan_linears
+from heliostat_engines.families.precision import Precision, named_linears, plan_linears
 
 LORA_SITES = {
     "demo": 31,

@@ -14,8 +14,8 @@ import torch
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
 from heliostat_engines.families.family import Family
-from heliostat_engines.noise import initial_noise
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.sampling.euler import sample_euler
+from heliostat_engines.sampling.noise import initial_noise
 
 PIPELINES = {
     "sana": diffusers.SanaPipeline,

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from heliostat_engines.families import weights
 from heliostat_engines.families.weights import weights_digest
-from heliostat_engines.weights import index_file, single_file
+from heliostat_engines.files.weights import index_file, single_file
 
 
 @pytest.fixture

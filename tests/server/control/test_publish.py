@@ -17,7 +17,7 @@ from tests.server.rollout_client import publish_parts
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from heliostat_server.adapters.store import AdapterStore
+    from heliostat_server.store.adapters import AdapterStore
 
 ADAPTER = random_adapter({"block": (8, 8)})
 MAX_BYTES = 2**20

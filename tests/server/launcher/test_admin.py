@@ -7,8 +7,8 @@ import pytest
 from heliostat_engines.errors import SecretError
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.admin import admin_token
-from heliostat_server.launcher.load_log import LoadLog
-from heliostat_server.launcher.ports import choose_port, free_ports
+from heliostat_server.processes.ports import choose_port, free_ports
+from heliostat_server.triton.load_log import LoadLog
 
 if TYPE_CHECKING:
     from pathlib import Path

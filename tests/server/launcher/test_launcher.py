@@ -14,21 +14,21 @@ import pytest
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_engines.errors import FilesError
-from heliostat_engines.files import atomic_folder
-from heliostat_engines.ownership import MARKER
-from heliostat_server.adapters.store import AdapterStore
+from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.files.ownership import MARKER
 from heliostat_server.errors import ServerRunningError, ServerStartError
-from heliostat_server.experiments.store import ExperimentStore
-from heliostat_server.launcher import installation
-from heliostat_server.launcher.installation import BACKENDS, check_numpy, find_triton
-from heliostat_server.launcher.ports import free_ports, is_free
-from heliostat_server.launcher.processes import ProcessId, kill_running, spawn, stop
-from heliostat_server.launcher.repository import MODELS, stage_repository
+from heliostat_server.launcher.embedded_store import EmbeddedValkey
 from heliostat_server.launcher.server import STAGED, RestartBudget
-from heliostat_server.launcher.shared_memory import prefix_of, sweep
-from heliostat_server.launcher.state import ServerRecord, StateFolder
-from heliostat_server.launcher.valkey import EmbeddedValkey
+from heliostat_server.processes.ports import free_ports, is_free
+from heliostat_server.processes.processes import ProcessId, kill_running, spawn, stop
+from heliostat_server.processes.state_folder import ServerRecord, StateFolder
 from heliostat_server.settings import LimitSettings, ModelSettings, ServeSettings, ThreadSettings
+from heliostat_server.store.adapters import AdapterStore
+from heliostat_server.store.experiments import ExperimentStore
+from heliostat_server.triton import installation
+from heliostat_server.triton.installation import BACKENDS, check_numpy, find_triton
+from heliostat_server.triton.repository import MODELS, stage_repository
+from heliostat_server.triton.shared_memory import prefix_of, sweep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +104,7 @@ def test_a_process_is_itself_and_no_later_one_of_its_pid() -> None:
 def test_a_spawned_process_dies_with_its_parent(tmp_path: Path) -> None:
     program = (
         "import os, sys, signal, time; from pathlib import Path;"
-        "from heliostat_server.launcher.processes import spawn;"
+        "from heliostat_server.processes.processes import spawn;"
         "child = spawn(['sleep', '60'], Path(sys.argv[1]), signal.SIGKILL, os.environ);"
         "print(child.pid, flush=True); time.sleep(60)"
     )

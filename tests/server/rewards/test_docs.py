@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from heliostat_engines.conditioning import Conditioning
-from heliostat_server.launcher.ports import free_ports
+from heliostat_server.processes.ports import free_ports
 from heliostat_server.rewards.definitions import HttpScorer, PluginReward, load_definitions
 from heliostat_server.rewards.registry import BUILT_IN, Offer, offered_rewards
 from tests.server.rewards.offers import book_of

@@ -13,6 +13,7 @@ from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.errors import CheckpointError
 from heliostat_server.errors import Code, RequestError, RewardSettingsError, code_of
 from heliostat_server.rewards import entry as entry_module
+from heliostat_server.rewards.computed.success import Success as IsSuccess
 from heliostat_server.rewards.definitions import (
     PluginReward,
     PretrainedReward,
@@ -21,7 +22,6 @@ from heliostat_server.rewards.definitions import (
     WeightedSum,
 )
 from heliostat_server.rewards.registry import Offer, RewardBook, offered_rewards
-from heliostat_server.rewards.success import Success as IsSuccess
 from heliostat_server.rewards.weights import CONFIG, TENSORS, converted_folder
 from tests.server.rewards.caches import empty_caches
 from tests.server.rewards.offers import book_of
@@ -180,7 +180,7 @@ def test_the_list_says_what_a_success_is() -> None:
 
 
 def test_parts_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from heliostat_server.rewards.colourfulness import Colourfulness
+    from heliostat_server.rewards.computed.colourfulness import Colourfulness
 
     calls: list[int] = []
     score = Colourfulness.score

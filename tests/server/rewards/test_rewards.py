@@ -10,10 +10,10 @@ from PIL import Image
 
 from heliostat_engines.conditioning import Conditioning
 from heliostat_server.errors import RequestError
-from heliostat_server.rewards.colourfulness import Colourfulness
+from heliostat_server.rewards.computed.colourfulness import Colourfulness
+from heliostat_server.rewards.computed.jpeg_compressibility import JpegCompressibility
 from heliostat_server.rewards.entry import RewardEntry
 from heliostat_server.rewards.images import to_uint8
-from heliostat_server.rewards.jpeg_compressibility import JpegCompressibility
 from heliostat_server.rewards.registry import RewardBook, check_rewards
 from heliostat_server.rewards.reward import RewardContext
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_server.errors import RequestError
 from heliostat_server.sampling.requests import Load, Rollout, parse_explore
 from heliostat_server.settings import LimitSettings

@@ -15,8 +15,8 @@ from heliostat_engines.adapters import AdapterFiles, Binding
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families.demo.family import DemoFamily
-from heliostat_engines.noise import initial_noise
-from heliostat_engines.sampling import SAMPLERS
+from heliostat_engines.sampling.euler import SAMPLERS
+from heliostat_engines.sampling.noise import initial_noise
 from heliostat_server.errors import (
     DeadlineError,
     NonFiniteError,
@@ -26,11 +26,11 @@ from heliostat_server.errors import (
     UnavailableError,
 )
 from heliostat_server.experiments.authority import ADMIN
-from heliostat_server.sampling.conditioning import PromptCache
 from heliostat_server.sampling.explorer import Explorer
 from heliostat_server.sampling.jobs import ExploreJob
 from heliostat_server.sampling.service import ExploreService
 from heliostat_server.scheduling.deficit_round_robin import DeficitRoundRobin
+from heliostat_server.scoring.prompts import PromptCache
 from heliostat_server.settings import LimitSettings
 from tests.server.checkpoints import random_adapter
 
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import Adapter
     from heliostat_server.experiments.authority import Caller
-    from heliostat_server.sampling.groups import Group
     from heliostat_server.sampling.jobs import FinishedBatch
+    from heliostat_server.store.groups import Group
 
 BATCH = 4
 TINY = 100.0

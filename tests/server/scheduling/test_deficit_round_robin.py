@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from heliostat_server.errors import QueueFullError, RequestError
 from heliostat_server.scheduling.deficit_round_robin import STRICT_BATCHES, DeficitRoundRobin
-from heliostat_server.scheduling.shares import Share
+from heliostat_server.store.shares import Share
 
 BATCH = 4
 QUANTUM = BATCH * 24

@@ -9,11 +9,11 @@ import torch
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.decoders import DecoderName
 from heliostat_server.errors import NonFiniteError, RequestError
+from heliostat_server.rewards.computed.success import Success
+from heliostat_server.rewards.computed.weighted_sum import WeightedSum
 from heliostat_server.rewards.entry import RewardEntry
 from heliostat_server.rewards.registry import RewardBook
-from heliostat_server.rewards.success import Success
-from heliostat_server.rewards.weighted_sum import WeightedSum
-from heliostat_server.sampling.conditioning import PromptCache
+from heliostat_server.scoring.prompts import PromptCache
 from heliostat_server.scoring.scorer import Scorer
 from heliostat_server.settings import LimitSettings
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from heliostat_trainer.config import load_config
-from heliostat_trainer.evaluate import Evaluation, prompt_interval
-from heliostat_trainer.policy import PolicyName
-from tests.trainer.test_report import PROMPTS, keep
+from heliostat_trainer.evaluation.evaluate import Evaluation, prompt_interval
+from heliostat_trainer.policy.policy import PolicyName
+from heliostat_trainer.settings.config import load_config
+from tests.trainer.report.test_report import PROMPTS, keep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

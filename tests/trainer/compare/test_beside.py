@@ -12,12 +12,12 @@ from heliostat_engines.errors import FilesError
 from heliostat_trainer.compare import Counting, compare_runs, read_beside
 from heliostat_trainer.compare.beside import RECORDING
 from heliostat_trainer.errors import CompareError, RunFolderError
+from heliostat_trainer.pages.figures import GREY
 from heliostat_trainer.report import write_report
-from heliostat_trainer.report.figures import GREY
 from tests.benchmarks.demo_baseline import record_run
 from tests.trainer.compare.runs import leave_run
 from tests.trainer.compare.test_page import words_of
-from tests.trainer.test_report import PROMPTS
+from tests.trainer.report.test_report import PROMPTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from heliostat_engines.errors import FilesError
 from heliostat_trainer.compare import Counting, compare_runs, write_page
-from heliostat_trainer.config import TrainConfig
 from heliostat_trainer.report import write_report
 from heliostat_trainer.report.page import SIGN
+from heliostat_trainer.settings.config import TrainConfig
 from tests.trainer.compare.runs import leave_run
 from tests.trainer.fake_server import FakeServer
 from tests.trainer.test_loop import run

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import pytest
 from huggingface_hub import ModelCard
 
-from heliostat_trainer.evaluate import read_evaluations
+from heliostat_trainer.evaluation.evaluate import read_evaluations
 from heliostat_trainer.export import Format, export_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from heliostat_trainer.config import TrainConfig
+    from heliostat_trainer.settings.config import TrainConfig
 
 
 @pytest.fixture

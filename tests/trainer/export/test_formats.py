@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families import FAMILIES, get_family
 from heliostat_engines.families.family import Family
-from heliostat_engines.noise import initial_noise
-from heliostat_engines.precision import is_lora_target, named_linears
-from heliostat_engines.sampling import sample_euler
+from heliostat_engines.families.precision import is_lora_target, named_linears
+from heliostat_engines.sampling.euler import sample_euler
+from heliostat_engines.sampling.noise import initial_noise
 from heliostat_trainer.errors import ConfigError, RunFolderError
 from heliostat_trainer.export import DIFFUSERS_FILE, Exported, Format, export_run
 from heliostat_trainer.export.comfyui import original_pairs

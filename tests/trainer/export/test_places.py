@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from heliostat_engines.errors import FilesError
 from heliostat_engines.families import get_family
-from heliostat_engines.ownership import MARKER
-from heliostat_engines.precision import is_lora_target, named_linears
+from heliostat_engines.families.precision import is_lora_target, named_linears
+from heliostat_engines.files.ownership import MARKER
 from heliostat_trainer.export import DIFFUSERS_FILE, Format, export_run
 from tests.crashes import Crash, crashing_at, snapshot
 from tests.trainer.export.test_formats import settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from heliostat_engines.text import content_of, read_json
+from heliostat_engines.files.text import content_of, read_json
 from heliostat_trainer.compare.comparison import SECONDS, Counting, compare_beside
 from heliostat_trainer.compare.wording import UNKNOWN, amount, reached_text
 from heliostat_trainer.errors import RunFolderError
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from heliostat_trainer.compare.comparison import Comparison, Unit
     from heliostat_trainer.compare.groups import Group, Run
-    from heliostat_trainer.run_file import Arithmetic
-    from heliostat_trainer.statistics import Interval
+    from heliostat_trainer.evaluation.statistics import Interval
+    from heliostat_trainer.folder.run_file import Arithmetic
 
 RECORDING = "recording.json"
 """In the folder of a run that was recorded to be shown beside others, on other machines, too."""

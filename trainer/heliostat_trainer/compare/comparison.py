@@ -19,9 +19,9 @@ from heliostat_trainer.compare.groups import (
     read_runs,
 )
 from heliostat_trainer.errors import CompareError
-from heliostat_trainer.evaluate import paired_difference
-from heliostat_trainer.plan import NVFP4_SPEEDUPS, TINY_IMAGE_SHARE, spent
-from heliostat_trainer.statistics import Interval, interval
+from heliostat_trainer.evaluation.evaluate import paired_difference
+from heliostat_trainer.evaluation.statistics import Interval, interval
+from heliostat_trainer.forecast.work import NVFP4_SPEEDUPS, TINY_IMAGE_SHARE, spent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from heliostat_trainer.statistics import Interval, student_t
+from heliostat_trainer.evaluation.statistics import Interval, student_t
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

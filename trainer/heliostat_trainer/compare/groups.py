@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from heliostat_engines.precision import Precision
-from heliostat_trainer.config import flatten, kept_config
+from heliostat_engines.families.precision import Precision
 from heliostat_trainer.errors import CompareError, ConfigError, RunFolderError
-from heliostat_trainer.evaluate import of_first_prompts, pair
-from heliostat_trainer.metrics import number
-from heliostat_trainer.plan import Made
-from heliostat_trainer.report.record import read_run
-from heliostat_trainer.run_file import RUN_FILE
+from heliostat_trainer.evaluation.evaluate import of_first_prompts, pair
+from heliostat_trainer.folder.metrics import number
+from heliostat_trainer.folder.run_file import RUN_FILE
+from heliostat_trainer.forecast.work import Made
+from heliostat_trainer.record import read_run
+from heliostat_trainer.settings.config import flatten, kept_config
 from heliostat_trainer.tuning import Shape, configured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from heliostat_trainer.config import TrainConfig
-    from heliostat_trainer.evaluate import Evaluation
-    from heliostat_trainer.report.record import RunRecord
+    from heliostat_trainer.evaluation.evaluate import Evaluation
+    from heliostat_trainer.record import RunRecord
+    from heliostat_trainer.settings.config import TrainConfig
 
 SEED = "run.seed"
 WITHOUT_EFFECT = ("run.name", "run.folder", "server.", "logging.")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from heliostat_trainer.compare.comparison import Comparison, Cost, Result, Unit
     from heliostat_trainer.compare.groups import Group
-    from heliostat_trainer.statistics import Interval
+    from heliostat_trainer.evaluation.statistics import Interval
 
 LONGEST = 40
 """Characters of a setting's value that are shown."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heliostat_engines.files import atomic_folder
+from heliostat_engines.files.atomic import atomic_folder
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.export.formats import CARD
 from heliostat_trainer.export.metadata import save_described
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.families.family import Family
     from heliostat_engines.families.original_layout import OriginalLinear
-    from heliostat_engines.ownership import Layout
+    from heliostat_engines.files.ownership import Layout
 
 PREFIX = "lora_unet_"
 

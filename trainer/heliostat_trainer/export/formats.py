@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from heliostat_engines.ownership import Layout
+from heliostat_engines.files.ownership import Layout
 
 CARD = "README.md"
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"

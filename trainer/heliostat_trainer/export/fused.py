@@ -14,10 +14,9 @@ from safetensors import safe_open
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.export.sources import CheckpointSource
 from heliostat_engines.families.checkpoint import hub_errors_explained
-from heliostat_engines.files import atomic_folder
-from heliostat_engines.progress import unheard
-from heliostat_engines.text import content_of, read_json
-from heliostat_engines.weights import (
+from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.files.text import content_of, read_json
+from heliostat_engines.files.weights import (
     DIFFUSERS,
     TRANSFORMERS,
     index_file,
@@ -25,6 +24,7 @@ from heliostat_engines.weights import (
     single_file,
     tensor_files,
 )
+from heliostat_engines.progress import unheard
 from heliostat_trainer.export.formats import CARD
 from heliostat_trainer.export.storing import stored
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import LoraPair
     from heliostat_engines.families.family import Family
-    from heliostat_engines.ownership import Layout
+    from heliostat_engines.files.ownership import Layout
     from heliostat_engines.progress import Progress
 
 INDEX = index_file()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from heliostat_engines.adapters import pack_adapter
-from heliostat_engines.files import atomic_folder
+from heliostat_engines.files.atomic import atomic_folder
 from heliostat_trainer.export.formats import CARD, DIFFUSERS_FILE, Format
 from heliostat_trainer.export.metadata import save_described
 from heliostat_trainer.export.storing import stored
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from heliostat_trainer.policy import LoraWeights
+    from heliostat_trainer.policy.policy import LoraWeights
 
 
 def write_lora_folder(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from heliostat_engines.families.public_names import PublicNames
     from heliostat_trainer.export.comfyui import OriginalPair
     from heliostat_trainer.export.source import TrainedLora
-    from heliostat_trainer.report.record import RunRecord
+    from heliostat_trainer.record import RunRecord
 
 DIFFUSERS = "diffusers"
 

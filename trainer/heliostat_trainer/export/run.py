@@ -9,7 +9,7 @@ import torch
 
 from heliostat_engines.adapters import LoraPair
 from heliostat_engines.families import get_family
-from heliostat_engines.ownership import require_replaceable
+from heliostat_engines.files.ownership import require_replaceable
 from heliostat_engines.progress import unheard
 from heliostat_trainer.export.card import model_card
 from heliostat_trainer.export.comfyui import original_pairs, write_comfyui_file
@@ -18,7 +18,7 @@ from heliostat_trainer.export.fused import Rounding, write_fused_checkpoint
 from heliostat_trainer.export.lora_folder import write_lora_folder
 from heliostat_trainer.export.metadata import diffusers_metadata, original_metadata
 from heliostat_trainer.export.source import LATEST, TrainedLora, read_lora
-from heliostat_trainer.report.record import read_run
+from heliostat_trainer.record import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
-from heliostat_engines.text import content_of, read_json
-from heliostat_trainer.checkpoint import TENSORS
+from heliostat_engines.files.text import content_of, read_json
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.policy import NOT_FINITE, LoraWeights, PolicyName
-from heliostat_trainer.steps import kept_steps, step_folder
+from heliostat_trainer.folder.checkpoint import TENSORS
+from heliostat_trainer.folder.steps import kept_steps, step_folder
+from heliostat_trainer.policy.policy import NOT_FINITE, LoraWeights, PolicyName
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from heliostat_trainer.objectives.objective import NoisedRows, Velocities
-    from heliostat_trainer.objectives.settings import AwmSettings
+    from heliostat_trainer.settings.objectives import AwmSettings
 
 FLOOR = 1e-10
 

@@ -10,7 +10,7 @@ from heliostat_trainer.objectives.diffusion_dpo import DiffusionDPO
 from heliostat_trainer.objectives.diffusion_nft import DiffusionNFT
 from heliostat_trainer.objectives.grpo import Grpo
 from heliostat_trainer.objectives.norm import NormPenalised
-from heliostat_trainer.objectives.settings import (
+from heliostat_trainer.settings.objectives import (
     AwmSettings,
     DanceGrpoSettings,
     DgpoSettings,
@@ -21,9 +21,9 @@ from heliostat_trainer.objectives.settings import (
 )
 
 if TYPE_CHECKING:
-    from heliostat_engines.stochastic import StochasticSampler
+    from heliostat_engines.sampling.stochastic import StochasticSampler
     from heliostat_trainer.objectives.objective import Objective
-    from heliostat_trainer.objectives.settings import AnyObjective
+    from heliostat_trainer.settings.objectives import AnyObjective
 
 
 def build_objective(settings: AnyObjective, sampler: StochasticSampler | None) -> Objective[Any]:

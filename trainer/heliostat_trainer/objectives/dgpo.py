@@ -36,7 +36,7 @@ from heliostat_trainer.objectives.objective import Loss, matching_error, mean_of
 
 if TYPE_CHECKING:
     from heliostat_trainer.objectives.objective import GroupRows, Velocities
-    from heliostat_trainer.objectives.settings import DgpoSettings
+    from heliostat_trainer.settings.objectives import DgpoSettings
 
 
 class Dgpo:

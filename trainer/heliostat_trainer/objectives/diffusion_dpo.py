@@ -26,7 +26,7 @@ from heliostat_trainer.objectives.objective import Loss, matching_error, mean_of
 
 if TYPE_CHECKING:
     from heliostat_trainer.objectives.objective import NoisedRows, Velocities
-    from heliostat_trainer.objectives.settings import DiffusionDpoSettings
+    from heliostat_trainer.settings.objectives import DiffusionDpoSettings
 
 
 class DiffusionDPO:

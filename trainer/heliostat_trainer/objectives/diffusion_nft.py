@@ -22,14 +22,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heliostat_engines.sampling import as_column
+from heliostat_engines.sampling.euler import as_column
 from heliostat_trainer.objectives.objective import Loss, mean_of_each
 
 if TYPE_CHECKING:
     import torch
 
     from heliostat_trainer.objectives.objective import NoisedRows, Velocities
-    from heliostat_trainer.objectives.settings import DiffusionNftSettings
+    from heliostat_trainer.settings.objectives import DiffusionNftSettings
 
 WEIGHT_FLOOR = 1e-5
 

@@ -1,6 +1,6 @@
 """Flow-GRPO and DanceGRPO: PPO's clipped objective on the steps of a stochastic sampler.
 
-A step x -> x' of the sampler (heliostat_engines/stochastic.py) is x' ~ N(mu(v), d^2). With the
+A step x -> x' of the sampler (heliostat_engines/sampling/stochastic.py) is x' ~ N(mu(v), d^2). With the
 log-probability of x' under the old policy, kept from when it was drawn in BF16:
 
     rho = exp(log p_theta(x' | x) - log p_old(x' | x))
@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heliostat_engines.stochastic import NoiseRule, StochasticSampler
+from heliostat_engines.sampling.stochastic import NoiseRule, StochasticSampler
 from heliostat_trainer.objectives.objective import Loss, mean_of_each
-from heliostat_trainer.objectives.settings import (
+from heliostat_trainer.settings.objectives import (
     DanceGrpoSettings,
     FlowGrpoFastSettings,
     FlowGrpoSettings,
@@ -37,7 +37,7 @@ from heliostat_trainer.objectives.settings import (
 
 if TYPE_CHECKING:
     from heliostat_trainer.objectives.objective import TransitionRows, Velocities
-    from heliostat_trainer.objectives.settings import AnyObjective, GrpoSettings
+    from heliostat_trainer.settings.objectives import AnyObjective, GrpoSettings
 
 RULES = {"sde": NoiseRule.FLOW_SDE, "cps": NoiseRule.CPS}
 

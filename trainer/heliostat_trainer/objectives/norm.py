@@ -25,7 +25,7 @@ from heliostat_trainer.objectives.objective import Objective, RowsT
 
 if TYPE_CHECKING:
     from heliostat_trainer.objectives.objective import Loss, Velocities
-    from heliostat_trainer.objectives.settings import ObjectiveSettings
+    from heliostat_trainer.settings.objectives import ObjectiveSettings
 
 SMALLEST = 1e-12
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from heliostat_trainer.metrics import number
-from heliostat_trainer.report.figures import GREY, Curve
+from heliostat_trainer.folder.metrics import number
+from heliostat_trainer.pages.figures import GREY, Curve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -7,28 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from heliostat_engines.files import atomic_text
-from heliostat_engines.ownership import require_own_file
-from heliostat_engines.solvers import Solver
-from heliostat_trainer.evaluate import guidance_label, paired_difference, prompt_interval
-from heliostat_trainer.fidelity import PUBLISHED, Fidelity
-from heliostat_trainer.guards import measured
-from heliostat_trainer.policy import PolicyName
+from heliostat_engines.files.atomic import atomic_text
+from heliostat_engines.files.ownership import require_own_file
+from heliostat_engines.sampling.solvers import Solver
+from heliostat_trainer.evaluation.evaluate import guidance_label, paired_difference, prompt_interval
+from heliostat_trainer.evaluation.guards import measured
+from heliostat_trainer.exploring.fidelity import PUBLISHED
+from heliostat_trainer.pages.figures import Curve, curves_svg, shares_svg
+from heliostat_trainer.pages.pictures import grid_uri, image_uri
+from heliostat_trainer.pages.templates import render
+from heliostat_trainer.policy.policy import PolicyName
+from heliostat_trainer.record import RunRecord, read_run
 from heliostat_trainer.report.axes import axes, evaluation_curve, training_curve
-from heliostat_trainer.report.figures import Curve, curves_svg, shares_svg
-from heliostat_trainer.report.pictures import grid_uri, image_uri
-from heliostat_trainer.report.record import RunRecord, read_run
-from heliostat_trainer.report.templates import render
-from heliostat_trainer.types import ExploreSteps
+from heliostat_trainer.types import ExploreSteps, Fidelity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from heliostat_trainer.compare.beside import Beside
-    from heliostat_trainer.evaluate import Evaluation
+    from heliostat_trainer.evaluation.evaluate import Evaluation
+    from heliostat_trainer.evaluation.statistics import Interval
     from heliostat_trainer.report.axes import Axis
-    from heliostat_trainer.statistics import Interval
 
 GRID_COLUMNS = 8
 SIGN = " · heliostat</title>"
@@ -107,7 +107,7 @@ def write_report(
     for problem in record.problems:
         say(problem)
     record.require_evaluation("report")
-    atomic_text(path, render("template.html", _content(record, beside)))
+    atomic_text(path, render("report.html", _content(record, beside)))
     return path
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from typing_extensions import override
 
-from heliostat_engines import calibration
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import CheckpointError
+from heliostat_engines.families import calibration
 from heliostat_engines.families.assumptions import TRANSFORMER_CONFIG, check_assumptions, equal
 from heliostat_engines.families.decoder import (
     KL_DECODER,
@@ -20,6 +20,7 @@ from heliostat_engines.families.decoder import (
     load_tiny_decoder,
 )
 from heliostat_engines.families.family import Resolutions, Size, TextEncoder
+from heliostat_engines.families.precision import PrecisionMap
 from heliostat_engines.families.public_names import SD3_CODE, PublicNames
 from heliostat_engines.families.sd3.structure import (
     EMBEDDERS,
@@ -29,8 +30,7 @@ from heliostat_engines.families.sd3.structure import (
     Sd3Family,
 )
 from heliostat_engines.families.tiny import tiny_decoder, tiny_vae
-from heliostat_engines.precision import PrecisionMap
-from heliostat_engines.text import content_of, read_json
+from heliostat_engines.files.text import content_of, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

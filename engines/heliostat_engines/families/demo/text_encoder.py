@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from heliostat_engines.conditioning import Conditioning
-from heliostat_engines.weights import TRANSFORMERS, load_exactly, read_tensors, single_file
+from heliostat_engines.files.weights import TRANSFORMERS, load_exactly, read_tensors, single_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

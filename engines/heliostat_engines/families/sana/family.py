@@ -25,10 +25,10 @@ from heliostat_engines.families.checkpoint import load_part
 from heliostat_engines.families.decoder import VaeDecoder
 from heliostat_engines.families.family import Family, Resolutions, Size, TextEncoder, dtype_of
 from heliostat_engines.families.original_layout import OriginalLinear
+from heliostat_engines.families.precision import Keep, PrecisionMap
 from heliostat_engines.families.public_names import SANA_CODE, PublicNames
 from heliostat_engines.families.sana.mix_ffn import linearise
 from heliostat_engines.families.text import PipelineTextEncoder, check_width, load_text_pipeline
-from heliostat_engines.precision import Keep, PrecisionMap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -24,6 +24,7 @@ from heliostat_engines.families.decoder import (
     load_tiny_decoder,
 )
 from heliostat_engines.families.family import Resolutions, Size, TextEncoder
+from heliostat_engines.families.precision import Keep, PrecisionMap
 from heliostat_engines.families.public_names import SD3_CODE, PublicNames
 from heliostat_engines.families.sd3.structure import (
     EMBEDDERS,
@@ -33,7 +34,6 @@ from heliostat_engines.families.sd3.structure import (
     Sd3Family,
 )
 from heliostat_engines.families.text import PipelineTextEncoder, check_width, load_text_pipeline
-from heliostat_engines.precision import Keep, PrecisionMap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

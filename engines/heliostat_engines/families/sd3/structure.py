@@ -11,7 +11,7 @@ from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families.assumptions import TRANSFORMER_CONFIG, equal
 from heliostat_engines.families.family import Family, dtype_of
 from heliostat_engines.families.original_layout import OriginalLinear
-from heliostat_engines.precision import Keep, PrecisionMap
+from heliostat_engines.families.precision import Keep, PrecisionMap
 
 if TYPE_CHECKING:
     from torch import nn

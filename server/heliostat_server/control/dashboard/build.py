@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from heliostat_server.control.dashboard.curves import Curves
 from heliostat_server.control.dashboard.pictures import Pictures
 from heliostat_server.control.dashboard.routes import dashboard_routes
-from heliostat_server.control.dashboard.sessions import Sessions
 from heliostat_server.control.dashboard.views import Views
-from heliostat_server.sampling.activity import ActivityStore
-from heliostat_server.sampling.groups import RedisGroups
+from heliostat_server.store.activity import ActivityStore
+from heliostat_server.store.groups import RedisGroups
+from heliostat_server.store.sessions import Sessions
 
 if TYPE_CHECKING:
     from fastapi import APIRouter

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from heliostat_server.sampling.groups import MAX_GROUPS
+from heliostat_server.store.groups import MAX_GROUPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from heliostat_server.experiments.model import Experiment
-    from heliostat_server.sampling.groups import KeptGroup, RedisGroups
+    from heliostat_server.experiments.terms import Experiment
+    from heliostat_server.store.groups import KeptGroup, RedisGroups
 
 MAX_EXPERIMENTS = 256
 """Whose groups are remembered: those asked for last."""

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Protocol
 import redis
 from PIL import Image
 
-from heliostat_engines.solvers import Solver
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_proto.rollout_pb2 import RolloutSpec
 from heliostat_server.errors import PutOffError
-from heliostat_server.state import answered
+from heliostat_server.store.redis import answered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from heliostat_server.experiments.authority import Caller
-    from heliostat_server.sampling.groups import Group, KeptGroup
+    from heliostat_server.store.groups import Group, KeptGroup
 
 SHOWN = 4
 """Of the best, and of the worst."""

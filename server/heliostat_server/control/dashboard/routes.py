@@ -11,13 +11,13 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 from heliostat_engines.errors import HeliostatError
 from heliostat_server.control.dashboard.curves import Axis
 from heliostat_server.control.dashboard.pages import LOGIN, STATIC, PageRoute, go_to, page
-from heliostat_server.control.dashboard.sessions import SESSION_S, Sessions
 from heliostat_server.control.dashboard.views import GALLERY_GROUPS, LATEST, Excerpt, Views
 from heliostat_server.control.http import STATUS, VersionNumber
 from heliostat_server.control.operations import Operations
 from heliostat_server.errors import NotFoundError, TokenError, code_of, describe
 from heliostat_server.experiments.authority import Caller
-from heliostat_server.experiments.model import ShareChange
+from heliostat_server.experiments.terms import ShareChange
+from heliostat_server.store.sessions import SESSION_S, Sessions
 
 GROUP_ID = r"^\d{1,20}-\d{1,20}$"
 GroupId = Annotated[str, Path(pattern=GROUP_ID)]

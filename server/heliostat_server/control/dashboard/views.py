@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from heliostat_server.control.dashboard.pictures import Pictures
     from heliostat_server.control.operations import Operations, ServerInfo
     from heliostat_server.experiments.authority import Caller
-    from heliostat_server.experiments.model import Event, Experiment
-    from heliostat_server.sampling.activity import Activity, ActivityStore
-    from heliostat_server.sampling.groups import Group, KeptGroup, RedisGroups
+    from heliostat_server.experiments.terms import Event, Experiment
+    from heliostat_server.store.activity import Activity, ActivityStore
+    from heliostat_server.store.groups import Group, KeptGroup, RedisGroups
 
 GALLERY_GROUPS = 12
 GALLERY_READ = 300

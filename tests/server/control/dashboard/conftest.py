@@ -8,25 +8,25 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from heliostat_engines.engine import EngineInfo
-from heliostat_server.adapters.store import AdapterStore
+from heliostat_engines.runtimes.engine import EngineInfo
 from heliostat_server.control.dashboard.build import build_dashboard
 from heliostat_server.control.http import build_app
 from heliostat_server.control.operations import Operations
 from heliostat_server.control.publisher import Publisher
-from heliostat_server.description import ServerDescription
 from heliostat_server.errors import UnavailableError
 from heliostat_server.experiments.authority import Authority
-from heliostat_server.experiments.store import ExperimentStore
 from heliostat_server.experiments.tokens import digest
-from heliostat_server.sampling.groups import Group, RedisGroups
 from heliostat_server.settings import LimitSettings
+from heliostat_server.store.adapters import AdapterStore
+from heliostat_server.store.description import ServerDescription
+from heliostat_server.store.experiments import ExperimentStore
+from heliostat_server.store.groups import Group, RedisGroups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from heliostat_proto.rollout_pb2 import LoadReport, RolloutSpec
-    from heliostat_server.launcher.valkey import EmbeddedValkey
+    from heliostat_server.launcher.embedded_store import EmbeddedValkey
 
 ADMIN_TOKEN = "heliostat-administrator"
 BATCH = 4

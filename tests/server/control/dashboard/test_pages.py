@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from heliostat_server.adapters.store import AdapterStore
-from heliostat_server.experiments.store import ExperimentStore
-from heliostat_server.sampling.usage import RedisUsage
+from heliostat_server.store.adapters import AdapterStore
+from heliostat_server.store.experiments import ExperimentStore
+from heliostat_server.store.usage import RedisUsage
 from tests.server.checkpoints import random_adapter
 from tests.server.control.dashboard.conftest import Browser, Engine, group
 
 if TYPE_CHECKING:
     import redis
 
-    from heliostat_server.sampling.groups import RedisGroups
+    from heliostat_server.store.groups import RedisGroups
 
 HOSTILE = "</h3><script>alert('prompt')</script><img src=x onerror=alert(1)>\"'"
 

@@ -20,7 +20,7 @@ from tests.server.control.dashboard.conftest import BATCH, Browser, Painter, gro
 if TYPE_CHECKING:
     import redis
 
-    from heliostat_server.sampling.groups import RedisGroups
+    from heliostat_server.store.groups import RedisGroups
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from heliostat_server.control.dashboard import sessions
 from heliostat_server.control.dashboard.pages import HEADERS
 from heliostat_server.experiments import authority
+from heliostat_server.store import sessions
 from tests.server.control.dashboard.conftest import ADMIN_TOKEN, Browser, group
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     import redis
 
-    from heliostat_server.experiments.store import ExperimentStore
-    from heliostat_server.sampling.groups import RedisGroups
+    from heliostat_server.store.experiments import ExperimentStore
+    from heliostat_server.store.groups import RedisGroups
 
 OPEN = [
     "/",

@@ -1,7 +1,7 @@
-"""Triton's entry to heliostat_server.triton.explore."""
+"""Triton's entry to heliostat_server.models.explore."""
 
-from heliostat_server.triton.explore import ExploreModel
-from heliostat_server.triton.settings import start_model
+from heliostat_server.models.explore import ExploreModel
+from heliostat_server.models.process import start_model
 
 
 class TritonPythonModel:

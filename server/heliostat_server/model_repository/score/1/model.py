@@ -1,7 +1,7 @@
-"""Triton's entry to heliostat_server.triton.score."""
+"""Triton's entry to heliostat_server.models.score."""
 
-from heliostat_server.triton.score import ScoreModel
-from heliostat_server.triton.settings import start_model
+from heliostat_server.models.process import start_model
+from heliostat_server.models.score import ScoreModel
 
 
 class TritonPythonModel:

@@ -1,7 +1,7 @@
-"""Triton's entry to heliostat_server.triton.text_encoder."""
+"""Triton's entry to heliostat_server.models.text_encoder."""
 
-from heliostat_server.triton.settings import start_model
-from heliostat_server.triton.text_encoder import TextEncoderModel
+from heliostat_server.models.process import start_model
+from heliostat_server.models.text_encoder import TextEncoderModel
 
 
 class TritonPythonModel:

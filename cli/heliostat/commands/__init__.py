@@ -1,0 +1,1 @@
+"""What is asked for on the command line: a group of commands a file."""

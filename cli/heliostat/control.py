@@ -1,0 +1,163 @@
+"""The control plane's operations as the commands call them, and how they show the answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from rich import filesize
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from heliostat.credentials import token_for
+from heliostat_proto import control_pb2, control_pb2_grpc
+from heliostat_trainer.rollouts.wire import Access, control_error
+from heliostat_trainer.settings.config import server_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Self
+
+    from rich.console import RenderableType
+
+TIMEOUT_S = 30.0
+EVENTS = 10
+
+
+class Administration:
+    """One server's control plane, with the user's token. Raises HeliostatError."""
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        """token: None for the one of the environment or kept by `heliostat login`."""
+        self._url = url
+        self._access = Access(token=token or token_for(url), tls=url.startswith("grpcs://"))
+        self._channel = self._access.channel(server_address(url))
+        self._stub: Any = control_pb2_grpc.ControlStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def check(self) -> None:
+        """Whether the server takes the token."""
+        self._call("ListExperiments", control_pb2.ListExperimentsRequest())
+
+    def experiments(self) -> Sequence[control_pb2.Experiment]:
+        """Those that the token may see."""
+        answer = self._call("ListExperiments", control_pb2.ListExperimentsRequest())
+        experiments: Sequence[control_pb2.Experiment] = answer.experiments
+        return experiments
+
+    def experiment(self, name: str) -> control_pb2.Experiment:
+        """One experiment."""
+        return self._experiment("GetExperiment", control_pb2.ExperimentRequest(experiment=name))
+
+    def events(self, name: str) -> Sequence[control_pb2.Event]:
+        """Its latest events, newest first."""
+        request = control_pb2.ListEventsRequest(experiment=name, count=EVENTS)
+        events: Sequence[control_pb2.Event] = self._call("ListEvents", request).events
+        return events
+
+    def create(self, name: str, **terms: Any) -> str:
+        """Make an experiment; answers a token."""
+        request = control_pb2.CreateExperimentRequest(
+            experiment=name, share=control_pb2.ShareChange(**terms)
+        )
+        return str(self._call("CreateExperiment", request).token)
+
+    def change(self, name: str, **terms: Any) -> None:
+        """Change its terms; None leaves one as it is."""
+        request = control_pb2.ChangeExperimentRequest(
+            experiment=name, share=control_pb2.ShareChange(**terms)
+        )
+        self._call("ChangeExperiment", request)
+
+    def delete(self, name: str) -> None:
+        """Forget it."""
+        self._call("DeleteExperiment", control_pb2.ExperimentRequest(experiment=name))
+
+    def issue_token(self, name: str) -> str:
+        """One more token."""
+        request = control_pb2.ExperimentRequest(experiment=name)
+        return str(self._call("IssueToken", request).token)
+
+    def revoke_tokens(self, name: str) -> int:
+        """Make its tokens void; answers how many."""
+        request = control_pb2.ExperimentRequest(experiment=name)
+        return int(self._call("RevokeTokens", request).revoked)
+
+    def roll_back(self, name: str, version: int) -> int:
+        """Publish a kept version again; answers the new one."""
+        request = control_pb2.VersionRequest(experiment=name, version=version)
+        return int(self._call("RollBack", request).version)
+
+    def pin(self, name: str, version: int) -> control_pb2.Experiment:
+        """Keep a version."""
+        request = control_pb2.VersionRequest(experiment=name, version=version)
+        return self._experiment("Pin", request)
+
+    def unpin(self, name: str, version: int) -> control_pb2.Experiment:
+        """Let a version go."""
+        request = control_pb2.VersionRequest(experiment=name, version=version)
+        return self._experiment("Unpin", request)
+
+    def _experiment(self, method: str, request: object) -> control_pb2.Experiment:
+        answer: control_pb2.Experiment = self._call(method, request)
+        return answer
+
+    def _call(self, method: str, request: object) -> Any:
+        try:
+            return getattr(self._stub, method)(
+                request, timeout=TIMEOUT_S, metadata=self._access.metadata
+            )
+        except grpc.RpcError as error:
+            raise control_error(error, self._url) from error
+
+
+def experiments_table(experiments: Iterable[control_pb2.Experiment]) -> Table:
+    """A line each."""
+    table = Table("experiment", "", "weight", "priority", "version", box=SIMPLE_HEAD)
+    for heading in ("images", "evaluations", "engine"):
+        table.add_column(heading, justify="right")
+    for each in experiments:
+        share, usage = each.share, each.usage
+        table.add_row(
+            each.name,
+            "paused" if share.paused else "",
+            f"{share.weight:g}",
+            str(share.priority),
+            str(each.latest_version or "none"),
+            f"{usage.images:,}",
+            f"{usage.nfes:,}",
+            f"{usage.seconds:,.0f} s",
+        )
+    return table
+
+
+def details(
+    experiment: control_pb2.Experiment, events: Iterable[control_pb2.Event]
+) -> Iterator[RenderableType]:
+    """Terms and usage, versions, events."""
+    yield experiments_table([experiment])
+    yield (
+        f"created {experiment.created[:19]} UTC; may have {experiment.share.max_queued_images:,} "
+        "images waiting"
+    )
+    if experiment.tuned:
+        yield Text(f"decided last: {experiment.tuned}")
+    versions = Table("version", "sha256", "size", "", box=SIMPLE_HEAD)
+    for each in experiment.versions:
+        versions.add_row(
+            str(each.version),
+            each.sha256[:12],
+            filesize.decimal(each.bytes),
+            "pinned" if each.pinned else "",
+        )
+    yield versions
+    happened = Table("at (UTC)", "event", "", box=SIMPLE_HEAD)
+    for event in events:
+        happened.add_row(event.at[:19], event.what, event.detail)
+    yield happened

@@ -1,0 +1,1 @@
+"""What is shown in answer: a table or a sentence a file."""

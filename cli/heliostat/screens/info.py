@@ -1,0 +1,26 @@
+"""`heliostat info`: what a running server serves."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from heliostat.credentials import token_for
+from heliostat_trainer.rollouts.client import RolloutServer
+from heliostat_trainer.rollouts.tokens import GivenTokens
+
+
+def show(url: str) -> None:
+    """Print model, rewards and limits of the server at `url`.
+
+    Raises:
+        HeliostatError: it cannot be reached.
+    """
+    with RolloutServer(url, tokens=GivenTokens(token_for(url))) as server:
+        info = server.info()
+    table = Table(show_header=False, box=None)
+    for field, value in vars(info).items():
+        if field != "lora_targets":
+            table.add_row(field.replace("_", " "), str(value))
+    table.add_row("lora targets", str(len(info.lora_targets)))
+    Console().print(table)

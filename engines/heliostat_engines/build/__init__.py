@@ -1,1 +1,0 @@
-"""Compiles exported graphs: profiles, cache, manifest, progress."""

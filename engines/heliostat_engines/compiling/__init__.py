@@ -1,0 +1,1 @@
+"""Compiles exported graphs: target, cache, manifest, progress."""

@@ -1,0 +1,1 @@
+"""What this machine has, what it computes in, and how its network stands."""

@@ -1,0 +1,1 @@
+"""What compiler and runtimes both read: manifests, profiles, and the tensors of adapters."""

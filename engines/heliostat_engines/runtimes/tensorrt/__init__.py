@@ -1,0 +1,1 @@
+"""An engine that runs compiled plans, and how adapters reach it."""

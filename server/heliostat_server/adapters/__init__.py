@@ -1,1 +1,0 @@
-"""Published adapters: bytes and versions, in Redis."""

@@ -1,0 +1,128 @@
+"""A compiled engine in the server: its folder as a Triton model repository, and as settings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from heliostat_engines.families import get_family
+from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.files.ownership import Layout
+from heliostat_engines.machine.hardware import usable_cores
+from heliostat_engines.plans.manifest import MANIFEST_FILE, read_manifest
+from heliostat_server.errors import ServerStartError
+from heliostat_server.experiments.tokens import new_token
+from heliostat_server.settings import LimitSettings, ModelSettings, ThreadSettings
+from heliostat_server.triton.repository import COMPILED, FILES, stage_repository
+
+if TYPE_CHECKING:
+    from heliostat_engines.plans.manifest import EngineManifest
+    from heliostat_engines.plans.profiles import Profile
+    from heliostat_server.settings import ServeSettings
+
+INSIDE = Path("explore", "1", "engine")
+"""Where a model repository keeps its engine."""
+SETTINGS_FILE = "settings.json"
+REPOSITORY = Layout(
+    kind="a model repository with an engine",
+    advice="give --out a folder that is new, empty, or what `heliostat engine build` wrote",
+    required=FILES | {SETTINGS_FILE, str(INSIDE / MANIFEST_FILE)},
+    patterns=(*COMPILED, str(INSIDE / "*")),
+)
+REDIS = "redis://127.0.0.1:6379"
+
+
+def write_repository(engine: Path, out: Path, redis: str = REDIS) -> None:
+    """Make a ready Triton model repository of an engine folder; one of ours at `out` is replaced.
+
+    Its plans are links where the disk allows it. `settings.json` in it may be edited.
+
+    Raises:
+        FilesError: `out` is something else, or cannot be written.
+    """
+    manifest = read_manifest(engine)
+    family = get_family(manifest.recipe.family)
+    profile = manifest.recipe.profiles[0]
+    settings = ModelSettings(
+        family=family.name,
+        checkpoint=manifest.checkpoint,
+        resolution_px=profile.best.resolution_px,
+        precision=manifest.graph.options.precision.value,
+        precision_map=manifest.graph.options.precision_map.value,
+        device="gpu",
+        max_rank=manifest.graph.options.max_rank,
+        slots=8,
+        limits=LimitSettings(batch=profile.best.batch),
+        threads=ThreadSettings.for_cores(usable_cores()),
+        redis=redis,
+        internal_token=new_token(),
+        keep_versions=3,
+        engine=INSIDE,
+    )
+    axes = 1 + len(family.latent_shape(profile.best.resolution_px))
+    with atomic_folder(out, REPOSITORY) as draft:
+        stage_repository(draft, out, Path(SETTINGS_FILE), settings, axes)
+        shutil.copytree(engine, draft / INSIDE, copy_function=_link_or_copy)
+
+
+def engine_folder(given: Path) -> Path:
+    """The engine itself, of its own folder or of a model repository. Raises EngineFolderError."""
+    inside = given / INSIDE
+    folder = inside if (inside / MANIFEST_FILE).exists() else given
+    read_manifest(folder)
+    return folder.absolute()
+
+
+def fit_to_engine(settings: ServeSettings) -> ServeSettings:
+    """Settings with what the engine decides filled in; unchanged without one.
+
+    Raises:
+        EngineFolderError: the folder is no engine.
+        ServerStartError: the engine was not compiled for the batch and resolution.
+    """
+    if settings.engine is None:
+        return settings
+    folder = engine_folder(settings.engine)
+    manifest = read_manifest(folder)
+    resolution_px = settings.resolution_px or manifest.recipe.profiles[0].best.resolution_px
+    _check_batch(manifest, settings.limits.batch, resolution_px)
+    return settings.model_copy(
+        update={
+            "engine": folder,
+            "family": manifest.recipe.family,
+            "checkpoint": settings.checkpoint or manifest.checkpoint,
+            "precision": manifest.graph.options.precision.value,
+            "precision_map": manifest.graph.options.precision_map.value,
+            "max_rank": manifest.graph.options.max_rank,
+            "resolution_px": resolution_px,
+            "device": "gpu",
+        }
+    )
+
+
+def _check_batch(manifest: EngineManifest, batch: int, resolution_px: int) -> None:
+    if any(_holds(profile, batch, resolution_px) for profile in manifest.recipe.profiles):
+        return
+    profiles = " or ".join(str(profile) for profile in manifest.recipe.profiles)
+    raise ServerStartError(
+        f"the engine takes {profiles} (images x pixels; smallest, best, largest), the server asks "
+        f"for {batch}x{resolution_px}: set --batch to fit, or build the engine with that --profile"
+    )
+
+
+def _holds(profile: Profile, batch: int, resolution_px: int) -> bool:
+    low, high = profile.smallest, profile.largest
+    return (
+        low.batch <= batch <= high.batch
+        and low.resolution_px <= resolution_px <= high.resolution_px
+    )
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target

@@ -1,0 +1,1 @@
+"""What the Triton models are made of. Imported in Triton's Python backend only."""

@@ -1,0 +1,69 @@
+"""The model `score`: latents in, rewards and images out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from heliostat_engines.families import get_family
+from heliostat_server.models.answering import answer_each
+from heliostat_server.models.exporter import TritonExporter
+from heliostat_server.models.guard import Guard
+from heliostat_server.models.siblings import Models
+from heliostat_server.models.tensors import (
+    json_output,
+    read_seeds,
+    read_spec,
+    read_tensor,
+    response,
+)
+from heliostat_server.rewards.registry import RewardBook, offered_rewards
+from heliostat_server.sampling.loading import load_decoders
+from heliostat_server.scoring.metrics import ScoreMetrics
+from heliostat_server.scoring.prompts import PromptCache
+from heliostat_server.scoring.scorer import Scorer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from heliostat_server.settings import ModelSettings
+
+
+class ScoreModel:
+    """Answers Triton's requests with a Scorer."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        family = get_family(settings.family)
+        self._log = structlog.get_logger("score")
+        self._guard = Guard(settings)
+        metrics = ScoreMetrics()
+        self._exporter = TritonExporter(metrics.registry)
+        self._scorer = Scorer(
+            load_decoders(family, settings),
+            RewardBook(settings.family, offered_rewards(settings), settings.torch_device),
+            PromptCache(Models(settings.internal_token).encode),
+            settings.limits,
+            family.latent_shape(settings.resolution_px),
+            metrics,
+            settings.torch_device,
+        )
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """REWARDS, and IMAGES if asked for, or REPORT, or an error, for each request."""
+        return answer_each(requests, self._answer, self._log)
+
+    def close(self) -> None:
+        """Stop what runs beside the requests."""
+        self._exporter.close()
+
+    def _answer(self, request: Any) -> Any:
+        self._guard.caller(request)
+        latents = read_tensor(request, "LATENTS")
+        if latents is None:
+            return response({"REPORT": json_output(self._scorer.check(read_spec(request)))})
+        scored = self._scorer.score(read_spec(request), latents, read_seeds(request))
+        outputs = {"REWARDS": scored.rewards}
+        if scored.images is not None:
+            outputs["IMAGES"] = scored.images
+        return response(outputs)

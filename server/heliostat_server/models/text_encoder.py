@@ -1,0 +1,63 @@
+"""The model `text_encoder`: prompts in, embeddings out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import triton_python_backend_utils as pb
+
+from heliostat_engines.families import get_family
+from heliostat_server.errors import RequestError
+from heliostat_server.models.answering import answer_each
+from heliostat_server.models.guard import Guard
+from heliostat_server.models.tensors import response
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from heliostat_server.settings import ModelSettings
+
+
+class TextEncoderModel:
+    """Answers Triton's requests with the family's text encoder."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self._limits = settings.limits
+        self._guard = Guard(settings)
+        self._log = structlog.get_logger("text_encoder")
+        family = get_family(settings.family)
+        self._encoder = family.load_text_encoder(settings.checkpoint).to(settings.torch_device)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """TOKENS, POOLED, and MASK where there is one, or an error, for each request."""
+        return answer_each(requests, self._answer, self._log)
+
+    def _answer(self, request: Any) -> Any:
+        self._guard.caller(request)
+        conditioning = self._encoder.encode(self._prompts(request))
+        outputs = {"TOKENS": conditioning.tokens.float(), "POOLED": conditioning.pooled.float()}
+        if conditioning.mask is not None:
+            outputs["MASK"] = conditioning.mask
+        return response(outputs)
+
+    def _prompts(self, request: Any) -> list[str]:
+        texts = pb.get_input_tensor_by_name(request, "PROMPTS").as_numpy().reshape(-1)
+        try:
+            prompts = [bytes(text).decode() for text in texts]
+        except UnicodeDecodeError as error:
+            raise RequestError(f"a prompt is not UTF-8: {error}") from error
+        if not prompts:
+            raise RequestError("PROMPTS is empty")
+        if len(prompts) > self._limits.max_seeds:
+            raise RequestError(
+                f"{len(prompts)} prompts in one request, the server takes up to "
+                f"{self._limits.max_seeds}: split it"
+            )
+        longest = max(map(len, prompts))
+        if longest > self._limits.max_prompt_chars:
+            raise RequestError(
+                f"a prompt has {longest} characters, the server takes up to "
+                f"{self._limits.max_prompt_chars}"
+            )
+        return prompts

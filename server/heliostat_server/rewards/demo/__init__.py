@@ -1,0 +1,1 @@
+"""The demo's judges, and their weights."""

@@ -1,0 +1,1 @@
+"""Rewards on published models: CLIP, BLIP, and heads on them."""

@@ -1,0 +1,1 @@
+"""Rewards that other programs compute, asked over HTTP."""

@@ -1,0 +1,1 @@
+"""All that is in Redis, and every script that runs there."""

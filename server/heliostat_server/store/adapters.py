@@ -1,0 +1,283 @@
+"""The adapter store: content-addressed files and growing version numbers, in Redis.
+
+Keys, all under `heliostat:`
+    adapter:<sha256>          hash: config, bytes, chunks, and the tensors in chunks 0, 1, ...
+                              Whole once `chunks` is there. Expires while staged, stays once
+                              committed.
+    adapter:<sha256>:users    set of <experiment>/<version> that need it.
+    experiment:<name>         hash: latest, and v<N> -> sha256 of the versions kept.
+    experiment:<name>:pinned  set of the versions that are kept however many follow.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import redis
+
+from heliostat_engines.adapters import AdapterFiles
+from heliostat_server.errors import (
+    NotFoundError,
+    RequestError,
+    StoreFullError,
+    UnavailableError,
+)
+from heliostat_server.store.keys import experiment_key
+from heliostat_server.store.redis import answered
+
+DROPPED_TTL_S = 3600
+"""A dropped version's files stay this long, for rollouts that began while it was kept."""
+STAGED_TTL_S = 2 * DROPPED_TTL_S
+"""A staged adapter that nobody commits goes after this long. Longer than a dropped version: a full
+store that evicts what expires next (volatile-ttl) must not take an upload's own first chunks."""
+CHUNK_BYTES = 8 * 2**20
+"""Redis answers nobody else while it copies a value: large ones are split."""
+MAX_PINNED = 8
+"""Versions of an experiment that may be pinned."""
+
+_TOUCH = """
+if redis.call('SCARD', KEYS[2]) == 0 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
+return redis.call('HEXISTS', KEYS[1], 'chunks')
+"""
+
+_DISCARD = """
+if redis.call('TTL', KEYS[1]) >= 0 and redis.call('SCARD', KEYS[2]) == 0 then
+  redis.call('DEL', KEYS[1])
+end
+return 1
+"""
+
+_COMMIT = """
+local experiment, sha, name = KEYS[1], ARGV[1], ARGV[2]
+local keep, dropped_ttl, prefix = tonumber(ARGV[3]), ARGV[4], ARGV[5]
+if redis.call('HEXISTS', experiment, 'created') == 0 then return -2 end
+local latest = tonumber(redis.call('HGET', experiment, 'latest') or 0)
+if latest > 0 and redis.call('HGET', experiment, 'v' .. latest) == sha then
+  return latest
+end
+if redis.call('HEXISTS', prefix .. sha, 'chunks') == 0 then return -1 end
+local version = latest + 1
+-- First what a full store refuses: nothing is half done then.
+redis.call('HSET', experiment, 'latest', version, 'v' .. version, sha)
+redis.call('SADD', prefix .. sha .. ':users', name .. '/' .. version)
+redis.call('PERSIST', prefix .. sha)
+for _, field in ipairs(redis.call('HKEYS', experiment)) do
+  local old = tonumber(string.match(field, '^v(%d+)$'))
+  if old and old <= version - keep
+      and redis.call('SISMEMBER', experiment .. ':pinned', old) == 0 then
+    local old_sha = redis.call('HGET', experiment, field)
+    redis.call('HDEL', experiment, field)
+    redis.call('SREM', prefix .. old_sha .. ':users', name .. '/' .. old)
+    if redis.call('SCARD', prefix .. old_sha .. ':users') == 0 then
+      redis.call('EXPIRE', prefix .. old_sha, dropped_ttl)
+    end
+  end
+end
+return version
+"""
+
+_PIN = """
+if redis.call('HEXISTS', KEYS[1], 'v' .. ARGV[1]) == 0 then return -1 end
+if redis.call('SCARD', KEYS[2]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('SADD', KEYS[2], ARGV[1])
+return 1
+"""
+
+ADAPTER_KEY = "heliostat:adapter:"
+
+
+class AdapterStore:
+    """Adapters by digest and by (experiment, version). Safe to share between threads."""
+
+    def __init__(self, client: redis.Redis, *, keep_versions: int = 3) -> None:
+        self._redis = client
+        self._keep = keep_versions
+        self._touch = client.register_script(_TOUCH)
+        self._discard = client.register_script(_DISCARD)
+        self._commit = client.register_script(_COMMIT)
+        self._pin = client.register_script(_PIN)
+
+    @staticmethod
+    def connect(url: str, *, keep_versions: int = 3) -> AdapterStore:
+        """The store at a redis:// or unix:// URL."""
+        client = redis.Redis.from_url(url, socket_timeout=30, socket_connect_timeout=5)
+        return AdapterStore(client, keep_versions=keep_versions)
+
+    def stage(self, files: AdapterFiles) -> str:
+        """Keep an adapter's bytes for a while, unpublished; answers its sha256. Idempotent.
+
+        Raises:
+            RequestError: the store could not hold it if it held nothing else.
+            StoreFullError: it has no room for it now.
+        """
+        key = ADAPTER_KEY + files.sha256
+        if self._extend(key):
+            return files.sha256
+        self._check_room(len(files.tensors))
+        try:
+            self._write(key, files)
+        except StoreFullError as error:
+            with suppress(UnavailableError):
+                self.discard(files.sha256)
+            raise StoreFullError(
+                f"{error}; the adapter has {_megabytes(len(files.tensors))}, and an experiment keeps "
+                f"{self._keep}"
+            ) from error
+        return files.sha256
+
+    def _write(self, key: str, files: AdapterFiles) -> None:
+        starts = range(0, len(files.tensors), CHUNK_BYTES)
+        for number, start in enumerate(starts):
+            chunk = files.tensors[start : start + CHUNK_BYTES]
+            answered(lambda: self._redis.hset(key, str(number), chunk))  # noqa: B023
+            self._extend(key)
+        whole: dict[Any, Any] = {
+            "config": files.config,
+            "bytes": len(files.tensors),
+            "chunks": len(starts),
+        }
+        answered(lambda: self._redis.hset(key, mapping=whole))
+        self._extend(key)
+        if int(answered(lambda: self._redis.hlen(key))) != len(starts) + len(whole):
+            raise StoreFullError(
+                "the server's store is full, and evicted a part of the adapter: raise its maxmemory"
+            )
+
+    def discard(self, sha256: str) -> None:
+        """Forget a staged adapter; a published one stays."""
+        keys = [ADAPTER_KEY + sha256, f"{ADAPTER_KEY}{sha256}:users"]
+        answered(lambda: self._discard(keys=keys))
+
+    def commit(self, experiment: str, sha256: str) -> int:
+        """Make a staged adapter the experiment's next version, atomically; answers the version.
+
+        An adapter that is the latest version already keeps its version. Versions beyond the
+        latest `keep_versions` are dropped.
+
+        Raises:
+            NotFoundError: nothing of that sha256 is staged, or there is no such experiment.
+        """
+        arguments: list[str | int] = [sha256, experiment, self._keep, DROPPED_TTL_S, ADAPTER_KEY]
+        version = int(
+            answered(lambda: self._commit(keys=[experiment_key(experiment)], args=arguments))
+        )
+        if version == -2:
+            raise NotFoundError(f"there is no experiment {experiment!r}: create it first")
+        if version < 0:
+            raise NotFoundError(f"no adapter {sha256} is staged: publish it again")
+        return version
+
+    def latest(self, experiment: str) -> int:
+        """The experiment's latest version; 0 if it has published nothing."""
+        value = answered(lambda: self._redis.hget(experiment_key(experiment), "latest"))
+        return int(value or 0)
+
+    def resolve(self, experiment: str, version: int) -> str:
+        """The sha256 of a version.
+
+        Raises:
+            NotFoundError: it was never published, or is no longer kept.
+        """
+        fields: dict[bytes, bytes] = answered(
+            lambda: self._redis.hgetall(experiment_key(experiment))
+        )
+        sha256 = fields.get(b"v%d" % version)
+        if sha256 is not None:
+            return sha256.decode()
+        latest = int(fields.get(b"latest", 0))
+        if latest == 0:
+            raise NotFoundError(
+                f"experiment {experiment!r} has published no adapter: ask for version 0 (the base "
+                "model), or publish one first"
+            )
+        if version > latest:
+            raise NotFoundError(
+                f"version {version} of experiment {experiment!r} was never published: the latest "
+                f"is {latest}"
+            )
+        kept = sorted(int(field[1:]) for field in fields if field.startswith(b"v"))
+        raise NotFoundError(
+            f"version {version} of experiment {experiment!r} is no longer kept, only "
+            f"{', '.join(map(str, kept))}: ask for one of these"
+        )
+
+    def roll_back(self, experiment: str, version: int) -> tuple[int, str]:
+        """Make a kept version the experiment's next one; answers that, and its sha256.
+
+        Raises:
+            NotFoundError: it was never published, or is no longer kept.
+        """
+        sha256 = self.resolve(experiment, version)
+        return self.commit(experiment, sha256), sha256
+
+    def pin(self, experiment: str, version: int) -> None:
+        """Keep a version however many follow.
+
+        Raises:
+            NotFoundError: it was never published, or is no longer kept.
+            RequestError: too many are pinned.
+        """
+        keys = [experiment_key(experiment), _pinned(experiment)]
+        done = answered(lambda: self._pin(keys=keys, args=[version, MAX_PINNED]))
+        if done < 0:
+            self.resolve(experiment, version)
+        if not done:
+            raise RequestError(
+                f"experiment {experiment!r} has {MAX_PINNED} pinned versions: unpin one first"
+            )
+
+    def unpin(self, experiment: str, version: int) -> None:
+        """Let a version go as others do, with the next publish."""
+        answered(lambda: self._redis.srem(_pinned(experiment), str(version)))
+
+    def fetch(self, sha256: str) -> AdapterFiles:
+        """An adapter's files.
+
+        Raises:
+            NotFoundError: no such adapter, or its bytes no longer have that digest.
+        """
+        key = ADAPTER_KEY + sha256
+        config, chunks = answered(lambda: self._redis.hmget(key, ["config", "chunks"]))
+        if config is None or chunks is None:
+            raise NotFoundError(f"the store has no adapter {sha256}: publish it again")
+        parts = [
+            answered(lambda: self._redis.hget(key, str(number)))  # noqa: B023
+            for number in range(int(chunks))
+        ]
+        files = AdapterFiles(config, b"".join(part or b"" for part in parts))
+        if files.sha256 != sha256:
+            raise NotFoundError(
+                f"the stored adapter {sha256} is damaged, its digest is {files.sha256}: publish "
+                "it again"
+            )
+        return files
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._redis.close()
+
+    def _check_room(self, size: int) -> None:
+        """Refuse what even an empty store cannot hold. Raises RequestError."""
+        try:
+            memory = answered(lambda: self._redis.info("memory"))
+        except redis.ResponseError:
+            return  # Not for us to know, as hosted ones have it.
+        most = int(memory.get("maxmemory", 0))
+        if most and size > most - int(memory.get("used_memory_startup", 0)):
+            raise RequestError(
+                f"the adapter has {_megabytes(size)}, more than the server's store can hold in all "
+                f"(maxmemory is {_megabytes(most)}): raise that, or lower lora.rank"
+            )
+
+    def _extend(self, key: str) -> bool:
+        """Let a staged adapter live on; answers whether it is whole."""
+        return bool(answered(lambda: self._touch(keys=[key, f"{key}:users"], args=[STAGED_TTL_S])))
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
+
+
+def _pinned(experiment: str) -> str:
+    return experiment_key(experiment) + ":pinned"

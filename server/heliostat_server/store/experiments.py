@@ -1,0 +1,288 @@
+"""Experiments in Redis.
+
+Keys, all under `heliostat:`
+    experiments               set of the names.
+    experiment:<name>         hash: created, the terms that differ from the usual, tuned, and what
+                              the adapter store keeps there.
+    experiment:<name>:usage   hash: images, nfes, seconds.
+    experiment:<name>:groups  stream of what was drawn (store/groups.py).
+    experiment:<name>:tokens  set of the digests of its tokens.
+    token:<digest>            the experiment whose token it is.
+    events                    stream of what was done, the last ten thousand.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+import redis
+
+from heliostat_server.errors import ExistsError, NotFoundError, StoreFullError
+from heliostat_server.experiments.terms import Event, Experiment, Share, Usage, Version
+from heliostat_server.experiments.tokens import digest, new_token
+from heliostat_server.store.adapters import ADAPTER_KEY, DROPPED_TTL_S
+from heliostat_server.store.keys import check_experiment, experiment_key
+from heliostat_server.store.redis import answered
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Self
+
+_NAMES = "heliostat:experiments"
+_TOKEN = "heliostat:token:"  # noqa: S105
+_EVENTS = "heliostat:events"
+MAX_EVENTS = 10_000
+MAX_TOKENS = 64
+"""Of one experiment: each run that opens it takes one."""
+MAX_TUNED_CHARS = 1000
+"""Of what a run has decided: more is cut off."""
+
+_CREATE = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], 'created', ARGV[1])
+redis.call('SADD', KEYS[2], ARGV[2])
+return 1
+"""
+
+_CHANGE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+for i = 1, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+return 1
+"""
+
+_ISSUE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local tokens = KEYS[1] .. ':tokens'
+if redis.call('SCARD', tokens) >= tonumber(ARGV[4]) then return -1 end
+redis.call('SADD', tokens, ARGV[1])
+redis.call('SET', ARGV[2] .. ARGV[1], ARGV[3])
+return 1
+"""
+
+_REVOKE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
+local tokens = redis.call('SMEMBERS', KEYS[1] .. ':tokens')
+for _, digest in ipairs(tokens) do redis.call('DEL', ARGV[1] .. digest) end
+redis.call('DEL', KEYS[1] .. ':tokens')
+return #tokens
+"""
+
+_DELETE = """
+local experiment, name = KEYS[1], ARGV[1]
+local token, adapter, ttl = ARGV[2], ARGV[3], ARGV[4]
+if redis.call('EXISTS', experiment) == 0 then return 0 end
+for _, digest in ipairs(redis.call('SMEMBERS', experiment .. ':tokens')) do
+  redis.call('DEL', token .. digest)
+end
+for _, field in ipairs(redis.call('HKEYS', experiment)) do
+  local version = string.match(field, '^v(%d+)$')
+  if version then
+    local sha = redis.call('HGET', experiment, field)
+    redis.call('SREM', adapter .. sha .. ':users', name .. '/' .. version)
+    if redis.call('SCARD', adapter .. sha .. ':users') == 0 then
+      redis.call('EXPIRE', adapter .. sha, ttl)
+    end
+  end
+end
+for _, part in ipairs({'', ':tokens', ':usage', ':pinned', ':groups'}) do
+  redis.call('DEL', experiment .. part)
+end
+redis.call('SREM', KEYS[2], name)
+return 1
+"""
+
+
+class ExperimentStore:
+    """Records, tokens and events of experiments. Safe to share between threads."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._create = client.register_script(_CREATE)
+        self._change = client.register_script(_CHANGE)
+        self._issue = client.register_script(_ISSUE)
+        self._revoke = client.register_script(_REVOKE)
+        self._delete = client.register_script(_DELETE)
+
+    @classmethod
+    def connect(cls, url: str) -> Self:
+        """The one at a redis:// or unix:// URL."""
+        return cls(redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=5))
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._redis.close()
+
+    def create(self, name: str) -> None:
+        """Make an experiment of the usual terms.
+
+        Raises:
+            RequestError: it is no name.
+            ExistsError: there is one of that name.
+        """
+        check_experiment(name)
+        keys, arguments = [experiment_key(name), _NAMES], [datetime.now(UTC).isoformat(), name]
+        if not answered(lambda: self._create(keys=keys, args=arguments)):
+            raise ExistsError(f"there is an experiment {name!r} already: choose another name")
+        self.note(name, "created")
+
+    def exists(self, name: str) -> bool:
+        """Whether there is one of that name."""
+        return bool(answered(lambda: self._redis.exists(experiment_key(name))))
+
+    def get(self, name: str) -> Experiment:
+        """All that is known of an experiment. Raises NotFoundError."""
+        found = self._read([name])
+        if not found:
+            raise _unknown(name)
+        return found[0]
+
+    def share(self, name: str) -> Share:
+        """An experiment's terms; the usual ones if there is none of that name."""
+        share: Share = answered(lambda: read_share(self._redis, name))
+        return share
+
+    def all(self) -> list[Experiment]:
+        """All experiments, by name."""
+        names = answered(lambda: self._redis.smembers(_NAMES))
+        return self._read(sorted(name.decode() for name in names))
+
+    def change(self, name: str, terms: Mapping[str, Any]) -> None:
+        """Set some terms. Raises NotFoundError."""
+        fields = [text for key, value in terms.items() for text in (key, _stored(value))]
+        self._require(
+            name, answered(lambda: self._change(keys=[experiment_key(name)], args=fields))
+        )
+        self.note(name, "changed", ", ".join(f"{key} = {value}" for key, value in terms.items()))
+
+    def tuned(self, name: str, sentence: str) -> None:
+        """Keep what an experiment's run has decided last, unless the store has no room for it."""
+        key, kept = experiment_key(name), sentence[:MAX_TUNED_CHARS]
+        if (answered(lambda: self._redis.hget(key, "tuned")) or b"").decode() == kept:
+            return
+        with suppress(StoreFullError):
+            is_there = answered(lambda: self._change(keys=[key], args=["tuned", kept]))
+            if is_there and kept:
+                self.note(name, "tuned", kept)
+
+    def delete(self, name: str) -> None:
+        """Forget an experiment, its tokens, versions and usage. Raises NotFoundError."""
+        arguments: list[str | int] = [name, _TOKEN, ADAPTER_KEY, DROPPED_TTL_S]
+        keys = [experiment_key(name), _NAMES]
+        self._require(name, answered(lambda: self._delete(keys=keys, args=arguments)))
+        self.note(name, "deleted")
+
+    def issue_token(self, name: str) -> str:
+        """A new token of an experiment, beside those it has.
+
+        Raises:
+            NotFoundError: there is no such experiment.
+            ExistsError: it has too many.
+        """
+        token = new_token()
+        arguments: list[str | int] = [digest(token), _TOKEN, name, MAX_TOKENS]
+        done = answered(lambda: self._issue(keys=[experiment_key(name)], args=arguments))
+        if done < 0:
+            raise ExistsError(
+                f"experiment {name!r} has {MAX_TOKENS} tokens already: revoke them with `heliostat "
+                f"experiment revoke {name}`"
+            )
+        self._require(name, done)
+        self.note(name, "token issued")
+        return token
+
+    def revoke_tokens(self, name: str) -> int:
+        """Make all tokens of an experiment void; answers how many. Raises NotFoundError."""
+        revoked = answered(lambda: self._revoke(keys=[experiment_key(name)], args=[_TOKEN]))
+        self._require(name, revoked >= 0)
+        self.note(name, "tokens revoked", str(revoked))
+        return int(revoked)
+
+    def owner_of(self, token_digest: str) -> str | None:
+        """The experiment whose token has this digest."""
+        owner = answered(lambda: self._redis.get(_TOKEN + token_digest))
+        return None if owner is None else owner.decode()
+
+    def note(self, name: str, what: str, detail: str = "") -> None:
+        """Add to the events, unless the store has no room for more: what was done stays done."""
+        fields: dict[Any, Any] = {"experiment": name, "what": what, "detail": detail}
+        with suppress(StoreFullError):
+            answered(lambda: self._redis.xadd(_EVENTS, fields, maxlen=MAX_EVENTS, approximate=True))
+
+    def events(self, name: str | None = None, count: int = 100) -> list[Event]:
+        """The latest events, of one experiment or of all, newest first."""
+        rows = answered(lambda: self._redis.xrevrange(_EVENTS, count=MAX_EVENTS if name else count))
+        events = [_event(key, fields) for key, fields in rows]
+        return [event for event in events if name in {None, event.experiment}][:count]
+
+    def _read(self, names: Sequence[str]) -> list[Experiment]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            key = experiment_key(name)
+            pipeline.hgetall(key)
+            pipeline.hgetall(key + ":usage")
+            pipeline.smembers(key + ":pinned")
+        rows = answered(pipeline.execute)
+        return [
+            self._experiment(name, *rows[3 * place : 3 * place + 3])
+            for place, name in enumerate(names)
+            if rows[3 * place]
+        ]
+
+    def _experiment(
+        self, name: str, record: dict[bytes, bytes], usage: dict[bytes, bytes], pinned: set[bytes]
+    ) -> Experiment:
+        fields = {key.decode(): value.decode() for key, value in record.items()}
+        kept = {int(key[1:]): sha for key, sha in fields.items() if key[1:].isdigit()}
+        pipeline = self._redis.pipeline(transaction=False)
+        for sha in kept.values():
+            pipeline.hget(ADAPTER_KEY + sha, "bytes")
+        sizes = answered(pipeline.execute)
+        return Experiment(
+            name=name,
+            created=datetime.fromisoformat(fields["created"]),
+            share=Share.model_validate({k: fields[k] for k in Share.model_fields if k in fields}),
+            latest_version=int(fields.get("latest", 0)),
+            versions=tuple(
+                Version(
+                    version=version,
+                    sha256=sha,
+                    pinned=str(version).encode() in pinned,
+                    bytes=int(size or 0),
+                )
+                for (version, sha), size in sorted(zip(kept.items(), sizes, strict=True))
+            ),
+            usage=Usage.model_validate({k.decode(): v.decode() for k, v in usage.items()}),
+            tuned=fields.get("tuned", ""),
+        )
+
+    @staticmethod
+    def _require(name: str, done: object) -> None:
+        if not done:
+            raise _unknown(name)
+
+
+def read_share(client: redis.Redis, name: str) -> Share:
+    """The terms in an experiment's hash; what is not there is as usual. Raises redis.RedisError."""
+    names = list(Share.model_fields)
+    values = cast("list[bytes | None]", client.hmget(experiment_key(name), names))
+    known = [(key, value) for key, value in zip(names, values, strict=True) if value is not None]
+    return Share.model_validate({key: value.decode() for key, value in known})
+
+
+def _unknown(name: str) -> NotFoundError:
+    return NotFoundError(f"there is no experiment {name[:100]!r}: create it first")
+
+
+def _stored(value: Any) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _event(key: bytes, fields: dict[bytes, bytes]) -> Event:
+    milliseconds = int(key.split(b"-")[0])
+    return Event(
+        id=key.decode(),
+        at=datetime.fromtimestamp(milliseconds / 1000, UTC),
+        **cast("dict[str, Any]", {name.decode(): text.decode() for name, text in fields.items()}),
+    )

@@ -1,0 +1,238 @@
+"""The groups that were drawn: what every rollout asked for, its seeds and their rewards.
+
+One entry of the stream `heliostat:experiment:<name>:groups` a rollout:
+    version, prompt, steps, score_after, solver, decoder, guidance
+    names       JSON: the rewards' names, R of them.
+    seeds       int64[N], little-endian.
+    rewards     float32[N, R], little-endian: with the seeds, 12 bytes a candidate for one reward.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import redis
+import structlog
+
+from heliostat_engines.decoders import DecoderName
+from heliostat_engines.sampling.solvers import Solver
+from heliostat_server.errors import NotFoundError, UnavailableError
+from heliostat_server.store.keys import experiment_key
+from heliostat_server.store.periodic import PeriodicThread
+from heliostat_server.store.redis import answered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+WRITE_INTERVAL_S = 2.0
+SOCKET_TIMEOUT_S = 5.0
+MAX_GROUPS = 2000
+"""Of an experiment; older ones go."""
+MAX_CANDIDATES = MAX_GROUPS * 256
+"""Of an experiment's groups together: larger groups are kept in smaller number."""
+MAX_UNWRITTEN = 500
+"""Groups that wait while Redis is away or full; older ones are lost."""
+PAGE = 500
+
+_ADD = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('XADD', KEYS[1] .. ':groups', 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2))
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A finished rollout of one prompt: seeds[N] and rewards[N, R], of R names."""
+
+    experiment: str
+    version: int
+    prompt: str
+    steps: int
+    guidance: float
+    names: tuple[str, ...]
+    seeds: tuple[int, ...]
+    rewards: NDArray[np.float32]
+    score_after: int = 0
+    """Of the steps, how many were evaluated; 0: all."""
+    solver: str = Solver.EULER
+    decoder: str = DecoderName.FULL
+    """What decoded the latents that were rewarded."""
+
+    def ranked(self) -> NDArray[np.intp]:
+        """Places of the candidates, the best by the first reward first."""
+        return np.argsort(-self.rewards[:, 0], kind="stable")
+
+    def led_by(self, reward: str) -> Group:
+        """The same group with that reward first; itself if it has no such reward."""
+        if reward not in self.names:
+            return self
+        first = self.names.index(reward)
+        order = [first, *(column for column in range(len(self.names)) if column != first)]
+        names = tuple(self.names[column] for column in order)
+        return replace(self, names=names, rewards=self.rewards[:, order])
+
+
+@dataclass(frozen=True)
+class KeptGroup:
+    """A group in the stream, under its id there, which grows with time."""
+
+    id: str
+    group: Group
+
+    @property
+    def at(self) -> datetime:
+        """When it was written."""
+        return datetime.fromtimestamp(int(self.id.split("-")[0]) / 1000, UTC)
+
+
+class GroupStore(Protocol):
+    """Where finished groups go."""
+
+    def add(self, group: Group) -> None:
+        """Keep a group, if its experiment exists. Raises UnavailableError."""
+
+
+class RedisGroups:
+    """The streams in Redis. Safe to share between threads."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._script = client.register_script(_ADD)
+
+    @classmethod
+    def connect(cls, url: str) -> Self:
+        """The one at a redis:// or unix:// URL."""
+        return cls(redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S))
+
+    def add(self, group: Group) -> None:
+        """Keep a group, if its experiment exists. Raises UnavailableError."""
+        most = min(MAX_GROUPS, max(1, MAX_CANDIDATES // len(group.seeds)))
+        fields: dict[str, str | bytes] = {
+            "version": str(group.version),
+            "prompt": group.prompt,
+            "steps": str(group.steps),
+            "score_after": str(group.score_after),
+            "solver": group.solver,
+            "decoder": group.decoder,
+            "guidance": repr(group.guidance),
+            "names": json.dumps(group.names),
+            "seeds": np.array(group.seeds, "<i8").tobytes(),
+            "rewards": group.rewards.astype("<f4").tobytes(),
+        }
+        arguments: list[Any] = [most]
+        for name, value in fields.items():
+            arguments += [name, value]
+        answered(lambda: self._script(keys=[experiment_key(group.experiment)], args=arguments))
+
+    def latest(self, experiment: str, count: int, before: str = "") -> list[KeptGroup]:
+        """The latest groups, or the latest before one, newest first. Raises UnavailableError."""
+        key, newest = _key(experiment), f"({before}" if before else "+"
+        rows = answered(lambda: self._redis.xrevrange(key, max=newest, count=count))
+        return _groups(experiment, rows)
+
+    def after(self, experiment: str, group_id: str) -> Iterator[KeptGroup]:
+        """The groups after one, or with "" all, oldest first. Raises UnavailableError."""
+        key = _key(experiment)
+        while True:
+            start = f"({group_id}" if group_id else "-"
+            rows = answered(lambda: self._redis.xrange(key, min=start, count=PAGE))  # noqa: B023
+            yield from _groups(experiment, rows)
+            if len(rows) < PAGE:
+                return
+            group_id = rows[-1][0].decode()
+
+    def get(self, experiment: str, group_id: str) -> KeptGroup:
+        """One group.
+
+        Raises:
+            NotFoundError: it is no longer kept, or never was.
+            UnavailableError: Redis is away.
+        """
+        key = _key(experiment)
+        try:
+            rows = answered(lambda: self._redis.xrange(key, min=group_id, max=group_id))
+        except redis.ResponseError:
+            rows = []
+        if len(rows) != 1:
+            raise NotFoundError(
+                f"experiment {experiment!r} keeps no group {group_id[:50]!r}: the last "
+                f"{MAX_GROUPS} are kept"
+            )
+        return _groups(experiment, rows)[0]
+
+
+class GroupWriter:
+    """Writes finished groups every two seconds, in a thread of its own: drawing waits for nobody.
+
+    What could not be written is kept for the next time, up to 500 groups.
+    """
+
+    def __init__(self, store: GroupStore, *, interval_s: float = WRITE_INTERVAL_S) -> None:
+        self._store = store
+        self._unwritten: deque[Group] = deque(maxlen=MAX_UNWRITTEN)
+        self._lock = Lock()
+        self._log = structlog.get_logger("groups")
+        self._thread = PeriodicThread("groups", self._write, interval_s)
+
+    def finished(self, group: Group) -> None:
+        """A rollout is drawn and rewarded."""
+        with self._lock:
+            self._unwritten.append(group)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._thread.close()
+
+    def _write(self) -> None:
+        while True:
+            with self._lock:
+                if not self._unwritten:
+                    return
+                group = self._unwritten.popleft()
+            try:
+                self._store.add(group)
+            except UnavailableError as error:
+                self._log.warning("groups kept for later", reason=str(error))
+                with self._lock:
+                    if len(self._unwritten) < MAX_UNWRITTEN:
+                        self._unwritten.appendleft(group)
+                return
+            except Exception as error:
+                self._log.exception("a group is lost", exc_info=error)
+
+
+def _key(experiment: str) -> str:
+    return experiment_key(experiment) + ":groups"
+
+
+def _groups(experiment: str, rows: list[tuple[bytes, dict[bytes, bytes]]]) -> list[KeptGroup]:
+    return [KeptGroup(key.decode(), _group(experiment, fields)) for key, fields in rows]
+
+
+def _group(experiment: str, fields: dict[bytes, bytes]) -> Group:
+    names = tuple(json.loads(fields[b"names"]))
+    rewards = np.frombuffer(fields[b"rewards"], "<f4").reshape(-1, len(names))
+    return Group(
+        experiment=experiment,
+        version=int(fields[b"version"]),
+        prompt=fields[b"prompt"].decode(),
+        steps=int(fields[b"steps"]),
+        guidance=float(fields[b"guidance"]),
+        names=names,
+        seeds=tuple(np.frombuffer(fields[b"seeds"], "<i8").tolist()),
+        rewards=rewards,
+        # Groups of before there were these lack them.
+        score_after=int(fields.get(b"score_after", 0)),
+        solver=fields.get(b"solver", Solver.EULER.encode()).decode(),
+        decoder=fields.get(b"decoder", DecoderName.FULL.encode()).decode(),
+    )

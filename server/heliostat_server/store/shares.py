@@ -1,0 +1,78 @@
+"""What each experiment is owed, and how much it may have waiting."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Protocol
+
+import redis
+import structlog
+from pydantic import ValidationError
+
+from heliostat_server.experiments.terms import Share
+from heliostat_server.store.experiments import read_share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+REREAD_AFTER_S = 3.0
+MAX_KNOWN = 1000
+SOCKET_TIMEOUT_S = 2.0
+
+
+class ExperimentShares(Protocol):
+    """Where the terms come from."""
+
+    def get(self, experiment: str) -> Share:
+        """The terms as they are now; quick, for it is asked with every request."""
+
+
+class EqualShares:
+    """The same terms for all."""
+
+    def __init__(self, share: Share | None = None) -> None:
+        self._share = share or Share()
+
+    def get(self, experiment: str) -> Share:  # noqa: ARG002
+        """The terms, whoever asks."""
+        return self._share
+
+
+class StoredShares:
+    """The terms in Redis, read again after some seconds. For the threads of one scheduler.
+
+    They are fields of the hash `heliostat:experiment:<name>`; what is not there is as usual. While
+    Redis is away, the last known terms go on.
+    """
+
+    def __init__(self, client: redis.Redis, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._redis = client
+        self._clock = clock
+        self._known: OrderedDict[str, tuple[float, Share]] = OrderedDict()
+        self._log = structlog.get_logger("shares")
+
+    @classmethod
+    def connect(cls, url: str) -> Self:
+        """Those at a redis:// or unix:// URL."""
+        return cls(redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S))
+
+    def get(self, experiment: str) -> Share:
+        """The terms, as of some seconds ago."""
+        read_at, share = self._known.get(experiment, (-math.inf, Share()))
+        if self._clock() - read_at >= REREAD_AFTER_S:
+            share = self._read(experiment, share)
+            self._known[experiment] = (self._clock(), share)
+        self._known.move_to_end(experiment)
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
+        return share
+
+    def _read(self, experiment: str, known: Share) -> Share:
+        try:
+            return read_share(self._redis, experiment)
+        except (redis.RedisError, ValidationError) as error:
+            self._log.warning("terms kept", experiment=experiment, reason=str(error))
+            return known

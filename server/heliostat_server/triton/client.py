@@ -1,0 +1,205 @@
+"""The few calls of Triton's gRPC service that we need ourselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import numpy as np
+from google.protobuf import json_format
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from heliostat_engines.machine.network import grpc_options
+from heliostat_proto.rollout_pb2 import ExploreSpec, LoadReport, LoadSpec, RolloutSpec, ScoreSpec
+from heliostat_server.errors import (
+    ForbiddenError,
+    ModelError,
+    NotFoundError,
+    RequestError,
+    TokenError,
+    UnavailableError,
+    read_streamed,
+    says_restarting,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Self
+
+    from google.protobuf.message import Message
+    from numpy.typing import NDArray
+
+    from heliostat_engines.errors import HeliostatError
+    from heliostat_server.settings import ServeSettings
+
+_ERRORS: dict[object, type[HeliostatError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: RequestError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.UNAUTHENTICATED: TokenError,
+    grpc.StatusCode.PERMISSION_DENIED: ForbiddenError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: UnavailableError,
+}
+
+_UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+_DATATYPES = {"INT64": np.int64, "FP32": np.float32, "UINT8": np.uint8}
+_GRACE_S = 5.0
+"""Beyond a request's own time, so that the server is the one to say that it is over."""
+
+
+@dataclass(frozen=True)
+class TritonEndpoint:
+    """Where a Triton server is, and what its calls need.
+
+    certificate: PEM, if it speaks TLS; name: the host name that this is for.
+    """
+
+    address: str
+    certificate: bytes | None = None
+    name: str = ""
+
+    @classmethod
+    def of(cls, settings: ServeSettings, address: str) -> Self:
+        """The one at host:port, under the certificate of these settings if they have one."""
+        if settings.tls_certificate is None:
+            return cls(address)
+        return cls(address, settings.tls_certificate.read_bytes(), settings.tls_name)
+
+    def channel(self) -> grpc.Channel:
+        """A new connection."""
+        options: list[tuple[str, int | str]] = [*_UNLIMITED, *grpc_options(self.address)]
+        if self.certificate is None:
+            return grpc.insecure_channel(self.address, options)
+        credentials = grpc.ssl_channel_credentials(self.certificate)
+        options.append(("grpc.ssl_target_name_override", self.name))
+        return grpc.secure_channel(self.address, credentials, options)
+
+
+class TritonClient:
+    """Talks to one Triton server. Safe to share between threads; close it."""
+
+    def __init__(self, endpoint: TritonEndpoint, token: str = "") -> None:
+        """token: the administrator's, which asking the models needs."""
+        self._channel = endpoint.channel()
+        self._metadata = [("authorization", f"Bearer {token}")]
+        self._triton: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._channel.close()
+
+    def is_live(self, timeout_s: float = 1.0) -> bool:
+        """Whether the server answers."""
+        try:
+            answer = self._triton.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout_s)
+        except grpc.RpcError:
+            return False
+        return bool(answer.live)
+
+    def is_ready(self, model: str) -> bool:
+        """Whether the server has the model loaded."""
+        request = service_pb2.ModelReadyRequest(name=model)
+        try:
+            return bool(self._triton.ModelReady(request, timeout=5).ready)
+        except grpc.RpcError:
+            return False
+
+    def load_adapter(self, sha256: str, timeout_s: float) -> LoadReport:
+        """Make a staged adapter resident in `explore`. Raises the reason if it is refused."""
+        request = _request("explore", ExploreSpec(load=LoadSpec(sha256=sha256)), {})
+        for answer in self._explore(request, timeout_s):
+            text = answer.raw_output_contents[0][4:]
+            return json_format.Parse(text, LoadReport())
+        raise ModelError("the engine gave no answer to a load")
+
+    def draw(
+        self, rollout: RolloutSpec, seeds: Sequence[int], timeout_s: float
+    ) -> NDArray[np.float32]:
+        """latents[N, ...] of seeds[N]. Raises the reason if the server refuses."""
+        spec = ExploreSpec(rollout=rollout)
+        spec.rollout.return_latents = True
+        request = _request("explore", spec, {"SEEDS": np.array(seeds, np.int64)})
+        request.parameters["timeout"].int64_param = int(timeout_s * 1e6)
+        latents: dict[int, NDArray[np.float32]] = {}
+        for answer in self._explore(request, timeout_s + _GRACE_S):
+            batch = _outputs(answer)
+            latents.update(zip(batch["SEEDS"].tolist(), batch["LATENTS"], strict=True))
+        return np.stack([latents[seed] for seed in seeds])
+
+    def decode(
+        self, latents: NDArray[np.float32], prompt: str, timeout_s: float
+    ) -> NDArray[np.uint8]:
+        """images[B, H, W, 3] of latents[B, ...]. Raises the reason if the server refuses."""
+        spec = ScoreSpec(prompts=[prompt], return_images=True)
+        request = _request("score", spec, {"LATENTS": latents})
+        answer = self._call(
+            lambda: self._triton.ModelInfer(request, timeout=timeout_s, metadata=self._metadata)
+        )
+        return _outputs(answer)["IMAGES"]
+
+    def _explore(self, request: object, timeout_s: float) -> list[Any]:
+        """The answers with outputs. Raises the reason if there is an error among them."""
+        answers = self._call(lambda: self._stream(request, timeout_s))
+        for answer in answers:
+            if answer.error_message:
+                raise _error_of(grpc.StatusCode.INTERNAL, answer.error_message)
+        return [answer.infer_response for answer in answers if answer.infer_response.outputs]
+
+    def _stream(self, request: object, timeout: float) -> list[Any]:
+        # Without the header triton_grpc_error: tritonserver 2.51 can crash on a stream's error
+        # that it tells as a status.
+        return list(
+            self._triton.ModelStreamInfer(iter([request]), timeout=timeout, metadata=self._metadata)
+        )
+
+    @staticmethod
+    def _call(method: Callable[[], Any]) -> Any:
+        try:
+            return method()
+        except grpc.RpcError as error:
+            raise _error_of(error.code(), error.details()) from error
+
+
+def _request(model: str, spec: Message, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """A request of a spec, as JSON, and arrays."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    request.inputs.add(name="SPEC", datatype="BYTES", shape=[1])
+    text = json_format.MessageToJson(spec, indent=None).encode()
+    request.raw_input_contents.append(_bytes_element(text))
+    for name, values in arrays.items():
+        datatype = next(key for key, dtype in _DATATYPES.items() if values.dtype == dtype)
+        request.inputs.add(name=name, datatype=datatype, shape=values.shape)
+        request.raw_input_contents.append(values.tobytes())
+    return request
+
+
+def _outputs(answer: Any) -> dict[str, NDArray[Any]]:
+    return {
+        output.name: np.frombuffer(raw, _DATATYPES[output.datatype]).reshape(list(output.shape))
+        for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
+    }
+
+
+def _error_of(status: object, details: str | None) -> HeliostatError:
+    code, sentence = read_streamed(details or "")
+    if code is None and says_restarting(sentence):
+        return UnavailableError("the engine is being restarted: try again in a few seconds")
+    return _ERRORS.get(grpc.StatusCode[code] if code else status, ModelError)(_sentence(sentence))
+
+
+def _bytes_element(data: bytes) -> bytes:
+    """One element of a BYTES tensor on the wire."""
+    return len(data).to_bytes(4, "little") + data
+
+
+def _sentence(details: str) -> str:
+    """What the model said, without what Triton puts around it."""
+    return (details or "no reason given").split("\n\nAt:")[0].strip()

@@ -1,0 +1,77 @@
+"""What the control plane keeps and answers over gRPC, before a store of its own and no engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from heliostat_proto import control_pb2
+from heliostat_server.control.grpc import ControlService, start_control
+from heliostat_server.control.operations import Operations
+from heliostat_server.control.publisher import Publisher
+from heliostat_server.experiments.authority import Authority
+from heliostat_server.experiments.terms import Share
+from heliostat_server.experiments.tokens import digest
+from heliostat_server.processes.ports import free_ports
+from heliostat_server.settings import LimitSettings
+from heliostat_server.store.experiments import MAX_TUNED_CHARS, ExperimentStore
+from tests.server.control.dashboard.conftest import Engine
+from tests.server.control.test_publish import ADAPTER, Loader
+from tests.server.rollout_client import RolloutClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from heliostat_server.store.adapters import AdapterStore
+
+
+@pytest.fixture
+def experiments(store: AdapterStore) -> ExperimentStore:
+    """Beside the adapter store; it has a, b and e."""
+    return ExperimentStore(store._redis)
+
+
+@pytest.fixture
+def client(store: AdapterStore, experiments: ExperimentStore) -> Iterator[RolloutClient]:
+    """The administrator's."""
+    operations = Operations(Engine(), experiments, store, Publisher(store, Loader()), "1")
+    authority = Authority(experiments, (digest("admin"),))
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    server = start_control(ControlService(operations, authority), address)
+    client = RolloutClient(address, address, "admin")
+    yield client
+    client.close()
+    server.stop(None).wait()
+
+
+def shown(client: RolloutClient) -> str:
+    answer = client.ask("GetExperiment", control_pb2.ExperimentRequest(experiment="e"))
+    return str(answer.tuned)
+
+
+def test_a_trainer_is_told_how_much_may_wait(
+    client: RolloutClient, experiments: ExperimentStore
+) -> None:
+    usual, all_together = Share().max_queued_images, LimitSettings().max_queued_images
+    assert client.info().max_queued_images == client.info("e").max_queued_images == usual
+    assert client.info("not-there").max_queued_images == usual
+    for queued, told in ((40, 40), (2 * all_together, all_together)):
+        experiments.change("e", {"max_queued_images": queued})
+        assert client.info("e").max_queued_images == told
+
+
+def test_what_a_run_decided_comes_with_its_adapters(
+    client: RolloutClient, experiments: ExperimentStore
+) -> None:
+    assert client.publish(ADAPTER).version == 1
+    assert shown(client) == ""
+    for _ in range(2):
+        client.publish(ADAPTER, tuned="from step 5 on: fewer candidates")
+        assert shown(client) == experiments.get("e").tuned == "from step 5 on: fewer candidates"
+    client.publish(ADAPTER, tuned="x" * 2 * MAX_TUNED_CHARS)
+    assert shown(client) == "x" * MAX_TUNED_CHARS
+    client.publish(ADAPTER)  # another run, or one of before there was this
+    assert shown(client) == ""
+    said = [event.detail for event in experiments.events("e") if event.what == "tuned"]
+    assert said == ["x" * MAX_TUNED_CHARS, "from step 5 on: fewer candidates"]

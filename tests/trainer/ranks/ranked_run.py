@@ -1,0 +1,85 @@
+"""A tiny run for torchrun, with the rollout server in the leader's process.
+
+python ranked_run.py TOML [--resume] [--section.key value ...]
+
+With TROUBLE=term, kill or raise in the environment, that befalls rank 1 in its second step.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch.distributed.tensor import DTensor
+
+from heliostat_engines.errors import HeliostatError
+from heliostat_trainer import run
+from heliostat_trainer.display.progress import LineProgress
+from heliostat_trainer.learning.learner import Learner
+from heliostat_trainer.policy.policy import Policy
+from heliostat_trainer.ranks.interrupts import Interrupts
+from heliostat_trainer.ranks.launch import leads
+from heliostat_trainer.ranks.ranks import open_ranks
+from heliostat_trainer.settings.config import load_config
+from tests.trainer.fake_server import FakeServer
+
+TROUBLE = {
+    "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "raise": lambda: (_ for _ in ()).throw(RuntimeError("out of memory, say")),
+}
+
+
+def lead(toml: str, resume: bool, overrides: list[str]) -> None:
+    config = load_config(Path(toml), overrides)
+    with open_ranks() as ranks, Interrupts(repeated=True).installed() as interrupts:
+        progress = LineProgress(Console())
+        checkpoints = run.open_run(config, resume=resume)
+        server = FakeServer(Path(str(config.model.checkpoint)))
+        trainer = run.build_trainer(
+            config, server, checkpoints, progress, interrupts, resume=resume, ranks=ranks
+        )
+        print(f"holds {weights_held(trainer.parts.policy)} weights")
+        run.run_trainer(config, trainer)
+
+
+def weights_held(policy: Policy) -> int:
+    """Elements of the frozen transformer on this rank."""
+    parameters = [
+        value for name, value in policy._transformer.named_parameters() if "lora_" not in name
+    ]
+    return sum(
+        (value.to_local() if isinstance(value, DTensor) else value).numel() for value in parameters
+    )
+
+
+def assist(trouble: str | None) -> None:
+    update = Learner.update
+
+    def troubled(self, samples, conditioning, step):
+        if trouble and step == 2:
+            TROUBLE[trouble]()
+        return update(self, samples, conditioning, step)
+
+    Learner.update = troubled
+    run.assist()
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    toml, *rest = sys.argv[1:]
+    if not leads():
+        assist(os.environ.get("TROUBLE"))
+        return
+    try:
+        lead(toml, "--resume" in rest, [word for word in rest if word != "--resume"])
+    except HeliostatError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,500 @@
+"""Held-out evaluation: fixed prompts and seeds, drawn in BF16, rewarded by the server.
+
+Each evaluation is a folder `step-000020` in the run's `evaluation/`, with `results.json` (a list
+of results: what each was made with, rewards[prompt][seed] by name, image statistics, and 95 %
+intervals) and `images.safetensors` (uint8 images[P, S, H, W, 3] of the first prompts, by policy and
+guidance). A resumed run may evaluate with other settings: only evaluations that pair are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from heliostat_engines.files.atomic import atomic_folder, discard_folder
+from heliostat_engines.files.ownership import Layout
+from heliostat_engines.files.text import content_of, read_json
+from heliostat_engines.progress import Stages
+from heliostat_engines.sampling.solvers import Solver
+from heliostat_trainer.errors import RunFolderError
+from heliostat_trainer.evaluation.budget import (
+    TRIAL_STEPS,
+    DrawingPace,
+    affordable_prompts,
+    affords_another,
+    allowed_s,
+)
+from heliostat_trainer.evaluation.statistics import PER_IMAGE, Interval, diversity, interval
+from heliostat_trainer.folder.steps import kept_steps, step_folder
+from heliostat_trainer.policy.policy import PolicyName
+from heliostat_trainer.randomness import Purpose, candidate_seeds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from heliostat_engines.conditioning import Conditioning
+    from heliostat_trainer.policy.artist import Artist
+    from heliostat_trainer.rewards import RewardSum
+    from heliostat_trainer.rollouts.service import RolloutService
+    from heliostat_trainer.settings.config import TrainConfig
+
+RESULTS = "results.json"
+IMAGES = "images.safetensors"
+LAYOUT = Layout(
+    kind="an evaluation",
+    advice="move it out of the run's folder of evaluations",
+    required=frozenset({RESULTS, IMAGES}),
+)
+
+PROMPTS_AT_ONCE = 64
+"""Whose embeddings and images are held at once, or a few more to fill batches."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What an evaluation is made with besides the policy; only the same ones compare."""
+
+    guidance: float
+    denoising_steps: int
+    resolution_px: int | None
+    """None: it was not kept."""
+    prompts: tuple[str, ...]
+    seeds: tuple[tuple[int, ...], ...]
+    solver: Solver = Solver.EULER
+
+    def match(self, others: Conditions) -> bool:
+        """Whether both are the same; a resolution that was not kept is the run's, which cannot change."""
+        if self.resolution_px is None or others.resolution_px is None:
+            return replace(self, resolution_px=None) == replace(others, resolution_px=None)
+        return self == others
+
+    def differences(self, others: Conditions) -> Iterator[str]:
+        """What the two do not have in common, in words."""
+        theirs = asdict(others)
+        for name, own in asdict(self).items():
+            other = theirs[name]
+            if own == other or (name == "resolution_px" and None in {own, other}):
+                continue
+            is_plain = not isinstance(own, tuple)
+            yield name.replace("_", " ") + (f" ({own}, not {other})" if is_plain else "")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One policy at one guidance scale, on P held-out prompts with S seeds each."""
+
+    step: int
+    policy: PolicyName
+    guidance: float
+    denoising_steps: int
+    prompts: tuple[str, ...]
+    seeds: tuple[tuple[int, ...], ...]
+    """seeds[P][S]."""
+    rewards: Mapping[str, list[list[float]]]
+    """By reward name, rewards[P][S]."""
+    means: Mapping[str, Interval]
+    """By reward name: the mean over prompts."""
+    statistics: Mapping[str, list[list[float]]]
+    """By name, statistic[P][S] of the images."""
+    diversity: list[float]
+    """diversity[P] within each prompt's images; empty where there is one image of each."""
+    seconds: float = 0.0
+    """What it took; 0 where that was not kept."""
+    resolution_px: int | None = None
+    """Side of the images; None in results of before it was kept."""
+    solver: Solver = Solver.EULER
+    """What drew them: in results of before there was another, Euler's method."""
+
+    @property
+    def conditions(self) -> Conditions:
+        """What it was made with."""
+        return Conditions(
+            self.guidance,
+            self.denoising_steps,
+            self.resolution_px,
+            self.prompts,
+            self.seeds,
+            self.solver,
+        )
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What is kept of a block of prompts."""
+
+    rewards: NDArray[np.float64]
+    """rewards[B, R]"""
+    statistics: Mapping[str, list[list[float]]]
+    diversity: list[float]
+    images: torch.Tensor
+    """images[P, S, H, W, 3] of those prompts whose pictures are kept."""
+
+
+class Evaluator:
+    """Evaluates policies and keeps the results in the run folder."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        prompts: Sequence[str],
+        server: RolloutService,
+        artist: Artist,
+        resolution_px: int,
+        folder: Path,
+        stages: Stages | None = None,
+    ) -> None:
+        settings = config.evaluation
+        self._stages = stages or Stages()
+        self._allowed_s = allowed_s(config)
+        self._settings = settings
+        self._solver = config.recipe.solver
+        self._rewards = config.reward.all
+        self._prompts = tuple(prompts[: settings.prompts])
+        self._server = server
+        self._artist = artist
+        self._resolution_px = resolution_px
+        self._folder = folder
+        self._seeds = tuple(
+            candidate_seeds(settings.seed, Purpose.EVALUATION, settings.seeds_per_prompt, row)
+            for row in range(len(self._prompts))
+        )
+
+    def path(self, step: int) -> Path:
+        """The folder of a step's evaluation."""
+        return step_folder(self._folder, step)
+
+    def is_done(self, step: int, guidances: Sequence[float]) -> bool:
+        """Whether a step was evaluated at each guidance scale, with the settings as they are now."""
+        made_with = [evaluation.conditions for evaluation in self._kept(step)]
+        wanted = [self._conditions(guidance) for guidance in guidances]
+        return all(any(each.match(kept) for kept in made_with) for each in wanted)
+
+    def paired(self, step: int, evaluation: Evaluation) -> Evaluation | None:
+        """A step's evaluation that `evaluation` compares with; 0 is the base model's. None: none."""
+        return next((kept for kept in self._kept(step) if pair(evaluation, kept)), None)
+
+    def forget_after(self, step: int) -> None:
+        """Delete evaluations of steps that will be done anew.
+
+        Raises:
+            FilesError: one of them holds what is not ours; it is left.
+        """
+        for done in kept_steps(self._folder):
+            if done > step:
+                discard_folder(self.path(done), LAYOUT)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What is evaluated."""
+        return self._prompts
+
+    def fit(self) -> DrawingPace | None:
+        """Leave out prompts that evaluation.budget has no time for, as the base's evaluation did.
+
+        The first time, when there is none yet that would pair, the pace is measured, and returned.
+        """
+        if self._allowed_s is None:
+            return None
+        pace, fitting = None, self._fitted_before()
+        if not fitting:
+            pace = self._measure()
+            fitting = affordable_prompts(self._settings, self._allowed_s, pace)
+        self._prompts, self._seeds = self._prompts[:fitting], self._seeds[:fitting]
+        return pace
+
+    def _fitted_before(self) -> int:
+        """Prompts of the base model's evaluation, if it pairs but for their number; else 0."""
+        for base in self._kept(0):
+            count = len(base.prompts)
+            wanted = replace(
+                self._conditions(base.guidance),
+                prompts=self._prompts[:count],
+                seeds=self._seeds[:count],
+            )
+            if wanted.match(base.conditions):
+                return count
+        return 0
+
+    def affords_another(self) -> bool:
+        """Whether evaluation.budget has time for one between the first and the last."""
+        if self._allowed_s is None:
+            return True
+        return affords_another(self._allowed_s, read_evaluations(self._folder))
+
+    def run(
+        self, step: int, policy: PolicyName, guidances: Sequence[float]
+    ) -> tuple[Evaluation, ...]:
+        """Evaluate a policy at each guidance scale, and keep the results.
+
+        Raises:
+            FilesError: the results cannot be written.
+        """
+        evaluations, images = [], {}
+        done, nfes = 0, sum(map(self._settings.nfes, guidances))
+        for scale in guidances:
+            low, done = done, done + self._settings.nfes(scale)
+            evaluation, pictures = self._evaluate(step, policy, scale, (low / nfes, done / nfes))
+            evaluations.append(evaluation)
+            images[f"{policy}/guidance_{scale:g}"] = pictures
+        with atomic_folder(self.path(step), LAYOUT) as draft:
+            content = json.dumps([asdict(evaluation) for evaluation in evaluations])
+            (draft / RESULTS).write_text(content, encoding="utf-8")
+            (draft / IMAGES).write_bytes(save(images))
+        return tuple(evaluations)
+
+    def _evaluate(
+        self, step: int, policy: PolicyName, guidance: float, share: tuple[float, float]
+    ) -> tuple[Evaluation, torch.Tensor]:
+        """The evaluation, and images[P, S, H, W, 3] of the first prompts to keep.
+
+        `share` is where it begins and ends among all that is evaluated now, 0..1.
+        """
+        began = time.monotonic()
+        null = None if guidance == 1.0 else self._encode([""])
+        blocks = self._blocks()
+        drawn = []
+        for number, block in enumerate(blocks):
+            low, high = (
+                share[0] + (share[1] - share[0]) * at / len(blocks) for at in (number, number + 1)
+            )
+            self._stages.part(f"evaluate the {policy} policy, guidance {guidance:g}", low, high)
+            drawn.append(self._draw(policy, guidance, block, null))
+        values = np.concatenate([part.rewards for part in drawn])
+        rewards = {
+            name: self._by_prompt(values[:, column]) for column, name in enumerate(self._rewards)
+        }
+        evaluation = Evaluation(
+            step=step,
+            policy=policy,
+            guidance=guidance,
+            denoising_steps=self._settings.steps,
+            prompts=self._prompts,
+            seeds=self._seeds,
+            rewards={name: rows.tolist() for name, rows in rewards.items()},
+            means={name: prompt_interval(rows) for name, rows in rewards.items()},
+            statistics={
+                name: [row for part in drawn for row in part.statistics[name]] for name in PER_IMAGE
+            },
+            diversity=[value for part in drawn for value in part.diversity],
+            seconds=round(time.monotonic() - began, 2),
+            resolution_px=self._resolution_px,
+            solver=self._solver,
+        )
+        return evaluation, torch.cat([part.images for part in drawn]).contiguous()
+
+    def _blocks(self) -> list[range]:
+        """Rows of prompts that are drawn together: embeddings and images of all would not fit.
+
+        A block's images fill whole batches, so that batches are those of a single block.
+        """
+        capacity = self._artist.capacity
+        filling = capacity // math.gcd(capacity, self._settings.seeds_per_prompt)
+        size = filling * math.ceil(PROMPTS_AT_ONCE / filling)
+        return [
+            range(start, min(start + size, len(self._prompts)))
+            for start in range(0, len(self._prompts), size)
+        ]
+
+    def _draw(
+        self, policy: PolicyName, guidance: float, block: range, null: Conditioning | None
+    ) -> _Drawn:
+        """Draw and score a block of prompts."""
+        each = self._settings.seeds_per_prompt
+        prompts = [self._prompts[row] for row in block]
+        latents = self._artist.draw(
+            policy,
+            [seed for row in block for seed in self._seeds[row]],
+            self._encode(prompts),
+            [row for row in range(len(prompts)) for _ in range(each)],
+            self._settings.steps,
+            null=null,
+            guidance=guidance,
+        )
+        texts = [prompt for prompt in prompts for _ in range(each)]
+        scores = self._server.score(latents, texts, self._rewards, return_images=True)
+        assert scores.images is not None
+        images = torch.from_numpy(scores.images)
+        statistics, groups = self._describe(images)
+        kept = max(0, self._settings.images - block.start)
+        grouped = images.view(-1, each, *images.shape[1:])
+        return _Drawn(scores.rewards, statistics, groups, grouped[:kept].clone())
+
+    def _measure(self) -> DrawingPace:
+        """Draw and score a batch with few steps; once before, so that all is loaded and warm."""
+        each = self._settings.seeds_per_prompt
+        capacity = self._artist.capacity
+        seeds = [seed for group in self._seeds for seed in group][:capacity]
+        rows = [row for row in range(len(self._prompts)) for _ in range(each)][:capacity]
+        texts = [self._prompts[row] for row in rows]
+        conditioning = self._encode(texts[::each])
+        times = []
+        for steps in (1, TRIAL_STEPS):
+            times.append(time.monotonic())
+            latents = self._artist.draw(PolicyName.BASE, seeds, conditioning, rows, steps)
+            times.append(time.monotonic())
+            self._server.score(latents, texts, self._rewards, return_images=True)
+        *_, began, drawn = times
+        return DrawingPace(
+            nfe_s=(drawn - began) / (TRIAL_STEPS * len(seeds)),
+            score_s=(time.monotonic() - drawn) / len(seeds),
+        )
+
+    def _describe(self, images: torch.Tensor) -> tuple[dict[str, list[list[float]]], list[float]]:
+        """Statistics[P][S] by name, and diversity[P] if S > 1; a prompt's images at a time."""
+        each = self._settings.seeds_per_prompt
+        statistics: dict[str, list[list[float]]] = {name: [] for name in PER_IMAGE}
+        groups = []
+        for start in range(0, len(images), each):
+            group = images[start : start + each].permute(0, 3, 1, 2).float() / 255
+            for name, measure in PER_IMAGE.items():
+                statistics[name].append([round(float(value), 5) for value in measure(group)])
+            if each > 1:
+                groups.append(round(diversity(group), 5))
+        return statistics, groups
+
+    def _conditions(self, guidance: float) -> Conditions:
+        return Conditions(
+            guidance,
+            self._settings.steps,
+            self._resolution_px,
+            self._prompts,
+            self._seeds,
+            self._solver,
+        )
+
+    def _kept(self, step: int) -> list[Evaluation]:
+        """What there is of a step; nothing where it cannot be read: then it is evaluated anew."""
+        try:
+            return _read(self.path(step) / RESULTS)
+        except RunFolderError:
+            return []
+
+    def _encode(self, prompts: Sequence[str]) -> Conditioning:
+        return self._artist.prepare(self._server.encode(prompts))
+
+    def _by_prompt(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values.reshape(len(self._prompts), -1)
+
+
+def read_evaluations(
+    folder: Path, say: Callable[[str], None] = lambda _: None
+) -> tuple[Evaluation, ...]:
+    """All evaluations of a run's `evaluation/` folder, by step; `say` is told of damaged ones."""
+    evaluations: list[Evaluation] = []
+    for step in kept_steps(folder):
+        path = step_folder(folder, step) / RESULTS
+        if not path.exists():
+            continue
+        try:
+            evaluations += _read(path)
+        except RunFolderError as error:
+            say(f"{error}: it is left out")
+    return tuple(evaluations)
+
+
+def pair(after: Evaluation, before: Evaluation) -> bool:
+    """Whether two evaluations were made alike: sampler, guidance, resolution, prompts and seeds."""
+    return after.conditions.match(before.conditions)
+
+
+def of_first_prompts(evaluation: Evaluation, count: int) -> Evaluation:
+    """The evaluation as it would be of no more than its first `count` prompts."""
+    rewards = {name: rows[:count] for name, rows in evaluation.rewards.items()}
+    return replace(
+        evaluation,
+        prompts=evaluation.prompts[:count],
+        seeds=evaluation.seeds[:count],
+        rewards=rewards,
+        means={name: prompt_interval(np.array(rows)) for name, rows in rewards.items()},
+        statistics={name: rows[:count] for name, rows in evaluation.statistics.items()},
+        diversity=evaluation.diversity[:count],
+    )
+
+
+def guidance_label(evaluation: Evaluation) -> str:
+    """How it was guided, in words."""
+    scale = evaluation.guidance
+    return "no guidance" if scale == 1.0 else f"guidance {scale:g}"
+
+
+def paired_difference(after: Evaluation, before: Evaluation, reward: str) -> Interval:
+    """How much `after` gains over `before`, prompt by prompt on the same seeds.
+
+    Raises:
+        ValueError: they do not pair.
+    """
+    _require_pair(after, before)
+    gain = np.array(after.rewards[reward]) - np.array(before.rewards[reward])
+    return prompt_interval(gain)
+
+
+def trained_gain(after: Evaluation, before: Evaluation, reward: RewardSum) -> Interval:
+    """As `paired_difference`, of what is trained on, which may be a sum (`RewardSum.gain`)."""
+    _require_pair(after, before)
+    if len(reward.names) == 1:
+        return paired_difference(after, before, reward.names[0])
+    return prompt_interval(reward.gain(_stacked(after, reward), _stacked(before, reward)))
+
+
+def mean_gain(after: Evaluation, before: Evaluation, reward: RewardSum) -> float:
+    """The mean of `RewardSum.gain`. Raises ValueError if they do not pair."""
+    _require_pair(after, before)
+    mean = _stacked(after, reward).mean(axis=(0, 1))
+    return float(reward.gain(mean, _stacked(before, reward)).mean())
+
+
+def _require_pair(after: Evaluation, before: Evaluation) -> None:
+    if not pair(after, before):
+        raise ValueError("the evaluations were made with different settings: they do not pair")
+
+
+def _stacked(evaluation: Evaluation, reward: RewardSum) -> NDArray[np.float64]:
+    """values[P, S, R]."""
+    return np.stack([np.array(evaluation.rewards[name]) for name in reward.names], axis=-1)
+
+
+def prompt_interval(values: NDArray[np.float64]) -> Interval:
+    """Mean of values[P, S] with its interval over prompts, the independent draws."""
+    return interval(torch.from_numpy(values.mean(axis=1)))
+
+
+def _read(path: Path) -> list[Evaluation]:
+    with content_of(path, kind=RunFolderError):
+        return [_evaluation(entry) for entry in read_json(path)]
+
+
+def _evaluation(entry: dict[str, object]) -> Evaluation:
+    fields: dict[str, object] = dict(entry)
+    fields["policy"] = PolicyName(str(entry["policy"]))
+    fields["solver"] = Solver(str(entry.get("solver", Solver.EULER)))
+    fields["prompts"] = tuple(entry["prompts"])  # type: ignore[arg-type]
+    fields["seeds"] = tuple(tuple(group) for group in entry["seeds"])  # type: ignore[attr-defined]
+    rewards: dict[str, list[list[float]]] = entry["rewards"]  # type: ignore[assignment]
+    _check_numbers(fields)
+    # anew: of a single prompt there once was an interval of width 0
+    fields["means"] = {name: prompt_interval(np.array(v)) for name, v in rewards.items()}
+    return Evaluation(**fields)  # type: ignore[arg-type]
+
+
+def _check_numbers(fields: Mapping[str, Any]) -> None:
+    """Raises ValueError or TypeError if what should be a number, or one for each, is not."""
+    for name, kind in (("step", int), ("denoising_steps", int | float), ("guidance", int | float)):
+        if not isinstance(fields[name], kind):
+            raise TypeError(f"{name} is no number")
+    shape = np.shape(fields["seeds"])
+    each = [(*item, shape) for key in ("rewards", "statistics") for item in fields[key].items()]
+    if shape[1] > 1:
+        each.append(("diversity", fields["diversity"], shape[:1]))
+    for name, values, wanted in each:
+        if np.shape(values) != wanted or not np.isfinite(values).all():
+            raise ValueError(f"{name} is not one number for each")

@@ -1,0 +1,69 @@
+"""What the trainer takes of a family's published transformer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heliostat_engines.families import get_family
+from heliostat_engines.families.family import Size
+from heliostat_engines.families.inspection import transformer_bytes
+from heliostat_engines.families.precision import Precision, lora_targets, plan_linears
+from heliostat_trainer.forecast.activations import saved_bytes
+from heliostat_trainer.forecast.work import MOMENT_BYTES, TrainerMemory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from heliostat_engines.families.family import Family
+    from heliostat_trainer.settings.config import TrainConfig
+
+
+GATHERED_BLOCKS = 2
+"""Of a sharded transformer: the block that is evaluated, and the next one on its way."""
+
+
+def trainer_memory(config: TrainConfig, ranks: int = 1) -> TrainerMemory:
+    """Of one of so many ranks. Counted on the meta device: takes no memory for weights, and reads no checkpoint.
+
+    Raises:
+        UnknownFamilyError: there is no such family.
+        ResolutionError: it does not draw such images.
+    """
+    family = get_family(config.model.family)
+    resolution_px = config.model.resolution_px or family.default_resolution_px
+    family.resolutions.check(family.name, resolution_px)
+    return memory_of(config, family, family.build_transformer(Size.PUBLISHED), resolution_px, ranks)
+
+
+def memory_of(
+    config: TrainConfig,
+    family: Family,
+    transformer: nn.Module,
+    resolution_px: int,
+    ranks: int = 1,
+) -> TrainerMemory:
+    """With a LoRA on each of the family's targets, which is left in the transformer."""
+    rank = config.lora.rank
+    plans = plan_linears(transformer, family.precision_map, family.lora_targets)
+    targets = lora_targets(plans)
+    weights = transformer_bytes(transformer, plans, Precision.BF16)
+    if config.model.shard:
+        block = max(
+            transformer_bytes(block, (), Precision.BF16) for block in family.blocks(transformer)
+        )
+        weights = min(weights, weights // ranks + GATHERED_BLOCKS * block)
+    a_row = saved_bytes(
+        family,
+        transformer,
+        targets,
+        rank=rank,
+        resolution_px=resolution_px,
+        checkpointed=config.model.gradient_checkpointing,
+    )
+    return TrainerMemory(
+        transformer=weights,
+        lora_parameters=rank
+        * sum(width_in + width_out for width_in, width_out in targets.values()),
+        moment_bytes=MOMENT_BYTES[config.optimiser.name],
+        activations=config.optimiser.micro_batch * a_row,
+    )

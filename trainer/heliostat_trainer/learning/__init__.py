@@ -1,0 +1,1 @@
+"""One optimiser step: rows, advantages, losses' mean, descent."""

@@ -1,0 +1,1 @@
+"""The policies: LoRA on a family's transformer, and drawing with it."""

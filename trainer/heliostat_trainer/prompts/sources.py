@@ -1,0 +1,182 @@
+r"""Where prompts come from: text files, JSONL files, data sets of the Hugging Face hub.
+
+A text file has a prompt a line; empty lines and lines that start with # are skipped. A JSONL file
+has an object a line, whose `prompt` is taken; whatever else it holds (`metadata`) is left alone.
+Lines end at \n or \r\n, and a byte-order mark at the start is no part of the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from heliostat_engines.errors import FileError
+from heliostat_engines.files.text import is_whole, lines_of, parse_json, read_text
+from heliostat_engines.settings import UNKNOWN, Settings
+from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.randomness import Purpose, stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+HUB = "hf://"
+
+
+class HubPrompts(Settings):
+    """A column of a data set of the Hugging Face hub, or of a folder that `datasets` reads."""
+
+    dataset: Annotated[str, Field(min_length=1)]
+    """owner/name, or a folder."""
+    split: str = "train"
+    """Which of its splits; slices as in train[:1000] too."""
+    column: str = "prompt"
+    """Which of its columns."""
+    revision: str | None = None
+    """A branch, tag or commit; None: the newest."""
+
+    def __str__(self) -> str:
+        return f"{HUB}{self.dataset}?split={self.split}&column={self.column}"
+
+
+def _source(value: object) -> object:
+    """`hf://owner/name?split=train&column=prompt` and a table of the same keys are a data set."""
+    if isinstance(value, str) and value.startswith(HUB):
+        url = urlsplit(value)
+        value = {"dataset": f"{url.netloc}{url.path}", **dict(parse_qsl(url.query))}
+    if not isinstance(value, dict):
+        return value
+    try:
+        return HubPrompts.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = ", ".join(HubPrompts.model_fields)
+        where = "" if first["type"] == UNKNOWN else f"{'.'.join(map(str, first['loc']))}: "
+        raise ValueError(f"a data set of prompts has {known}; {where}{first['msg']}") from error
+
+
+PromptSource = Annotated[Path | HubPrompts, BeforeValidator(_source)]
+
+
+@dataclass(frozen=True)
+class PromptSets:
+    """What is trained on, and what is evaluated on."""
+
+    train: tuple[str, ...]
+    heldout: tuple[str, ...]
+
+
+def read_prompts(source: Path | HubPrompts, setting: str) -> tuple[str, ...]:
+    """The prompts of a source, without repetitions, in its order.
+
+    Raises:
+        ConfigError: it cannot be read or holds no prompt; names the setting.
+    """
+    if isinstance(source, HubPrompts):
+        found = _whole(_column(source, setting), f"{setting}: {source}, row")
+    elif source.suffix.lower() == ".jsonl":
+        found = _jsonl(_text(source, setting), f"{setting}: {source}")
+    else:
+        lines = lines_of(_text(source, setting))
+        found = (line for line in lines if line.strip()[:1] != "#")
+    prompts = tuple(dict.fromkeys(prompt for line in found if (prompt := line.strip())))
+    if not prompts:
+        raise ConfigError(f"{setting}: {source} holds no prompt; write one a line")
+    return prompts
+
+
+def hold_out(prompts: tuple[str, ...], fraction: float, seed: int) -> PromptSets:
+    """Part with a random fraction, at least one prompt; both parts keep the source's order."""
+    count = max(1, round(fraction * len(prompts)))
+    order = stream(seed, Purpose.HELDOUT).permutation(len(prompts))
+    held = {prompts[row] for row in order[:count]}
+    return PromptSets(
+        train=tuple(prompt for prompt in prompts if prompt not in held),
+        heldout=tuple(prompt for prompt in prompts if prompt in held),
+    )
+
+
+def step_prompts(
+    prompts: tuple[str, ...], per_step: int, seed: int, step: int, since: int = 1
+) -> tuple[str, ...]:
+    """The prompts of a step: the file reshuffled each time it has been gone through.
+
+    Each step's prompts differ from one another as long as the file has `per_step` of them.
+    since: the first step that has so many; the file is gone through anew from there.
+    """
+    per_epoch = len(prompts) // per_step
+    epoch, position = divmod(step - since, per_epoch)
+    begun = () if since == 1 else (since,)
+    order = stream(seed, Purpose.PROMPTS, *begun, epoch).permutation(len(prompts))
+    chosen = order[position * per_step : (position + 1) * per_step]
+    return tuple(prompts[row] for row in chosen)
+
+
+def _text(path: Path, setting: str) -> str:
+    try:
+        return read_text(path)
+    except FileError as error:
+        raise ConfigError(f"{setting}: {error}") from error
+
+
+def _jsonl(text: str, where: str) -> Iterator[str]:
+    for number, line in enumerate(lines_of(text), start=1):
+        if line.strip():
+            yield _prompt(line, f"{where}, line {number}")
+
+
+def _prompt(line: str, where: str) -> str:
+    try:
+        prompt = parse_json(line, where)["prompt"]
+    except (FileError, LookupError, TypeError):
+        prompt = None
+    if not isinstance(prompt, str):
+        raise ConfigError(f'{where}: write an object with a prompt, {{"prompt": "a red cat"}}')
+    _require_whole(prompt, where)
+    return prompt
+
+
+def _whole(prompts: Iterable[str], where: str) -> Iterator[str]:
+    for number, prompt in enumerate(prompts):
+        _require_whole(prompt, f"{where} {number}")
+        yield prompt
+
+
+def _require_whole(prompt: str, where: str) -> None:
+    """Refuse what no server can be sent, before anything is spent. Raises ConfigError."""
+    if not is_whole(prompt):
+        raise ConfigError(
+            f"{where}: the prompt has half of a character (a lone surrogate such as \\ud83d): write "
+            "the character itself, or both halves"
+        )
+
+
+def _column(source: HubPrompts, setting: str) -> Sequence[str]:
+    try:
+        datasets: Any = import_module("datasets")
+    except ImportError as error:
+        raise ConfigError(
+            f"{setting}: {source} needs datasets ({error}): pip install 'heliostat[datasets]', or give a "
+            "text or JSONL file"
+        ) from error
+    try:
+        table = datasets.load_dataset(source.dataset, split=source.split, revision=source.revision)
+    except (OSError, ValueError) as error:  # what is offline or not there is an OSError
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ConfigError(
+            f"{setting}: cannot load {source}: {reason}: check name, split and connection, or give "
+            "a text or JSONL file"
+        ) from error
+    if source.column not in table.column_names:
+        raise ConfigError(
+            f"{setting}: {source} has no column {source.column!r}, only "
+            f"{', '.join(table.column_names)}: name one with column="
+        )
+    values = table[source.column][:]
+    if not all(isinstance(value, str) for value in values):
+        raise ConfigError(f"{setting}: the column {source.column!r} of {source} is not text")
+    return list(values)
