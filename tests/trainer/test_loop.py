@@ -423,10 +423,10 @@ def test_whatever_stops_a_step_the_last_one_is_saved(
     trainer = make_trainer(config, server)
     update = trainer.parts.learner.update
 
-    def fails_in_the_third_step(samples, conditioning, step):
+    def fails_in_the_third_step(samples, conditioning, step, replayed):
         if step == 3:
             raise error
-        return update(samples, conditioning, step)
+        return update(samples, conditioning, step, replayed)
 
     monkeypatch.setattr(trainer.parts.learner, "update", fails_in_the_third_step)
     with pytest.raises(raised, match=match):
