@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-BATCH = 12
-"""Half of a server's own: on a CPU no slower, and a run that tunes itself may explore a dozen a prompt."""
-
 
 @dataclass(frozen=True)
 class Serving:
@@ -59,8 +56,9 @@ def running_server(state: Path, console: Console) -> Iterator[Serving]:
 
 def _settings(state: Path) -> ServeSettings:
     device = os.environ.get("HELIOSTAT_DEVICE") or AUTO  # as `heliostat serve` takes it
-    own = {"state": state, "port": 0, "http_port": 0, "device": device, "limits": {"batch": BATCH}}
     try:
-        return ServeSettings.model_validate(own)
+        return ServeSettings.model_validate(
+            {"state": state, "port": 0, "http_port": 0, "device": device}
+        )
     except ValidationError as error:
         raise ServerStartError(f"HELIOSTAT_DEVICE: {first_problem(error.errors())}") from error
