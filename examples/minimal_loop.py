@@ -99,9 +99,14 @@ class Loop:
 def main(settings: Sequence[str]) -> Path:
     """Train as `demo.toml` and the settings say; returns the LoRA's folder."""
     config = load_config(example("demo.toml"), ["--run.name", "minimal", *settings])
-    if not config.recipe.explores_and_redraws or config.recipe.tune:
+    recipe, prompts = config.recipe, config.prompts
+    if not recipe.explores_and_redraws or recipe.tune or recipe.replay:
         raise ConfigError(
-            "this loop explores and redraws, and tunes nothing: set recipe.name = sol_rl"
+            "this loop explores and redraws, tunes and replays nothing: set recipe.name = sol_rl"
+        )
+    if prompts.min_spread or prompts.by_spread:
+        raise ConfigError(
+            "this loop takes prompts as they come: set prompts.min_spread and prompts.by_spread to 0"
         )
     service = demo_service(str(choose_device(config.run.device)))
     workshop = build_workshop(config, service.info().lora_targets, Ranks(), Interrupts())

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from heliostat.examples import example
+from heliostat.in_process import demo_service
+from heliostat_engines.families import get_family
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.export import export_run
 from heliostat_trainer.settings.config import load_config
@@ -59,3 +62,28 @@ def test_a_recipe_that_it_does_not_know_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=r"set recipe\.name = sol_rl"):
         minimal_loop.main([*settings(tmp_path, "minimal"), "--recipe.name", name])
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("--recipe.replay=1", r"replays nothing"),
+        ("--prompts.min_spread=0.1", r"set prompts\.min_spread .* to 0"),
+        ("--prompts.by_spread=0.5", r"set .*prompts\.by_spread to 0"),
+    ],
+)
+def test_a_setting_that_it_does_not_know_is_refused(
+    minimal_loop: ModuleType, tmp_path: Path, setting: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        minimal_loop.main([*settings(tmp_path, "minimal"), setting])
+
+
+@pytest.mark.slow
+def test_images_are_made_without_rewards() -> None:
+    service = demo_service("cpu")
+    latents = torch.zeros(2, *get_family("demo").latent_shape(64))
+    scores = service.score(latents, ["a cat", "a dog"], (), return_images=True)
+    assert scores.rewards.shape == (2, 0)
+    assert scores.images is not None
+    assert scores.images.shape == (2, 64, 64, 3)

@@ -127,6 +127,7 @@ def _fit(settings: Settings, family: Family, train: int, heldout: int) -> None:
     model["resolution_px"] = model.get("resolution_px", family.default_resolution_px)
     model.pop("checkpoint", None)
     settings["prompts"]["per_step"] = min(settings["prompts"]["per_step"], train)
+    settings["prompts"].pop("min_spread", None)  # the recipe's own
     evaluation = settings["evaluation"]
     evaluation["prompts"] = min(evaluation["prompts"], heldout)
     if family.distilled_steps is not None:

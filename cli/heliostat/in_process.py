@@ -150,7 +150,8 @@ class InProcessService:
             shown = prompts[rows]
             conditioning = self.encode(shown)
             values = [self._book.get(name).score(pixels, shown, conditioning) for name in rewards]
-            columns.append(torch.stack([value.double().cpu() for value in values], dim=1))
+            column = [value.double().cpu() for value in values]
+            columns.append(torch.stack(column, dim=1) if column else torch.zeros(len(pixels), 0))
             if return_images:
                 images.append((pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
         return Scores(

@@ -44,23 +44,32 @@ if TYPE_CHECKING:
 
 PUBLISHED = {"recipe.candidates": 96, "recipe.keep_pairs": 12, "recipe.explore_steps": 6}
 """Sizes of pool and selection."""
-FEW = {"recipe.keep_pairs": 2, "prompts.per_step": 12, "optimiser.lr": 2e-3, "ema.decay": 0.8}
-"""What a step of few samples learns best with."""
+FEW = {"optimiser.lr": 2e-3, "ema.decay": 0.8, "objective.levels": "high"}
+"""What a step of few samples learns best with, exploring or not: docs/measurements.md, "What exploring is worth"."""
 ARMS: Mapping[str, Mapping[str, object]] = {
     **{
         name: {"recipe.name": name, **PUBLISHED}
         for name in RecipeName
         if name is not RecipeName.HELIOSTAT
     },
-    "few_random": {"recipe.name": RecipeName.DIFFUSIONNFT, **FEW},
+    "few_random": {
+        "recipe.name": RecipeName.DIFFUSIONNFT,
+        "recipe.keep_pairs": 2,
+        "prompts.per_step": 12,
+        **FEW,
+    },
     RecipeName.HELIOSTAT: {
         "recipe.name": RecipeName.HELIOSTAT,
-        "recipe.candidates": 24,
+        "recipe.tune": "false",
+        "recipe.candidates": 16,
+        "recipe.keep_pairs": 1,
         "recipe.explore_steps": 6,
+        "recipe.score_after": 4,
+        "prompts.per_step": 16,
         **FEW,
     },
 }
-"""The best that does not explore is `few_random`: all that `heliostat` has but exploring."""
+"""The best that does not explore is `few_random`: all that `heliostat` has but exploring, in its own best shape."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from heliostat_engines.errors import HeliostatError, UnknownFamilyError
 from heliostat_engines.families import FAMILIES
 from heliostat_server.errors import RequestError
 from heliostat_trainer.forecast.work import plan_run
-from heliostat_trainer.settings.config import TrainConfig, load_config
+from heliostat_trainer.settings.config import EQUAL_REWARDS, RecipeName, TrainConfig, load_config
+from heliostat_trainer.settings.objectives import Levels
 from heliostat_trainer.settings.reference import reference
 
 EVERY = pytest.mark.parametrize("family", [family.name for family in FAMILIES])
@@ -36,6 +37,9 @@ def test_it_is_a_run_of_the_family_that_can_be_planned(family: str, tmp_path: Pa
     config = written(tmp_path, family)
     assert (config.model.family, config.run.device) == (family, "auto")
     assert plan_run(config).prompts == config.prompts.per_step
+    assert config.recipe.name is RecipeName.HELIOSTAT
+    assert config.prompts.min_spread == EQUAL_REWARDS
+    assert config.objective.levels is Levels.HIGH
     assert config.check_files() == ()
     prompts = config.prompt_sets()
     assert len(prompts.heldout) >= config.evaluation.prompts

@@ -145,9 +145,13 @@ def test_a_run_that_replays_resumes_to_the_bit(
     }
 
 
-@pytest.mark.parametrize("name", ["flow_grpo", "flow_grpo_fast", "dance_grpo"])
-def test_objectives_on_trajectories_replay_nothing(configure: Configure, name: str) -> None:
-    sentence = rf"recipe\.replay = 1, but objective\.name = '{name}' .* diffusion_nft, awm, diffusion_dpo, dgpo$"
+@pytest.mark.parametrize("name", ["dgpo", "flow_grpo", "flow_grpo_fast", "dance_grpo"])
+def test_objectives_on_trajectories_or_whole_groups_replay_nothing(
+    configure: Configure, name: str
+) -> None:
+    sentence = (
+        rf"recipe\.replay = 1, but objective\.name = '{name}' .* diffusion_nft, awm, diffusion_dpo$"
+    )
     with pytest.raises(ConfigError, match=sentence):
         configure("--recipe.replay", "1", "--objective.name", name)
 

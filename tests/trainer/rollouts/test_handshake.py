@@ -81,7 +81,7 @@ def test_a_prompt_that_is_too_long_is_named_by_file_and_line(
         ({"batch": 3, "max_seeds": 11}, "recipe.candidates = 9, or have"),
         (
             {"max_queued_images": 9},
-            r"up to 9 \(the experiment's max_queued_images\): begin .* = 8,",
+            r"up to 9 \(max_queued_images, the experiment's or the server's\): begin .* = 8,",
         ),
         ({"batch": 16, "max_seeds": 12}, "and up to 12: have these limits changed on the server$"),
     ],

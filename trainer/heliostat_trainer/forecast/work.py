@@ -221,7 +221,8 @@ def spent(config: TrainConfig, steps: Sequence[Made]) -> list[Cost]:
         rows = sum(kinds[each.trained].rows for each in steps[oldest:step])
         # A plan of one step is of the first one, which is watched.
         watched = plan.in_all[Activity.WATCH] if config.watch.due(step) else Cost()
-        costs.append(costs[-1] + own + _trained(config, rows, step) + watched)
+        trained = _trained(_made_of(config, made.trained), rows, step)
+        costs.append(costs[-1] + own + trained + watched)
     return costs
 
 

@@ -56,9 +56,9 @@ T = TypeVar("T")
 CHUNK_BYTES = 1 << 20
 CONTROL_TIMEOUT_S = 10.0
 PUBLISH_TIMEOUT_S = 120.0
+"""Of an adapter that has arrived: the server tries it before it is a version."""
 REWARDS_LOAD_S = 600.0
 """The first who asks for rewards waits until their weights are read, and judges have been tried."""
-"""Of an adapter that has arrived: the server tries it before it is a version."""
 SLOWEST_UPLOAD = 2**20
 """Bytes a second: a larger adapter has more time to arrive."""
 SHORTEST_SILENCE_S = 60.0

@@ -169,7 +169,9 @@ def _check_candidates(asked: str, candidates: int, kept: int, info: ServerInfo) 
     lower = min(candidates, most) // batch * batch
     near = [str(count) for count in (lower, lower + batch) if kept <= count <= most]
     fitting = f"begin a run with recipe.candidates = {' or '.join(near)}, or " if near else ""
-    queue = " (the experiment's max_queued_images)" if most < info.max_seeds else ""
+    queue = (
+        " (max_queued_images, the experiment's or the server's)" if most < info.max_seeds else ""
+    )
     raise ConfigError(
         f"{asked}, but the server draws a prompt's in multiples of {batch} (its --batch) and up to "
         f"{most}{queue}: {fitting}have these limits changed on the server"

@@ -265,7 +265,7 @@ class RecipeSection(Settings):
     solver: Solver = Solver.EULER
     """What explores, redraws and evaluates: euler, or dpm2m, DPM-Solver++ of second order. Both take
     one evaluation a step, and differ from four steps on; the GRPO objectives train on Euler's."""
-    explore_decoder: DecoderName = DecoderName.FULL
+    explore_decoder: Annotated[DecoderName, UsedBy(REDRAWING)] = DecoderName.FULL
     """What decodes explored candidates that are redrawn: full, the pipeline's VAE, or tiny, a distilled one,
     coarser at a fraction of the work; all else is decoded in full."""
     selection: SelectionName = SelectionName.BEST_WORST
@@ -281,7 +281,7 @@ class RecipeSection(Settings):
     ranking one policy update older, never the samples. 0: they take turns."""
     replay: Annotated[int, Field(ge=0, le=16)] = 0
     """Train each step also on what so many steps before it kept, advantages as they were, at fresh
-    noise levels: redrawn once, trained on replay + 1 times (not under the GRPO objectives)."""
+    noise levels: redrawn once, trained on replay + 1 times (not under dgpo or the GRPO objectives)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -724,15 +724,13 @@ class TrainConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _replays_clean_latents_alone(self) -> TrainConfig:
-        if self.recipe.replay and Need.TRAJECTORIES in self.objective.needs:
-            able = [
-                name for name, kind in OBJECTIVES.items() if Need.TRAJECTORIES not in kind.needs
-            ]
+    def _replays_single_clean_latents(self) -> TrainConfig:
+        if self.recipe.replay and not self.objective.bears_replay():
+            able = [name for name, kind in OBJECTIVES.items() if kind.bears_replay()]
             raise ValueError(
                 f"recipe.replay = {self.recipe.replay}, but objective.name = {self.objective.name!r} "
-                "trains on trajectories of the very policy of its step: leave recipe.replay out, or "
-                f"set objective.name to {', '.join(able)}"
+                "trains on trajectories or whole groups of the very policy of its step: leave "
+                f"recipe.replay out, or set objective.name to {', '.join(able)}"
             )
         return self
 

@@ -54,6 +54,7 @@ class Levels(StrEnum):
 class ObjectiveSettings(Settings):
     """What all objectives share."""
 
+    needs: ClassVar[frozenset[Need]] = frozenset()
     whole_groups: ClassVar[bool] = False
     """Whether a term of the loss is of all kept samples of a prompt, at one level."""
 
@@ -70,6 +71,11 @@ class ObjectiveSettings(Settings):
     margin; above 0 it costs the base model's evaluation."""
     norm_margin: NotNegative = 0.0
     """By which share of the base model's the velocity's norm may exceed it without a penalty."""
+
+    @classmethod
+    def bears_replay(cls) -> bool:
+        """Whether samples of earlier steps may be trained on again: single ones, without a trajectory."""
+        return Need.TRAJECTORIES not in cls.needs and not cls.whole_groups
 
     @property
     def needs_reference(self) -> bool:
