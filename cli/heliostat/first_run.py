@@ -1,7 +1,7 @@
 """`heliostat init`: a run's TOML and prompts to begin with, for whoever has no checkout.
 
-Values are those of the example of the family's model; what each setting means is said by the settings
-themselves.
+Values are those of the example of the family's model, but for the recipe, which is our own; what each
+setting means is said by the settings themselves.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ PROMPTS = "prompts"
 QUOTED = "ocr"
 """The reward that reads the text which a prompt quotes: its prompts have to quote some."""
 SIGNS = ("prompts/signs_train.txt", "prompts/signs_heldout.txt")
+WATCHED = {"groups": 2, "min_rho": 0.7, "min_tau_b": 0.5}
 EXPLORE_SHARE = 2
 """A distilled model explores with its own number of steps over this."""
 
@@ -134,12 +135,14 @@ def _fit(settings: Settings, family: Family, train: int, heldout: int) -> None:
         settings["recipe"]["steps"] = evaluation["steps"] = family.distilled_steps
         settings["recipe"]["explore_steps"] = max(1, family.distilled_steps // EXPLORE_SHARE)
     settings["recipe"] |= _own_budget(settings["recipe"]["explore_steps"])
+    # Of groups as small as the recipe's, single ones say little.
+    settings["watch"] = WATCHED | settings.get("watch", {})
 
 
 def _own_budget(explore_steps: int) -> Settings:
     """What the recipe of our own changes of a published one."""
     own = RecipeSection(name=RecipeName.HELIOSTAT, explore_steps=explore_steps)
-    return own.model_dump(mode="json", exclude={"explore_steps"}, exclude_defaults=True)
+    return own.model_dump(mode="json", exclude={"explore_steps", "tune"}, exclude_defaults=True)
 
 
 def _toml(settings: Settings, family: Family, out: Path) -> str:

@@ -46,6 +46,13 @@ def test_it_is_a_run_of_the_family_that_can_be_planned(family: str, tmp_path: Pa
     assert all(str(path).startswith(str(tmp_path)) for path in tmp_path.rglob("*.txt"))
 
 
+@EVERY
+def test_the_baseline_is_one_setting_apart(family: str, tmp_path: Path) -> None:
+    init(family, "--out", str(tmp_path / "run.toml"))
+    config = load_config(tmp_path / "run.toml", ["--recipe.name", "diffusionnft"])
+    assert config.recipe.pool == 2
+
+
 def test_what_a_setting_means_is_what_config_explain_says(tmp_path: Path) -> None:
     written(tmp_path, "flux")
     text = (tmp_path / "run.toml").read_text()
@@ -117,4 +124,4 @@ def test_the_demos_can_be_planned_on_the_command_line(tmp_path: Path) -> None:
     assert f"Wrote {out}" in init("demo", "--out", out)
     result = CliRunner().invoke(app, ["train", out, "--dry-run"], catch_exceptions=False)
     assert result.exit_code == 0
-    assert "sol_rl, diffusion_nft" in result.stdout
+    assert "heliostat, diffusion_nft" in result.stdout

@@ -20,10 +20,15 @@ NAME = "baseline"
 
 
 def beside_baseline(run: Path, say: Callable[[str], None]) -> Beside | None:
-    """A run of the demo beside the recorded one; None, and `say` is told why, if they do not compare."""
+    """A run of the demo beside the recorded one; None if there is none.
+
+    None too, and `say` is told why, if they do not compare.
+    """
     try:
         beside = _read(run)
-    except (CompareError, RunFolderError, FileNotFoundError) as error:
+    except FileNotFoundError:
+        return None
+    except (CompareError, RunFolderError) as error:
         say(f"The report is without the recorded baseline: {error}")
         return None
     for warning in beside.comparison.warnings:

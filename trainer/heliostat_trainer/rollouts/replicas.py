@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from heliostat_engines.decoders import DecoderName
+from heliostat_engines.sampling.solvers import Solver
 from heliostat_proto import control_pb2
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.rollouts.client import CONTROL_TIMEOUT_S, RolloutServer
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.conditioning import Conditioning
-    from heliostat_engines.sampling.solvers import Solver
     from heliostat_trainer.rollouts.tokens import Tokens
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
@@ -112,6 +112,11 @@ class Likeness:
                 (request.score_after is not None, request.solver, request.decoder)
                 for request in requests
             }
+
+    def decoded(self, decoder: DecoderName) -> None:
+        """Note what latents are decoded with from here on."""
+        with self._lock:
+            self._asked.add((False, Solver.EULER, decoder))
 
     def check(self, url: str, info: ServerInfo) -> None:
         """Refuse a server that does not fit the others.
@@ -286,6 +291,7 @@ class RolloutServers:
         decoder: DecoderName = DecoderName.FULL,
     ) -> Scores:
         """As `RolloutServer.score`, a batch here and a batch there."""
+        self._likeness.decoded(decoder)
         batch = self._batch or self.info().batch
         waiting = deque(range(0, len(prompts), batch))
         scored: dict[int, Scores] = {}

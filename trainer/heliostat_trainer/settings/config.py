@@ -259,7 +259,8 @@ class RecipeSection(Settings):
     """Denoising steps of exploration."""
     score_after: Annotated[Count | None, UsedBy(REDRAWING)] = None
     """Of explore_steps, how many are evaluated before a candidate is scored: the clean image as
-    predicted there takes the place of the last step's. By default all; 4 under heliostat."""
+    predicted there takes the place of the last step's. By default all; 4 under heliostat, if there are so
+    many."""
     steps: Count = 10
     """Denoising steps of the samples that are trained on."""
     solver: Solver = Solver.EULER
