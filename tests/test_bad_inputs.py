@@ -22,7 +22,7 @@ COUNTS = {
     "prompts": 150,
     "adapters": 150,
     "definitions": 50,
-    "commands": 25,
+    "commands": 80,
     "runs": 6,
 }
 

@@ -94,7 +94,7 @@ def test_a_baseline_that_does_not_compare_is_left_out_and_said(
         assert reason in said[-1]
     monkeypatch.setattr("heliostat.examples.FOLDERS", (tmp_path / "nothing",))
     assert beside_baseline(runs["other weights"], said.append) is None
-    assert len(said) == len(runs) + 1
+    assert len(said) == len(runs)  # where none is recorded there is nothing to say
 
 
 @pytest.mark.skipif(not SHIPPED.exists(), reason="none has been recorded yet")

@@ -247,9 +247,9 @@ def test_a_step_is_explored_by_the_policy_of_so_many_steps_ago(
     published = []
     publish = server.publish
 
-    def note(files):
+    def note(files, tuned):
         published.append(files.sha256)
-        return publish(files)
+        return publish(files, tuned)
 
     server.publish = note
     run(config, server)
