@@ -163,7 +163,7 @@ def test_the_baseline_is_one_setting_away(toml: Path, server: ServerHarness) -> 
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["--recipe.candidates", "18"], "no multiple of the server's batch of 4"),
+        (["--recipe.candidates", "18"], "in multiples of 4 (its --batch)"),
         (["--reward.name", "colorfulness"], "did you mean 'colourfulness'?"),
         (["--lora.rank", "9"], "the server takes up to 8"),
         (["--recipe.explore_steps", "201"], "up to 200 steps"),
