@@ -12,7 +12,7 @@ from heliostat_trainer.learning.advantages import ALIKE, advantages, advantages_
 from heliostat_trainer.objectives.build import build_objective
 from heliostat_trainer.objectives.diffusion_nft import optimality
 from heliostat_trainer.objectives.objective import NoisedRows, Velocities
-from heliostat_trainer.settings.objectives import Deviation, DiffusionNftSettings
+from heliostat_trainer.settings.objectives import Deviation, DgpoSettings, DiffusionNftSettings
 from heliostat_trainer.types import Samples, has_contrast
 
 
@@ -153,10 +153,11 @@ def test_samples_that_look_like_the_others_get_less_credit() -> None:
     assert found[3] == found.max() > 0.5
     assert not novelty(torch.ones(3, 1, 2, 2)).any()
     group = Samples(0, "a prompt", (1, 2, 3, 4), latents, np.array([0.0, 1.0, 2.0, 3.0]))
-    for deviation in Deviation:
-        settings = DiffusionNftSettings(diversity_weight=0.5)
-        (plain,) = advantages([group.rewards], 5.0, deviation)
-        assert advantages_of(settings, [group], deviation) == pytest.approx(plain + 0.5 * found)
-        assert np.array_equal(advantages_of(DiffusionNftSettings(), [group], deviation), plain)
+    for kind in (DiffusionNftSettings, DgpoSettings):
+        settings = kind(diversity_weight=0.5)
+        (plain,) = advantages([group.rewards], 5.0, kind.deviation)
+        assert advantages_of(settings, [group]) == pytest.approx(plain + 0.5 * found)
+        assert np.array_equal(advantages_of(kind(), [group]), plain)
+    assert {kind.deviation for kind in (DiffusionNftSettings, DgpoSettings)} == {*Deviation}
     strong = DiffusionNftSettings(diversity_weight=1e6)
     assert np.abs(advantages_of(strong, [group])).max() == 5.0

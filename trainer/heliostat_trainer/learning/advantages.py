@@ -23,16 +23,14 @@ ALIKE = 2.0**-8
 """Of the latents' own size: samples that are no farther apart than bfloat16 resolves are the same."""
 
 
-def advantages_of(
-    settings: AdvantageSettings, groups: Sequence[Samples], deviation: Deviation = Deviation.STEP
-) -> NDArray[np.float64]:
+def advantages_of(settings: AdvantageSettings, groups: Sequence[Samples]) -> NDArray[np.float64]:
     """advantages[S] of all groups' samples, as [objective] says; those that have theirs keep them."""
     new = [group for group in groups if group.advantages is None]
     bonuses = None
     if settings.diversity_weight:
         bonuses = [settings.diversity_weight * novelty(group.latents) for group in new]
     rewards = [group.rewards for group in new]
-    taken = iter(advantages(rewards, settings.advantage_clip, deviation, bonuses))
+    taken = iter(advantages(rewards, settings.advantage_clip, settings.deviation, bonuses))
     return np.concatenate(
         [next(taken) if group.advantages is None else group.advantages for group in groups]
     )

@@ -266,7 +266,7 @@ def whole_groups(
     """
     sizes = [len(group) for group in groups]
     kept, total = sizes[0], sum(sizes)
-    values = advantages_of(settings, groups, settings.deviation).reshape(-1, kept)
+    values = advantages_of(settings, groups).reshape(-1, kept)
     weights = np.concatenate([balanced(own) for own in values])
     levels, draws = _noised(settings, schedule, sizes)
 
@@ -296,7 +296,7 @@ def transitions(
 
     Of DanceGRPO's only the best and the worst samples of each group; advantages are among all.
     """
-    values = advantages_of(settings, groups, settings.deviation)
+    values = advantages_of(settings, groups)
     pairs = settings.subset_pairs if isinstance(settings, DanceGrpoSettings) else None
     chosen = np.concatenate(list(_extremes_of_each(groups, pairs)))
     trajectories = [group.trajectory for group in groups if group.trajectory is not None]

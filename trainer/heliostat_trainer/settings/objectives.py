@@ -94,6 +94,8 @@ class ObjectiveSettings(Settings):
 class AdvantageSettings(ObjectiveSettings):
     """What the objectives share that weigh a sample by its advantage."""
 
+    deviation: ClassVar[Deviation] = Deviation.STEP
+
     advantage_clip: Positive = 5.0
     """Advantages are clipped to this magnitude."""
     diversity_weight: NotNegative = 0.0
@@ -112,6 +114,27 @@ class NoisedSettings(ObjectiveSettings):
     def share_levels(self) -> bool:
         """Whether all kept samples of a prompt are trained at the same levels."""
         return self.share_noise or self.whole_groups
+
+    def rows(self, kept: int, steps: int) -> int:
+        """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
+        return kept * self.levels_taken(steps)
+
+
+class PreferenceSettings(NoisedSettings):
+    """What the objectives share that prefer some samples of a prompt to others of it."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_LATENTS, Need.PAIRS})
+
+    @property
+    def needs_old(self) -> bool:
+        """It is measured against the base model alone."""
+        return False
+
+    @property
+    @override
+    def needs_reference(self) -> bool:
+        """Every preference is measured against it."""
+        return True
 
 
 class DiffusionNftSettings(NoisedSettings, AdvantageSettings):
@@ -135,10 +158,6 @@ class DiffusionNftSettings(NoisedSettings, AdvantageSettings):
     @override
     def needs_reference(self) -> bool:
         return super().needs_reference or self.kl_weight > 0
-
-    def rows(self, kept: int, steps: int) -> int:
-        """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
-        return kept * self.levels_taken(steps)
 
 
 class AwmSettings(NoisedSettings, AdvantageSettings):
@@ -167,41 +186,23 @@ class AwmSettings(NoisedSettings, AdvantageSettings):
     def needs_reference(self) -> bool:
         return super().needs_reference or self.kl_weight > 0
 
-    def rows(self, kept: int, steps: int) -> int:
-        """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
-        return kept * self.levels_taken(steps)
 
-
-class DiffusionDpoSettings(NoisedSettings):
+class DiffusionDpoSettings(PreferenceSettings):
     """Direct preference optimisation on the best and worst samples of each prompt."""
-
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_LATENTS, Need.PAIRS})
 
     name: Literal["diffusion_dpo"] = "diffusion_dpo"
     """diffusion_dpo."""
     beta: Positive = 2000.0
     """Strength of the pull towards the base model: larger stays closer."""
 
-    @property
-    def needs_old(self) -> bool:
-        """It is measured against the base model alone."""
-        return False
-
-    @property
     @override
-    def needs_reference(self) -> bool:
-        """Every pair is measured against it."""
-        return True
-
     def rows(self, kept: int, steps: int) -> int:
-        """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
-        return kept // 2 * 2 * self.levels_taken(steps)
+        return super().rows(kept // 2 * 2, steps)
 
 
-class DgpoSettings(NoisedSettings, AdvantageSettings):
+class DgpoSettings(PreferenceSettings, AdvantageSettings):
     """Direct group preference optimisation: the good samples of a prompt against its bad ones."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_LATENTS, Need.PAIRS})
     deviation: ClassVar[Deviation] = Deviation.GROUP
     whole_groups: ClassVar[bool] = True
 
@@ -222,21 +223,6 @@ class DgpoSettings(NoisedSettings, AdvantageSettings):
     """Train all kept samples of a prompt with the same noise, so that it cancels where they are
     compared; else each has its own. Their levels are the same in either case."""
 
-    @property
-    def needs_old(self) -> bool:
-        """It is measured against the base model alone."""
-        return False
-
-    @property
-    @override
-    def needs_reference(self) -> bool:
-        """Every group is measured against it."""
-        return True
-
-    def rows(self, kept: int, steps: int) -> int:
-        """Rows that are trained at of a prompt's `kept` samples, drawn in `steps` steps."""
-        return kept * self.levels_taken(steps)
-
 
 class GrpoSettings(AdvantageSettings):
     """What the policy-gradient objectives on stochastic trajectories share."""
@@ -244,7 +230,6 @@ class GrpoSettings(AdvantageSettings):
     needs: ClassVar[frozenset[Need]] = frozenset(
         {Need.CLEAN_LATENTS, Need.TRAJECTORIES, Need.LOG_PROBABILITIES}
     )
-    deviation: ClassVar[Deviation]
 
     noise_level: Positive
     """How much noise a stochastic step adds."""
@@ -275,8 +260,6 @@ class GrpoSettings(AdvantageSettings):
 
 class FlowSettings(GrpoSettings):
     """What Flow-GRPO and its fast variant share."""
-
-    deviation: ClassVar[Deviation] = Deviation.STEP
 
     noise: Literal["sde", "cps"]
     """sde or cps: the stochastic sampler."""
