@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,25 +27,18 @@ _PEFT_KEY = "base_model.model.{module}.lora_{side}.weight"
 
 
 @dataclass(frozen=True)
-class AdapterVersion:
-    """Names one published adapter of an experiment. Versions start at 1 and only grow."""
-
-    experiment: str
-    version: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class AdapterFiles:
     """An adapter's two files as bytes: adapter_config.json and adapter_model.safetensors."""
 
     config: bytes
     tensors: bytes
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Digest of the config followed by the tensors, in hexadecimal."""
-        return hashlib.sha256(self.config + self.tensors).hexdigest()
+        digest = hashlib.sha256(self.config)
+        digest.update(self.tensors)  # in two parts: joined they would be a copy of them all
+        return digest.hexdigest()
 
     @property
     def nbytes(self) -> int:
