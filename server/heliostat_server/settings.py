@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from heliostat_engines.machine.hardware import usable_cores
+from heliostat_engines.precisions import MapName, Precision
 from heliostat_engines.settings import Count, Seconds, Settings, WireCount
 from heliostat_server.rewards.definitions import RewardDefinitions  # noqa: TC001 (pydantic reads it)
 
@@ -59,8 +60,8 @@ class ModelSettings(Settings):
     family: str
     checkpoint: str
     resolution_px: int
-    precision: Literal["nvfp4", "nvfp4-w4a16", "bf16"]
-    precision_map: Literal["published", "wide"]
+    precision: Precision
+    precision_map: MapName
     device: Literal["cpu", "gpu"]
     max_rank: int
     slots: int
@@ -92,9 +93,9 @@ class ServeSettings(Settings):
     """Its weights: a folder in diffusers' layout or a Hugging Face name; None: the family's."""
     resolution_px: WireCount | None = None
     """Side of the images in pixels; None: the family's."""
-    precision: Literal["nvfp4", "nvfp4-w4a16", "bf16"] = "nvfp4"
+    precision: Precision = Precision.NVFP4
     """What the transformer's block linears run in."""
-    precision_map: Literal["published", "wide"] = "published"
+    precision_map: MapName = MapName.PUBLISHED
     """Which of the family's maps says what is quantised."""
     engine: Path | None = None
     """What `heliostat engine build` wrote: explore with it. Family, checkpoint, precision, rank and

@@ -8,17 +8,9 @@ from typing import Annotated
 
 import typer
 
-from heliostat.commands.engine import PrecisionMapOption
+from heliostat_engines.precisions import MapName, Precision
 
 VLM_JUDGE_KEY = "HELIOSTAT_VLM_JUDGE_KEY"
-
-
-class PrecisionOption(StrEnum):
-    """What the transformer's block linears run in while exploring."""
-
-    NVFP4 = "nvfp4"
-    NVFP4_W4A16 = "nvfp4-w4a16"
-    BF16 = "bf16"
 
 
 class DeviceOption(StrEnum):
@@ -38,12 +30,12 @@ def serve(
         typer.Option(help="Its weights: a diffusers folder or a Hugging Face name."),
     ] = None,
     precision: Annotated[
-        PrecisionOption, typer.Option(help="What block linears run in while exploring.")
-    ] = PrecisionOption.NVFP4,
+        Precision, typer.Option(help="What block linears run in while exploring.")
+    ] = Precision.NVFP4,
     precision_map: Annotated[
-        PrecisionMapOption,
+        MapName,
         typer.Option(help="Which linears that is: see `heliostat engine inspect`."),
-    ] = PrecisionMapOption.PUBLISHED,
+    ] = MapName.PUBLISHED,
     engine: Annotated[
         Path | None,
         typer.Option(
@@ -235,8 +227,8 @@ def serve(
             family=family,
             checkpoint=checkpoint,
             resolution_px=resolution_px,
-            precision=precision.value,
-            precision_map=precision_map.value,
+            precision=precision,
+            precision_map=precision_map,
             engine=engine,
             device=device.value,
             limits=LimitSettings.model_validate(

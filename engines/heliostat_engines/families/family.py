@@ -14,6 +14,7 @@ from heliostat_engines.errors import ResolutionError
 from heliostat_engines.families.assumptions import check_assumptions
 from heliostat_engines.families.checkpoint import check_part, load_part
 from heliostat_engines.families.random_weights import build_module, randomise
+from heliostat_engines.precisions import MapName
 from heliostat_engines.sampling.euler import unshifted_sigmas
 
 if TYPE_CHECKING:
@@ -46,15 +47,6 @@ class Size(StrEnum):
     """A few narrow blocks with every structural feature of the published model."""
     PUBLISHED = "published"
     """The published model's own configuration."""
-
-
-class MapName(StrEnum):
-    """Which of a family's precision maps to follow."""
-
-    PUBLISHED = "published"
-    """The map that Sol-RL published."""
-    WIDE = "wide"
-    """Every linear of every block in NVFP4, those that carry LoRA included."""
 
 
 class TextEncoder(Protocol):

@@ -16,6 +16,7 @@ from heliostat_engines.adapters import AdapterFiles
 from heliostat_engines.errors import FilesError
 from heliostat_engines.files.atomic import atomic_folder
 from heliostat_engines.files.ownership import MARKER
+from heliostat_engines.precisions import MapName, Precision
 from heliostat_server.errors import ServerRunningError, ServerStartError
 from heliostat_server.launcher.embedded_store import EmbeddedValkey
 from heliostat_server.launcher.server import STAGED, RestartBudget
@@ -186,8 +187,8 @@ def test_the_repository_is_filled_in(tmp_path: Path) -> None:
         family="demo",
         checkpoint="weights",
         resolution_px=64,
-        precision="nvfp4",
-        precision_map="published",
+        precision=Precision.NVFP4,
+        precision_map=MapName.PUBLISHED,
         device="gpu",
         max_rank=8,
         slots=2,
