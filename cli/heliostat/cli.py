@@ -18,7 +18,7 @@ from heliostat.commands.experiment import experiment_app
 from heliostat.commands.messages import say
 from heliostat.commands.rewards import rewards_app
 from heliostat.commands.runs import compare, export, report
-from heliostat.commands.serve import serve
+from heliostat.commands.serve import ServeCommand, serve
 from heliostat.commands.server import health, info, login
 from heliostat.commands.train import config, init, train
 from heliostat_engines.errors import HeliostatError
@@ -43,7 +43,7 @@ telling seeds in BF16, trains a LoRA on them and refits the server with it every
 """,
 )
 
-app.command()(serve)
+app.command(cls=ServeCommand)(serve)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     epilog="Any setting of the TOML can be given as `--section.key value`.",
@@ -149,7 +149,7 @@ def _warn_of_variables() -> None:
 
 def _option_variables(command: Any) -> Iterator[str]:
     """The environment variables that options of a command and those below it are taken from."""
-    for parameter in command.params:
+    for parameter in command.get_params(typer.Context(command)):
         if parameter.envvar:
             yield parameter.envvar
     for below in getattr(command, "commands", {}).values():

@@ -2,71 +2,31 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
+from pathlib import Path  # noqa: TC003 (typer reads it)
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heliostat_engines.precisions import MapName, Precision
+from heliostat.commands.settings_options import SettingsCommand
+
+if TYPE_CHECKING:
+    from heliostat_server.settings import ServeSettings
 
 VLM_JUDGE_KEY = "HELIOSTAT_VLM_JUDGE_KEY"
 
 
-class DeviceOption(StrEnum):
-    """Where the server's models run."""
+class ServeCommand(SettingsCommand):
+    """`heliostat serve`, with the server's settings as its options."""
 
-    AUTO = "auto"
-    CPU = "cpu"
-    GPU = "gpu"
+    def model(self) -> type[ServeSettings]:
+        """The server's settings."""
+        from heliostat_server.settings import ServeSettings
+
+        return ServeSettings
 
 
 def serve(
-    family: Annotated[
-        str, typer.Option(help="The diffusion model family to explore with.")
-    ] = "demo",
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(help="Its weights: a diffusers folder or a Hugging Face name."),
-    ] = None,
-    precision: Annotated[
-        Precision, typer.Option(help="What block linears run in while exploring.")
-    ] = Precision.NVFP4,
-    precision_map: Annotated[
-        MapName,
-        typer.Option(help="Which linears that is: see `heliostat engine inspect`."),
-    ] = MapName.PUBLISHED,
-    engine: Annotated[
-        Path | None,
-        typer.Option(
-            help="A compiled engine, as `heliostat engine build` wrote it: explore with it. Needs a "
-            "GPU; family, checkpoint, precision, map and rank are the engine's."
-        ),
-    ] = None,
-    device: Annotated[
-        DeviceOption,
-        typer.Option(
-            envvar="HELIOSTAT_DEVICE",
-            help="Where the models run; auto: on the GPU where torch sees one.",
-        ),
-    ] = DeviceOption.AUTO,
-    resolution_px: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Side of the square images; the family's own by default, or the engine's."
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(min=1, help="Candidates denoised together (24); pools are multiples of it."),
-    ] = None,
-    max_prompt_chars: Annotated[
-        int | None, typer.Option(min=1, help="The longest prompt accepted (1000).")
-    ] = None,
-    max_adapter_bytes: Annotated[
-        int | None, typer.Option(min=1, help="The largest adapter accepted (1 GiB).")
-    ] = None,
-    max_rank: Annotated[int, typer.Option(min=1, help="The largest LoRA rank accepted.")] = 64,
+    context: typer.Context,
     rewards: Annotated[
         Path | None,
         typer.Option(
@@ -98,91 +58,6 @@ def serve(
         str | None,
         typer.Option(envvar=VLM_JUDGE_KEY, help="Its API key, if it asks for one."),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="CPU threads; by default as many as cores that it may use."),
-    ] = None,
-    host: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen on; 0.0.0.0 for all interfaces. Whoever has a token may then ask "
-            "from there: give --tls-certificate too."
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="Control plane's port (8600); 0 takes a free one."),
-    ] = None,
-    http_port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="Dashboard's and HTTP API's port (8601)."),
-    ] = None,
-    rollout_port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="Triton's gRPC port; a free one by default."),
-    ] = None,
-    metrics_port: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=65535,
-            help="Serve Prometheus' metrics here, to anyone who asks. By default they are not.",
-        ),
-    ] = None,
-    admin_token_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="A file with the administrator's token; by default one is made in the state folder."
-        ),
-    ] = None,
-    tls_certificate: Annotated[
-        Path | None, typer.Option(help="A certificate (PEM): all endpoints then speak TLS.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
-    tls_name: Annotated[
-        str, typer.Option(help="A host name that the certificate is for.")
-    ] = "localhost",
-    control: Annotated[
-        bool,
-        typer.Option(
-            "--control/--no-control",
-            help="--no-control starts Triton alone, for a control plane elsewhere.",
-        ),
-    ] = True,
-    advertise: Annotated[
-        str | None,
-        typer.Option(
-            help="host:port, or :port, where trainers reach Triton, if not where it listens."
-        ),
-    ] = None,
-    state: Annotated[
-        Path, typer.Option(help="Folder of all that outlives the server: adapters, logs.")
-    ] = Path(".heliostat/server"),
-    redis: Annotated[
-        str | None, typer.Option(help="redis:// URL of the adapter store; embedded by default.")
-    ] = None,
-    redis_password_file: Annotated[
-        Path | None, typer.Option(help="A file with that Redis' password.")
-    ] = None,
-    tritonserver: Annotated[
-        Path | None, typer.Option(help="A tritonserver binary; found by itself by default.")
-    ] = None,
-    triton_url: Annotated[
-        str | None, typer.Option(help="host:port of a Triton that serves our models.")
-    ] = None,
-    wait: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Seconds that the start waits for a Redis, a Triton or a judge that is elsewhere.",
-        ),
-    ] = 60.0,
-    print_triton_log: Annotated[
-        bool,
-        typer.Option(
-            "--print-triton-log", help="Print what Triton and the models log, too: for containers."
-        ),
-    ] = False,
 ) -> None:
     """Start the rollout server: a real Triton Inference Server, its adapter store and control plane.
 
@@ -199,7 +74,7 @@ def serve(
     from heliostat_server.errors import ServerStartError
     from heliostat_server.rewards.definitions import VlmJudgeSettings, load_definitions
     from heliostat_server.serve import serve as run
-    from heliostat_server.settings import LimitSettings, ServeSettings
+    from heliostat_server.settings import ServeSettings
 
     defined = load_definitions(rewards) if rewards else {}
     if (vlm_judge_url is None) != (vlm_judge_model is None):
@@ -216,46 +91,8 @@ def serve(
             )
         except ValidationError as error:
             raise ServerStartError(f"--vlm-judge-{first_problem(error.errors())}") from error
-    limits = {
-        "batch": batch,
-        "max_prompt_chars": max_prompt_chars,
-        "max_adapter_bytes": max_adapter_bytes,
-    }
-
     try:
-        settings = ServeSettings(
-            family=family,
-            checkpoint=checkpoint,
-            resolution_px=resolution_px,
-            precision=precision,
-            precision_map=precision_map,
-            engine=engine,
-            device=device.value,
-            limits=LimitSettings.model_validate(
-                {name: limit for name, limit in limits.items() if limit is not None}
-            ),
-            rewards=defined,
-            max_rank=max_rank,
-            threads=threads,
-            port=port,
-            state=state,
-            redis=redis,
-            redis_password_file=redis_password_file,
-            wait_s=wait,
-            print_triton_log=print_triton_log,
-            tritonserver=tritonserver,
-            triton_url=triton_url,
-            host=host,
-            http_port=http_port,
-            rollout_port=rollout_port,
-            metrics_port=metrics_port,
-            control=control,
-            advertise=advertise,
-            admin_token_file=admin_token_file,
-            tls_certificate=tls_certificate,
-            tls_key=tls_key,
-            tls_name=tls_name,
-        )
+        settings = ServeSettings.model_validate(context.obj | {"rewards": defined})
     except ValidationError as error:
         raise ServerStartError(first_problem(error.errors())) from error
     run(settings, remember)
