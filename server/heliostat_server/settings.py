@@ -30,12 +30,13 @@ class Flag:
     """Of the environment."""
 
 
-class LimitSettings(Settings):
-    """What requests may ask for."""
+class AskedLimits(Settings):
+    """What requests may ask for, as far as it was said."""
 
-    batch: Annotated[int, Field(ge=1, le=1024), Flag("--batch")] = 24
-    """Candidates denoised together. Always this many, so that a candidate's reward never depends
-    on how requests were split; a rollout's seeds must be a multiple of it."""
+    batch: Annotated[int | None, Field(ge=1, le=1024), Flag("--batch")] = None
+    """Candidates denoised together; by default the family's number. Always this many, so that a
+    candidate's reward never depends on how requests were split; a rollout's seeds must be a multiple
+    of it."""
     max_steps: Annotated[int, Field(ge=1, le=1000)] = 100
     """Denoising steps of a rollout."""
     max_seeds: WireCount = 4096
@@ -46,6 +47,17 @@ class LimitSettings(Settings):
     """Characters of a prompt."""
     max_adapter_bytes: Annotated[Count, Flag("--max-adapter-bytes")] = 2**30
     """Bytes of a published adapter."""
+
+    def of(self, family_batch: int) -> LimitSettings:
+        """The limits that hold: the family's batch where none was asked for."""
+        return LimitSettings.model_validate(dict(self) | {"batch": self.batch or family_batch})
+
+
+class LimitSettings(AskedLimits):
+    """What requests may ask for."""
+
+    batch: Annotated[int, Field(ge=1, le=1024)]
+    """Candidates denoised together."""
 
 
 class ThreadSettings(Settings):
@@ -116,7 +128,7 @@ class ServeSettings(Settings):
     """The largest LoRA rank accepted."""
     slots: Annotated[int, Field(ge=2)] = 8
     """Adapters resident in the engine at once; the least recently used one leaves."""
-    limits: LimitSettings = LimitSettings()
+    limits: AskedLimits = AskedLimits()
     """What one request may ask for."""
     rewards: RewardDefinitions = Field(default_factory=dict)
     """Rewards beside the built-in ones, or instead of the one of the same name."""

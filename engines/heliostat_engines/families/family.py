@@ -100,6 +100,8 @@ class Family(ABC):
     default_checkpoint: ClassVar[str]
     default_resolution_px: ClassVar[int]
     resolutions: ClassVar[Resolutions]
+    explore_batch: ClassVar[int] = 24
+    """Candidates that a server denoises together, unless it is told otherwise."""
     latent_channels: ClassVar[int]
     downscale: ClassVar[int]
     """Pixels of an image to a side of one latent element."""

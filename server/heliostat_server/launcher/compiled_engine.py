@@ -87,7 +87,8 @@ def fit_to_engine(settings: ServeSettings) -> ServeSettings:
     folder = engine_folder(settings.engine)
     manifest = read_manifest(folder)
     resolution_px = settings.resolution_px or manifest.recipe.profiles[0].best.resolution_px
-    _check_batch(manifest, settings.limits.batch, resolution_px)
+    limits = settings.limits.of(get_family(manifest.recipe.family).explore_batch)
+    _check_batch(manifest, limits.batch, resolution_px)
     return settings.model_copy(
         update={
             "engine": folder,
