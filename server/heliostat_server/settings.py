@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from heliostat_engines.machine.hardware import usable_cores
+from heliostat_engines.precisions import MapName, Precision
 from heliostat_engines.settings import Count, Seconds, Settings, WireCount
 from heliostat_server.rewards.definitions import RewardDefinitions  # noqa: TC001 (pydantic reads it)
 
@@ -19,22 +21,43 @@ LOOPBACK = "127.0.0.1"
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-class LimitSettings(Settings):
-    """What requests may ask for."""
+@dataclass(frozen=True)
+class Flag:
+    """How `heliostat serve` may be given a setting besides by the flag of its own name."""
 
-    batch: Annotated[int, Field(ge=1, le=1024)] = 24
-    """Candidates denoised together. Always this many, so that a candidate's reward never depends
-    on how requests were split; a rollout's seeds must be a multiple of it."""
+    flag: str | None = None
+    variable: str | None = None
+    """Of the environment."""
+
+
+class AskedLimits(Settings):
+    """What requests may ask for, as far as it was said."""
+
+    batch: Annotated[int | None, Field(ge=1, le=1024), Flag("--batch")] = None
+    """Candidates denoised together; by default the family's number. Always this many, so that a
+    candidate's reward never depends on how requests were split; a rollout's seeds must be a multiple
+    of it."""
     max_steps: Annotated[int, Field(ge=1, le=1000)] = 100
     """Denoising steps of a rollout."""
     max_seeds: WireCount = 4096
     """Candidates of one rollout request."""
     max_queued_images: Count = 65_536
     """Candidates of all experiments together that may wait to be drawn."""
-    max_prompt_chars: WireCount = 1000
+    max_prompt_chars: Annotated[WireCount, Flag("--max-prompt-chars")] = 1000
     """Characters of a prompt."""
-    max_adapter_bytes: Count = 2**30
+    max_adapter_bytes: Annotated[Count, Flag("--max-adapter-bytes")] = 2**30
     """Bytes of a published adapter."""
+
+    def of(self, family_batch: int) -> LimitSettings:
+        """The limits that hold: the family's batch where none was asked for."""
+        return LimitSettings.model_validate(dict(self) | {"batch": self.batch or family_batch})
+
+
+class LimitSettings(AskedLimits):
+    """What requests may ask for."""
+
+    batch: Annotated[int, Field(ge=1, le=1024)]
+    """Candidates denoised together."""
 
 
 class ThreadSettings(Settings):
@@ -59,8 +82,8 @@ class ModelSettings(Settings):
     family: str
     checkpoint: str
     resolution_px: int
-    precision: Literal["nvfp4", "nvfp4-w4a16", "bf16"]
-    precision_map: Literal["published", "wide"]
+    precision: Precision
+    precision_map: MapName
     device: Literal["cpu", "gpu"]
     max_rank: int
     slots: int
@@ -89,51 +112,52 @@ class ServeSettings(Settings):
     family: str = "demo"
     """The diffusion model family to explore with."""
     checkpoint: str | None = None
-    """Its weights: a folder in diffusers' layout or a Hugging Face name; None: the family's."""
+    """Its weights: a folder in diffusers' layout or a Hugging Face name; by default the family's."""
     resolution_px: WireCount | None = None
-    """Side of the images in pixels; None: the family's."""
-    precision: Literal["nvfp4", "nvfp4-w4a16", "bf16"] = "nvfp4"
+    """Side of the images in pixels; by default the family's."""
+    precision: Precision = Precision.NVFP4
     """What the transformer's block linears run in."""
-    precision_map: Literal["published", "wide"] = "published"
+    precision_map: MapName = MapName.PUBLISHED
     """Which of the family's maps says what is quantised."""
     engine: Path | None = None
     """What `heliostat engine build` wrote: explore with it. Family, checkpoint, precision, rank and
-    resolution are then the engine's. None: the torch runtime."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
+    resolution are then the engine's. By default the torch runtime."""
+    device: Annotated[Literal["auto", "cpu", "gpu"], Flag(variable="HELIOSTAT_DEVICE")] = "auto"
     """Where the Triton models run; auto: on the GPU where there is one."""
     max_rank: WireCount = 64
     """The largest LoRA rank accepted."""
     slots: Annotated[int, Field(ge=2)] = 8
     """Adapters resident in the engine at once; the least recently used one leaves."""
-    limits: LimitSettings = LimitSettings()
+    limits: AskedLimits = AskedLimits()
     """What one request may ask for."""
     rewards: RewardDefinitions = Field(default_factory=dict)
     """Rewards beside the built-in ones, or instead of the one of the same name."""
     threads: WireCount | None = None
-    """CPU threads; None: as many as there are cores that this process may use."""
+    """CPU threads; by default as many as there are cores that this process may use."""
     score_threads: WireCount | None = None
-    """CPU threads of decoding and rewarding; None: half of `threads`."""
+    """CPU threads of decoding and rewarding; by default half of `threads`."""
     keep_versions: Count = 3
     """Adapter versions kept of each experiment, the latest included."""
     state: Path = Path(".heliostat/server")
     """Folder of all that outlives the process: adapters, logs, who runs where."""
     host: str = LOOPBACK
-    """Address that control plane, HTTP and Triton listen on; 0.0.0.0 for all interfaces."""
+    """Address that control plane, HTTP and Triton listen on; 0.0.0.0 for all interfaces. Whoever
+    has a token may then ask from there: give --tls-certificate too."""
     port: Port | None = None
-    """Of the control plane (gRPC). 0: any free one; None: 8600, or any if taken."""
+    """Of the control plane (gRPC). 0: any free one; by default 8600, or any if taken."""
     http_port: Port | None = None
-    """Of the dashboard and the HTTP API. 0: any free one; None: 8601, or any if taken."""
+    """Of the dashboard and the HTTP API. 0: any free one; by default 8601, or any if taken."""
     rollout_port: Port | None = None
-    """Of Triton's gRPC endpoint; None: any free one, the last time's if it still is."""
+    """Of Triton's gRPC endpoint; by default any free one, the last time's if it still is."""
     metrics_port: Port | None = None
-    """Of Prometheus' page, which takes no token. 0: any free one; None: there is no such page."""
+    """Of Prometheus' page, which takes no token. 0: any free one; by default there is no such page."""
     control: bool = True
     """Whether there is a control plane; without one, one elsewhere has this Triton's URL."""
     advertise: str | None = None
-    """host:port, or :port for the control plane's host, where trainers reach Triton; None: where it
+    """host:port, or :port for the control plane's host, where trainers reach Triton; by default where it
     listens."""
     admin_token_file: Path | None = None
-    """A file with the administrator's token; None: one in the state folder, made at first."""
+    """A file with the administrator's token; by default one in the state folder, made at first."""
     tls_certificate: Path | None = None
     """A PEM file: control plane, HTTP and Triton speak TLS."""
     tls_key: Path | None = None
@@ -141,17 +165,17 @@ class ServeSettings(Settings):
     tls_name: str = "localhost"
     """A host name that the certificate is for: the server's own parts ask for it."""
     redis: str | None = None
-    """redis:// URL of the adapter store; None: an embedded one in the state folder."""
+    """redis:// URL of the adapter store; by default an embedded one in the state folder."""
     redis_password_file: Path | None = None
     """A file with that Redis' password, which then stands on no command line."""
     tritonserver: Path | None = None
-    """The tritonserver binary; None: the one on PATH, else the one of nvidia-pytriton."""
+    """The tritonserver binary; by default the one on PATH, else the one of nvidia-pytriton."""
     triton_url: str | None = None
-    """host:port (gRPC) of a Triton server that already serves our models; None: start one."""
-    wait_s: Seconds = 60.0
+    """host:port (gRPC) of a Triton server that already serves our models; by default one is started."""
+    wait_s: Annotated[Seconds, Flag("--wait")] = 60.0
     """How long a start waits for what runs elsewhere: Redis, Triton, the judges of rewards."""
     print_triton_log: bool = False
-    """Whether what Triton and the models log is printed, too."""
+    """Whether what Triton and the models log is printed, too: for containers."""
     max_restarts: Annotated[int, Field(ge=0)] = 5
     """How often tritonserver is started again within ten minutes before giving up."""
 

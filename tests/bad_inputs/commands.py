@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from typer.models import OptionInfo
 
 from heliostat.cli import app
+from heliostat.commands.settings_options import setting_options
+from heliostat_server.settings import ServeSettings
 from tests.bad_inputs import odd, settings
 from tests.bad_inputs.command_line import CLOSED, Command, run_command
 from tests.bad_inputs.sandbox import PATHS
@@ -89,6 +91,7 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
     "family": FAMILIES,
     "families": FAMILIES,
     "checkpoint": ("./no", "no/such-model", "out", "a b", "/", "x" * 200, "..", "a/b/c"),
+    "device": ("auto", "cpu", "gpu"),
     "place": tuple(f"{section}.{key}" for section, key in settings.KEYS[:20]),
     "step": ("latest", "best", "0", "1", "2", "٢", "²", "-1", "1.0"),
     "profile": ("24x64", "1x64,8x64,16x64", "0x0", "1x", "x", "1x64,8x64", "9" * 30 + "x64"),
@@ -130,22 +133,27 @@ def commands(group: typer.Typer, words: tuple[str, ...] = ()) -> Iterator[tuple[
         yield from commands(below.typer_instance, (*words, str(below.name)))
 
 
-def parameters(function: Any) -> Iterator[Parameter]:
-    """What a command takes, as its signature has it."""
-    for name, hint in get_type_hints(function, include_extras=True).items():
+def parameters(words: str, function: Any) -> Iterator[Parameter]:
+    """What a command takes, as its signature has it and, of `serve`, the server's settings."""
+    hints = get_type_hints(function, include_extras=True)
+    if words == "serve":
+        hints |= {name: each.annotation for name, each in setting_options(ServeSettings).items()}
+    for name, hint in hints.items():
         if get_origin(hint) is not Annotated:  # the context, what is returned
             continue
         inner, given = get_args(hint)
         kinds = [kind for kind in settings.types_within(inner) if kind is not type(None)]
-        flags = [flag for text in given.param_decls or () for flag in text.split("/")]
+        # In Annotated, the first declaration stands where a default would.
+        first = (given.default,) if isinstance(given.default, str) else ()
+        flags = [flag for text in (*first, *(given.param_decls or ())) for flag in text.split("/")]
         if not isinstance(given, OptionInfo):
             flags = []
         elif not flags:
             flags = [f"--{name.replace('_', '-')}"]
-        yield Parameter(name, kinds[0], tuple(flags))
+        yield Parameter(name, next(iter(kinds), str), tuple(flags))  # of literals, text
 
 
-COMMANDS = tuple((words, tuple(parameters(function))) for words, function in commands(app))
+COMMANDS = tuple((words, tuple(parameters(words, function))) for words, function in commands(app))
 
 
 def value_of(parameter: Parameter) -> st.SearchStrategy[str]:

@@ -28,11 +28,12 @@ from heliostat_engines.compiling.plan import PlanRequest, compile_plan
 from heliostat_engines.export.graph import export_graph
 from heliostat_engines.export.sources import ModuleSource
 from heliostat_engines.families import get_family
-from heliostat_engines.families.family import MapName, Size
-from heliostat_engines.families.precision import Precision, named_linears
+from heliostat_engines.families.family import Size
+from heliostat_engines.families.precision import named_linears
 from heliostat_engines.plans.graph_manifest import GRAPH_FILE, ExportOptions
 from heliostat_engines.plans.profiles import Point, Profile, input_shapes
 from heliostat_engines.plans.vendor import Runtime, load_vendor
+from heliostat_engines.precisions import MapName, Precision
 
 FAMILIES = ("sana", "flux", "sd3.5-large", "sd3.5-medium")
 AMAX = 8.0

@@ -29,7 +29,7 @@ from rich.table import Table
 from heliostat.examples import example
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
-from heliostat_engines.families.precision import Precision
+from heliostat_engines.precisions import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling.euler import SAMPLERS, cut_after
 from heliostat_engines.sampling.noise import initial_noise

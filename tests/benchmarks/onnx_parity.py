@@ -20,9 +20,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from heliostat_engines.families.family import MapName
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.plans.graph_manifest import ExportOptions, LoraMode
+from heliostat_engines.precisions import MapName, Precision
 from tests.engines.export.cases import (
     ADAPTER_SIZE,
     MAX_RANK,

@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
 from heliostat_engines.families import get_family
 from heliostat_engines.families.decoder import TINY_FOLDER
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.families.tiny import tiny_decoder
+from heliostat_engines.precisions import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
 
 if TYPE_CHECKING:

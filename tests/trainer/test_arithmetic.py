@@ -10,8 +10,8 @@ import torch
 from heliostat_engines.adapters import parse_adapter
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families import get_family
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.machine.arithmetic import CHOICES
+from heliostat_engines.precisions import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling.euler import sample_euler
 from heliostat_engines.sampling.noise import initial_noise

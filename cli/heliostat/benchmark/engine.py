@@ -19,13 +19,13 @@ from heliostat.screens.console import table_console
 from heliostat.screens.engine_build import quieten
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.files.atomic import atomic_text
 from heliostat_engines.files.ownership import require_own_file
 from heliostat_engines.machine.arithmetic import compute_dtype, name_of, ready_for
 from heliostat_engines.machine.hardware import AUTO, choose_device
 from heliostat_engines.nvfp4 import native as native_fp4
 from heliostat_engines.plans.manifest import read_manifest
+from heliostat_engines.precisions import Precision
 from heliostat_engines.progress import shown
 from heliostat_engines.runtimes.tensorrt.engine import TensorRTEngine
 from heliostat_engines.runtimes.torch import TorchEngine

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from heliostat.commands.limits import MOST
+from heliostat_engines.precisions import MapName, Precision
 
 engine_app = typer.Typer(
     no_args_is_help=True,
@@ -18,23 +19,16 @@ engine_app = typer.Typer(
 )
 
 
-class PrecisionMapOption(StrEnum):
-    """Which linears are quantised."""
-
-    PUBLISHED = "published"
-    WIDE = "wide"
-
-
 @engine_app.command()
 def inspect(
     family: Annotated[str, typer.Argument(help="demo, sana, flux, sd3.5-large or sd3.5-medium.")],
     precision_map: Annotated[
-        PrecisionMapOption,
+        MapName,
         typer.Option(
             help="`published` keeps what Sol-RL keeps in BF16; `wide` has every block linear in "
             "NVFP4, those that carry LoRA included."
         ),
-    ] = PrecisionMapOption.PUBLISHED,
+    ] = MapName.PUBLISHED,
     every: Annotated[
         bool, typer.Option("--all", help="One line a linear; repeated blocks are folded without.")
     ] = False,
@@ -48,15 +42,7 @@ def inspect(
     """
     from heliostat.screens.engine_inspect import show
 
-    show(family, precision_map.value, every=every)
-
-
-class PrecisionOption(StrEnum):
-    """What the quantised linears run in."""
-
-    NVFP4 = "nvfp4"
-    NVFP4_W4A16 = "nvfp4-w4a16"
-    BF16 = "bf16"
+    show(family, precision_map, every=every)
 
 
 class LoraOption(StrEnum):
@@ -102,14 +88,14 @@ def build(
         ),
     ] = None,
     precision: Annotated[
-        PrecisionOption,
+        Precision,
         typer.Option(
             help="`nvfp4-w4a16` quantises weights alone; `bf16` is what to compare speed with."
         ),
-    ] = PrecisionOption.NVFP4,
+    ] = Precision.NVFP4,
     precision_map: Annotated[
-        PrecisionMapOption, typer.Option(help="Which linears are quantised: see `inspect`.")
-    ] = PrecisionMapOption.PUBLISHED,
+        MapName, typer.Option(help="Which linears are quantised: see `inspect`.")
+    ] = MapName.PUBLISHED,
     lora: Annotated[
         LoraOption,
         typer.Option(
@@ -158,8 +144,8 @@ def build(
             family=family,
             out=out,
             checkpoint=checkpoint,
-            precision=precision.value,
-            precision_map=precision_map.value,
+            precision=precision,
+            precision_map=precision_map,
             lora=lora.value,
             rank=rank,
             profiles=tuple(profile or ()),

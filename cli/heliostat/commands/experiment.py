@@ -56,8 +56,9 @@ DEFAULT_SERVER = "grpc://127.0.0.1:8600"
 @experiment_app.command("list")
 def list_(server: Server = DEFAULT_SERVER) -> None:
     """List experiments: what each is owed, has published and has used."""
-    from heliostat.control import Administration, experiments_table
+    from heliostat.control import Administration
     from heliostat.screens.console import table_console
+    from heliostat.screens.experiments import experiments_table
 
     with Administration(server) as control:
         table_console().print(experiments_table(control.experiments()))
@@ -84,8 +85,9 @@ def create(
 @experiment_app.command()
 def show(name: Name, server: Server = DEFAULT_SERVER) -> None:
     """Show an experiment: its terms, usage, versions and latest events."""
-    from heliostat.control import Administration, details
+    from heliostat.control import Administration
     from heliostat.screens.console import table_console
+    from heliostat.screens.experiments import details
 
     with Administration(server) as control:
         for part in details(control.experiment(name), control.events(name)):

@@ -19,8 +19,6 @@ from heliostat_engines.compiling.cache import EngineCache, default_cache_root
 from heliostat_engines.compiling.target import Target
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
-from heliostat_engines.families.family import MapName
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.files.ownership import require_replaceable
 from heliostat_engines.plans.graph_manifest import ExportOptions, LoraMode
 from heliostat_engines.plans.profiles import Point, Profile, parse_profile
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.compiling.builder import BuiltEngine
     from heliostat_engines.families.family import Family
+    from heliostat_engines.precisions import MapName, Precision
 
 DEFAULT_BATCH = 24
 """Images, as the server draws at once by default."""
@@ -46,8 +45,8 @@ class BuildSettings:
     family: str
     out: Path
     checkpoint: str | None
-    precision: str
-    precision_map: str
+    precision: Precision
+    precision_map: MapName
     lora: str
     rank: int
     profiles: tuple[str, ...]
@@ -92,8 +91,8 @@ def _request(settings: BuildSettings) -> BuildRequest:
         family=family,
         checkpoint=settings.checkpoint or family.default_checkpoint,
         options=ExportOptions(
-            precision=Precision(settings.precision),
-            precision_map=MapName(settings.precision_map),
+            precision=settings.precision,
+            precision_map=settings.precision_map,
             lora=LoraMode(settings.lora),
             max_rank=settings.rank,
         ),

@@ -10,13 +10,13 @@ from rich.table import Table
 
 from heliostat.screens.console import table_console
 from heliostat_engines.families import get_family
-from heliostat_engines.families.family import MapName
 from heliostat_engines.families.inspection import inspect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from heliostat_engines.families.inspection import InspectedLinear, Inspection
+    from heliostat_engines.precisions import MapName
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Line:
     linears: tuple[InspectedLinear, ...]
 
 
-def show(family_name: str, map_name: str, *, every: bool) -> None:
+def show(family_name: str, map_name: MapName, *, every: bool) -> None:
     """Print every linear of a family (`every`), or alike ones of repeated blocks as one line.
 
     Raises:
         UnknownFamilyError: there is no such family.
     """
-    inspection = inspect(get_family(family_name), MapName(map_name))
+    inspection = inspect(get_family(family_name), map_name)
     lines = each(inspection.linears) if every else folded(inspection.linears)
     console = table_console()
     console.print(_table(inspection, lines))

@@ -30,7 +30,7 @@ from heliostat_engines.compiling.target import (
 from heliostat_engines.export.graph import export_graph
 from heliostat_engines.export.sources import CheckpointSource
 from heliostat_engines.families.inspection import transformer_bytes
-from heliostat_engines.families.precision import Precision, lora_targets, plan_linears
+from heliostat_engines.families.precision import lora_targets, plan_linears
 from heliostat_engines.families.weights import weights_digest
 from heliostat_engines.machine.hardware import find_gpu, free_disk_bytes, free_memory_bytes
 from heliostat_engines.plans.graph_manifest import GRAPH_FILE
@@ -45,6 +45,7 @@ from heliostat_engines.plans.manifest import (
 from heliostat_engines.plans.merged_tensors import refittable_names
 from heliostat_engines.plans.profiles import check_resolutions, decoder_profile, input_shapes
 from heliostat_engines.plans.vendor import load_vendor
+from heliostat_engines.precisions import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

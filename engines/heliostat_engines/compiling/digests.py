@@ -23,6 +23,7 @@ _SOURCE = (
     "export",
     "plans",
     "compiling",
+    "precisions.py",
     "nvfp4/format.py",
     "sampling/euler.py",
 )

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from heliostat_engines.errors import BuildError, HardwareError
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.machine.hardware import BLACKWELL, HOPPER
 from heliostat_engines.plans.graph_manifest import LoraMode
 from heliostat_engines.plans.vendor import Runtime
+from heliostat_engines.precisions import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

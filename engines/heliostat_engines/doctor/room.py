@@ -13,8 +13,9 @@ from heliostat_engines.compiling.target import BuildNeeds
 from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.families.family import Size
 from heliostat_engines.families.inspection import transformer_bytes
-from heliostat_engines.families.precision import Precision, plan_linears
+from heliostat_engines.families.precision import plan_linears
 from heliostat_engines.machine.hardware import find_gpu, free_disk_bytes, free_memory_bytes
+from heliostat_engines.precisions import Precision
 
 if TYPE_CHECKING:
     from heliostat_engines.families.family import Family

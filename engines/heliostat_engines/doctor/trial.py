@@ -14,10 +14,10 @@ from heliostat_engines.compiling.target import Target
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.errors import HeliostatError
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.machine.hardware import HOPPER
 from heliostat_engines.plans.graph_manifest import ExportOptions, LoraMode
 from heliostat_engines.plans.profiles import parse_profile
+from heliostat_engines.precisions import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling.noise import initial_noise
 

@@ -21,7 +21,7 @@ from heliostat_engines.export.nvfp4_nodes import (
     quantise_weight,
 )
 from heliostat_engines.export.tracing import OPSET, TracedGraph, trace
-from heliostat_engines.families.precision import Precision, plan_linears
+from heliostat_engines.families.precision import plan_linears
 from heliostat_engines.nvfp4 import format as nvfp4
 from heliostat_engines.plans.graph_manifest import (
     DATA_FILE,
@@ -30,6 +30,7 @@ from heliostat_engines.plans.graph_manifest import (
     LoraMode,
     TensorSpec,
 )
+from heliostat_engines.precisions import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

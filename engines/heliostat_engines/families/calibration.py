@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heliostat_engines.families.precision import Precision, named_linears
+from heliostat_engines.families.precision import named_linears
 from heliostat_engines.files.atomic import atomic_text
+from heliostat_engines.precisions import Precision
 from heliostat_engines.sampling.euler import sample_euler
 from heliostat_engines.sampling.noise import initial_noise
 

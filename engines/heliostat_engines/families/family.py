@@ -14,6 +14,7 @@ from heliostat_engines.errors import ResolutionError
 from heliostat_engines.families.assumptions import check_assumptions
 from heliostat_engines.families.checkpoint import check_part, load_part
 from heliostat_engines.families.random_weights import build_module, randomise
+from heliostat_engines.precisions import MapName
 from heliostat_engines.sampling.euler import unshifted_sigmas
 
 if TYPE_CHECKING:
@@ -46,15 +47,6 @@ class Size(StrEnum):
     """A few narrow blocks with every structural feature of the published model."""
     PUBLISHED = "published"
     """The published model's own configuration."""
-
-
-class MapName(StrEnum):
-    """Which of a family's precision maps to follow."""
-
-    PUBLISHED = "published"
-    """The map that Sol-RL published."""
-    WIDE = "wide"
-    """Every linear of every block in NVFP4, those that carry LoRA included."""
 
 
 class TextEncoder(Protocol):
@@ -108,6 +100,8 @@ class Family(ABC):
     default_checkpoint: ClassVar[str]
     default_resolution_px: ClassVar[int]
     resolutions: ClassVar[Resolutions]
+    explore_batch: ClassVar[int] = 24
+    """Candidates that a server denoises together, unless it is told otherwise."""
     latent_channels: ClassVar[int]
     downscale: ClassVar[int]
     """Pixels of an image to a side of one latent element."""

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from heliostat_engines.families.family import Size
-from heliostat_engines.families.precision import Precision, named_linears, plan_linears
+from heliostat_engines.families.precision import named_linears, plan_linears
 from heliostat_engines.nvfp4.format import BLOCK
+from heliostat_engines.precisions import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import nn
 
-    from heliostat_engines.families.family import Family, MapName
+    from heliostat_engines.families.family import Family
     from heliostat_engines.families.precision import LinearPlan
+    from heliostat_engines.precisions import MapName
 
 BF16_BYTES = 2
 GLOBAL_SCALE_BYTES = 4

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from heliostat_engines.nvfp4.format import BLOCK
+from heliostat_engines.precisions import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-
-class Precision(StrEnum):
-    """How a linear's matrix product is computed."""
-
-    NVFP4 = "nvfp4"
-    """Weights and activations in NVFP4 (W4A4)."""
-    NVFP4_W4A16 = "nvfp4-w4a16"
-    """Weights in NVFP4, activations in BF16."""
-    BF16 = "bf16"
-    """Weights and activations in BF16."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from heliostat_engines.families.family import MapName
-from heliostat_engines.families.precision import Precision
+from heliostat_engines.precisions import MapName, Precision
 
 if TYPE_CHECKING:
     from pathlib import Path

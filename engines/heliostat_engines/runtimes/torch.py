@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from heliostat_engines.adapters import Adapter, Binding, LoraPair, check_binding
-from heliostat_engines.families.family import MapName
-from heliostat_engines.families.precision import LinearPlan, Precision, lora_targets, plan_linears
+from heliostat_engines.families.precision import LinearPlan, lora_targets, plan_linears
 from heliostat_engines.families.weights import weights_digest
 from heliostat_engines.machine.arithmetic import compute_dtype, name_of, ready_for
 from heliostat_engines.nvfp4 import format as nvfp4
@@ -23,6 +22,7 @@ from heliostat_engines.nvfp4.linears import (
     NVFP4WeightLinear,
     SharedActivations,
 )
+from heliostat_engines.precisions import MapName, Precision
 from heliostat_engines.runtimes.engine import EngineInfo
 from heliostat_engines.runtimes.resident import (
     PROBE_SEED,

@@ -49,8 +49,8 @@ def write_repository(engine: Path, out: Path, redis: str = REDIS) -> None:
         family=family.name,
         checkpoint=manifest.checkpoint,
         resolution_px=profile.best.resolution_px,
-        precision=manifest.graph.options.precision.value,
-        precision_map=manifest.graph.options.precision_map.value,
+        precision=manifest.graph.options.precision,
+        precision_map=manifest.graph.options.precision_map,
         device="gpu",
         max_rank=manifest.graph.options.max_rank,
         slots=8,
@@ -87,14 +87,15 @@ def fit_to_engine(settings: ServeSettings) -> ServeSettings:
     folder = engine_folder(settings.engine)
     manifest = read_manifest(folder)
     resolution_px = settings.resolution_px or manifest.recipe.profiles[0].best.resolution_px
-    _check_batch(manifest, settings.limits.batch, resolution_px)
+    limits = settings.limits.of(get_family(manifest.recipe.family).explore_batch)
+    _check_batch(manifest, limits.batch, resolution_px)
     return settings.model_copy(
         update={
             "engine": folder,
             "family": manifest.recipe.family,
             "checkpoint": settings.checkpoint or manifest.checkpoint,
-            "precision": manifest.graph.options.precision.value,
-            "precision_map": manifest.graph.options.precision_map.value,
+            "precision": manifest.graph.options.precision,
+            "precision_map": manifest.graph.options.precision_map,
             "max_rank": manifest.graph.options.max_rank,
             "resolution_px": resolution_px,
             "device": "gpu",

@@ -290,7 +290,7 @@ class RolloutServer:
             device="cpu" if device == "cpu" else "gpu",
             max_rank=settings.max_rank,
             slots=settings.slots,
-            limits=settings.limits,
+            limits=settings.limits.of(family.explore_batch),
             threads=settings.thread_settings(),
             redis=self._redis_url,
             keep_versions=settings.keep_versions,

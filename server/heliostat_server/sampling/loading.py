@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_engines.families.family import MapName
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.plans.manifest import read_manifest
 from heliostat_engines.runtimes.tensorrt.engine import TensorRTDecoder, TensorRTEngine
 from heliostat_engines.runtimes.torch import TorchEngine
@@ -24,8 +22,8 @@ def load_engine(family: Family, settings: ModelSettings) -> Engine:
     return TorchEngine(
         family,
         settings.checkpoint,
-        precision=Precision(settings.precision),
-        precision_map=MapName(settings.precision_map),
+        precision=settings.precision,
+        precision_map=settings.precision_map,
         max_rank=settings.max_rank,
         slots=settings.slots,
         device=settings.torch_device,

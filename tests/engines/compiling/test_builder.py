@@ -16,7 +16,6 @@ from heliostat_engines.compiling.target import Target
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import CheckpointError
 from heliostat_engines.families import get_family
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.plans.graph_manifest import ExportOptions
 from heliostat_engines.plans.manifest import (
     DECODER_PLAN,
@@ -25,6 +24,7 @@ from heliostat_engines.plans.manifest import (
 )
 from heliostat_engines.plans.profiles import parse_profile
 from heliostat_engines.plans.vendor import Runtime
+from heliostat_engines.precisions import Precision
 
 FAMILY = "sd3.5-large"
 """Not the demo: its checkpoint has no calibration, so the build measures one."""

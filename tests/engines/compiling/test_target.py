@@ -13,11 +13,11 @@ from heliostat_engines.compiling.target import (
     choose_toolchain,
 )
 from heliostat_engines.errors import BuildError, HardwareError, HeliostatError, RuntimeMissingError
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.machine.hardware import Gpu
 from heliostat_engines.plans.graph_manifest import ExportOptions, LoraMode
 from heliostat_engines.plans.profiles import parse_profile
 from heliostat_engines.plans.vendor import Runtime, load_vendor
+from heliostat_engines.precisions import Precision
 
 PROFILES = (parse_profile("1x64,8x64,8x64"),)
 GB = 10**9

@@ -7,8 +7,8 @@ import pytest
 from heliostat_engines.doctor.findings import Level
 from heliostat_engines.doctor.room import Space, family_room, room_findings
 from heliostat_engines.families import get_family
-from heliostat_engines.families.family import MapName
 from heliostat_engines.families.inspection import inspect
+from heliostat_engines.precisions import MapName
 
 GB = 10**9
 LARGE = Space(host_bytes=1000 * GB, disk_bytes=1000 * GB, gpu_bytes=None)

@@ -20,11 +20,12 @@ from heliostat_engines.export.graph import export_graph
 from heliostat_engines.export.sources import MergedSource, ModuleSource
 from heliostat_engines.families import get_family
 from heliostat_engines.families.calibration import calibrate
-from heliostat_engines.families.family import Family, MapName, Size
-from heliostat_engines.families.precision import LinearPlan, Precision, lora_targets, plan_linears
+from heliostat_engines.families.family import Family, Size
+from heliostat_engines.families.precision import LinearPlan, lora_targets, plan_linears
 from heliostat_engines.nvfp4 import format as nvfp4
 from heliostat_engines.plans.adapter_tensors import adapter_tensors
 from heliostat_engines.plans.graph_manifest import ExportOptions, GraphManifest, LoraMode
+from heliostat_engines.precisions import MapName, Precision
 from heliostat_engines.runtimes.torch import TorchEngine
 from tests.engines.export.evaluator import (
     Arithmetic,

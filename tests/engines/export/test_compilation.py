@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from heliostat_engines.compiling.plan import PlanRequest, compile_plan
-from heliostat_engines.families.family import Family, MapName, Size
-from heliostat_engines.families.precision import Precision, lora_targets
+from heliostat_engines.families.family import Family, Size
+from heliostat_engines.families.precision import lora_targets
 from heliostat_engines.machine.hardware import find_gpu
 from heliostat_engines.plans.graph_manifest import (
     GRAPH_FILE,
@@ -20,6 +20,7 @@ from heliostat_engines.plans.graph_manifest import (
 from heliostat_engines.plans.merged_tensors import refittable_names
 from heliostat_engines.plans.profiles import Profile, input_shapes, parse_profile
 from heliostat_engines.plans.vendor import Runtime, load_vendor
+from heliostat_engines.precisions import MapName, Precision
 from tests.engines.export.cases import FAMILIES, MAX_RANK, Model, export, make_model
 
 TinyModel = Callable[[str], Model]

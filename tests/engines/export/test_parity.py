@@ -12,11 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heliostat_engines.families.family import MapName
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.nvfp4 import format as nvfp4
 from heliostat_engines.plans.adapter_tensors import adapter_tensors
 from heliostat_engines.plans.graph_manifest import ExportOptions, GraphManifest, LoraMode
+from heliostat_engines.precisions import MapName, Precision
 from tests.engines.export.cases import (
     FAMILIES,
     MAX_RANK,

@@ -12,14 +12,13 @@ import pytest
 from heliostat_engines.errors import ExportError
 from heliostat_engines.export.graph import export_graph
 from heliostat_engines.export.sources import ModuleSource
-from heliostat_engines.families.family import MapName
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.plans.graph_manifest import (
     GRAPH_FILE,
     ExportOptions,
     GraphManifest,
     LoraMode,
 )
+from heliostat_engines.precisions import MapName, Precision
 from tests.engines.export.cases import FAMILIES, MAX_RANK, Model, export
 
 TinyModel = Callable[[str], Model]

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliostat_engines.export.tracing import OPSET
-from heliostat_engines.families.family import MapName, Size
-from heliostat_engines.families.precision import Precision
+from heliostat_engines.families.family import Size
 from heliostat_engines.nvfp4 import format as nvfp4
 from heliostat_engines.plans.adapter_tensors import adapter_tensors
 from heliostat_engines.plans.graph_manifest import ExportOptions, GraphManifest, LoraMode
+from heliostat_engines.precisions import MapName, Precision
 from tests.engines.export.cases import (
     FAMILIES,
     MAX_RANK,

@@ -8,7 +8,8 @@ import torch
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families import get_family
 from heliostat_engines.families.calibration import HEADROOM, calibrate, write_calibration
-from heliostat_engines.families.precision import Precision, plan_linears
+from heliostat_engines.families.precision import plan_linears
+from heliostat_engines.precisions import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
 
 FAMILY = get_family("demo")

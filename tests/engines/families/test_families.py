@@ -16,8 +16,8 @@ from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import CheckpointError, ResolutionError
 from heliostat_engines.families import FAMILIES, get_family
 from heliostat_engines.families.family import Family, Size
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.families.sana.mix_ffn import linearise
+from heliostat_engines.precisions import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling.euler import cut_after, sample_dpm2m, sample_euler
 from heliostat_engines.sampling.noise import initial_noise

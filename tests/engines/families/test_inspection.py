@@ -3,10 +3,10 @@ from __future__ import annotations
 import torch
 
 from heliostat_engines.families import get_family
-from heliostat_engines.families.family import MapName, Size
+from heliostat_engines.families.family import Size
 from heliostat_engines.families.inspection import count_rows, inspect
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.nvfp4 import format as nvfp4
+from heliostat_engines.precisions import MapName, Precision
 
 
 def test_streams_see_their_own_rows() -> None:

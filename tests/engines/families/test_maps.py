@@ -8,8 +8,9 @@ import pytest
 from torch import nn
 
 from heliostat_engines.families import FAMILIES, get_family
-from heliostat_engines.families.family import MapName, Size
-from heliostat_engines.families.precision import Precision, named_linears, plan_linears
+from heliostat_engines.families.family import Size
+from heliostat_engines.families.precision import named_linears, plan_linears
+from heliostat_engines.precisions import MapName, Precision
 
 LORA_SITES = {
     "demo": 31,

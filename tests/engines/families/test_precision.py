@@ -2,13 +2,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from heliostat_engines.families.precision import (
-    Keep,
-    Precision,
-    PrecisionMap,
-    is_lora_target,
-    plan_linears,
-)
+from heliostat_engines.families.precision import Keep, PrecisionMap, is_lora_target, plan_linears
+from heliostat_engines.precisions import Precision
 
 
 class Block(nn.Module):

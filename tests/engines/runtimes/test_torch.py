@@ -15,8 +15,8 @@ from heliostat_engines.errors import (
     UnknownFamilyError,
 )
 from heliostat_engines.families import get_family
-from heliostat_engines.families.precision import Precision
 from heliostat_engines.machine.arithmetic import ready_for
+from heliostat_engines.precisions import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling.noise import initial_noise
 

@@ -14,7 +14,7 @@ from heliostat_server.experiments.authority import Authority
 from heliostat_server.experiments.terms import Share
 from heliostat_server.experiments.tokens import digest
 from heliostat_server.processes.ports import free_ports
-from heliostat_server.settings import LimitSettings
+from heliostat_server.settings import AskedLimits
 from heliostat_server.store.experiments import MAX_TUNED_CHARS, ExperimentStore
 from tests.server.control.dashboard.conftest import Engine
 from tests.server.control.test_publish import ADAPTER, Loader
@@ -53,7 +53,7 @@ def shown(client: RolloutClient) -> str:
 def test_a_trainer_is_told_how_much_may_wait(
     client: RolloutClient, experiments: ExperimentStore
 ) -> None:
-    usual, all_together = Share().max_queued_images, LimitSettings().max_queued_images
+    usual, all_together = Share().max_queued_images, AskedLimits().max_queued_images
     assert client.info().max_queued_images == client.info("e").max_queued_images == usual
     assert client.info("not-there").max_queued_images == usual
     for queued, told in ((40, 40), (2 * all_together, all_together)):

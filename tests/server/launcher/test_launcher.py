@@ -16,13 +16,20 @@ from heliostat_engines.adapters import AdapterFiles
 from heliostat_engines.errors import FilesError
 from heliostat_engines.files.atomic import atomic_folder
 from heliostat_engines.files.ownership import MARKER
+from heliostat_engines.precisions import MapName, Precision
 from heliostat_server.errors import ServerRunningError, ServerStartError
 from heliostat_server.launcher.embedded_store import EmbeddedValkey
 from heliostat_server.launcher.server import STAGED, RestartBudget
 from heliostat_server.processes.ports import free_ports, is_free
 from heliostat_server.processes.processes import ProcessId, kill_running, spawn, stop
 from heliostat_server.processes.state_folder import ServerRecord, StateFolder
-from heliostat_server.settings import LimitSettings, ModelSettings, ServeSettings, ThreadSettings
+from heliostat_server.settings import (
+    AskedLimits,
+    LimitSettings,
+    ModelSettings,
+    ServeSettings,
+    ThreadSettings,
+)
 from heliostat_server.store.adapters import AdapterStore
 from heliostat_server.store.experiments import ExperimentStore
 from heliostat_server.triton import installation
@@ -186,12 +193,12 @@ def test_the_repository_is_filled_in(tmp_path: Path) -> None:
         family="demo",
         checkpoint="weights",
         resolution_px=64,
-        precision="nvfp4",
-        precision_map="published",
+        precision=Precision.NVFP4,
+        precision_map=MapName.PUBLISHED,
         device="gpu",
         max_rank=8,
         slots=2,
-        limits=LimitSettings(),
+        limits=LimitSettings(batch=24),
         threads=ThreadSettings.for_cores(2),
         redis="redis://localhost",
         keep_versions=3,
@@ -268,3 +275,10 @@ def test_processes_started_on_a_folders_files_are_killed_and_no_others(tmp_path:
     finally:
         spared.kill()
         spared.wait()
+
+
+def test_a_server_that_is_told_no_batch_takes_its_familys() -> None:
+    assert ServeSettings(limits=AskedLimits(max_steps=9)).limits.of(8) == LimitSettings(
+        batch=8, max_steps=9
+    )
+    assert AskedLimits(batch=4).of(8).batch == 4

@@ -79,7 +79,7 @@ def scorer_with(decoders: Mapping[DecoderName, Decoder]) -> Scorer:
             RewardEntry("broken_yes", lambda context: Success(context.reward("broken"), 3.2)),
         ],
     )
-    return Scorer(decoders, book, PromptCache(encode), LimitSettings(), (2, 1, 1))
+    return Scorer(decoders, book, PromptCache(encode), LimitSettings(batch=24), (2, 1, 1))
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def describe(url: str) -> None:
         resident_bytes=0,
     )
     ServerDescription(
-        engine=engine, resolution_px=64, rewards=("r",), limits=LimitSettings()
+        engine=engine, resolution_px=64, rewards=("r",), limits=LimitSettings(batch=24)
     ).write(url)
 
 

@@ -9,7 +9,7 @@ import torch
 from heliostat_engines.adapters import parse_adapter
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.families import get_family
-from heliostat_engines.families.precision import Precision
+from heliostat_engines.precisions import Precision
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.export import DIFFUSERS_FILE, write_lora_folder

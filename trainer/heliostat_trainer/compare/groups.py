@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from heliostat_engines.families.precision import Precision
+from heliostat_engines.precisions import Precision
 from heliostat_trainer.errors import CompareError, ConfigError, RunFolderError
 from heliostat_trainer.evaluation.evaluate import of_first_prompts, pair
 from heliostat_trainer.folder.metrics import number

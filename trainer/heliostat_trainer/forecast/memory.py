@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from heliostat_engines.families import get_family
 from heliostat_engines.families.family import Size
 from heliostat_engines.families.inspection import transformer_bytes
-from heliostat_engines.families.precision import Precision, lora_targets, plan_linears
+from heliostat_engines.families.precision import lora_targets, plan_linears
+from heliostat_engines.precisions import Precision
 from heliostat_trainer.forecast.activations import saved_bytes
 from heliostat_trainer.forecast.work import MOMENT_BYTES, TrainerMemory
 

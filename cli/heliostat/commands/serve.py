@@ -1,0 +1,98 @@
+"""`heliostat serve`: start the rollout server. Imports stay light."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 (typer reads it)
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from heliostat.commands.settings_options import SettingsCommand
+
+if TYPE_CHECKING:
+    from heliostat_server.settings import ServeSettings
+
+VLM_JUDGE_KEY = "HELIOSTAT_VLM_JUDGE_KEY"
+
+
+class ServeCommand(SettingsCommand):
+    """`heliostat serve`, with the server's settings as its options."""
+
+    def model(self) -> type[ServeSettings]:
+        """The server's settings."""
+        from heliostat_server.settings import ServeSettings
+
+        return ServeSettings
+
+
+def serve(
+    context: typer.Context,
+    rewards: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="A TOML file of rewards: local weights, weighted sums, successes, HTTP scorers. See "
+            "docs/rewards.md and `heliostat rewards`.",
+        ),
+    ] = None,
+    vlm_judge_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HELIOSTAT_VLM_JUDGE_URL",
+            help="An OpenAI-compatible server of a vision-language model, such as trtllm-serve: "
+            "offers the reward `vlm_judge`.",
+        ),
+    ] = None,
+    vlm_judge_model: Annotated[
+        str | None,
+        typer.Option(envvar="HELIOSTAT_VLM_JUDGE_MODEL", help="What that server calls the model."),
+    ] = None,
+    vlm_judge_rubric: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="A text file that says what is rated, and how."
+        ),
+    ] = None,
+    vlm_judge_key: Annotated[
+        str | None,
+        typer.Option(envvar=VLM_JUDGE_KEY, help="Its API key, if it asks for one."),
+    ] = None,
+) -> None:
+    """Start the rollout server: a real Triton Inference Server, its adapter store and control plane.
+
+    Prints the URL that trainers are pointed at. Ctrl-C stops it; experiments and adapters survive
+    in the state folder. Trainers of this user on this machine need no token; for others see
+    `heliostat experiment create`.
+    """
+    from pydantic import ValidationError
+
+    from heliostat.credentials import remember
+    from heliostat_engines.files.secret import sendable
+    from heliostat_engines.files.text import read_text
+    from heliostat_server.control.validation import first_problem
+    from heliostat_server.errors import ServerStartError
+    from heliostat_server.rewards.definitions import VlmJudgeSettings, load_definitions
+    from heliostat_server.serve import serve as run
+    from heliostat_server.settings import ServeSettings
+
+    defined = load_definitions(rewards) if rewards else {}
+    if (vlm_judge_url is None) != (vlm_judge_model is None):
+        raise typer.BadParameter("give --vlm-judge-url and --vlm-judge-model together")
+    if vlm_judge_url is not None and vlm_judge_model is not None:
+        if "vlm_judge" in defined:
+            raise typer.BadParameter(f"vlm_judge is defined in {rewards} and by --vlm-judge-url")
+        try:
+            defined["vlm_judge"] = VlmJudgeSettings(
+                url=vlm_judge_url,
+                model=vlm_judge_model,
+                rubric=read_text(vlm_judge_rubric) if vlm_judge_rubric else None,
+                api_key=sendable(vlm_judge_key, VLM_JUDGE_KEY) if vlm_judge_key else None,
+            )
+        except ValidationError as error:
+            raise ServerStartError(f"--vlm-judge-{first_problem(error.errors())}") from error
+    try:
+        settings = ServeSettings.model_validate(context.obj | {"rewards": defined})
+    except ValidationError as error:
+        raise ServerStartError(first_problem(error.errors())) from error
+    run(settings, remember)

@@ -1,0 +1,106 @@
+"""The options that a command has of a model of settings: a setting is declared once, in the model."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cached_property
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+
+class SettingsCommand(TyperCommand):
+    """A command whose options are those of a model of settings, and its function's.
+
+    They are made when they are asked for, as importing the model takes longer than all other help. What is given of
+    the settings is the context's `obj`, by section and key: what the model validates.
+    """
+
+    def model(self) -> type[BaseModel]:
+        """The settings; a subclass imports them here."""
+        raise NotImplementedError
+
+    @cached_property
+    def settings(self) -> list[Any]:
+        """An option for each setting."""
+        return _made(self.model())
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The settings, then the function's parameters and --help."""
+        return [*self.settings, *super().get_params(ctx)]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Take the settings out of what the function is called with."""
+        given: dict[str, Any] = {}
+        for place in (option.name for option in self.settings):
+            value = ctx.params.pop(place)
+            if ctx.get_parameter_source(place).name != "DEFAULT":
+                section, _, key = place.rpartition(BETWEEN)
+                (given.setdefault(section, {}) if section else given)[key] = value
+        ctx.obj = given
+        return super().invoke(ctx)
+
+
+BETWEEN = "__"
+"""Stands in a parameter's name between section and key."""
+
+
+def setting_options(model: type[BaseModel]) -> Mapping[str, inspect.Parameter]:
+    """An option for each setting, by its place: `key` or `section__key`. Tables have none."""
+    return {option.name: option for option in _options(model, "")}
+
+
+def _options(model: type[BaseModel], section: str) -> Iterator[inspect.Parameter]:
+    for key, field in model.model_fields.items():
+        kind = _kind(field.annotation)
+        if hasattr(kind, "model_fields"):
+            yield from _options(kind, key)
+        elif get_origin(kind) is not dict:
+            yield _option(key, section, field, kind)
+
+
+def _option(key: str, section: str, field: FieldInfo, kind: Any) -> inspect.Parameter:
+    from heliostat_server.settings import Flag
+
+    flag = f"--{section}.{key}" if section else f"--{key.replace('_', '-')}"
+    marks = [mark for mark in field.metadata if isinstance(mark, Flag)]
+    flags = [flag, *(mark.flag for mark in marks if mark.flag)]
+    variable = next((mark.variable for mark in marks if mark.variable), None)
+    if kind is bool:
+        flags = [f"{each}/--no-{each[2:]}" for each in flags]
+    meaning = " ".join((field.description or "").split())
+    option = typer.Option(*flags, envvar=variable, help=meaning)
+    optional = field.default is None
+    return inspect.Parameter(
+        f"{section}{BETWEEN}{key}" if section else key,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=field.default,
+        annotation=Annotated[kind | None if optional else kind, option],
+    )
+
+
+def _kind(annotation: Any) -> Any:
+    """The type below `Annotated[...]` and `... | None`."""
+    while get_origin(annotation) in {Annotated, Union, UnionType}:
+        annotation = next(each for each in get_args(annotation) if each is not NoneType)
+    return annotation
+
+
+def _made(model: type[BaseModel]) -> list[Any]:
+    """The options as typer makes them of a function's signature."""
+
+    def settings() -> None: ...
+
+    signature = inspect.Signature(list(setting_options(model).values()))
+    settings.__signature__ = signature  # type: ignore[attr-defined]
+    app = typer.Typer(add_completion=False)
+    app.command()(settings)
+    return typer.main.get_command(app).params
