@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from hypothesis import strategies as st
 
+from heliostat_engines.settings.places import section_kinds
 from heliostat_trainer.forecast.work import plan_run
 from heliostat_trainer.settings.config import (
     TrainConfig,
@@ -18,7 +19,6 @@ from heliostat_trainer.settings.config import (
     first_change,
     flatten,
     load_config,
-    section_kinds,
 )
 from tests.bad_inputs import odd
 from tests.bad_inputs.outcome import ACCEPTED, Outcome, Verdict, raised

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from heliostat_engines.settings import Settings
+from heliostat_engines.settings.places import section_kinds
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.settings.config import (
     RecipeName,
     RecipeSection,
     TrainConfig,
     load_config,
-    parse_overrides,
-    section_kinds,
     server_address,
 )
 from heliostat_trainer.settings.objectives import OBJECTIVES, DiffusionNftSettings, Levels
@@ -153,16 +152,6 @@ def test_scoring_early_is_for_recipes_that_redraw(configure: Callable[..., Train
 def test_paths_are_relative_to_the_toml(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     assert load_config(toml).prompts.train == toml.parent / "train.txt"
-
-
-def test_overrides_are_toml_or_text() -> None:
-    words = ["--run.steps", "3", "--run.name=x=1", "--reward.heldout", '["a", "b"]', "--a.b", "-1"]
-    assert list(parse_overrides(words)) == [
-        ("run", "steps", 3),
-        ("run", "name", "x=1"),
-        ("reward", "heldout", ["a", "b"]),
-        ("a", "b", -1),
-    ]
 
 
 @pytest.mark.parametrize(

@@ -8,26 +8,20 @@ from __future__ import annotations
 import json
 import math
 import re
-import tomllib
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
-    BaseModel,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_engines.errors import FileError
-from heliostat_engines.files.text import read_text
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_engines.settings import (
-    UNKNOWN,
     Count,
     Decay,
     Fraction,
@@ -38,7 +32,16 @@ from heliostat_engines.settings import (
     Seconds,
     Settings,
 )
-from heliostat_engines.suggestions import nearest
+from heliostat_engines.settings.places import flat, nested
+from heliostat_engines.settings.reading import (
+    folder_beside,
+    override,
+    parse_overrides,
+    read_toml,
+    require_tables,
+    resolve_paths,
+    validated,
+)
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.prompts.sources import HUB, PromptSets, PromptSource, hold_out, read_prompts
 from heliostat_trainer.rewards import Normalise, RewardSum
@@ -55,9 +58,8 @@ from heliostat_trainer.settings.objectives import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from pydantic_core import ErrorDetails
 
 DEFAULT_PORT = 8600
 TLS_SCHEME = "grpcs"
@@ -79,6 +81,8 @@ FREE_TO_CHANGE = (
     "server.",
 )
 """Settings, or sections, that a resumed run may change."""
+EXAMPLE = "--run.steps 100"
+"""Of a setting on the command line."""
 EQUAL_REWARDS = 1e-6
 """A deviation that rewards have by rounding alone."""
 
@@ -859,63 +863,16 @@ def load_config(
     Raises:
         ConfigError: one sentence that names the key.
     """
-    settings = _resolve_paths(_read_toml(path), path.resolve().parent)
-    changes = list(parse_overrides(overrides, options))
-    _require_tables(settings, path)
+    settings = _resolved(read_toml(path), path.resolve().parent)
+    changes = list(parse_overrides(TrainConfig, overrides, options, example=EXAMPLE))
+    require_tables(TrainConfig, settings, path)
     named = settings.get("objective", {}).get("name", DiffusionNftSettings().name)
     if any(change[:2] == ("objective", "name") and change[2] != named for change in changes):
         settings["objective"] = {}
-    for section, key, value in changes:
-        table = settings.setdefault(section, {})
-        if isinstance(table, dict):  # else it is no section at all, which is said below
-            table[key] = value
-    try:
-        config = TrainConfig.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {_sentence(error.errors()[0])}") from error
+    override(settings, changes)
+    config = validated(TrainConfig, settings, f"{path}: ")
     config.check_files()
     return config
-
-
-def _require_tables(settings: Mapping[str, object], path: Path) -> None:
-    for section in settings.keys() & TrainConfig.model_fields.keys():
-        if not isinstance(settings[section], dict):
-            raise ConfigError(
-                f"{path}: {section} = {settings[section]!r} is no section: write [{section}], and "
-                "its settings below it"
-            )
-
-
-def parse_overrides(
-    arguments: Sequence[str], options: Sequence[str] = ()
-) -> Iterator[tuple[str, str, object]]:
-    """(section, key, value) of each `--section.key value` or `--section.key=value`.
-
-    Raises:
-        ConfigError: an argument is neither; names the setting or the option of the command that is
-            nearest.
-    """
-    words = iter(arguments)
-    for word in words:
-        match = re.fullmatch(r"--([a-z_]+)\.([a-z_]+)(?:=(.*))?", word, re.DOTALL)
-        if match is None:
-            raise ConfigError(f"{word!r} is no setting: {_meant(word, options)}")
-        section, key, text = match.groups()
-        value = next(words, None) if text is None else text
-        if value is None:
-            raise ConfigError(f"{word} needs a value")
-        yield section, key, _toml_value(value)
-
-
-def _meant(word: str, options: Sequence[str]) -> str:
-    name = word.partition("=")[0]
-    settings = [f"--{place}" for place in _places()]
-    # Of the same key in several sections, that of the first one, as in --steps for --run.steps.
-    by_key = {f"--{setting.partition('.')[2]}": setting for setting in reversed(settings)}
-    near = nearest(name, (*options, *settings, *by_key), cutoff=0.75)
-    if near is None or not name.startswith("-"):
-        return "write --section.key value, e.g. --run.steps 100"
-    return f"did you mean {by_key.get(near, near)}?"
 
 
 def one_or_more(url: str | Sequence[str]) -> tuple[str, ...]:
@@ -949,15 +906,6 @@ def flatten(config: TrainConfig) -> dict[str, object]:
     return flat(config.model_dump(mode="json"))
 
 
-def flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """section.key -> value."""
-    return {
-        f"{section}.{key}": value
-        for section, keys in sections.items()
-        for key, value in keys.items()
-    }
-
-
 def completed(flat: Mapping[str, object]) -> Mapping[str, object]:
     """Flattened settings with the defaults of keys that there were not when they were kept."""
     try:
@@ -972,14 +920,7 @@ def kept_config(flat: Mapping[str, object]) -> TrainConfig:
     Raises:
         ConfigError: one of them is none that there is now; names it.
     """
-    settings: dict[str, dict[str, object]] = {}
-    for key, value in flat.items():
-        section, _, name = key.partition(".")
-        settings.setdefault(section, {})[name] = value
-    try:
-        return TrainConfig.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError(_sentence(error.errors()[0])) from error
+    return validated(TrainConfig, nested(flat))
 
 
 def first_change(
@@ -996,71 +937,29 @@ def first_change(
     return None
 
 
-def unknown_setting(location: Sequence[str]) -> str:
-    """A sentence on a section, or a section and a key of it, that there is not: the nearest there is."""
-    *parents, key = location
-    prefix = "".join(f"{parent}." for parent in parents)
-    known = _known_fields(parents)
-    close = nearest(key, known)
-    if close:
-        return f"unknown setting {prefix}{key}: did you mean {prefix}{close}?"
-    meant = [name for name, meaning in known.items() if key.replace("_", " ") in meaning.lower()]
-    near = f"{prefix}{meant[0]}" if meant else nearest(f"{prefix}{key}", _places(), cutoff=0.5)
-    hint = f"the nearest is {near}" if near else f"known here are {', '.join(known)}"
-    return f"unknown setting {prefix}{key}: {hint}"
+def _resolved(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """With the TOML's own relative paths made absolute; a checkpoint only if there is such a folder."""
 
+    def source(value: object) -> object:
+        return _resolved_source(value, folder)
 
-def section_kinds(model: type[BaseModel], field: str) -> tuple[type[BaseModel], ...]:
-    """The sections that a field may hold; more than one for [objective], none for a plain value."""
-    if model is TrainConfig and field == "objective":
-        return tuple(OBJECTIVES.values())
-    annotation = model.model_fields[field].annotation
-    kinds = (annotation, *get_args(annotation))
-    return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(read_text(path))
-    except FileError as error:
-        raise ConfigError(str(error)) from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-
-
-def _resolve_paths(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make the TOML's own relative paths absolute; a checkpoint only if such a folder exists."""
-    resolved = {
-        section: dict(keys) if isinstance(keys, dict) else keys
-        for section, keys in settings.items()
-    }
-    prompts, model = resolved.get("prompts"), resolved.get("model")
-    if isinstance(prompts, dict):
-        for key in ("train", "heldout"):
-            if key in prompts:
-                prompts[key] = _resolved_source(prompts[key], folder)
-    if isinstance(model, dict) and isinstance(model.get("checkpoint"), str):
-        local = folder / model["checkpoint"]
-        if local.is_dir():
-            model["checkpoint"] = str(local)
-    return resolved
+    return resolve_paths(
+        settings,
+        {
+            "prompts.train": source,
+            "prompts.heldout": source,
+            "model.checkpoint": lambda value: folder_beside(value, folder),
+        },
+    )
 
 
 def _resolved_source(source: object, folder: Path) -> object:
     """A prompt source with its path made absolute; a data set's only if there is such a folder."""
-    if isinstance(source, dict) and isinstance(source.get("dataset"), str):
-        local = folder / source["dataset"]
-        return source | {"dataset": str(local)} if local.is_dir() else source
+    if isinstance(source, dict) and "dataset" in source:
+        return source | {"dataset": folder_beside(source["dataset"], folder)}
     if isinstance(source, str) and not source.startswith(HUB):
         return str(folder / source)
     return source
-
-
-def _toml_value(text: str) -> object:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        return text
 
 
 def _at_least(prompts: Sequence[str], wanted: int, setting: str, path: object) -> None:
@@ -1069,58 +968,3 @@ def _at_least(prompts: Sequence[str], wanted: int, setting: str, path: object) -
             f"{setting} = {wanted}, but {path} has {len(prompts)} prompts: lower {setting} or add "
             "prompts"
         )
-
-
-def _sentence(error: ErrorDetails) -> str:
-    """One validation error in words, with the key and, if it is unknown, the nearest one."""
-    if error["type"] == "union_tag_invalid":
-        return f"objective.name = {error['ctx']['tag']!r}: choose from {', '.join(OBJECTIVES)}"
-    location = [str(part) for part in error["loc"]]
-    if error["type"] == UNKNOWN:
-        location.append(error["ctx"]["key"])
-    objective = location.pop(1) if location[:1] == ["objective"] and location[2:] else None
-    key = ".".join(location)
-    if error["type"] == UNKNOWN:
-        return unknown_setting(location) if objective is None else _not_of(objective, location[-1])
-    if error["type"] == "missing":
-        meaning = _known_fields(location[:-1])[location[-1]]
-        return f"{key} is missing: {meaning}"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return message
-    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _not_of(objective: str, key: str) -> str:
-    """A sentence on a key of [objective] that the named objective does not have."""
-    own = OBJECTIVES[objective].model_fields
-    close = nearest(key, own, cutoff=0.75)
-    others = [name for name, kind in OBJECTIVES.items() if key in kind.model_fields]
-    if others and not close:
-        return (
-            f"objective.{key} is a setting of {' and '.join(others)}, not of {objective}: leave it "
-            "out, or set objective.name"
-        )
-    hint = f"did you mean objective.{close}?" if close else f"it has {', '.join(own)}"
-    return f"unknown setting objective.{key} of {objective}: {hint}"
-
-
-def _places() -> list[str]:
-    """section.key of every setting."""
-    return [
-        f"{section}.{key}"
-        for section in TrainConfig.model_fields
-        for key in _known_fields([section])
-    ]
-
-
-def _known_fields(parents: Sequence[str]) -> Mapping[str, str]:
-    """Field name -> description, of the section that `parents` name (none: the sections)."""
-    kinds: tuple[type[BaseModel], ...] = (TrainConfig,)
-    for parent in parents:
-        kinds = section_kinds(kinds[0], parent)
-    return {
-        name: " ".join((field.description or "").split())
-        for kind in kinds
-        for name, field in kind.model_fields.items()
-    }
