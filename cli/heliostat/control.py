@@ -13,7 +13,7 @@ from rich.text import Text
 from heliostat.credentials import token_for
 from heliostat_proto import control_pb2, control_pb2_grpc
 from heliostat_trainer.rollouts.wire import Access, control_error
-from heliostat_trainer.settings.config import server_address
+from heliostat_trainer.settings.server import server_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

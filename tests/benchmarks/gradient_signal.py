@@ -63,7 +63,8 @@ from heliostat_trainer.prompts.curriculum import contrasted, most_contrasted
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.ranks.ranks import Ranks
-from heliostat_trainer.settings.config import TrainConfig, load_config
+from heliostat_trainer.settings.config import TrainConfig
+from heliostat_trainer.settings.load import load_config
 from heliostat_trainer.settings.objectives import Need
 from heliostat_trainer.types import ExploreSteps, Group, GroupRequest, Samples
 from heliostat_trainer.workshop import Workshop, build_workshop

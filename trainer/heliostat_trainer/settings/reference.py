@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from heliostat_engines.settings.places import section_kinds
 from heliostat_engines.settings.sentences import unknown_setting
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.settings.config import TrainConfig, UsedBy
+from heliostat_trainer.settings.config import TrainConfig
+from heliostat_trainer.settings.recipe import UsedBy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
