@@ -27,7 +27,7 @@ from heliostat_trainer.prompts.sources import step_prompts
 from heliostat_trainer.randomness import Purpose, stream
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.ranks.ranks import Ranks
-from heliostat_trainer.settings.config import load_config
+from heliostat_trainer.settings.load import load_config
 from heliostat_trainer.types import ExploreSteps, Samples
 from heliostat_trainer.workshop import build_workshop, choose_device
 

@@ -14,7 +14,8 @@ from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.folder.run_file import read_settings
 from heliostat_trainer.record import read_run
 from heliostat_trainer.report import write_report
-from heliostat_trainer.settings.config import flatten, kept_config, load_config
+from heliostat_trainer.settings.compare import flatten, kept_config
+from heliostat_trainer.settings.load import load_config
 from tests.benchmarks.demo_baseline import BASELINE, PATHS, configured, record_run
 from tests.trainer.compare.runs import DEMO, SERVER, leave_run
 from tests.trainer.compare.test_beside import LINES, PLAIN

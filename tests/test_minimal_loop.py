@@ -15,7 +15,7 @@ from heliostat.in_process import demo_service
 from heliostat_engines.families import get_family
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.export import export_run
-from heliostat_trainer.settings.config import load_config
+from heliostat_trainer.settings.load import load_config
 from tests.benchmarks.in_process import train_in_process
 
 if TYPE_CHECKING:

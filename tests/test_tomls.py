@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from heliostat_trainer.settings.config import load_config
+from heliostat_trainer.settings.load import load_config
 
 ROOT = Path(__file__).parents[1]
 TOMLS = [

@@ -17,7 +17,7 @@ from heliostat_engines.files.ownership import explained
 from heliostat_engines.files.secret import sendable
 from heliostat_engines.files.text import read_json
 from heliostat_trainer.rollouts.tokens import ENVIRONMENT, environment_token
-from heliostat_trainer.settings.config import server_address
+from heliostat_trainer.settings.server import server_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ from heliostat_engines.families import get_family
 from heliostat_engines.files.atomic import atomic_text
 from heliostat_server.rewards.built_in import BUILT_IN
 from heliostat_server.rewards.registry import Offer, check_rewards, offered_rewards
-from heliostat_trainer.settings.config import RecipeName, RecipeSection
+from heliostat_trainer.settings.recipe import RecipeName, RecipeSection
 from heliostat_trainer.settings.reference import reference
 
 if TYPE_CHECKING:

@@ -7,6 +7,10 @@ class HeliostatError(Exception):
     """Base of the errors that are shown to the user as one sentence, without a traceback."""
 
 
+class ConfigError(HeliostatError, ValueError):
+    """A setting that is unknown, of the wrong type, or at odds with another or the server."""
+
+
 class FileError(HeliostatError, ValueError):
     """A file that cannot be read, is not the text that it should be, or is damaged."""
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from heliostat_trainer.display.progress import LineProgress
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
-from heliostat_trainer.settings.config import load_config
+from heliostat_trainer.settings.load import load_config
 from tests.bad_inputs import odd
 from tests.bad_inputs.command_line import Command, run_command
 from tests.bad_inputs.outcome import ACCEPTED, Verdict, raised

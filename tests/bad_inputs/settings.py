@@ -11,15 +11,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from hypothesis import strategies as st
 
+from heliostat_engines.settings.places import section_kinds
 from heliostat_trainer.forecast.work import plan_run
-from heliostat_trainer.settings.config import (
-    TrainConfig,
-    completed,
-    first_change,
-    flatten,
-    load_config,
-    section_kinds,
-)
+from heliostat_trainer.settings.compare import completed, first_change, flatten
+from heliostat_trainer.settings.config import TrainConfig
+from heliostat_trainer.settings.load import load_config
 from tests.bad_inputs import odd
 from tests.bad_inputs.outcome import ACCEPTED, Outcome, Verdict, raised
 

@@ -35,7 +35,9 @@ from heliostat_trainer.folder.run_file import RUN_FILE
 from heliostat_trainer.folder.steps import step_folder
 from heliostat_trainer.record import read_run
 from heliostat_trainer.run import train
-from heliostat_trainer.settings.config import TrainConfig, flatten, kept_config, load_config
+from heliostat_trainer.settings.compare import flatten, kept_config
+from heliostat_trainer.settings.config import TrainConfig
+from heliostat_trainer.settings.load import load_config
 from tests.benchmarks.gradient_signal import cpu
 
 if TYPE_CHECKING:

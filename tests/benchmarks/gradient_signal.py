@@ -49,6 +49,7 @@ from heliostat_engines.errors import HeliostatError
 from heliostat_engines.files.atomic import atomic_file
 from heliostat_engines.machine.arithmetic import compute_dtype, has_bf16_units, name_of
 from heliostat_engines.sampling.stochastic import Trajectory
+from heliostat_engines.settings.places import section_kinds
 from heliostat_engines.suggestions import suggest
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.exploring.selection import select
@@ -62,7 +63,8 @@ from heliostat_trainer.prompts.curriculum import contrasted, most_contrasted
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.ranks.ranks import Ranks
-from heliostat_trainer.settings.config import TrainConfig, load_config, section_kinds
+from heliostat_trainer.settings.config import TrainConfig
+from heliostat_trainer.settings.load import load_config
 from heliostat_trainer.settings.objectives import Need
 from heliostat_trainer.types import ExploreSteps, Group, GroupRequest, Samples
 from heliostat_trainer.workshop import Workshop, build_workshop

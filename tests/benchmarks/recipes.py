@@ -34,7 +34,9 @@ from heliostat.examples import example
 from heliostat.screens.compare import compare
 from heliostat_trainer.compare import Counting
 from heliostat_trainer.forecast.work import TINY_IMAGE_SHARE
-from heliostat_trainer.settings.config import RecipeName, TrainConfig, load_config
+from heliostat_trainer.settings.config import TrainConfig
+from heliostat_trainer.settings.load import load_config
+from heliostat_trainer.settings.recipe import RecipeName
 from tests.benchmarks.base_success import show_base_success
 from tests.benchmarks.in_process import train_in_process
 from tests.benchmarks.tasks import TASKS

@@ -13,8 +13,10 @@ from heliostat_engines.errors import HeliostatError, UnknownFamilyError
 from heliostat_engines.families import FAMILIES
 from heliostat_server.errors import RequestError
 from heliostat_trainer.forecast.work import plan_run
-from heliostat_trainer.settings.config import EQUAL_REWARDS, RecipeName, TrainConfig, load_config
+from heliostat_trainer.settings.config import EQUAL_REWARDS, TrainConfig
+from heliostat_trainer.settings.load import load_config
 from heliostat_trainer.settings.objectives import Levels
+from heliostat_trainer.settings.recipe import RecipeName
 from heliostat_trainer.settings.reference import reference
 
 EVERY = pytest.mark.parametrize("family", [family.name for family in FAMILIES])

@@ -20,7 +20,8 @@ from heliostat_server.settings import LimitSettings, ServeSettings
 from heliostat_trainer.evaluation.evaluate import read_evaluations
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.run import train
-from heliostat_trainer.settings.config import TrainConfig, load_config
+from heliostat_trainer.settings.config import TrainConfig
+from heliostat_trainer.settings.load import load_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BATCH = 4

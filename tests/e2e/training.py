@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from heliostat_trainer.run import train
-from heliostat_trainer.settings.config import load_config
+from heliostat_trainer.settings.load import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from heliostat_engines.errors import HeliostatError
-from heliostat_trainer.settings.config import load_config
+from heliostat_trainer.settings.load import load_config
 from heliostat_trainer.run import train
 toml, url, token, *overrides = sys.argv[1:]
 try:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from heliostat_trainer.settings.config import TrainConfig, load_config
+from heliostat_trainer.settings.config import TrainConfig
+from heliostat_trainer.settings.load import load_config
 
 # What needs torch is imported where it is used: pytest reads this file once more than there are
 # processes that test.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heliostat_engines.errors import ConfigError as ConfigError  # the readers of settings raise it
 from heliostat_engines.errors import FilesError, HeliostatError
 
 DIVERGED = (
@@ -9,10 +10,6 @@ DIVERGED = (
     "run cannot be resumed with another rate"
 )
 """What becomes of a run whose numbers are not finite any more."""
-
-
-class ConfigError(HeliostatError, ValueError):
-    """A setting that is unknown, of the wrong type, or at odds with another or the server."""
 
 
 class ServerRefusedError(HeliostatError):

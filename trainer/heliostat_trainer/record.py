@@ -23,7 +23,8 @@ from heliostat_trainer.folder.run_file import (
 )
 from heliostat_trainer.folder.steps import step_folder
 from heliostat_trainer.policy.policy import PolicyName
-from heliostat_trainer.settings.config import EvaluationSection, GuardsSection, RewardSection
+from heliostat_trainer.settings.evaluation import EvaluationSection, GuardsSection
+from heliostat_trainer.settings.reward import RewardSection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

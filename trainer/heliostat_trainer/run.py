@@ -45,7 +45,8 @@ from heliostat_trainer.rollouts.handshake import (
 from heliostat_trainer.rollouts.replicas import open_servers
 from heliostat_trainer.rollouts.tokens import RunTokens
 from heliostat_trainer.run_folder import held_run
-from heliostat_trainer.settings.config import TrainConfig, one_or_more
+from heliostat_trainer.settings.config import TrainConfig
+from heliostat_trainer.settings.server import one_or_more
 from heliostat_trainer.team import Call, Helper, announced, listen
 from heliostat_trainer.tuner import Tuner, bounds
 from heliostat_trainer.types import GroupRequest, Outlook

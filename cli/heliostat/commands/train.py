@@ -48,7 +48,7 @@ def train(
         assist()
         return
 
-    from heliostat_trainer.settings.config import load_config
+    from heliostat_trainer.settings.load import load_config
 
     if ranks > 1 and not dry_run:
         raise typer.BadParameter("--ranks goes with --dry-run: to train on several, use torchrun")

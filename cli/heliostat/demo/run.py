@@ -14,7 +14,7 @@ from heliostat.credentials import token_for
 from heliostat.demo.server import Serving, running_server
 from heliostat.examples import example
 from heliostat_engines.progress import shown
-from heliostat_trainer.settings.config import load_config
+from heliostat_trainer.settings.load import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from heliostat.cli import app
+from heliostat_engines.settings.places import section_kinds
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.settings.config import RecipeName, RecipeSection, TrainConfig, section_kinds
+from heliostat_trainer.settings.config import TrainConfig
+from heliostat_trainer.settings.recipe import RecipeName, RecipeSection
 from heliostat_trainer.settings.reference import look_up
 
 FIELDS = [

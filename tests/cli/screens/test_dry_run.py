@@ -13,7 +13,8 @@ from heliostat.cli import app
 from heliostat_engines.errors import HeliostatError
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.forecast.pace import measured_pace
-from heliostat_trainer.settings.config import TrainConfig, load_config
+from heliostat_trainer.settings.config import TrainConfig
+from heliostat_trainer.settings.load import load_config
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo.toml"
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from heliostat_trainer.evaluation.evaluate import Evaluation, prompt_interval
 from heliostat_trainer.policy.policy import PolicyName
-from heliostat_trainer.settings.config import load_config
+from heliostat_trainer.settings.load import load_config
 from tests.trainer.report.test_report import PROMPTS, keep
 
 if TYPE_CHECKING:

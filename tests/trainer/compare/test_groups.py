@@ -11,7 +11,7 @@ from heliostat_engines.errors import HeliostatError
 from heliostat_trainer.compare import Comparison, Counting, compare_runs
 from heliostat_trainer.errors import CompareError, RunFolderError
 from heliostat_trainer.forecast.work import Made, spent
-from heliostat_trainer.settings.config import load_config
+from heliostat_trainer.settings.load import load_config
 from heliostat_trainer.tuning import configured
 from tests.trainer.compare.runs import DEMO, SERVER, leave_run
 

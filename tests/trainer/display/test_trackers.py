@@ -16,7 +16,7 @@ from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.evaluation.evaluate import read_evaluations
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.run import run_trainer, train
-from heliostat_trainer.settings.config import LoggingSection, TrackerName
+from heliostat_trainer.settings.run import LoggingSection, TrackerName
 from tests.trainer.fake_server import FakeServer
 from tests.trainer.test_loop import make_trainer, run
 

@@ -20,7 +20,7 @@ from heliostat_trainer.evaluation.evaluate import Evaluation, pair, read_evaluat
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
-from heliostat_trainer.settings.config import load_config
+from heliostat_trainer.settings.load import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable

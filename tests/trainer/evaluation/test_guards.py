@@ -17,7 +17,8 @@ from heliostat_trainer.evaluation.evaluate import (
 )
 from heliostat_trainer.evaluation.guards import alarms, measured
 from heliostat_trainer.policy.policy import PolicyName
-from heliostat_trainer.settings.config import GuardsSection, RewardSection
+from heliostat_trainer.settings.evaluation import GuardsSection
+from heliostat_trainer.settings.reward import RewardSection
 
 REWARD = RewardSection(name="judge", heldout=("second", "third"))
 PROMPTS = 16

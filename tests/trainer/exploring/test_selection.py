@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliostat_trainer.exploring.selection import select
-from heliostat_trainer.settings.config import SelectionName
+from heliostat_trainer.settings.recipe import SelectionName
 from tests.trainer.fake_server import make_group
 
 rewards = st.lists(

@@ -24,7 +24,7 @@ from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.record import read_run
 from heliostat_trainer.report import write_report
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
-from heliostat_trainer.settings.config import load_config
+from heliostat_trainer.settings.load import load_config
 from tests.trainer.fake_server import REWARDS, FakeServer
 from tests.trainer.test_loop import lora_of
 

@@ -28,7 +28,7 @@ from heliostat_trainer.forecast.work import (
 )
 from heliostat_trainer.policy.policy import ADAPTERS, LoraWeights
 from heliostat_trainer.run import run_trainer
-from heliostat_trainer.settings.config import RecipeName
+from heliostat_trainer.settings.recipe import RecipeName
 from heliostat_trainer.tuning import configured
 from tests.trainer.fake_server import FakeServer
 from tests.trainer.test_loop import make_trainer

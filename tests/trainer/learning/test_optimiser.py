@@ -11,7 +11,8 @@ from safetensors.torch import load, save
 
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.learning.optimiser import build_optimiser, restore_state, state_tensors
-from heliostat_trainer.settings.config import OptimiserName, OptimiserSection, completed, flatten
+from heliostat_trainer.settings.compare import completed, flatten
+from heliostat_trainer.settings.learning import OptimiserName, OptimiserSection
 
 if TYPE_CHECKING:
     from collections.abc import Callable

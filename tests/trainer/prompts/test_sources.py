@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.prompts.sources import HubPrompts, hold_out, read_prompts
-from heliostat_trainer.settings.config import TrainConfig, load_config
+from heliostat_trainer.prompts.sources import hold_out, read_prompts
+from heliostat_trainer.settings.config import TrainConfig
+from heliostat_trainer.settings.load import load_config
+from heliostat_trainer.settings.prompts import HubPrompts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

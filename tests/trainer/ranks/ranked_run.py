@@ -24,7 +24,7 @@ from heliostat_trainer.policy.policy import Policy
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.ranks.launch import leads
 from heliostat_trainer.ranks.ranks import open_ranks
-from heliostat_trainer.settings.config import load_config
+from heliostat_trainer.settings.load import load_config
 from tests.trainer.fake_server import FakeServer
 
 TROUBLE = {

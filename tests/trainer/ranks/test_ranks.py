@@ -20,7 +20,7 @@ from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.evaluation.evaluate import Evaluation, read_evaluations
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.ranks.ranks import Ranks, open_ranks
-from heliostat_trainer.settings.config import load_config
+from heliostat_trainer.settings.load import load_config
 from heliostat_trainer.workshop import choose_device
 from tests.trainer import test_loop
 from tests.trainer.fake_server import FakeServer

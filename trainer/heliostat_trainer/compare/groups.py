@@ -15,7 +15,7 @@ from heliostat_trainer.folder.metrics import number
 from heliostat_trainer.folder.run_file import RUN_FILE
 from heliostat_trainer.forecast.work import Made
 from heliostat_trainer.record import read_run
-from heliostat_trainer.settings.config import flatten, kept_config
+from heliostat_trainer.settings.compare import flatten, kept_config
 from heliostat_trainer.tuning import Shape, configured
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from heliostat_engines.errors import first_line
 from heliostat_engines.files.atomic import atomic_text
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.evaluation.guards import measured
-from heliostat_trainer.settings.config import TrackerName, WandbMode, flatten
+from heliostat_trainer.settings.compare import flatten
+from heliostat_trainer.settings.run import TrackerName, WandbMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from heliostat_trainer.evaluation.evaluate import Evaluation
-    from heliostat_trainer.settings.config import LoggingSection, TrainConfig
+    from heliostat_trainer.settings.config import TrainConfig
+    from heliostat_trainer.settings.run import LoggingSection
     from heliostat_trainer.types import StepMetrics
 
 MODULES = {TrackerName.TENSORBOARD: "torch.utils.tensorboard", TrackerName.WANDB: "wandb"}

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from heliostat_trainer.evaluation.evaluate import Evaluation
-    from heliostat_trainer.settings.config import EvaluationSection, TrainConfig
+    from heliostat_trainer.settings.config import TrainConfig
+    from heliostat_trainer.settings.evaluation import EvaluationSection
 
 TRIAL_STEPS = 2
 FEWEST_PROMPTS = 2

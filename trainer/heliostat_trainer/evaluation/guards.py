@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from heliostat_trainer.evaluation.evaluate import Evaluation
-    from heliostat_trainer.settings.config import GuardsSection, RewardSection
+    from heliostat_trainer.settings.evaluation import GuardsSection
+    from heliostat_trainer.settings.reward import RewardSection
 
 HELDOUT = "heldout"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from heliostat_trainer.settings.config import SelectionName
+from heliostat_trainer.settings.recipe import SelectionName
 from heliostat_trainer.types import Selection
 
 if TYPE_CHECKING:

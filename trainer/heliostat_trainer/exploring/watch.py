@@ -19,7 +19,8 @@ from heliostat_trainer.types import ExploreSteps, has_contrast
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from heliostat_trainer.settings.config import RecipeSection, TrainConfig
+    from heliostat_trainer.settings.config import TrainConfig
+    from heliostat_trainer.settings.recipe import RecipeSection
     from heliostat_trainer.types import Fidelity, Group, Samples
 
 

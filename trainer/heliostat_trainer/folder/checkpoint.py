@@ -27,7 +27,7 @@ from heliostat_trainer.folder.resuming import begun, check_settings, continued
 from heliostat_trainer.folder.steps import kept_steps, numbers_in, step_folder
 from heliostat_trainer.policy.policy import ADAPTERS, NOT_FINITE, are_finite
 from heliostat_trainer.prompts.curriculum import Sighting, Spread
-from heliostat_trainer.settings.config import flatten
+from heliostat_trainer.settings.compare import flatten
 from heliostat_trainer.tuning import Decision, Shape
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.settings.config import LrSchedule, completed, first_change, flatten
+from heliostat_trainer.settings.compare import completed, first_change, flatten
+from heliostat_trainer.settings.learning import LrSchedule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from heliostat_engines.files.text import content_of, read_json
+from heliostat_engines.settings.places import flat
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.settings.config import flat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

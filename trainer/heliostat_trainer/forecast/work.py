@@ -12,12 +12,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_trainer.settings.config import OptimiserName
+from heliostat_trainer.settings.learning import OptimiserName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from heliostat_trainer.settings.config import EvaluationSection, TrainConfig
+    from heliostat_trainer.settings.config import TrainConfig
+    from heliostat_trainer.settings.evaluation import EvaluationSection
     from heliostat_trainer.tuning import Shape
 
 NVFP4_SPEEDUPS = {"eager": 2.4, "compiled": 1.33}

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.settings.config import OptimiserName
+from heliostat_trainer.settings.learning import OptimiserName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from heliostat_trainer.settings.config import OptimiserSection
+    from heliostat_trainer.settings.learning import OptimiserSection
 
 
 def build_optimiser(

@@ -11,7 +11,7 @@ from heliostat_engines.errors import FileError
 from heliostat_engines.files.text import lines_of, read_text
 
 if TYPE_CHECKING:
-    from heliostat_trainer.prompts.sources import HubPrompts
+    from heliostat_trainer.settings.prompts import HubPrompts
 
 
 def place_of(prompt: str, source: Path | HubPrompts) -> str:

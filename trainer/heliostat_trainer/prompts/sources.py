@@ -9,57 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import parse_qsl, urlsplit
-
-from pydantic import BeforeValidator, Field, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from heliostat_engines.errors import FileError
 from heliostat_engines.files.text import is_whole, lines_of, parse_json, read_text
-from heliostat_engines.settings import UNKNOWN, Settings
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.randomness import Purpose, stream
+from heliostat_trainer.settings.prompts import HubPrompts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-HUB = "hf://"
-
-
-class HubPrompts(Settings):
-    """A column of a data set of the Hugging Face hub, or of a folder that `datasets` reads."""
-
-    dataset: Annotated[str, Field(min_length=1)]
-    """owner/name, or a folder."""
-    split: str = "train"
-    """Which of its splits; slices as in train[:1000] too."""
-    column: str = "prompt"
-    """Which of its columns."""
-    revision: str | None = None
-    """A branch, tag or commit; None: the newest."""
-
-    def __str__(self) -> str:
-        return f"{HUB}{self.dataset}?split={self.split}&column={self.column}"
-
-
-def _source(value: object) -> object:
-    """`hf://owner/name?split=train&column=prompt` and a table of the same keys are a data set."""
-    if isinstance(value, str) and value.startswith(HUB):
-        url = urlsplit(value)
-        value = {"dataset": f"{url.netloc}{url.path}", **dict(parse_qsl(url.query))}
-    if not isinstance(value, dict):
-        return value
-    try:
-        return HubPrompts.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        known = ", ".join(HubPrompts.model_fields)
-        where = "" if first["type"] == UNKNOWN else f"{'.'.join(map(str, first['loc']))}: "
-        raise ValueError(f"a data set of prompts has {known}; {where}{first['msg']}") from error
-
-
-PromptSource = Annotated[Path | HubPrompts, BeforeValidator(_source)]
+    from pathlib import Path
 
 
 @dataclass(frozen=True)

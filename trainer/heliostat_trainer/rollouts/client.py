@@ -39,7 +39,7 @@ from heliostat_trainer.rollouts.wire import (
     triton_error,
     wire_name,
 )
-from heliostat_trainer.settings.config import TLS_SCHEME, server_address
+from heliostat_trainer.settings.server import TLS_SCHEME, server_address
 from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from heliostat_trainer.prompts.sources import HubPrompts, PromptSets
+    from heliostat_trainer.prompts.sources import PromptSets
     from heliostat_trainer.rollouts.service import RolloutService
     from heliostat_trainer.settings.config import TrainConfig
+    from heliostat_trainer.settings.prompts import HubPrompts
     from heliostat_trainer.tuning import Decision
     from heliostat_trainer.types import ServerInfo
 

@@ -7,8 +7,11 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from heliostat_engines.settings.places import section_kinds
+from heliostat_engines.settings.sentences import unknown_setting
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.settings.config import TrainConfig, UsedBy, section_kinds, unknown_setting
+from heliostat_trainer.settings.config import TrainConfig
+from heliostat_trainer.settings.recipe import UsedBy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -63,11 +66,11 @@ def look_up(place: str | None) -> tuple[SectionReference, ...]:
     name, _, key = place.partition(".")
     sections = [section for section in reference() if section.name == name]
     if not sections:
-        raise ConfigError(unknown_setting([name]))
+        raise ConfigError(unknown_setting(TrainConfig, [name]))
     if key:
         sections = [_only(section, key) for section in sections if _has(section, key)]
     if not sections:
-        raise ConfigError(unknown_setting([name, key]))
+        raise ConfigError(unknown_setting(TrainConfig, [name, key]))
     return tuple(sections)
 
 
