@@ -109,11 +109,6 @@ def code_of(error: BaseException) -> Code:
     return next((code for kind, code in _CODES if isinstance(error, kind)), Code.INTERNAL)
 
 
-def errors_of(code: Code) -> tuple[type[HeliostatError], ...]:
-    """The errors that are told with a code."""
-    return tuple(kind for kind, its_code in _CODES if its_code is code)
-
-
 def error_of(code: Code | None, sentence: str) -> HeliostatError:
     """The error to raise here for one that another process told; None: it told no code."""
     return (ModelError if code is None else _ERRORS.get(code, ModelError))(sentence)
