@@ -1,5 +1,5 @@
 # Two commands do everything: `make demo` and `make test`. Each sets up its own virtual environment.
-#   make test PACKAGE=trainer    the tests of one package alone: cli, engines, server, trainer, e2e or docker
+#   make test PACKAGE=trainer    the tests of one package alone: cli, engines, server, trainer, wire, e2e or docker
 #   make check                   what has changed: format, lint, types, and the fast tests of its packages
 #   make docs                    the documentation as a site, in site/
 #   make proto                   heliostat_proto anew, from the .proto files

@@ -8,7 +8,8 @@ import grpc
 
 from heliostat.credentials import token_for
 from heliostat_proto import control_pb2, control_pb2_grpc
-from heliostat_trainer.rollouts.wire import Access, control_error
+from heliostat_trainer.rollouts.failures import control_error
+from heliostat_trainer.rollouts.wire import Access
 from heliostat_trainer.settings.server import server_address
 
 if TYPE_CHECKING:

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from heliostat_engines.errors import HeliostatError
+from heliostat_wire.errors import Code, Refusal
 
-_RESTARTING = re.compile(
-    r"is not healthy|is not ready|no available versions|unknown model|stub process"
-)
-
-
-class Code(StrEnum):
-    """How an error is told on the wire: names shared by gRPC and Triton."""
-
-    INVALID_ARGUMENT = "INVALID_ARGUMENT"
-    """The request itself is wrong: sending it again changes nothing."""
-    UNAUTHENTICATED = "UNAUTHENTICATED"
-    """It has no token, or one that is nobody's."""
-    PERMISSION_DENIED = "PERMISSION_DENIED"
-    """Its token may not do this."""
-    ALREADY_EXISTS = "ALREADY_EXISTS"
-    """It would make something that is there."""
-    NOT_FOUND = "NOT_FOUND"
-    """It names something that does not exist, or no longer."""
-    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
-    """It would go beyond the experiment's limits; if it says retry-after, not for long."""
-    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
-    """It was not done within the time that the one who asked gave it."""
-    UNAVAILABLE = "UNAVAILABLE"
-    """The server is starting, stopping or recovering: worth another try in seconds."""
-    INTERNAL = "INTERNAL"
-    """A fault of the server: its log has the traceback."""
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class RequestError(HeliostatError, ValueError):
@@ -103,34 +79,39 @@ class ServerRunningError(ServerStartError):
     """Another server already runs on the same state folder."""
 
 
+_CODES: tuple[tuple[type[HeliostatError], Code], ...] = (
+    (TokenError, Code.UNAUTHENTICATED),
+    (ForbiddenError, Code.PERMISSION_DENIED),
+    (ExistsError, Code.ALREADY_EXISTS),
+    (NotFoundError, Code.NOT_FOUND),
+    (PutOffError, Code.RESOURCE_EXHAUSTED),
+    (DeadlineError, Code.DEADLINE_EXCEEDED),
+    (UnavailableError, Code.UNAVAILABLE),
+    (NonFiniteError, Code.INTERNAL),
+    (ModelError, Code.INTERNAL),
+    (HeliostatError, Code.INVALID_ARGUMENT),
+)
+"""The first that an error is decides; what is none of them is a fault of ours: INTERNAL."""
+_ERRORS: Mapping[Code, type[HeliostatError]] = {
+    Code.INVALID_ARGUMENT: RequestError,
+    Code.NOT_FOUND: NotFoundError,
+    Code.UNAUTHENTICATED: TokenError,
+    Code.PERMISSION_DENIED: ForbiddenError,
+    Code.UNAVAILABLE: UnavailableError,
+    Code.DEADLINE_EXCEEDED: UnavailableError,
+    Code.RESOURCE_EXHAUSTED: UnavailableError,
+}
+"""What another process's error is raised as; of the other codes as a ModelError."""
+
+
 def code_of(error: BaseException) -> Code:
     """The wire code of an error."""
-    match error:
-        case TokenError():
-            return Code.UNAUTHENTICATED
-        case ForbiddenError():
-            return Code.PERMISSION_DENIED
-        case ExistsError():
-            return Code.ALREADY_EXISTS
-        case NotFoundError():
-            return Code.NOT_FOUND
-        case PutOffError():
-            return Code.RESOURCE_EXHAUSTED
-        case DeadlineError():
-            return Code.DEADLINE_EXCEEDED
-        case UnavailableError():
-            return Code.UNAVAILABLE
-        case NonFiniteError() | ModelError():
-            return Code.INTERNAL
-        case HeliostatError():
-            return Code.INVALID_ARGUMENT
-        case _:
-            return Code.INTERNAL
+    return next((code for kind, code in _CODES if isinstance(error, kind)), Code.INTERNAL)
 
 
-def says_restarting(message: str) -> bool:
-    """Whether Triton's own error means that a model's process is down or being loaded."""
-    return _RESTARTING.search(message) is not None
+def error_of(code: Code | None, sentence: str) -> HeliostatError:
+    """The error to raise here for one that another process told; None: it told no code."""
+    return (ModelError if code is None else _ERRORS.get(code, ModelError))(sentence)
 
 
 def describe(error: BaseException) -> str:
@@ -140,24 +121,9 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error} (a fault of the server; its log has the traceback)"
 
 
-_STREAMED = re.compile(r"\[(?P<code>[A-Z_]+)(?: [a-z-]+=[^\] ]*)*\] ")
-
-
-def streamed(error: BaseException, request_id: str = "") -> str:
-    """An error of a model: Triton has fewer codes than we, and passes on only a stream's text.
-
-    `[CODE] sentence`; of a request put off `[CODE retry-after=SECONDS request=ID] sentence`, so that the
-    client knows which of the stream's requests to send again, and when.
-    """
-    details = ""
+def refusal_of(error: BaseException, request_id: str = "") -> Refusal:
+    """An error as it travels out of a model; request_id: which of a stream's requests it ends."""
+    code, sentence = code_of(error), describe(error)
     if isinstance(error, PutOffError):
-        details = f" retry-after={error.retry_after_s} request={request_id}"
-    return f"[{code_of(error)}{details}] {describe(error)}"
-
-
-def read_streamed(text: str) -> tuple[Code | None, str]:
-    """(code, sentence) of what `streamed` wrote; None and the text if it is Triton's own."""
-    match = _STREAMED.match(text)
-    if match is None or match["code"] not in Code.__members__:
-        return None, text
-    return Code[match["code"]], text[match.end() :]
+        return Refusal(code, sentence, error.retry_after_s, request_id)
+    return Refusal(code, sentence)

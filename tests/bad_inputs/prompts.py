@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from heliostat_trainer.prompts.sources import read_prompts
-from heliostat_trainer.rollouts.wire import text_input
+from heliostat_trainer.rollouts.wire import infer_inputs
+from heliostat_wire.tensors import encode_inputs
 from tests.bad_inputs import odd
 from tests.bad_inputs.outcome import ACCEPTED, Outcome, Verdict, raised
 
@@ -83,7 +84,7 @@ def run(file: PromptFile, sandbox: Sandbox) -> Verdict:
     sandbox.write({file.name: file.content})
     try:
         prompts = read_prompts(sandbox.work / file.name, "prompts.train")
-        text_input("PROMPTS", prompts)
+        infer_inputs(encode_inputs(prompts))
     except Exception as error:
         verdict = raised(error)
     else:

@@ -40,6 +40,7 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         "heliostat_server/rewards/demo/weights/judge_heldout.safetensors",
         "heliostat_trainer/pages/macros.html",
         "heliostat_proto/control_pb2_grpc.py",
+        "heliostat_wire/errors.py",
         "heliostat_server/control/dashboard/static/htmx.LICENSE",
         "heliostat_server/control/dashboard/static/htmx.min.js",
         "heliostat_server/control/dashboard/templates/base.html",

@@ -20,8 +20,8 @@ from tritonclient.grpc import service_pb2
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_proto import control_pb2 as messages
-from heliostat_server.errors import read_streamed
 from heliostat_server.settings import LimitSettings, ServeSettings
+from heliostat_wire.errors import Refusal
 from tests.e2e.conftest import BATCH, ServerHarness
 from tests.server.checkpoints import random_adapter
 from tests.server.rollout_client import publish_parts
@@ -121,8 +121,9 @@ def test_rollouts_of_any_bytes(client: RolloutClient, spec: bytes, seeds: list[i
         iter([request]), timeout=20, metadata=client._metadata
     ):
         if answer.error_message:
-            code, _ = read_streamed(answer.error_message)
-            assert code in OURS_TO_SAY, answer.error_message
+            refusal = Refusal.read(answer.error_message)
+            assert refusal is not None, answer.error_message
+            assert refusal.code in OURS_TO_SAY, answer.error_message
             assert "\n" not in answer.error_message
             assert "fault of the server" not in answer.error_message
 

@@ -10,7 +10,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from heliostat_proto import control_pb2, control_pb2_grpc
-from heliostat_server.errors import read_streamed
+from heliostat_wire.errors import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +25,9 @@ class StreamError(Exception):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.code, self.sentence = read_streamed(text)
+        refusal = Refusal.read(text)
+        self.code = None if refusal is None else refusal.code
+        self.sentence = text if refusal is None else refusal.sentence
 
 
 class RolloutClient:

@@ -21,7 +21,9 @@ from heliostat_server.control.messages import (
 )
 from heliostat_server.control.upload import receive_adapter, receive_header
 from heliostat_server.control.validation import first_problem
-from heliostat_server.errors import Code, RequestError, UnavailableError, code_of, describe
+from heliostat_server.errors import RequestError, UnavailableError, code_of, describe
+from heliostat_wire.errors import Code
+from heliostat_wire.names import CODE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +35,6 @@ MAX_MESSAGE_BYTES = 16 * 2**20
 """Largest message taken: a chunk of an adapter."""
 WORKERS = 16
 MAX_EVENTS = 1000
-CODE = "heliostat-code"
-"""In the trailing metadata of our own errors: their code, which tells them from the network's."""
 
 
 class ControlService(control_pb2_grpc.ControlServicer):
@@ -169,7 +169,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
 
 def _abort(context: Any, code: Code, sentence: str) -> None:
-    context.set_trailing_metadata(((CODE, code.value),))
+    context.set_trailing_metadata(((CODE_KEY, code.value),))
     context.abort(grpc.StatusCode[code], sentence)
 
 

@@ -2,7 +2,7 @@
 
 # No postponed annotations: FastAPI reads those of functions within functions.
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated
@@ -23,26 +23,15 @@ from heliostat_server.control.operations import Operations, ServerInfo
 from heliostat_server.control.publisher import Published
 from heliostat_server.control.upload import check_digest
 from heliostat_server.control.validation import first_problem
-from heliostat_server.errors import Code, PutOffError, RequestError, code_of, describe
+from heliostat_server.errors import PutOffError, RequestError, code_of, describe
 from heliostat_server.experiments.authority import Authority, Caller
 from heliostat_server.experiments.terms import Event, Experiment, ShareChange
+from heliostat_wire.errors import Code
 
 MAX_BODY_BYTES = 2**16
 """Of a request other than an upload."""
 FORM_BYTES = 2**21
 """What an upload has beside the tensors: the config, and the form's own lines."""
-
-STATUS: Mapping[Code, HTTPStatus] = {
-    Code.INVALID_ARGUMENT: HTTPStatus.UNPROCESSABLE_ENTITY,
-    Code.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
-    Code.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
-    Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
-    Code.ALREADY_EXISTS: HTTPStatus.CONFLICT,
-    Code.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
-    Code.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
-    Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
-    Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
-}
 
 DESCRIPTION = """
 What `heliostat experiment` does, over HTTP. Every call but `/v1/health` carries the header
@@ -125,7 +114,7 @@ def _routes(operations: Operations, authority: Authority) -> APIRouter:  # noqa:
         return authority.caller(request.headers.get("authorization"))
 
     By = Annotated[Caller, Depends(caller)]  # noqa: N806
-    problems = {status.value: {"model": Problem} for status in STATUS.values()}
+    problems = {status.value: {"model": Problem} for status in (code.http for code in Code)}
     public = APIRouter()
     api = APIRouter(responses=problems)  # type: ignore[arg-type]
 
@@ -232,7 +221,7 @@ def problem(error: HeliostatError) -> JSONResponse:
     if code is Code.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"
     body = Problem(code=code, error=describe(error)).model_dump()
-    return JSONResponse(body, STATUS[code], headers)
+    return JSONResponse(body, code.http, headers)
 
 
 def _refused(_: Request, error: Exception) -> JSONResponse:
@@ -248,7 +237,7 @@ def _malformed(_: Request, error: Exception) -> JSONResponse:
 def _failed(_: Request, error: Exception) -> JSONResponse:
     structlog.get_logger("http").error("failed", exc_info=error)
     body = Problem(code=Code.INTERNAL, error=describe(error)).model_dump()
-    return JSONResponse(body, STATUS[Code.INTERNAL])
+    return JSONResponse(body, Code.INTERNAL.http)
 
 
 class _BodyLimit:

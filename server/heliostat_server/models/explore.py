@@ -15,7 +15,6 @@ from heliostat_server.models.exporter import TritonExporter
 from heliostat_server.models.guard import Guard
 from heliostat_server.models.siblings import Models
 from heliostat_server.models.tensors import (
-    json_output,
     read_seeds,
     read_spec,
     response,
@@ -33,6 +32,9 @@ from heliostat_server.store.description import ServerDescription
 from heliostat_server.store.groups import GroupWriter, RedisGroups
 from heliostat_server.store.shares import StoredShares
 from heliostat_server.store.usage import RedisUsage, UsageWriter
+from heliostat_wire.names import Tensor
+from heliostat_wire.specs import json_element
+from heliostat_wire.tensors import DrawnBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,19 +118,15 @@ class TritonReply:
 
     def batch(self, batch: FinishedBatch) -> None:
         """Send SEEDS, REWARDS, VERSION, and LATENTS if asked for."""
-        outputs = {
-            "SEEDS": np.array(batch.seeds, np.int64),
-            "REWARDS": batch.rewards.numpy(),
-            "VERSION": np.array([batch.version], np.int64),
-        }
-        if batch.latents is not None:
-            outputs["LATENTS"] = batch.latents.numpy()
-        self._sender.send(response(outputs))
+        drawn = DrawnBatch(
+            np.array(batch.seeds, np.int64), batch.rewards.numpy(), batch.version, batch.latents
+        )
+        self._sender.send(response(drawn.arrays()))
 
     def report(self, binding: Binding) -> None:
         """Send REPORT."""
         report = LoadReport(bound_modules=binding.bound, target_modules=binding.targets)
-        self._sender.send(response({"REPORT": json_output(report)}))
+        self._sender.send(response({Tensor.REPORT: json_element(report)}))
 
     def fail(self, error: BaseException) -> None:
         """Send an error and end."""

@@ -11,18 +11,15 @@ from heliostat_server.models.answering import answer_each
 from heliostat_server.models.exporter import TritonExporter
 from heliostat_server.models.guard import Guard
 from heliostat_server.models.siblings import Models
-from heliostat_server.models.tensors import (
-    json_output,
-    read_seeds,
-    read_spec,
-    read_tensor,
-    response,
-)
+from heliostat_server.models.tensors import read_seeds, read_spec, read_tensor, response
 from heliostat_server.rewards.registry import RewardBook, offered_rewards
 from heliostat_server.sampling.loading import load_decoders
 from heliostat_server.scoring.metrics import ScoreMetrics
 from heliostat_server.scoring.prompts import PromptCache
 from heliostat_server.scoring.scorer import Scorer
+from heliostat_wire.names import Model, Tensor
+from heliostat_wire.specs import json_element
+from heliostat_wire.tensors import score_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +32,7 @@ class ScoreModel:
 
     def __init__(self, settings: ModelSettings) -> None:
         family = get_family(settings.family)
-        self._log = structlog.get_logger("score")
+        self._log = structlog.get_logger(Model.SCORE.value)
         self._guard = Guard(settings)
         metrics = ScoreMetrics()
         self._exporter = TritonExporter(metrics.registry)
@@ -59,11 +56,9 @@ class ScoreModel:
 
     def _answer(self, request: Any) -> Any:
         self._guard.caller(request)
-        latents = read_tensor(request, "LATENTS")
+        latents = read_tensor(request, Tensor.LATENTS)
         if latents is None:
-            return response({"REPORT": json_output(self._scorer.check(read_spec(request)))})
+            return response({Tensor.REPORT: json_element(self._scorer.check(read_spec(request)))})
         scored = self._scorer.score(read_spec(request), latents, read_seeds(request))
-        outputs = {"REWARDS": scored.rewards}
-        if scored.images is not None:
-            outputs["IMAGES"] = scored.images
-        return response(outputs)
+        images = None if scored.images is None else scored.images.numpy()
+        return response(score_arrays(scored.rewards.numpy(), images))

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
+import torch
 import triton_python_backend_utils as pb
-from google.protobuf import json_format
 
-from heliostat_engines.conditioning import Conditioning
 from heliostat_proto.rollout_pb2 import ScoreSpec
-from heliostat_server.models.tensors import error_of, output
+from heliostat_server.models.tensors import error_from, outputs, pb_tensors
+from heliostat_wire.names import Model, Tensor
+from heliostat_wire.tensors import (
+    ENCODE_OUTPUTS,
+    encode_inputs,
+    read_conditioning,
+    score_inputs,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    import torch
-    from numpy.typing import NDArray
-
+    from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.decoders import DecoderName
+    from heliostat_wire.tensors import Arrays
 
 
 class Models:
@@ -29,12 +33,9 @@ class Models:
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning[B] of prompts[B]."""
-        texts = np.array([prompt.encode() for prompt in prompts], dtype=np.object_)
-        answer = self._call("text_encoder", {"PROMPTS": texts}, ["TOKENS", "POOLED", "MASK"])
-        tokens, pooled = output(answer, "TOKENS"), output(answer, "POOLED")
-        assert tokens is not None
-        assert pooled is not None
-        return Conditioning(tokens, pooled, output(answer, "MASK"))
+        return read_conditioning(
+            self._call(Model.TEXT_ENCODER, encode_inputs(prompts), ENCODE_OUTPUTS)
+        )
 
     def score(
         self,
@@ -46,23 +47,17 @@ class Models:
     ) -> torch.Tensor:
         """rewards[B, R] of latents[B, ...], all of one prompt; the seeds name them in errors."""
         asked = ScoreSpec(prompts=[prompt], rewards=rewards, decoder=decoder)
-        spec = json_format.MessageToJson(asked, indent=None)
-        inputs = {
-            "SPEC": np.array([spec.encode()], np.object_),
-            "LATENTS": latents.numpy(),
-            "SEEDS": np.array(seeds, np.int64),
-        }
-        scored = output(self._call("score", inputs, ["REWARDS"]), "REWARDS")
-        assert scored is not None
-        return scored
+        inputs = score_inputs(asked, latents.numpy(), seeds)
+        scored = self._call(Model.SCORE, inputs, [Tensor.REWARDS])
+        return torch.from_numpy(scored[Tensor.REWARDS])
 
-    def _call(self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Any:
+    def _call(self, model: Model, inputs: Arrays, names: Sequence[str]) -> Arrays:
         answer = pb.InferenceRequest(
-            model_name=model,
-            inputs=[pb.Tensor(name, np.ascontiguousarray(value)) for name, value in inputs.items()],
-            requested_output_names=list(outputs),
+            model_name=model.value,
+            inputs=pb_tensors(inputs),
+            requested_output_names=[str(name) for name in names],
             parameters=self._parameters,
         ).exec()
         if answer.has_error():
-            raise error_of(model, answer.error())
-        return answer
+            raise error_from(model, answer.error())
+        return outputs(answer, names)

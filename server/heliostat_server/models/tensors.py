@@ -7,57 +7,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import triton_python_backend_utils as pb
-from google.protobuf import json_format
 
-from heliostat_server.errors import (
-    Code,
-    ModelError,
-    NotFoundError,
-    RequestError,
-    UnavailableError,
-    code_of,
-    read_streamed,
-    says_restarting,
-    streamed,
-)
+from heliostat_server.errors import UnavailableError, error_of, refusal_of
+from heliostat_wire.errors import Code, Refusal, says_restarting
+from heliostat_wire.names import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from google.protobuf.message import Message
     from numpy.typing import NDArray
 
     from heliostat_engines.errors import HeliostatError
-
-# By name: Triton completes its module only after it has imported the model's. It has fewer codes
-# than we.
-_CODE_NAMES = {
-    Code.INVALID_ARGUMENT: "INVALID_ARG",
-    Code.NOT_FOUND: "NOT_FOUND",
-    Code.UNAVAILABLE: "UNAVAILABLE",
-    Code.RESOURCE_EXHAUSTED: "UNAVAILABLE",
-    Code.UNAUTHENTICATED: "INVALID_ARG",
-    Code.PERMISSION_DENIED: "INVALID_ARG",
-    Code.ALREADY_EXISTS: "ALREADY_EXISTS",
-    Code.DEADLINE_EXCEEDED: "UNAVAILABLE",
-    Code.INTERNAL: "INTERNAL",
-}
-_ERRORS: dict[Code, type[HeliostatError]] = {
-    Code.INVALID_ARGUMENT: RequestError,
-    Code.NOT_FOUND: NotFoundError,
-    Code.UNAVAILABLE: UnavailableError,
-    Code.INTERNAL: ModelError,
-}
+    from heliostat_wire.tensors import Arrays
 
 
 def read_spec(request: Any) -> bytes:
     """The one element of the BYTES input SPEC."""
-    return bytes(pb.get_input_tensor_by_name(request, "SPEC").as_numpy().reshape(-1)[0])
+    return bytes(pb.get_input_tensor_by_name(request, Tensor.SPEC).as_numpy().reshape(-1)[0])
 
 
 def read_seeds(request: Any) -> list[int] | None:
     """The INT64 input SEEDS; None if it is not sent."""
-    tensor = pb.get_input_tensor_by_name(request, "SEEDS")
+    tensor = pb.get_input_tensor_by_name(request, Tensor.SEEDS)
     return None if tensor is None else [int(seed) for seed in tensor.as_numpy().reshape(-1)]
 
 
@@ -67,16 +38,15 @@ def read_tensor(request: Any, name: str) -> torch.Tensor | None:
     return None if tensor is None else torch.from_numpy(tensor.as_numpy().copy())
 
 
-def json_output(message: Message) -> NDArray[Any]:
-    """A message as the one element of a BYTES output."""
-    return np.array([json_format.MessageToJson(message, indent=None).encode()], np.object_)
+def pb_tensors(arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
+    """Arrays by name as Triton's own tensors."""
+    # Plain strings: its C++ side is promised no more.
+    return [pb.Tensor(str(name), np.ascontiguousarray(array)) for name, array in arrays.items()]
 
 
-def response(outputs: Mapping[str, torch.Tensor | NDArray[Any]]) -> Any:
+def response(arrays: Mapping[str, NDArray[Any]]) -> Any:
     """An answer of named outputs."""
-    return pb.InferenceResponse(
-        [pb.Tensor(name, np.ascontiguousarray(value)) for name, value in outputs.items()]
-    )
+    return pb.InferenceResponse(pb_tensors(arrays))
 
 
 def error_response(error: BaseException) -> Any:
@@ -86,24 +56,32 @@ def error_response(error: BaseException) -> Any:
 
 def stream_error_response(error: BaseException, request_id: str) -> Any:
     """An answer within a stream that is an error."""
-    code = getattr(pb.TritonError, _CODE_NAMES[code_of(error)])
-    return pb.InferenceResponse(error=pb.TritonError(streamed(error, request_id), code))
+    refusal = refusal_of(error, request_id)
+    return pb.InferenceResponse(error=pb.TritonError(str(refusal), _triton_code(refusal.code)))
 
 
-def error_of(model: str, error: Any) -> HeliostatError:
+def error_from(model: str, error: Any) -> HeliostatError:
     """What another model's error means here."""
-    code, sentence = read_streamed(error.message())
-    if code is not None:
-        return _ERRORS.get(code, ModelError)(sentence)
-    if says_restarting(sentence):
+    message: str = error.message()
+    refusal = Refusal.read(message)
+    if refusal is not None:
+        return error_of(refusal.code, refusal.sentence)
+    if says_restarting(message):
         return UnavailableError(
             f"the server's model {model} is being restarted: try again in a few seconds"
         )
-    names = {getattr(pb.TritonError, _CODE_NAMES[code]): kind for code, kind in _ERRORS.items()}
-    return names.get(error.code(), ModelError)(sentence)
+    code = next((code for code in Code if _triton_code(code) == error.code()), None)
+    return error_of(code, message)
 
 
-def output(answer: Any, name: str) -> torch.Tensor | None:
-    """An output of a model's answer as a tensor of its own; None if it gave none."""
-    tensor = pb.get_output_tensor_by_name(answer, name)
-    return None if tensor is None else torch.from_numpy(tensor.as_numpy().copy())
+def outputs(answer: Any, names: Sequence[str]) -> Arrays:
+    """A model's answer, in memory of its own; what it did not give is left out."""
+    tensors = {name: pb.get_output_tensor_by_name(answer, name) for name in names}
+    return {
+        name: tensor.as_numpy().copy() for name, tensor in tensors.items() if tensor is not None
+    }
+
+
+def _triton_code(code: Code) -> Any:
+    # By name: Triton completes its module only after it has imported the model's.
+    return getattr(pb.TritonError, code.triton)

@@ -12,6 +12,8 @@ from heliostat_server.errors import RequestError
 from heliostat_server.models.answering import answer_each
 from heliostat_server.models.guard import Guard
 from heliostat_server.models.tensors import response
+from heliostat_wire.names import Model, Tensor
+from heliostat_wire.tensors import conditioning_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +27,7 @@ class TextEncoderModel:
     def __init__(self, settings: ModelSettings) -> None:
         self._limits = settings.limits
         self._guard = Guard(settings)
-        self._log = structlog.get_logger("text_encoder")
+        self._log = structlog.get_logger(Model.TEXT_ENCODER.value)
         family = get_family(settings.family)
         self._encoder = family.load_text_encoder(settings.checkpoint).to(settings.torch_device)
 
@@ -35,20 +37,16 @@ class TextEncoderModel:
 
     def _answer(self, request: Any) -> Any:
         self._guard.caller(request)
-        conditioning = self._encoder.encode(self._prompts(request))
-        outputs = {"TOKENS": conditioning.tokens.float(), "POOLED": conditioning.pooled.float()}
-        if conditioning.mask is not None:
-            outputs["MASK"] = conditioning.mask
-        return response(outputs)
+        return response(conditioning_arrays(self._encoder.encode(self._prompts(request))))
 
     def _prompts(self, request: Any) -> list[str]:
-        texts = pb.get_input_tensor_by_name(request, "PROMPTS").as_numpy().reshape(-1)
+        texts = pb.get_input_tensor_by_name(request, Tensor.PROMPTS).as_numpy().reshape(-1)
         try:
             prompts = [bytes(text).decode() for text in texts]
         except UnicodeDecodeError as error:
             raise RequestError(f"a prompt is not UTF-8: {error}") from error
         if not prompts:
-            raise RequestError("PROMPTS is empty")
+            raise RequestError(f"{Tensor.PROMPTS} is empty")
         if len(prompts) > self._limits.max_seeds:
             raise RequestError(
                 f"{len(prompts)} prompts in one request, the server takes up to "

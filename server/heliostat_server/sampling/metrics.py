@@ -14,7 +14,7 @@ from heliostat_server.scoring.metrics import SECONDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from heliostat_server.errors import Code
+    from heliostat_wire.errors import Code
 
 MAX_EXPERIMENTS = 200
 """Experiments with series of their own: those that drew last."""

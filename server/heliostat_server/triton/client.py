@@ -7,44 +7,33 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
-from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from heliostat_engines.machine.network import grpc_options
 from heliostat_proto.rollout_pb2 import ExploreSpec, LoadReport, LoadSpec, RolloutSpec, ScoreSpec
-from heliostat_server.errors import (
-    ForbiddenError,
-    ModelError,
-    NotFoundError,
-    RequestError,
-    TokenError,
-    UnavailableError,
-    read_streamed,
-    says_restarting,
+from heliostat_server.errors import ModelError, UnavailableError, error_of
+from heliostat_wire.errors import Code, Refusal, says_restarting
+from heliostat_wire.names import Model, Tensor
+from heliostat_wire.specs import read_json_element
+from heliostat_wire.tensors import (
+    datatype_of,
+    explore_inputs,
+    from_raw,
+    score_inputs,
+    to_raw,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Self
 
-    from google.protobuf.message import Message
     from numpy.typing import NDArray
 
     from heliostat_engines.errors import HeliostatError
     from heliostat_server.settings import ServeSettings
-
-_ERRORS: dict[object, type[HeliostatError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: RequestError,
-    grpc.StatusCode.NOT_FOUND: NotFoundError,
-    grpc.StatusCode.UNAUTHENTICATED: TokenError,
-    grpc.StatusCode.PERMISSION_DENIED: ForbiddenError,
-    grpc.StatusCode.UNAVAILABLE: UnavailableError,
-    grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: UnavailableError,
-}
+    from heliostat_wire.tensors import Arrays
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-_DATATYPES = {"INT64": np.int64, "FP32": np.float32, "UINT8": np.uint8}
 _GRACE_S = 5.0
 """Beyond a request's own time, so that the server is the one to say that it is over."""
 
@@ -114,10 +103,10 @@ class TritonClient:
 
     def load_adapter(self, sha256: str, timeout_s: float) -> LoadReport:
         """Make a staged adapter resident in `explore`. Raises the reason if it is refused."""
-        request = _request("explore", ExploreSpec(load=LoadSpec(sha256=sha256)), {})
+        spec = ExploreSpec(load=LoadSpec(sha256=sha256))
+        request = _request(Model.EXPLORE, explore_inputs(spec))
         for answer in self._explore(request, timeout_s):
-            text = answer.raw_output_contents[0][4:]
-            return json_format.Parse(text, LoadReport())
+            return read_json_element(_outputs(answer)[Tensor.REPORT], LoadReport())
         raise ModelError("the engine gave no answer to a load")
 
     def draw(
@@ -126,12 +115,12 @@ class TritonClient:
         """latents[N, ...] of seeds[N]. Raises the reason if the server refuses."""
         spec = ExploreSpec(rollout=rollout)
         spec.rollout.return_latents = True
-        request = _request("explore", spec, {"SEEDS": np.array(seeds, np.int64)})
+        request = _request(Model.EXPLORE, explore_inputs(spec, seeds))
         request.parameters["timeout"].int64_param = int(timeout_s * 1e6)
         latents: dict[int, NDArray[np.float32]] = {}
         for answer in self._explore(request, timeout_s + _GRACE_S):
             batch = _outputs(answer)
-            latents.update(zip(batch["SEEDS"].tolist(), batch["LATENTS"], strict=True))
+            latents.update(zip(batch[Tensor.SEEDS].tolist(), batch[Tensor.LATENTS], strict=True))
         return np.stack([latents[seed] for seed in seeds])
 
     def decode(
@@ -139,11 +128,11 @@ class TritonClient:
     ) -> NDArray[np.uint8]:
         """images[B, H, W, 3] of latents[B, ...]. Raises the reason if the server refuses."""
         spec = ScoreSpec(prompts=[prompt], return_images=True)
-        request = _request("score", spec, {"LATENTS": latents})
+        request = _request(Model.SCORE, score_inputs(spec, latents))
         answer = self._call(
             lambda: self._triton.ModelInfer(request, timeout=timeout_s, metadata=self._metadata)
         )
-        return _outputs(answer)["IMAGES"]
+        return _outputs(answer)[Tensor.IMAGES]
 
     def _explore(self, request: object, timeout_s: float) -> list[Any]:
         """The answers with outputs. Raises the reason if there is an error among them."""
@@ -168,36 +157,29 @@ class TritonClient:
             raise _error_of(error.code(), error.details()) from error
 
 
-def _request(model: str, spec: Message, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    """A request of a spec, as JSON, and arrays."""
+def _request(model: Model, inputs: Arrays) -> Any:
     request = service_pb2.ModelInferRequest(model_name=model)
-    request.inputs.add(name="SPEC", datatype="BYTES", shape=[1])
-    text = json_format.MessageToJson(spec, indent=None).encode()
-    request.raw_input_contents.append(_bytes_element(text))
-    for name, values in arrays.items():
-        datatype = next(key for key, dtype in _DATATYPES.items() if values.dtype == dtype)
-        request.inputs.add(name=name, datatype=datatype, shape=values.shape)
-        request.raw_input_contents.append(values.tobytes())
+    for name, array in inputs.items():
+        request.inputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
+        request.raw_input_contents.append(to_raw(array))
     return request
 
 
-def _outputs(answer: Any) -> dict[str, NDArray[Any]]:
+def _outputs(answer: Any) -> Arrays:
     return {
-        output.name: np.frombuffer(raw, _DATATYPES[output.datatype]).reshape(list(output.shape))
+        output.name: from_raw(raw, output.datatype, list(output.shape))
         for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
     }
 
 
-def _error_of(status: object, details: str | None) -> HeliostatError:
-    code, sentence = read_streamed(details or "")
-    if code is None and says_restarting(sentence):
+def _error_of(status: grpc.StatusCode, details: str | None) -> HeliostatError:
+    message = details or ""
+    refusal = Refusal.read(message)
+    if refusal is not None:
+        return error_of(refusal.code, _sentence(refusal.sentence))
+    if says_restarting(message):
         return UnavailableError("the engine is being restarted: try again in a few seconds")
-    return _ERRORS.get(grpc.StatusCode[code] if code else status, ModelError)(_sentence(sentence))
-
-
-def _bytes_element(data: bytes) -> bytes:
-    """One element of a BYTES tensor on the wire."""
-    return len(data).to_bytes(4, "little") + data
+    return error_of(Code.named(status.name), _sentence(message))
 
 
 def _sentence(details: str) -> str:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 import heliostat_server
 from heliostat_engines.files.atomic import SECRET_MODE, atomic_text
+from heliostat_wire.names import Model
 
 if TYPE_CHECKING:
     from heliostat_server.settings import ModelSettings
 
 PACKAGED = Path(heliostat_server.__file__).parent / "model_repository"
-MODELS = ("text_encoder", "score", "explore")
+MODELS = tuple(model.value for model in Model)
 """In the order in which one needs another."""
-DECOUPLED = frozenset({"explore"})
+DECOUPLED = frozenset({Model.EXPLORE.value})
 """Models that answer later than they are asked. If the process of one dies, Triton never ends
 the requests that it had: only a new tritonserver does."""
 

@@ -11,7 +11,7 @@ import torch
 
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.errors import CheckpointError
-from heliostat_server.errors import Code, RequestError, RewardSettingsError, code_of
+from heliostat_server.errors import RequestError, RewardSettingsError, code_of
 from heliostat_server.rewards import entry as entry_module
 from heliostat_server.rewards.computed.success import Success as IsSuccess
 from heliostat_server.rewards.definitions import (
@@ -23,6 +23,7 @@ from heliostat_server.rewards.definitions import (
 )
 from heliostat_server.rewards.registry import Offer, RewardBook, offered_rewards
 from heliostat_server.rewards.weights import CONFIG, TENSORS, converted_folder
+from heliostat_wire.errors import Code
 from tests.server.rewards.caches import empty_caches
 from tests.server.rewards.offers import book_of
 from tests.server.rewards.tiny_models import write_clip

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from heliostat_server.errors import Code
 from heliostat_server.sampling.metrics import FORGET_AFTER_S, MAX_EXPERIMENTS, ExploreMetrics
+from heliostat_wire.errors import Code
 
 
 class FakeClock:

@@ -16,7 +16,7 @@ from heliostat_engines.runtimes.engine import EngineInfo
 from heliostat_proto.rollout_pb2 import LoadReport
 from heliostat_server.control.dashboard.pictures import Pictures
 from heliostat_server.control.publisher import Publisher
-from heliostat_server.errors import Code, RequestError, StoreFullError, code_of
+from heliostat_server.errors import RequestError, StoreFullError, code_of
 from heliostat_server.launcher.embedded_store import valkey_binary
 from heliostat_server.processes.ports import free_ports
 from heliostat_server.settings import LimitSettings
@@ -26,6 +26,7 @@ from heliostat_server.store.experiments import ExperimentStore
 from heliostat_server.store.groups import RedisGroups
 from heliostat_server.store.redis import answered
 from heliostat_server.store.usage import RedisUsage
+from heliostat_wire.errors import Code
 from tests.server.checkpoints import random_adapter
 from tests.server.store.test_groups import group
 

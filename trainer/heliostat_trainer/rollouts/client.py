@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 import numpy as np
-import torch
-from google.protobuf.json_format import Parse
 from tritonclient.utils import InferenceServerException
 
 from heliostat_engines.conditioning import Conditioning
@@ -18,38 +16,29 @@ from heliostat_engines.parts import parts
 from heliostat_proto import control_pb2, control_pb2_grpc
 from heliostat_proto.rollout_pb2 import PromptReport, ScoreSpec
 from heliostat_trainer.errors import ConfigError, ServerRefusedError, TokenRefusedError
-from heliostat_trainer.rollouts.exploration import (
-    MODEL,
-    Backlog,
-    Behaviour,
-    Exploration,
-    RolloutStream,
-)
-from heliostat_trainer.rollouts.patience import Patience, ServerAwayError
+from heliostat_trainer.rollouts.exploration import Backlog, Behaviour, Exploration, RolloutStream
+from heliostat_trainer.rollouts.failures import ServerAwayError, control_error, triton_error
+from heliostat_trainer.rollouts.patience import Patience
 from heliostat_trainer.rollouts.published import PublishedAdapters
 from heliostat_trainer.rollouts.service import RefusedPrompt, RefusedPrompts, Scores
 from heliostat_trainer.rollouts.tokens import GivenTokens
-from heliostat_trainer.rollouts.wire import (
-    Access,
-    array_input,
-    control_error,
-    output,
-    spec_input,
-    text_input,
-    triton_error,
-    wire_name,
-)
+from heliostat_trainer.rollouts.wire import Access, Outputs, infer_inputs
 from heliostat_trainer.settings.server import TLS_SCHEME, server_address
 from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
+from heliostat_wire.names import Model, Tensor
+from heliostat_wire.specs import read_json_element, spec_name
+from heliostat_wire.tensors import encode_inputs, read_conditioning, score_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
+    import torch
+    from tritonclient.grpc import InferenceServerClient
 
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_trainer.rollouts.tokens import Tokens
+    from heliostat_wire.tensors import Arrays
 
 T = TypeVar("T")
 
@@ -225,13 +214,7 @@ class RolloutServer:
         return Conditioning.concat([first, *(self._encode(others[rows]) for rows in rest)])
 
     def _encode(self, prompts: Sequence[str]) -> Conditioning:
-        result = self._infer("text_encoder", lambda: [text_input("PROMPTS", prompts)])
-        mask = result.as_numpy("MASK")
-        return Conditioning(
-            tokens=torch.from_numpy(output(result, "TOKENS").copy()),
-            pooled=torch.from_numpy(output(result, "POOLED").copy()),
-            mask=None if mask is None else torch.from_numpy(mask.copy()),
-        )
+        return read_conditioning(self._infer(Model.TEXT_ENCODER, lambda: encode_inputs(prompts)))
 
     def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:
         """Which of the prompts the rewards refuse; none where the server cannot tell."""
@@ -250,9 +233,8 @@ class RolloutServer:
 
     def _check_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> PromptReport:
         spec = ScoreSpec(prompts=prompts, rewards=rewards, check_prompts=True)
-        result = self._infer("score", lambda: [spec_input(spec)], REWARDS_LOAD_S)
-        text = output(result, "REPORT").reshape(-1)[0]
-        return Parse(text, PromptReport(), ignore_unknown_fields=True)
+        answer = self._infer(Model.SCORE, lambda: score_inputs(spec), REWARDS_LOAD_S)
+        return read_json_element(answer[Tensor.REPORT], PromptReport())
 
     def _score(
         self,
@@ -267,35 +249,34 @@ class RolloutServer:
             prompts=prompts,
             rewards=rewards,
             return_images=return_images,
-            decoder=wire_name(decoder),
+            decoder=spec_name(decoder),
         )
         array = latents.detach().float().cpu().numpy()
-        result = self._infer(
-            "score", lambda: [spec_input(spec), array_input("LATENTS", array, "FP32")]
-        )
-        values = output(result, "REWARDS").astype(np.float64)
+        answer = self._infer(Model.SCORE, lambda: score_inputs(spec, array))
+        values = answer[Tensor.REWARDS].astype(np.float64)
         for row, column in np.argwhere(~np.isfinite(values)):
             raise ServerRefusedError(
                 f"reward {rewards[column]} for {prompts[row]!r} is {values[row, column]}: mend the "
                 "reward model on the server"
             )
-        return Scores(values, output(result, "IMAGES") if return_images else None)
+        return Scores(values, answer[Tensor.IMAGES] if return_images else None)
 
     def _infer(
-        self, model: str, inputs: Callable[[], list[InferInput]], timeout_s: float | None = None
-    ) -> InferResult:
-        def ask() -> InferResult:
+        self, model: Model, inputs: Callable[[], Arrays], timeout_s: float | None = None
+    ) -> Outputs:
+        def ask() -> Outputs:
             address = (self._info or self._read_info()).rollout_address
             access = self._opened()
             if self._triton is None:
                 self._triton = access.triton(address)
             try:
-                return self._triton.infer(
-                    model,
-                    inputs(),
+                result = self._triton.infer(
+                    model.value,
+                    infer_inputs(inputs()),
                     client_timeout=timeout_s or self._silence_s,
                     headers=access.headers,
                 )
+                return Outputs.of(result)
             except InferenceServerException as error:
                 raise triton_error(error, address) from error
 
@@ -347,13 +328,13 @@ class RolloutServer:
     def _require_ready(self, address: str) -> None:
         client = self._opened().triton(address)
         try:
-            ready = client.is_model_ready(MODEL, client_timeout=CONTROL_TIMEOUT_S)
+            ready = client.is_model_ready(Model.EXPLORE.value, client_timeout=CONTROL_TIMEOUT_S)
         except InferenceServerException as error:
             raise triton_error(error, address) from error
         finally:
             client.close()
         if not ready:
-            raise ServerAwayError(f"the model {MODEL!r} is not ready")
+            raise ServerAwayError(f"the model {Model.EXPLORE.value!r} is not ready")
 
     def _version(self, adapter: PublishedAdapter, info: ServerInfo) -> int | None:
         """The version under which the server has an adapter; None if it has lost it."""

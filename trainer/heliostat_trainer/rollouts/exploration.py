@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from tritonclient.utils import InferenceServerException
 
-from heliostat_engines.sampling.solvers import Solver
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_trainer.errors import ServerRefusedError
-from heliostat_trainer.rollouts.patience import ServerAwayError, ServerBusyError
-from heliostat_trainer.rollouts.wire import array_input, output, spec_input, triton_error, wire_name
+from heliostat_trainer.rollouts.failures import ServerAwayError, ServerBusyError, triton_error
+from heliostat_trainer.rollouts.wire import Outputs, infer_inputs
 from heliostat_trainer.types import Group, GroupRequest
+from heliostat_wire.names import Model
+from heliostat_wire.specs import spec_name
+from heliostat_wire.tensors import DrawnBatch, explore_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
     from heliostat_trainer.rollouts.wire import Access
 
-MODEL = "explore"
 POLL_S = 1.0
 PROBE_EVERY_S = 5.0
 
@@ -78,17 +79,16 @@ class RolloutStream:
                 prompt=request.prompt,
                 steps=request.steps,
                 score_after=request.score_after or 0,
-                # Left out where they are the default, so that servers of before there were others draw.
-                solver="" if request.solver is Solver.EULER else request.solver,
-                decoder=wire_name(request.decoder),
+                solver=spec_name(request.solver),
+                decoder=spec_name(request.decoder),
                 rewards=request.reward.names,
                 return_latents=request.return_latents,
             )
         )
         try:
             self._client.async_stream_infer(
-                MODEL,
-                [spec_input(spec), array_input("SEEDS", np.array(seeds, np.int64), "INT64")],
+                Model.EXPLORE.value,
+                infer_inputs(explore_inputs(spec, seeds)),
                 request_id=str(request.row),
                 enable_empty_final_response=True,
             )
@@ -348,12 +348,12 @@ def _decode(result: Any) -> Answer:
     if not response.outputs:
         nothing = np.zeros(0)
         return Answer(int(response.id), nothing.astype(np.int64), nothing, None, 0, final)
-    latents = result.as_numpy("LATENTS")
+    batch = DrawnBatch.read(Outputs.of(result))
     return Answer(
         row=int(response.id),
-        seeds=output(result, "SEEDS"),
-        rewards=output(result, "REWARDS").astype(np.float64),
-        latents=None if latents is None else torch.from_numpy(latents.copy()),
-        version=int(output(result, "VERSION")[0]),
+        seeds=batch.seeds,
+        rewards=batch.rewards.astype(np.float64),
+        latents=batch.latents,
+        version=batch.version,
         final=final,
     )

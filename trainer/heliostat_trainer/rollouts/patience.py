@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
-from heliostat_engines.errors import HeliostatError
 from heliostat_trainer.errors import ServerUnreachableError
+from heliostat_trainer.rollouts.failures import ServerAwayError, ServerUnableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,23 +17,6 @@ T = TypeVar("T")
 
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 3.0
-
-
-class ServerAwayError(HeliostatError, ConnectionError):
-    """The transport failed or a model is not up: the same request may succeed in a while."""
-
-
-class ServerUnableError(ServerAwayError):
-    """The server is there, and says itself that it cannot do this just now."""
-
-
-class ServerBusyError(ServerUnableError):
-    """The server has too much of ours waiting: it takes that one request again later."""
-
-    def __init__(self, sentence: str, retry_after_s: float, request_id: str) -> None:
-        super().__init__(sentence)
-        self.retry_after_s = retry_after_s
-        self.request_id = request_id
 
 
 class Patience:

@@ -25,7 +25,8 @@ from heliostat_proto import control_pb2
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.rollouts.client import CONTROL_TIMEOUT_S, RolloutServer
 from heliostat_trainer.rollouts.exploration import Backlog
-from heliostat_trainer.rollouts.patience import Patience, ServerAwayError, ServerUnableError
+from heliostat_trainer.rollouts.failures import ServerAwayError, ServerUnableError
+from heliostat_trainer.rollouts.patience import Patience
 from heliostat_trainer.rollouts.published import PublishedAdapters
 from heliostat_trainer.rollouts.service import RefusedPrompts, Scores
 

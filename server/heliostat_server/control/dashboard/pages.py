@@ -16,7 +16,6 @@ from starlette.exceptions import HTTPException
 from heliostat_engines.errors import HeliostatError
 from heliostat_server.control.dashboard.charts import number
 from heliostat_server.control.dashboard.words import FILTERS
-from heliostat_server.control.http import STATUS
 from heliostat_server.control.validation import first_problem
 from heliostat_server.errors import ForbiddenError, RequestError, TokenError, code_of, describe
 
@@ -107,7 +106,7 @@ def _to_login(request: Request) -> Response:
 
 
 def _problem(request: Request, error: Exception) -> Response:
-    response = page("problem.html", STATUS[code_of(error)], sentence=describe(error))
+    response = page("problem.html", code_of(error).http, sentence=describe(error))
     if _FETCHED in request.headers:
         # What is shown stays; the next try may do better.
         response.headers["HX-Reswap"] = "none"

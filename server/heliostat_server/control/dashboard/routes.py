@@ -12,7 +12,7 @@ from heliostat_engines.errors import HeliostatError
 from heliostat_server.control.dashboard.curves import Axis
 from heliostat_server.control.dashboard.pages import LOGIN, STATIC, PageRoute, go_to, page
 from heliostat_server.control.dashboard.views import GALLERY_GROUPS, LATEST, Excerpt, Views
-from heliostat_server.control.http import STATUS, VersionNumber
+from heliostat_server.control.http import VersionNumber
 from heliostat_server.control.operations import Operations
 from heliostat_server.errors import NotFoundError, TokenError, code_of, describe
 from heliostat_server.experiments.authority import Caller
@@ -53,7 +53,7 @@ def dashboard_routes(  # noqa: C901
         try:
             session = sessions.open(token)
         except TokenError as error:
-            return page("login.html", STATUS[code_of(error)], problem=describe(error))
+            return page("login.html", code_of(error).http, problem=describe(error))
         response = go_to("/")
         response.set_cookie(
             _cookie(request),
@@ -178,7 +178,7 @@ def dashboard_routes(  # noqa: C901
             raise
         except HeliostatError as error:
             card = views.card(by, name, group, reward, describe(error))
-            return page(template, STATUS[code_of(error)], by=by, card=card)
+            return page(template, code_of(error).http, by=by, card=card)
         return page(template, by=by, card=views.card(by, name, group, reward))
 
     @router.get("/experiments/{name}/groups/{group}/pictures.webp")

@@ -25,10 +25,11 @@ from typer.testing import CliRunner
 
 from heliostat.cli import app
 from heliostat_engines.conditioning import Conditioning
-from heliostat_server.errors import Code, ModelError, ServerStartError, UnavailableError, code_of
+from heliostat_server.errors import ModelError, ServerStartError, UnavailableError, code_of
 from heliostat_server.processes.ports import free_ports
 from heliostat_server.rewards.definitions import VlmJudgeSettings
 from heliostat_server.rewards.remote.vlm_judge import VlmJudge
+from heliostat_wire.errors import Code
 from tests.server.rewards.offers import book_of
 
 NO_TEXT = Conditioning(torch.zeros(0, 1, 1), torch.zeros(0, 1))

@@ -1,0 +1,129 @@
+"""When a server counts as gone, unable, busy or refusing: which error each failure of a call is.
+
+`ServerAwayError`: gone. What was asked is asked again over fresh connections, for `server.patience_s`
+(`patience`); of several servers the others draw meanwhile (`replicas`). It is raised
+
+- of a call that fails with no code of the server's own: the network's, or Triton's of a model whose process
+  is down or loading (`triton_error`, `control_error`);
+- of a stream on which nothing was heard for too long, or which ended before all seeds were answered
+  (`exploration`);
+- if a model is not ready, the server has moved to another address, or it has lost the run's adapter with its
+  state (`client`).
+
+`ServerUnableError`: it is there, and says itself with a code that is worth asking again (`Code.again`) that it
+cannot do this now. Asked again as above; only the last sentence differs once patience ends. A replica that is
+left out for a while counts as this (`replicas.LeftOutError`).
+
+`ServerBusyError`: it put one request off until a time that it names. That request alone is sent again then;
+the others go on, and no patience is used up (`exploration`).
+
+`TokenRefusedError`: it takes none of the tokens that were tried. Another may be taken: `client` tries each once.
+
+`ServerRefusedError`: everything else. Asking again would not help: the run ends with the server's sentence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+
+from heliostat_engines.errors import HeliostatError
+from heliostat_engines.machine.network import grpc_detour
+from heliostat_trainer.errors import ServerRefusedError, TokenRefusedError
+from heliostat_wire.errors import Again, Code, Refusal, says_restarting
+from heliostat_wire.names import CODE_KEY
+
+if TYPE_CHECKING:
+    from tritonclient.utils import InferenceServerException
+
+_AWAY_STATUSES = ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "ABORTED")
+"""Of gRPC, where the server has told no code."""
+_TOKEN_CODES = (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED)
+# Triton's client and gRPC tell these with statuses that mean anything, or with none.
+_AWAY_WORDS = (
+    "rst_stream",
+    "socket closed",
+    "connection reset",
+    "connection refused",
+    "server exiting",
+    "server is stopping",
+    "no longer in valid state",
+    "stream has been closed",
+)
+# Only servers of before their errors had codes need these: those of today tell each error with one.
+_OLD_SERVERS_WORDS = (
+    "being restarted",
+    "loading its models",
+    "shutting down",
+    "does not answer",
+    "try again in",
+)
+
+
+class ServerAwayError(HeliostatError, ConnectionError):
+    """The transport failed or a model is not up: the same request may succeed in a while."""
+
+
+class ServerUnableError(ServerAwayError):
+    """The server is there, and says itself that it cannot do this just now."""
+
+
+class ServerBusyError(ServerUnableError):
+    """The server has too much of ours waiting: it takes that one request again later."""
+
+    def __init__(self, sentence: str, retry_after_s: float, request_id: str) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
+        self.request_id = request_id
+
+
+def triton_error(error: InferenceServerException, address: str) -> HeliostatError:
+    """The error to raise of a call to host:port: away, and worth asking again, or refused."""
+    message = str(error.message() or "")
+    refusal = Refusal.read(message)
+    if refusal is not None:
+        return refusal_error(refusal)
+    return _foreign_error(message, str(error.status() or ""), address)
+
+
+def control_error(error: grpc.RpcError, url: str) -> HeliostatError:
+    """As `triton_error`, for the control plane at a URL."""
+    assert isinstance(error, grpc.Call)
+    details = error.details() or ""
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED or "http1" in details.lower():
+        return ServerRefusedError(
+            f"{url} is not heliostat's control plane{grpc_detour(url)}: set server.url to the gRPC "
+            "address that `heliostat serve` prints"
+        )
+    code = dict(error.trailing_metadata() or ()).get(CODE_KEY)
+    if code is not None:
+        return refusal_error(Refusal(Code.named(str(code)), details))
+    return _foreign_error(details, str(error.code()), url)
+
+
+def refusal_error(refusal: Refusal) -> HeliostatError:
+    """The error to raise of one that the server itself told."""
+    sentence = refusal.sentence.strip() or refusal.code.value
+    if refusal.retry_after_s is not None:
+        return ServerBusyError(refusal.sentence, refusal.retry_after_s, refusal.request_id)
+    if refusal.code in _TOKEN_CODES:
+        return TokenRefusedError(sentence)
+    if refusal.again is Again.NEVER:
+        return ServerRefusedError(sentence)
+    return ServerUnableError(sentence)
+
+
+def _foreign_error(message: str, status: str, address: str) -> HeliostatError:
+    """Of what lies between us and the server, of Triton, or of a server older than codes."""
+    sentence = message.strip() or status
+    if any(code in status for code in _TOKEN_CODES):
+        return TokenRefusedError(sentence)
+    words = (*_AWAY_WORDS, *_OLD_SERVERS_WORDS)
+    if (
+        any(away in status for away in _AWAY_STATUSES)
+        or says_restarting(message)
+        or any(away in message.lower() for away in words)
+    ):
+        return ServerAwayError(sentence + grpc_detour(address))
+    return ServerRefusedError(sentence)
