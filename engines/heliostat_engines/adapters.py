@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from heliostat_engines.errors import AdapterError, FileError
+from heliostat_engines.errors import AdapterError, FileError, first_line
 from heliostat_engines.files.text import parse_json
+from heliostat_engines.files.weights import UNREADABLE
 from heliostat_engines.settings import LARGEST_FLOAT
 
 if TYPE_CHECKING:
@@ -193,8 +193,10 @@ def _parse_config(config: bytes) -> dict[str, object]:
 def _parse_tensors(data: bytes) -> dict[str, dict[str, torch.Tensor]]:
     try:
         tensors = load(data)
-    except (SafetensorError, ValueError) as error:
-        raise AdapterError(f"the adapter is no whole safetensors file: {error}") from error
+    except UNREADABLE as error:
+        raise AdapterError(
+            f"the adapter is no whole safetensors file: {first_line(error)}"
+        ) from error
     sides: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         match = _KEY.match(key)

@@ -49,6 +49,16 @@ def test_zero_is_told_from_non_zero() -> None:
     assert not parse_adapter(pack_adapter({"m": (down, up)}, 1.0)).is_zero
 
 
+def test_a_side_beyond_64_bits_is_refused_in_one_sentence() -> None:
+    entry = {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}
+    header = json.dumps({"base_model.model.m.lora_A.weight": entry}).encode()
+    config = pack_adapter(pairs(), alpha=1.0).config
+    adapter = AdapterFiles(config, len(header).to_bytes(8, "little") + header)
+    with pytest.raises(AdapterError, match=r"no whole safetensors file: .+") as refused:
+        parse_adapter(adapter)
+    assert "\n" not in str(refused.value)
+
+
 def test_refusals_say_what_is_wrong() -> None:
     good = pack_adapter(pairs(), alpha=1.0)
     one = {"blocks.0.to_q": pairs()["blocks.0.to_q"]}

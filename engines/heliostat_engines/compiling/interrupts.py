@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from threading import Event
 
 Result = TypeVar("Result")
+
+_LOOK_EVERY_S = 0.2
 
 
 def run_interruptibly(work: Callable[[], Result], stopping: Event) -> Result:
@@ -26,7 +28,11 @@ def run_interruptibly(work: Callable[[], Result], stopping: Event) -> Result:
             # A signal while the first task is handed over may come before the pool knows its
             # thread, and would not be waited for: so the first has nothing to do.
             pool.submit(int).result()
-            return pool.submit(work).result()
+            running = pool.submit(work)
+            # A signal that comes as a wait begins is noticed at the wait's end: so waits are short.
+            while not wait([running], timeout=_LOOK_EVERY_S).done:
+                pass
+            return running.result()
         except KeyboardInterrupt:
             stopping.set()
             raise

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from heliostat_engines.errors import CheckpointError
+from heliostat_engines.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     Shape = tuple[int, ...]
 
 LENGTH_BYTES = 8
+UNREADABLE = (SafetensorError, ValueError, TypeError)
+"""What safetensors raises of bytes that are no whole file; the last if a tensor of no values has a side
+beyond 64 bits."""
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
 """What the two libraries call a model's file of weights."""
 
@@ -95,7 +98,7 @@ def read_shapes(file: Path) -> dict[str, Shape]:
         with safe_open(file, framework="pt") as opened:
             names = list(opened.keys())
             return {name: tuple(opened.get_slice(name).get_shape()) for name in names}
-    except (OSError, SafetensorError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise _not_whole(file, error) from error
 
 
@@ -103,7 +106,7 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     """All tensors of a safetensors file. Raises CheckpointError."""
     try:
         return load_file(file)
-    except (OSError, SafetensorError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise _not_whole(file, error) from error
 
 
@@ -112,7 +115,7 @@ def read_metadata(file: Path) -> dict[str, str]:
     try:
         with safe_open(file, framework="pt") as opened:
             return dict(opened.metadata() or {})
-    except (OSError, SafetensorError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise _not_whole(file, error) from error
 
 
@@ -120,8 +123,7 @@ def _not_whole(file: Path, error: Exception) -> CheckpointError:
     if not file.is_file():
         return CheckpointError(f"there is no {file}: it is missing from the checkpoint")
     return CheckpointError(
-        f"{file} is no whole safetensors file ({str(error).splitlines()[0]}): download or write it "
-        "again"
+        f"{file} is no whole safetensors file ({first_line(error)}): download or write it again"
     )
 
 

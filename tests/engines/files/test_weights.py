@@ -183,3 +183,13 @@ def test_what_is_no_safetensors_file(tmp_path: Path) -> None:
     path.write_bytes(b"no header")
     with pytest.raises(CheckpointError, match=f"{path} is no whole safetensors file"):
         read_tensors(path)
+
+
+def test_a_file_with_a_side_beyond_64_bits(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}
+    header = json.dumps({"weight": entry}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match=r"is no whole safetensors file \(.+\)") as refused:
+        read_tensors(path)
+    assert "\n" not in str(refused.value)
