@@ -217,8 +217,8 @@ def build_trainer(
     """
     config = checkpoints.config  # with the schedule that the run was started with
     family = get_family(config.model.family)
-    resolution_px = config.model.resolution_px or family.default_resolution_px
-    checkpoint = config.model.checkpoint or family.default_checkpoint
+    resolution_px = config.model.resolution_of(family)
+    checkpoint = config.model.checkpoint_of(family)
     digest = weights_digest(checkpoint)
     notes = checkpoints.check(contents_of(prompts, digest)) if resume else ()
     stages = progress.stages
