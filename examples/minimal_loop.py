@@ -23,6 +23,7 @@ from heliostat_trainer.exploring.selection import select
 from heliostat_trainer.export import write_lora_folder
 from heliostat_trainer.loop import group_requests
 from heliostat_trainer.policy.policy import PolicyName
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.prompts.sources import step_prompts
 from heliostat_trainer.randomness import Purpose, stream
 from heliostat_trainer.ranks.interrupts import Interrupts
@@ -110,7 +111,7 @@ def main(settings: Sequence[str]) -> Path:
         )
     service = demo_service(str(choose_device(config.run.device)))
     workshop = build_workshop(config, service.info().lora_targets, Ranks(), Interrupts())
-    loop = Loop(config, service, workshop, config.prompt_sets().train)
+    loop = Loop(config, service, workshop, read_prompt_sets(config).train)
     adapter = loop.publish()
     for number in range(1, config.run.steps + 1):
         report, adapter = loop.step(number, adapter)

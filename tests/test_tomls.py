@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.settings.load import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,9 @@ def test_every_toml_parses(path: Path) -> None:
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)
 def test_every_example_is_a_valid_run(path: Path) -> None:
-    assert load_config(path).run.name
+    config = load_config(path)
+    assert config.run.name
+    assert read_prompt_sets(config).train
 
 
 def test_there_are_examples() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from heliostat_trainer.display.progress import LineProgress
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
 from heliostat_trainer.settings.load import load_config
@@ -152,6 +153,7 @@ class Workbench:
     def _trainer(self, config: TrainConfig, *, resume: bool) -> Trainer:
         return build_trainer(
             config,
+            read_prompt_sets(config),
             self._server,
             open_run(config, resume=resume),
             LineProgress(Console(quiet=True)),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from heliostat_engines.settings.places import section_kinds
 from heliostat_trainer.forecast.work import plan_run
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.settings.compare import completed, first_change, flatten
 from heliostat_trainer.settings.config import TrainConfig
 from heliostat_trainer.settings.load import load_config
@@ -221,6 +222,7 @@ def run(settings: RunSettings, sandbox: Sandbox) -> Verdict:
     sandbox.write(FILES | {path.name: settings.toml})
     try:
         config = load_config(path, settings.overrides)
+        read_prompt_sets(config)
         plan_run(config)
         problem = _unusable(config)
     except Exception as error:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from heliostat_trainer.policy.policy import PolicyName
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.ranks.ranks import Ranks
@@ -43,7 +44,7 @@ def judged(config: TrainConfig) -> NDArray[np.float64]:
     """The judge's scores[P, CANDIDATES] of what the base model draws in BF16."""
     service = demo_service(str(choose_device(config.run.device)))
     artist = build_workshop(config, service.info().lora_targets, Ranks(), Interrupts()).artist
-    prompts = config.prompt_sets().train[:PROMPTS]
+    prompts = read_prompt_sets(config).train[:PROMPTS]
     rows = [row for row in range(len(prompts)) for _ in range(CANDIDATES)]
     seeds = [
         seed

@@ -60,6 +60,7 @@ from heliostat_trainer.forecast.work import NVFP4_SPEEDUPS, plan_run, total
 from heliostat_trainer.loop import group_requests
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.prompts.curriculum import contrasted, most_contrasted
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.ranks.ranks import Ranks
@@ -162,7 +163,7 @@ class Bench:
         content: dict[str, Any] = config.model_dump(
             mode="json", include={"model", "recipe", "objective", "reward", "lora"}
         )
-        content |= {"prompts": config.prompt_sets().train, "per_step": config.prompts.per_step}
+        content |= {"prompts": read_prompt_sets(config).train, "per_step": config.prompts.per_step}
         content |= {"min_spread": config.prompts.min_spread, "policy": "base"}
         content |= {"seed": self.seed, "same_prompts": self.same_prompts}
         content |= {"computes": name_of(compute_dtype(self.device))}
@@ -523,7 +524,7 @@ class Studio:
 
     def _prompts(self, config: TrainConfig, draw: int) -> tuple[str, ...]:
         """A step's prompts, drawn anew for each draw: the beginning of a larger step's."""
-        prompts = config.prompt_sets().train
+        prompts = read_prompt_sets(config).train
         position = 0 if self._bench.same_prompts else draw
         order = stream(self._bench.seed, Purpose.PROMPTS, position).permutation(len(prompts))
         return tuple(prompts[row] for row in order[: config.prompts.per_step])

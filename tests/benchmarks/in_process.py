@@ -9,6 +9,7 @@ from rich.console import Console
 
 from heliostat.in_process import demo_service
 from heliostat_trainer.display.progress import open_progress
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.run import build_trainer, open_run
 from heliostat_trainer.types import Outlook
@@ -32,6 +33,14 @@ def train_in_process(
     console, outlook = Console(file=io.StringIO()), Outlook(0, config.run.steps, 0.0, None)
     with open_progress(console, outlook) as progress:
         checkpoints = open_run(config, resume=resume)
-        trainer = build_trainer(config, service, checkpoints, progress, Interrupts(), resume=resume)
+        trainer = build_trainer(
+            config,
+            read_prompt_sets(config),
+            service,
+            checkpoints,
+            progress,
+            Interrupts(),
+            resume=resume,
+        )
         trainer.train()
         trainer.conclude()

@@ -13,6 +13,7 @@ from heliostat_engines.errors import HeliostatError, UnknownFamilyError
 from heliostat_engines.families import FAMILIES
 from heliostat_server.errors import RequestError
 from heliostat_trainer.forecast.work import plan_run
+from heliostat_trainer.prompts.sets import prompt_notes, read_prompt_sets
 from heliostat_trainer.settings.config import EQUAL_REWARDS, TrainConfig
 from heliostat_trainer.settings.load import load_config
 from heliostat_trainer.settings.objectives import Levels
@@ -42,8 +43,8 @@ def test_it_is_a_run_of_the_family_that_can_be_planned(family: str, tmp_path: Pa
     assert config.recipe.name is RecipeName.HELIOSTAT
     assert config.prompts.min_spread == EQUAL_REWARDS
     assert config.objective.levels is Levels.HIGH
-    assert config.check_files() == ()
-    prompts = config.prompt_sets()
+    prompts = read_prompt_sets(config)
+    assert prompt_notes(config, prompts) == ()
     assert len(prompts.heldout) >= config.evaluation.prompts
     assert all(str(path).startswith(str(tmp_path)) for path in tmp_path.rglob("*.txt"))
 
@@ -82,7 +83,7 @@ def test_a_reward_takes_the_examples_place(tmp_path: Path) -> None:
 
 
 def test_prompts_of_the_reward_that_reads_quote_something(tmp_path: Path) -> None:
-    prompts = written(tmp_path, "flux", "--reward", "ocr").prompt_sets()
+    prompts = read_prompt_sets(written(tmp_path, "flux", "--reward", "ocr"))
     assert len(prompts.train) > 48
     assert all(prompt.count('"') == 2 for prompt in (*prompts.train, *prompts.heldout))
     assert not set(prompts.train) & set(prompts.heldout)

@@ -15,6 +15,7 @@ from heliostat_engines.errors import HeliostatError
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.display.progress import LineProgress
 from heliostat_trainer.errors import (
+    ConfigError,
     DivergedError,
     OutOfMemoryError,
     RunFolderError,
@@ -22,8 +23,9 @@ from heliostat_trainer.errors import (
 )
 from heliostat_trainer.evaluation.evaluate import paired_difference, read_evaluations
 from heliostat_trainer.folder.metrics import read_metrics
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
-from heliostat_trainer.run import build_trainer, open_run, run_trainer
+from heliostat_trainer.run import build_trainer, open_run, run_trainer, train
 from heliostat_trainer.settings.config import TrainConfig
 from tests.trainer.fake_server import FakeServer
 
@@ -38,6 +40,7 @@ Configure = "Callable[..., TrainConfig]"
 def make_trainer(config: TrainConfig, server: FakeServer, *, resume: bool = False) -> Trainer:
     return build_trainer(
         config,
+        read_prompt_sets(config),
         server,
         open_run(config, resume=resume),
         LineProgress(Console(quiet=True)),
@@ -89,6 +92,22 @@ def test_a_run_leaves_metrics_evaluations_checkpoints_and_a_lora(finished: Confi
     assert gain.low <= gain.mean <= gain.high
     settings = json.loads((config.run.path / "run.json").read_text())
     assert settings["config"]["recipe"]["name"] == "sol_rl"
+
+
+def test_prompts_are_read_once_a_run(configure: Configure, server: FakeServer, toml: Path) -> None:
+    config = configure("--run.steps", "1")
+    trainer = make_trainer(config, server)
+    for name in ("train.txt", "heldout.txt"):
+        (toml.parent / name).unlink()
+    run_trainer(config, trainer)
+    assert list((config.run.path / "showcase").iterdir())
+
+
+def test_prompts_that_are_missing_end_a_run_before_anything_begins(configure: Configure) -> None:
+    config = configure("--prompts.train", "missing.txt", "--server.url", "127.0.0.1:1")
+    with pytest.raises(ConfigError, match=r"prompts.train: cannot read missing.txt"):
+        train(config)
+    assert not config.run.path.exists()
 
 
 @pytest.mark.slow
@@ -207,7 +226,13 @@ def test_a_run_trains_in_either_arithmetic_and_a_resumed_one_says_that_it_change
         progress.say = said.append  # type: ignore[method-assign]
         checkpoints = open_run(config, resume=True)
         build_trainer(
-            config, FakeServer(checkpoint), checkpoints, progress, Interrupts(), resume=True
+            config,
+            read_prompt_sets(config),
+            FakeServer(checkpoint),
+            checkpoints,
+            progress,
+            Interrupts(),
+            resume=True,
         )
         changes = [] if name == arithmetic else [arithmetic, other]
         for side in (

@@ -15,6 +15,7 @@ from rich.console import Console
 from heliostat_trainer.display.progress import LineProgress
 from heliostat_trainer.evaluation.evaluate import read_evaluations
 from heliostat_trainer.folder.metrics import read_metrics
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.report import write_report
 from heliostat_trainer.rewards import Normalise, RewardSum
@@ -104,7 +105,9 @@ def test_progress_lines_show_each_reward(
     console = Console(file=io.StringIO(), width=400)
     progress = LineProgress(console)
     checkpoints = open_run(config, resume=False)
-    trainer = build_trainer(config, server, checkpoints, progress, Interrupts(), resume=False)
+    trainer = build_trainer(
+        config, read_prompt_sets(config), server, checkpoints, progress, Interrupts(), resume=False
+    )
     run_trainer(config, trainer)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "rewards warmth " in text

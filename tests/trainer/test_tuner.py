@@ -17,6 +17,7 @@ from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.folder.checkpoint import RunState
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.folder.steps import kept_steps, step_folder
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.report import write_report
 from heliostat_trainer.rollouts.handshake import check_decisions
@@ -44,7 +45,13 @@ def train(config: TrainConfig, server: FakeServer, *, resume: bool = False) -> s
     shown = io.StringIO()
     progress = LineProgress(Console(file=shown, width=1000))
     trainer = build_trainer(
-        config, server, open_run(config, resume=resume), progress, Interrupts(), resume=resume
+        config,
+        read_prompt_sets(config),
+        server,
+        open_run(config, resume=resume),
+        progress,
+        Interrupts(),
+        resume=resume,
     )
     run_trainer(config, trainer)
     return shown.getvalue()

@@ -25,6 +25,7 @@ from heliostat_trainer.folder.steps import step_folder
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.settings.evaluation import EvaluationSection, GuardsSection
 from heliostat_trainer.settings.reward import RewardSection
+from heliostat_trainer.settings.run import ModelSection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -52,6 +53,11 @@ class RunRecord:
     """What the server said of itself; empty for runs of before it was kept."""
     problems: tuple[str, ...] = ()
     """What is damaged and therefore left out, a sentence each."""
+
+    @property
+    def model(self) -> ModelSection:
+        """The model that was trained, as it was kept: a key of before or after now is left out."""
+        return ModelSection.model_construct(**self._section("model"))
 
     @property
     def reward(self) -> RewardSection:

@@ -32,6 +32,7 @@ from heliostat_trainer.folder.metrics import MetricsLog
 from heliostat_trainer.folder.resuming import contents_of
 from heliostat_trainer.folder.run_file import RUN_FILE, read_arithmetic
 from heliostat_trainer.loop import Parts, Trainer
+from heliostat_trainer.prompts.sets import prompt_notes, read_prompt_sets
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.ranks.interrupts import Interrupts, StopRequestedError
 from heliostat_trainer.ranks.launch import local_size
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from heliostat_trainer.prompts.sets import PromptSets
     from heliostat_trainer.rollouts.service import RolloutService
     from heliostat_trainer.types import ServerInfo
 
@@ -83,6 +85,7 @@ def train(
     Raises:
         HeliostatError: one sentence that says what to do. The last complete step is saved.
     """
+    prompts = read_prompt_sets(config)
     _use_threads(config)
     require_trackers(config.logging)
     console = console or Console()
@@ -102,7 +105,14 @@ def train(
     ):
         try:
             trainer = build_trainer(
-                config, server, checkpoints, progress, interrupts, resume=resume, ranks=ranks
+                config,
+                prompts,
+                server,
+                checkpoints,
+                progress,
+                interrupts,
+                resume=resume,
+                ranks=ranks,
             )
         except StopRequestedError as stop:
             raise InterruptedRunError("stopped before the first step") from stop
@@ -189,6 +199,7 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoints:
 
 def build_trainer(
     config: TrainConfig,
+    prompts: PromptSets,
     server: RolloutService,
     checkpoints: Checkpoints,
     progress: Progress,
@@ -205,10 +216,9 @@ def build_trainer(
         RunFolderError: the run cannot be resumed or its folder not written.
     """
     config = checkpoints.config  # with the schedule that the run was started with
-    prompts = config.prompt_sets()
     family = get_family(config.model.family)
-    resolution_px = config.model.resolution_px or family.default_resolution_px
-    checkpoint = config.model.checkpoint or family.default_checkpoint
+    resolution_px = config.model.resolution_of(family)
+    checkpoint = config.model.checkpoint_of(family)
     digest = weights_digest(checkpoint)
     notes = checkpoints.check(contents_of(prompts, digest)) if resume else ()
     stages = progress.stages
@@ -217,7 +227,8 @@ def build_trainer(
     check_against_server(config, info, prompts, resolution_px)
     with stages.during("have the rewards check the prompts"):
         check_prompts(config, server, prompts)
-    for note in (*config.check_files(), *checkpoint_warnings(checkpoint, digest, info), *notes):
+    said_of_prompts = prompt_notes(config, prompts)
+    for note in (*said_of_prompts, *checkpoint_warnings(checkpoint, digest, info), *notes):
         progress.say(note)
     ranks = ranks or Ranks()
     start = {
@@ -309,10 +320,9 @@ def _save_at_last(trainer: Trainer) -> None:
 def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
     """Explore and redraw one held-out group with the final policy, for people to look at."""
     recipe, explored_in = config.recipe, trainer.explore_steps
-    prompt = config.prompt_sets().heldout[0]
     request = GroupRequest(
         row=0,
-        prompt=prompt,
+        prompt=trainer.parts.evaluator.prompts[0],
         seeds=candidate_seeds(config.evaluation.seed, Purpose.SHOWCASE, recipe.pool),
         steps=explored_in.steps,
         reward=config.reward.sum,

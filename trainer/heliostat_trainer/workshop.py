@@ -56,11 +56,11 @@ def build_workshop(
             "start with torchrun --nproc-per-node N, or set it to false"
         )
     family = get_family(config.model.family)
-    resolution_px = config.model.resolution_px or family.default_resolution_px
+    resolution_px = config.model.resolution_of(family)
     device = choose_device(config.run.device)
     policy = Policy(
         family,
-        config.model.checkpoint or family.default_checkpoint,
+        config.model.checkpoint_of(family),
         targets,
         rank=config.lora.rank,
         alpha=config.lora.alpha,

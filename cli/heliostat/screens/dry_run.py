@@ -14,6 +14,7 @@ from heliostat.screens.console import table_console
 from heliostat_engines.progress import duration, shown
 from heliostat_trainer.forecast.pace import measured_pace
 from heliostat_trainer.forecast.work import BACKWARD_NFES, NVFP4_SPEEDUPS, plan_run, total
+from heliostat_trainer.prompts.sets import prompt_notes, read_prompt_sets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,9 +36,10 @@ def show(config: TrainConfig, ranks: int = 1) -> None:
         HeliostatError: the run could not be started; says what to do.
     """
     console = table_console()
+    prompts = read_prompt_sets(config)
     plan = plan_run(config)
-    for warning in config.check_files():
-        console.print(Text(warning))
+    for note in prompt_notes(config, prompts):
+        console.print(Text(note))
     console.print(Text(_title(config), style="bold"))
     console.print(_facts(_counts(config, plan, ranks)))
     console.print(_costs("A step", plan.a_step))

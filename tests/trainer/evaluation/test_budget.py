@@ -18,6 +18,7 @@ from heliostat_trainer.evaluation.budget import (
 )
 from heliostat_trainer.evaluation.evaluate import Evaluation, pair, read_evaluations
 from heliostat_trainer.policy.policy import PolicyName
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
 from heliostat_trainer.settings.load import load_config
@@ -76,7 +77,15 @@ def complete(config: TrainConfig, server: FakeServer, *, resume: bool = False) -
     console = Console(file=io.StringIO())
     with LineProgress(console) as progress:
         checkpoints = open_run(config, resume=resume)
-        trainer = build_trainer(config, server, checkpoints, progress, Interrupts(), resume=resume)
+        trainer = build_trainer(
+            config,
+            read_prompt_sets(config),
+            server,
+            checkpoints,
+            progress,
+            Interrupts(),
+            resume=resume,
+        )
         run_trainer(config, trainer)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 

@@ -19,6 +19,7 @@ from heliostat_trainer.evaluation.showcase import read_showcase
 from heliostat_trainer.exploring.fidelity import PUBLISHED
 from heliostat_trainer.exploring.watch import Verdict, explore_steps, fidelity_of, watched_rows
 from heliostat_trainer.folder.metrics import read_metrics
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.run import build_trainer, open_run, run_trainer
 from heliostat_trainer.types import ExploreSteps, Samples
@@ -68,6 +69,7 @@ def build(
     shown = io.StringIO()
     trainer = build_trainer(
         config,
+        read_prompt_sets(config),
         server,
         open_run(config, resume=resume),
         LineProgress(Console(file=shown)),

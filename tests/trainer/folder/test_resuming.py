@@ -20,6 +20,7 @@ from heliostat_trainer.evaluation.evaluate import read_evaluations
 from heliostat_trainer.export import export_run
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.forecast.pace import measured_pace
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.record import read_run
 from heliostat_trainer.report import write_report
@@ -44,7 +45,9 @@ def begin(
     said = io.StringIO()
     progress = LineProgress(Console(file=said, width=10_000))
     checkpoints = open_run(config, resume=resume)
-    return build_trainer(config, server, checkpoints, progress, Interrupts(), resume=resume), said
+    return build_trainer(
+        config, read_prompt_sets(config), server, checkpoints, progress, Interrupts(), resume=resume
+    ), said
 
 
 def run(config: TrainConfig, server: FakeServer, *, resume: bool = False) -> str:

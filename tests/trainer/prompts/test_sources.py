@@ -1,4 +1,4 @@
-"""Where prompts come from: files, data sets, and what is held out of them."""
+"""Where prompts come from: files and data sets."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.prompts.sources import hold_out, read_prompts
+from heliostat_trainer.prompts.sets import read_prompt_sets
+from heliostat_trainer.prompts.sources import read_prompts
 from heliostat_trainer.settings.config import TrainConfig
 from heliostat_trainer.settings.load import load_config
 from heliostat_trainer.settings.prompts import HubPrompts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-UNIQUE = st.lists(st.text(min_size=1, max_size=5), min_size=2, max_size=40, unique=True).map(tuple)
 
 
 def write_jsonl(path: Path, *objects: Any) -> Path:
@@ -71,7 +68,7 @@ def test_half_of_a_character_is_refused_with_its_line(
     path = tmp_path / "p.jsonl"
     path.write_text(f'{{"prompt": "a smile \\ud83d\\ude00"}}\n{{"prompt": "a cat {half}"}}\n')
     with pytest.raises(ConfigError, match=r"prompts.train: .*p.jsonl, line 2: the prompt has half"):
-        load_config(toml, ["--prompts.train", str(path)])
+        read_prompt_sets(load_config(toml, ["--prompts.train", str(path)]))
     path.write_text('{"prompt": "a smile \\ud83d\\ude00"}\n')
     assert read_prompts(path, "x") == ("a smile \N{GRINNING FACE}",)
 
@@ -85,42 +82,6 @@ def test_text_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
     path.write_bytes("a cat".encode("utf-16"))
     with pytest.raises(ConfigError, match="line 1: this is not UTF-8 text"):
         read_prompts(path, "x")
-
-
-@given(UNIQUE, st.floats(0.01, 0.99), st.integers(0, 5))
-def test_what_is_held_out_is_never_trained_on(
-    prompts: tuple[str, ...], fraction: float, seed: int
-) -> None:
-    sets = hold_out(prompts, fraction, seed)
-    assert not set(sets.train) & set(sets.heldout)
-    assert sorted(sets.train + sets.heldout) == sorted(prompts)
-    assert len(sets.heldout) == max(1, round(fraction * len(prompts)))
-    assert sets == hold_out(prompts, fraction, seed)
-
-
-def without_heldout(toml: Path) -> Path:
-    toml.write_text(toml.read_text().replace('heldout = "heldout.txt"', "heldout_fraction = 0.5"))
-    return toml
-
-
-def test_a_run_without_a_heldout_source_splits_its_own_and_says_so(toml: Path) -> None:
-    config = load_config(without_heldout(toml))
-    sets = config.prompt_sets()
-    assert (len(sets.train), len(sets.heldout)) == (3, 3)
-    (sentence,) = config.check_files()
-    assert "3 of the 6 prompts of" in sentence
-    assert "prompts.heldout_fraction = 0.5" in sentence
-    other = load_config(toml, ["--run.seed", "7", "--evaluation.seed", "7"])
-    assert other.prompt_sets() == sets
-    assert load_config(toml, ["--prompts.heldout_seed", "1"]).prompt_sets() != sets
-
-
-def test_a_split_that_is_too_small_is_named(toml: Path) -> None:
-    words = ["--prompts.heldout_fraction", "0.1"]
-    with pytest.raises(ConfigError, match=r"evaluation.prompts = 3, but prompts.heldout_fraction"):
-        load_config(without_heldout(toml), words)
-    with pytest.raises(ConfigError, match=r"prompts.per_step = 4, but what prompts.heldout_fract"):
-        load_config(toml, ["--prompts.per_step", "4"])
 
 
 def test_urls_and_tables_name_the_same_data_set(configure: Callable[..., TrainConfig]) -> None:
@@ -154,7 +115,7 @@ def test_a_data_set_gives_a_column(dataset: Path, toml: Path) -> None:
             'train = "train.txt"', 'train = { dataset = "data", column = "caption" }'
         )
     )
-    assert len(load_config(toml).prompt_sets().train) == 8
+    assert len(read_prompt_sets(load_config(toml)).train) == 8
 
 
 @pytest.mark.parametrize(

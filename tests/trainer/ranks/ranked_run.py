@@ -21,6 +21,7 @@ from heliostat_trainer import run
 from heliostat_trainer.display.progress import LineProgress
 from heliostat_trainer.learning.learner import Learner
 from heliostat_trainer.policy.policy import Policy
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.ranks.launch import leads
 from heliostat_trainer.ranks.ranks import open_ranks
@@ -41,7 +42,14 @@ def lead(toml: str, resume: bool, overrides: list[str]) -> None:
         checkpoints = run.open_run(config, resume=resume)
         server = FakeServer(Path(str(config.model.checkpoint)))
         trainer = run.build_trainer(
-            config, server, checkpoints, progress, interrupts, resume=resume, ranks=ranks
+            config,
+            read_prompt_sets(config),
+            server,
+            checkpoints,
+            progress,
+            interrupts,
+            resume=resume,
+            ranks=ranks,
         )
         print(f"holds {weights_held(trainer.parts.policy)} weights")
         run.run_trainer(config, trainer)

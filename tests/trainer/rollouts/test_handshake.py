@@ -11,6 +11,7 @@ import pytest
 
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.prompts.places import place_of
+from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.rollouts.handshake import (
     check_against_server,
     check_decisions,
@@ -64,7 +65,7 @@ def test_a_prompt_that_is_too_long_is_named_by_file_and_line(
     configure: Configure, server: FakeServer
 ) -> None:
     config = configure()
-    prompts = config.prompt_sets()
+    prompts = read_prompt_sets(config)
     long = max(prompts.train, key=len)
     line = PROMPTS.index(long) + 1
     info = replace(server.info(), max_prompt_chars=len(long) - 1)
@@ -96,7 +97,7 @@ def test_a_number_of_candidates_that_is_not_drawn_is_said_in_one_way(
     check_decisions([decided], 5, fitting)
     told = []
     for check in (
-        lambda: check_against_server(config, info, config.prompt_sets(), 64),
+        lambda: check_against_server(config, info, read_prompt_sets(config), 64),
         lambda: check_decisions([decided], 5, info),
     ):
         with pytest.raises(ConfigError, match=said) as error:
@@ -136,10 +137,10 @@ def test_a_server_without_the_decoder_is_refused_whoever_explores(
         for recipe in ("sol_rl", "bf16_explore"):
             config = configure("--recipe.name", recipe, "--recipe.explore_decoder", "tiny")
             with pytest.raises(ConfigError, match=sentence):
-                check_against_server(config, server.info(), config.prompt_sets(), 64)
+                check_against_server(config, server.info(), read_prompt_sets(config), 64)
         for settings in ((), ("--recipe.name", "naive_quant", "--recipe.explore_decoder", "tiny")):
             config = configure(*settings)
-            check_against_server(config, server.info(), config.prompt_sets(), 64)
+            check_against_server(config, server.info(), read_prompt_sets(config), 64)
 
 
 def test_a_server_that_has_a_tiny_decoder_alone_serves_runs_that_name_none(
@@ -148,7 +149,7 @@ def test_a_server_that_has_a_tiny_decoder_alone_serves_runs_that_name_none(
     info = replace(server.info(), decoders=("tiny",))
     for settings in ((), ("--recipe.explore_decoder", "tiny")):
         config = configure(*settings)
-        check_against_server(config, info, config.prompt_sets(), 64)
+        check_against_server(config, info, read_prompt_sets(config), 64)
 
 
 def test_weights_are_told_apart_by_digest_not_by_path(server: FakeServer) -> None:

@@ -48,9 +48,6 @@ def test_paths_are_relative_to_the_toml(toml: Path, monkeypatch: pytest.MonkeyPa
         (["--server.url", '["a:1", "b"]'], "server.url 'b' is no address"),
         (["--server.url", '["a:1", "grpc://a:1"]'], "server.url names a:1 twice"),
         (["--server.url", "[]"], "server.url"),
-        (["--prompts.train", "missing.txt"], "prompts.train: cannot read missing.txt: No such file"),
-        (["--prompts.per_step", "7"], "prompts.per_step = 7, but"),
-        (["--evaluation.prompts", "4"], "evaluation.prompts = 4, but"),
         (["--evaluation.guidances", "[]"], "at least one guidance scale"),
         (["--objective.name", "amw"], "objective.name = 'amw': choose from diffusion_nft, awm,"),
         (["--objective.power", "1"], "objective.power is a setting of awm, not of diffusion_nft: leave it out"),
@@ -128,20 +125,6 @@ def test_files_are_read_as_people_have_them(toml: Path) -> None:
     capitals.write_bytes(b"[run]\nname = 'caf\xe9'\n")
     with pytest.raises(ConfigError, match=r"RUN.TOML, line 2: this is not UTF-8 text: save it as"):
         load_config(capitals)
-
-
-def test_an_empty_prompt_file_is_named(toml: Path) -> None:
-    (toml.parent / "train.txt").write_text("# nothing but a comment\n\n")
-    with pytest.raises(ConfigError, match=r"prompts.train: .*train.txt holds no prompt"):
-        load_config(toml)
-
-
-def test_prompts_in_both_files_are_warned_of(toml: Path) -> None:
-    assert load_config(toml).check_files() == ()
-    with (toml.parent / "heldout.txt").open("a") as file:
-        file.write("\na red cat")
-    (warning,) = load_config(toml).check_files()
-    assert "1 of 4 held-out prompts" in warning
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class Row:
 
 def model_card(record: RunRecord, family: Family, lora: TrainedLora, kind: Format) -> str:
     """README.md with YAML front matter, as the Hugging Face hub reads it."""
-    base = record.settings["model.checkpoint"] or family.default_checkpoint
+    base = record.model.checkpoint_of(family)
     after = _evaluation_at(record, lora.step)
     template = files("heliostat_trainer.export").joinpath("card.md").read_text("utf-8")
     environment = Environment(  # noqa: S701  # Markdown, not HTML
@@ -73,7 +73,7 @@ def model_card(record: RunRecord, family: Family, lora: TrainedLora, kind: Forma
         rows=_rows(record, after),
         after=after,
         guidance=guidance_label(after) if after else None,
-        resolution_px=record.settings["model.resolution_px"] or family.default_resolution_px,
+        resolution_px=record.model.resolution_of(family),
         steps=record.settings["evaluation.steps"],
         transformer=family.transformer_class().__name__,
     )

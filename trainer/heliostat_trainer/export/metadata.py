@@ -42,7 +42,7 @@ def save_described(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, s
 
 def public_names(record: RunRecord, family: Family) -> PublicNames:
     """Of the model that a run trained, by its checkpoint's configuration where it is at hand."""
-    checkpoint = record.settings["model.checkpoint"] or family.default_checkpoint
+    checkpoint = record.model.checkpoint_of(family)
     config = optional_config(checkpoint, TRANSFORMER_CONFIG)
     return family.public_names(config or family.transformer_configs[Size.PUBLISHED])
 
@@ -58,7 +58,7 @@ def original_metadata(
 ) -> dict[str, str]:
     """Of the file in the original layout, with its pairs by name: ModelSpec's keys and sd-scripts'."""
     names, settings = public_names(record, family), record.settings
-    base = settings["model.checkpoint"] or family.default_checkpoint
+    base = record.model.checkpoint_of(family)
     described = {
         "ss_output_name": record.name,
         "ss_base_model_version": names.base_version,
@@ -85,7 +85,7 @@ def _model_spec(
     *,
     implementation: str,
 ) -> dict[str, str]:
-    side = record.settings["model.resolution_px"] or family.default_resolution_px
+    side = record.model.resolution_of(family)
     return {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{names.architecture}/lora",

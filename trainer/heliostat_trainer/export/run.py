@@ -70,7 +70,7 @@ def export_run(
     for problem in record.problems:
         say(problem)
     lora = read_lora(run, step, float(record.settings["lora.alpha"]))
-    family = get_family(record.settings["model.family"])
+    family = get_family(record.model.family)
     card = model_card(record, family, lora, kind)
     if kind is Format.COMFYUI:
         path = folder / f"{record.name}.safetensors"
@@ -85,7 +85,7 @@ def export_run(
         )
         return Exported(path, lora.step)
     if kind is Format.FUSED:
-        checkpoint = record.settings["model.checkpoint"] or family.default_checkpoint
+        checkpoint = record.model.checkpoint_of(family)
         pairs = _scaled(lora)
         rounding = write_fused_checkpoint(
             family,

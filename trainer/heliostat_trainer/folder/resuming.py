@@ -16,7 +16,7 @@ from heliostat_trainer.settings.learning import LrSchedule
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from heliostat_trainer.prompts.sources import PromptSets
+    from heliostat_trainer.prompts.sets import PromptSets
     from heliostat_trainer.settings.config import TrainConfig
 
 TRAIN, HELDOUT, WEIGHTS = "prompts.train", "prompts.heldout", "model.checkpoint"

@@ -31,7 +31,7 @@ def trainer_memory(config: TrainConfig, ranks: int = 1) -> TrainerMemory:
         ResolutionError: it does not draw such images.
     """
     family = get_family(config.model.family)
-    resolution_px = config.model.resolution_px or family.default_resolution_px
+    resolution_px = config.model.resolution_of(family)
     family.resolutions.check(family.name, resolution_px)
     return memory_of(config, family, family.build_transformer(Size.PUBLISHED), resolution_px, ranks)
 

@@ -12,12 +12,10 @@ from heliostat_trainer.objectives.grpo import Grpo
 from heliostat_trainer.objectives.norm import NormPenalised
 from heliostat_trainer.settings.objectives import (
     AwmSettings,
-    DanceGrpoSettings,
     DgpoSettings,
     DiffusionDpoSettings,
     DiffusionNftSettings,
-    FlowGrpoFastSettings,
-    FlowGrpoSettings,
+    GrpoSettings,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +45,7 @@ def _by_itself(settings: AnyObjective, sampler: StochasticSampler | None) -> Obj
             return DiffusionDPO(settings)
         case DgpoSettings():
             return Dgpo(settings)
-        case FlowGrpoSettings() | FlowGrpoFastSettings() | DanceGrpoSettings():
+        case GrpoSettings():
             assert sampler is not None
             return Grpo(settings, sampler)
         case _:

@@ -29,15 +29,11 @@ import torch
 
 from heliostat_engines.sampling.stochastic import NoiseRule, StochasticSampler
 from heliostat_trainer.objectives.objective import Loss, mean_of_each
-from heliostat_trainer.settings.objectives import (
-    DanceGrpoSettings,
-    FlowGrpoFastSettings,
-    FlowGrpoSettings,
-)
+from heliostat_trainer.settings.objectives import FlowSettings, GrpoSettings
 
 if TYPE_CHECKING:
     from heliostat_trainer.objectives.objective import TransitionRows, Velocities
-    from heliostat_trainer.settings.objectives import AnyObjective, GrpoSettings
+    from heliostat_trainer.settings.objectives import AnyObjective
 
 RULES = {"sde": NoiseRule.FLOW_SDE, "cps": NoiseRule.CPS}
 
@@ -73,11 +69,7 @@ class Grpo:
 
 def stochastic_sampler(settings: AnyObjective, sigmas: torch.Tensor) -> StochasticSampler | None:
     """What the samples are drawn with, down sigmas[S + 1]; None: any sampler will do."""
-    match settings:
-        case FlowGrpoSettings() | FlowGrpoFastSettings():
-            rule = RULES[settings.noise]
-        case DanceGrpoSettings():
-            rule = NoiseRule.CONSTANT_SDE
-        case _:
-            return None
+    if not isinstance(settings, GrpoSettings):
+        return None
+    rule = RULES[settings.noise] if isinstance(settings, FlowSettings) else NoiseRule.CONSTANT_SDE
     return StochasticSampler(rule, settings.noise_level, sigmas, settings.window)

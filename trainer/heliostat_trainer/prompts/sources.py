@@ -7,7 +7,6 @@ Lines end at \n or \r\n, and a byte-order mark at the start is no part of the fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +19,6 @@ from heliostat_trainer.settings.prompts import HubPrompts
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
-
-
-@dataclass(frozen=True)
-class PromptSets:
-    """What is trained on, and what is evaluated on."""
-
-    train: tuple[str, ...]
-    heldout: tuple[str, ...]
 
 
 def read_prompts(source: Path | HubPrompts, setting: str) -> tuple[str, ...]:
@@ -47,17 +38,6 @@ def read_prompts(source: Path | HubPrompts, setting: str) -> tuple[str, ...]:
     if not prompts:
         raise ConfigError(f"{setting}: {source} holds no prompt; write one a line")
     return prompts
-
-
-def hold_out(prompts: tuple[str, ...], fraction: float, seed: int) -> PromptSets:
-    """Part with a random fraction, at least one prompt; both parts keep the source's order."""
-    count = max(1, round(fraction * len(prompts)))
-    order = stream(seed, Purpose.HELDOUT).permutation(len(prompts))
-    held = {prompts[row] for row in order[:count]}
-    return PromptSets(
-        train=tuple(prompt for prompt in prompts if prompt not in held),
-        heldout=tuple(prompt for prompt in prompts if prompt in held),
-    )
 
 
 def step_prompts(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from heliostat_trainer.prompts.sources import PromptSets
+    from heliostat_trainer.prompts.sets import PromptSets
     from heliostat_trainer.rollouts.service import RolloutService
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.settings.prompts import HubPrompts

@@ -5,14 +5,12 @@ Importing this reads no torch, so that a command line can check a file at once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import model_validator
 
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_engines.settings import Settings
-from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.prompts.sources import PromptSets, hold_out, read_prompts
 from heliostat_trainer.settings.evaluation import EvaluationSection, GuardsSection
 from heliostat_trainer.settings.learning import (
     EmaSection,
@@ -47,9 +45,6 @@ from heliostat_trainer.settings.run import (
     RunSection,
 )
 from heliostat_trainer.settings.server import ServerSection
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 EQUAL_REWARDS = 1e-6
 """A deviation that rewards have by rounding alone."""
@@ -219,47 +214,3 @@ class TrainConfig(Settings):
     def lr_steps(self) -> int:
         """Training steps that the learning rate's schedule stretches over."""
         return self.optimiser.lr_steps or self.run.steps
-
-    def prompt_sets(self) -> PromptSets:
-        """Read the prompts that are trained and evaluated on. Raises ConfigError."""
-        settings = self.prompts
-        train = read_prompts(settings.train, "prompts.train")
-        if settings.heldout is None:
-            return hold_out(train, settings.heldout_fraction, settings.heldout_seed)
-        return PromptSets(train, read_prompts(settings.heldout, "prompts.heldout"))
-
-    def check_files(self) -> tuple[str, ...]:
-        """Read the prompts; returns what the user should know of them, one sentence each.
-
-        Raises:
-            ConfigError: a file is missing, empty, or shorter than the settings ask for.
-        """
-        settings, sets = self.prompts, self.prompt_sets()
-        train, heldout = sets.train, sets.heldout
-        if settings.heldout is None:
-            rest = f"what prompts.heldout_fraction leaves of {settings.train}"
-            part = f"prompts.heldout_fraction = {settings.heldout_fraction:g} of {settings.train}"
-            _at_least(train, settings.per_step, "prompts.per_step", rest)
-            _at_least(heldout, self.evaluation.prompts, "evaluation.prompts", part)
-            return (
-                f"{len(heldout)} of the {len(train) + len(heldout)} prompts of {settings.train} are "
-                f"held out (prompts.heldout_fraction = {settings.heldout_fraction:g}) and never "
-                "trained on",
-            )
-        _at_least(train, settings.per_step, "prompts.per_step", settings.train)
-        _at_least(heldout, self.evaluation.prompts, "evaluation.prompts", settings.heldout)
-        shared = set(train) & set(heldout)
-        if not shared:
-            return ()
-        return (
-            f"{len(shared)} of {len(heldout)} held-out prompts are also trained on "
-            f"(the first: {min(shared)!r}): evaluation will flatter the policy",
-        )
-
-
-def _at_least(prompts: Sequence[str], wanted: int, setting: str, path: object) -> None:
-    if len(prompts) < wanted:
-        raise ConfigError(
-            f"{setting} = {wanted}, but {path} has {len(prompts)} prompts: lower {setting} or add "
-            "prompts"
-        )

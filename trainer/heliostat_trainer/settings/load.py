@@ -28,7 +28,7 @@ EXAMPLE = "--run.steps 100"
 def load_config(
     path: Path, overrides: Sequence[str] = (), options: Sequence[str] = ()
 ) -> TrainConfig:
-    """Read a run's TOML.
+    """Read a run's TOML; not the prompts that it names.
 
     Args:
         path: the file; relative prompt files and checkpoints in it are relative to its folder.
@@ -48,9 +48,7 @@ def load_config(
     if any(change[:2] == ("objective", "name") and change[2] != named for change in changes):
         settings["objective"] = {}
     override(settings, changes)
-    config = validated(TrainConfig, settings, f"{path}: ")
-    config.check_files()
-    return config
+    return validated(TrainConfig, settings, f"{path}: ")
 
 
 def _resolved(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from heliostat_engines.settings import Count, Positive, Settings
+
+if TYPE_CHECKING:
+    from heliostat_engines.families.family import Family
 
 
 class TrackerName(StrEnum):
@@ -76,6 +79,14 @@ class ModelSection(Settings):
     shard: bool = False
     """Under torchrun: spread the frozen transformer over the ranks, each of which then holds a part
     and gathers a block at a time. For models that do not fit one card; slower than without."""
+
+    def checkpoint_of(self, family: Family) -> str:
+        """The one that is trained on: the family's own where the settings name none."""
+        return self.checkpoint or family.default_checkpoint
+
+    def resolution_of(self, family: Family) -> int:
+        """Side of the images in pixels: the family's own where the settings name none."""
+        return self.resolution_px or family.default_resolution_px
 
 
 class CheckpointSection(Settings):
