@@ -17,7 +17,7 @@ from heliostat_engines.families import get_family
 from heliostat_server.launcher.background import background_server
 from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
-from heliostat_trainer.evaluation.evaluate import read_evaluations
+from heliostat_trainer.evaluation.results import read_evaluations
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.run import train
 from heliostat_trainer.settings.config import TrainConfig

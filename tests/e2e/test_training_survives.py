@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from heliostat_engines.errors import HeliostatError
 from heliostat_server.settings import LimitSettings, ServeSettings
-from heliostat_trainer.evaluation.evaluate import read_evaluations
+from heliostat_trainer.evaluation.results import read_evaluations
 from heliostat_trainer.folder.metrics import read_metrics
 from tests.e2e.conftest import BATCH, ServerHarness
 from tests.e2e.training import Address, Run, assert_same, wait_for, write_toml

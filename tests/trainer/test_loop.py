@@ -21,7 +21,7 @@ from heliostat_trainer.errors import (
     RunFolderError,
     ServerUnreachableError,
 )
-from heliostat_trainer.evaluation.evaluate import paired_difference, read_evaluations
+from heliostat_trainer.evaluation.results import paired_difference, read_evaluations
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from heliostat_trainer.display.progress import LineProgress
-from heliostat_trainer.evaluation.evaluate import read_evaluations
+from heliostat_trainer.evaluation.results import read_evaluations
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts

@@ -10,7 +10,7 @@ import pytest
 
 from heliostat_engines.errors import FilesError, FolderBusyError
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.evaluation.evaluate import read_evaluations
+from heliostat_trainer.evaluation.results import read_evaluations
 from heliostat_trainer.run import working_in_run
 from tests.trainer.test_loop import make_trainer, run
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from heliostat_engines.decoders import DecoderName
 from heliostat_trainer.clock import Meter, Phase, PhaseClock
-from heliostat_trainer.evaluation.evaluate import mean_gain
 from heliostat_trainer.evaluation.guards import alarms
+from heliostat_trainer.evaluation.results import mean_gain
 from heliostat_trainer.evaluation.statistics import diversity
 from heliostat_trainer.exploring.ahead import ExploreAhead
 from heliostat_trainer.exploring.selection import select
@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from heliostat_engines.conditioning import Conditioning
     from heliostat_trainer.display.progress import Progress
     from heliostat_trainer.display.trackers import Trackers
-    from heliostat_trainer.evaluation.evaluate import Evaluation, Evaluator
+    from heliostat_trainer.evaluation.evaluate import Evaluator
+    from heliostat_trainer.evaluation.results import Evaluation
     from heliostat_trainer.folder.checkpoint import Checkpoints
     from heliostat_trainer.folder.metrics import MetricsLog
     from heliostat_trainer.learning.learner import Learner

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from heliostat_engines.files.text import content_of
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.evaluation.evaluate import IMAGES, Evaluation, pair, read_evaluations
 from heliostat_trainer.evaluation.guards import Alarm, alarms
+from heliostat_trainer.evaluation.results import IMAGES, Evaluation, pair, read_evaluations
 from heliostat_trainer.evaluation.showcase import Showcase, read_showcase
 from heliostat_trainer.folder.metrics import number, read_metrics
 from heliostat_trainer.folder.run_file import (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from heliostat_trainer.evaluation.evaluate import Evaluation, prompt_interval
+from heliostat_trainer.evaluation.results import Evaluation, prompt_interval
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.settings.load import load_config
 from tests.trainer.report.test_report import PROMPTS, keep

@@ -13,7 +13,7 @@ import pytest
 
 from heliostat_trainer.display.trackers import Tracker, Trackers, numbers_of
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.evaluation.evaluate import read_evaluations
+from heliostat_trainer.evaluation.results import read_evaluations
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.run import run_trainer, train
 from heliostat_trainer.settings.run import LoggingSection, TrackerName

@@ -16,7 +16,7 @@ from heliostat_trainer.evaluation.budget import (
     affords_another,
     allowed_s,
 )
-from heliostat_trainer.evaluation.evaluate import Evaluation, pair, read_evaluations
+from heliostat_trainer.evaluation.results import Evaluation, pair, read_evaluations
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from heliostat_trainer.evaluation.evaluate import (
+from heliostat_trainer.evaluation.guards import alarms, measured
+from heliostat_trainer.evaluation.results import (
     Evaluation,
     mean_gain,
     pair,
     prompt_interval,
     trained_gain,
 )
-from heliostat_trainer.evaluation.guards import alarms, measured
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.settings.evaluation import GuardsSection
 from heliostat_trainer.settings.reward import RewardSection

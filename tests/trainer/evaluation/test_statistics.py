@@ -11,7 +11,7 @@ from rich.console import Console
 
 from heliostat_trainer.clock import Meter, Phase, PhaseClock
 from heliostat_trainer.display.progress import LineProgress, LiveProgress, open_progress
-from heliostat_trainer.evaluation.evaluate import prompt_interval
+from heliostat_trainer.evaluation.results import prompt_interval
 from heliostat_trainer.evaluation.statistics import (
     Interval,
     brightness,

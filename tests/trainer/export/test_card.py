@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from huggingface_hub import ModelCard
 
-from heliostat_trainer.evaluation.evaluate import read_evaluations
+from heliostat_trainer.evaluation.results import read_evaluations
 from heliostat_trainer.export import Format, export_run
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from heliostat_trainer.display.progress import LineProgress
 from heliostat_trainer.errors import ConfigError, RunFolderError, ServerUnreachableError
-from heliostat_trainer.evaluation.evaluate import read_evaluations
+from heliostat_trainer.evaluation.results import read_evaluations
 from heliostat_trainer.export import export_run
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.forecast.pace import measured_pace

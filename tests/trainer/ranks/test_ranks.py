@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from heliostat_engines.families import get_family
 from heliostat_trainer.display.trackers import numbers_of
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.evaluation.evaluate import Evaluation, read_evaluations
+from heliostat_trainer.evaluation.results import Evaluation, read_evaluations
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.ranks.ranks import Ranks, open_ranks
 from heliostat_trainer.settings.load import load_config

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from heliostat_engines.errors import FilesError
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.evaluation.evaluate import Evaluation, prompt_interval
+from heliostat_trainer.evaluation.results import Evaluation, prompt_interval
 from heliostat_trainer.exploring.fidelity import PUBLISHED
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.report import write_report

@@ -19,7 +19,7 @@ from heliostat_trainer.compare.groups import (
     read_runs,
 )
 from heliostat_trainer.errors import CompareError
-from heliostat_trainer.evaluation.evaluate import paired_difference
+from heliostat_trainer.evaluation.results import paired_difference
 from heliostat_trainer.evaluation.statistics import Interval, interval
 from heliostat_trainer.forecast.work import NVFP4_SPEEDUPS, TINY_IMAGE_SHARE, spent
 

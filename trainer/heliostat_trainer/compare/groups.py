@@ -10,7 +10,7 @@ import numpy as np
 
 from heliostat_engines.precisions import Precision
 from heliostat_trainer.errors import CompareError, ConfigError, RunFolderError
-from heliostat_trainer.evaluation.evaluate import of_first_prompts, pair
+from heliostat_trainer.evaluation.results import of_first_prompts, pair
 from heliostat_trainer.folder.metrics import number
 from heliostat_trainer.folder.run_file import RUN_FILE
 from heliostat_trainer.forecast.work import Made
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from heliostat_trainer.evaluation.evaluate import Evaluation
+    from heliostat_trainer.evaluation.results import Evaluation
     from heliostat_trainer.record import RunRecord
     from heliostat_trainer.settings.config import TrainConfig
 

@@ -10,8 +10,8 @@ from heliostat_engines.files.ownership import require_own_file
 from heliostat_trainer.compare import wording
 from heliostat_trainer.compare.comparison import FRACTIONS
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.evaluation.evaluate import guidance_label, prompt_interval
 from heliostat_trainer.evaluation.guards import measured
+from heliostat_trainer.evaluation.results import guidance_label, prompt_interval
 from heliostat_trainer.folder.metrics import number
 from heliostat_trainer.pages.figures import Curve, colour_of, curves_svg, stacked_svg
 from heliostat_trainer.pages.pictures import thumbnail_uri
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from heliostat_trainer.compare.comparison import Comparison, Unit
     from heliostat_trainer.compare.groups import Group, Run
-    from heliostat_trainer.evaluation.evaluate import Evaluation
+    from heliostat_trainer.evaluation.results import Evaluation
 
 SIGN = " · heliostat compare</title>"
 """In the template, and so in every page that we wrote."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from heliostat_trainer.clock import Phase
-    from heliostat_trainer.evaluation.evaluate import Evaluation
+    from heliostat_trainer.evaluation.results import Evaluation
     from heliostat_trainer.evaluation.statistics import Interval
     from heliostat_trainer.types import Outlook, StepMetrics
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from heliostat_trainer.evaluation.evaluate import Evaluation
+    from heliostat_trainer.evaluation.results import Evaluation
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.settings.run import LoggingSection
     from heliostat_trainer.types import StepMetrics

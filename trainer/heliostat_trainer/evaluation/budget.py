@@ -10,7 +10,7 @@ from heliostat_trainer.forecast.work import plan_run, total
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from heliostat_trainer.evaluation.evaluate import Evaluation
+    from heliostat_trainer.evaluation.results import Evaluation
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.settings.evaluation import EvaluationSection
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from heliostat_trainer.evaluation.evaluate import (
+from heliostat_trainer.evaluation.results import (
     pair,
     paired_difference,
     prompt_interval,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from heliostat_trainer.evaluation.evaluate import Evaluation
+    from heliostat_trainer.evaluation.results import Evaluation
     from heliostat_trainer.settings.evaluation import GuardsSection
     from heliostat_trainer.settings.reward import RewardSection
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from heliostat_trainer.evaluation.evaluate import guidance_label, paired_difference
+from heliostat_trainer.evaluation.results import guidance_label, paired_difference
 from heliostat_trainer.export.formats import Format
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from heliostat_engines.families.family import Family
-    from heliostat_trainer.evaluation.evaluate import Evaluation
+    from heliostat_trainer.evaluation.results import Evaluation
     from heliostat_trainer.evaluation.statistics import Interval
     from heliostat_trainer.export.source import TrainedLora
     from heliostat_trainer.record import RunRecord

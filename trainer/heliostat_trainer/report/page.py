@@ -10,8 +10,8 @@ import numpy as np
 from heliostat_engines.files.atomic import atomic_text
 from heliostat_engines.files.ownership import require_own_file
 from heliostat_engines.sampling.solvers import Solver
-from heliostat_trainer.evaluation.evaluate import guidance_label, paired_difference, prompt_interval
 from heliostat_trainer.evaluation.guards import measured
+from heliostat_trainer.evaluation.results import guidance_label, paired_difference, prompt_interval
 from heliostat_trainer.exploring.fidelity import PUBLISHED
 from heliostat_trainer.pages.figures import Curve, curves_svg, shares_svg
 from heliostat_trainer.pages.pictures import grid_uri, image_uri
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from heliostat_trainer.compare.beside import Beside
-    from heliostat_trainer.evaluation.evaluate import Evaluation
+    from heliostat_trainer.evaluation.results import Evaluation
     from heliostat_trainer.evaluation.statistics import Interval
     from heliostat_trainer.report.axes import Axis
 

@@ -1,0 +1,222 @@
+"""What an evaluation comes to: kept in the run's folder, read back, compared prompt by prompt.
+
+Each evaluation is a folder `step-000020` in the run's `evaluation/`, with `results.json` (a list
+of results: what each was made with, rewards[prompt][seed] by name, image statistics, and 95 %
+intervals) and `images.safetensors` (uint8 images[P, S, H, W, 3] of the first prompts, by policy and
+guidance). A resumed run may evaluate with other settings: only evaluations that pair are compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from heliostat_engines.files.ownership import Layout
+from heliostat_engines.files.text import content_of, read_json
+from heliostat_engines.sampling.solvers import Solver
+from heliostat_trainer.errors import RunFolderError
+from heliostat_trainer.evaluation.statistics import Interval, interval
+from heliostat_trainer.folder.steps import kept_steps, step_folder
+from heliostat_trainer.policy.policy import PolicyName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from heliostat_trainer.rewards import RewardSum
+
+RESULTS = "results.json"
+IMAGES = "images.safetensors"
+LAYOUT = Layout(
+    kind="an evaluation",
+    advice="move it out of the run's folder of evaluations",
+    required=frozenset({RESULTS, IMAGES}),
+)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What an evaluation is made with besides the policy; only the same ones compare."""
+
+    guidance: float
+    denoising_steps: int
+    resolution_px: int | None
+    """None: it was not kept."""
+    prompts: tuple[str, ...]
+    seeds: tuple[tuple[int, ...], ...]
+    solver: Solver = Solver.EULER
+
+    def match(self, others: Conditions) -> bool:
+        """Whether both are the same; a resolution that was not kept is the run's, which cannot change."""
+        if self.resolution_px is None or others.resolution_px is None:
+            return replace(self, resolution_px=None) == replace(others, resolution_px=None)
+        return self == others
+
+    def differences(self, others: Conditions) -> Iterator[str]:
+        """What the two do not have in common, in words."""
+        theirs = asdict(others)
+        for name, own in asdict(self).items():
+            other = theirs[name]
+            if own == other or (name == "resolution_px" and None in {own, other}):
+                continue
+            is_plain = not isinstance(own, tuple)
+            yield name.replace("_", " ") + (f" ({own}, not {other})" if is_plain else "")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One policy at one guidance scale, on P held-out prompts with S seeds each."""
+
+    step: int
+    policy: PolicyName
+    guidance: float
+    denoising_steps: int
+    prompts: tuple[str, ...]
+    seeds: tuple[tuple[int, ...], ...]
+    """seeds[P][S]."""
+    rewards: Mapping[str, list[list[float]]]
+    """By reward name, rewards[P][S]."""
+    means: Mapping[str, Interval]
+    """By reward name: the mean over prompts."""
+    statistics: Mapping[str, list[list[float]]]
+    """By name, statistic[P][S] of the images."""
+    diversity: list[float]
+    """diversity[P] within each prompt's images; empty where there is one image of each."""
+    seconds: float = 0.0
+    """What it took; 0 where that was not kept."""
+    resolution_px: int | None = None
+    """Side of the images; None in results of before it was kept."""
+    solver: Solver = Solver.EULER
+    """What drew them: in results of before there was another, Euler's method."""
+
+    @property
+    def conditions(self) -> Conditions:
+        """What it was made with."""
+        return Conditions(
+            self.guidance,
+            self.denoising_steps,
+            self.resolution_px,
+            self.prompts,
+            self.seeds,
+            self.solver,
+        )
+
+
+def read_evaluations(
+    folder: Path, say: Callable[[str], None] = lambda _: None
+) -> tuple[Evaluation, ...]:
+    """All evaluations of a run's `evaluation/` folder, by step; `say` is told of damaged ones."""
+    evaluations: list[Evaluation] = []
+    for step in kept_steps(folder):
+        path = step_folder(folder, step) / RESULTS
+        if not path.exists():
+            continue
+        try:
+            evaluations += read_results(path)
+        except RunFolderError as error:
+            say(f"{error}: it is left out")
+    return tuple(evaluations)
+
+
+def pair(after: Evaluation, before: Evaluation) -> bool:
+    """Whether two evaluations were made alike: sampler, guidance, resolution, prompts and seeds."""
+    return after.conditions.match(before.conditions)
+
+
+def of_first_prompts(evaluation: Evaluation, count: int) -> Evaluation:
+    """The evaluation as it would be of no more than its first `count` prompts."""
+    rewards = {name: rows[:count] for name, rows in evaluation.rewards.items()}
+    return replace(
+        evaluation,
+        prompts=evaluation.prompts[:count],
+        seeds=evaluation.seeds[:count],
+        rewards=rewards,
+        means={name: prompt_interval(np.array(rows)) for name, rows in rewards.items()},
+        statistics={name: rows[:count] for name, rows in evaluation.statistics.items()},
+        diversity=evaluation.diversity[:count],
+    )
+
+
+def guidance_label(evaluation: Evaluation) -> str:
+    """How it was guided, in words."""
+    scale = evaluation.guidance
+    return "no guidance" if scale == 1.0 else f"guidance {scale:g}"
+
+
+def paired_difference(after: Evaluation, before: Evaluation, reward: str) -> Interval:
+    """How much `after` gains over `before`, prompt by prompt on the same seeds.
+
+    Raises:
+        ValueError: they do not pair.
+    """
+    _require_pair(after, before)
+    gain = np.array(after.rewards[reward]) - np.array(before.rewards[reward])
+    return prompt_interval(gain)
+
+
+def trained_gain(after: Evaluation, before: Evaluation, reward: RewardSum) -> Interval:
+    """As `paired_difference`, of what is trained on, which may be a sum (`RewardSum.gain`)."""
+    _require_pair(after, before)
+    if len(reward.names) == 1:
+        return paired_difference(after, before, reward.names[0])
+    return prompt_interval(reward.gain(_stacked(after, reward), _stacked(before, reward)))
+
+
+def mean_gain(after: Evaluation, before: Evaluation, reward: RewardSum) -> float:
+    """The mean of `RewardSum.gain`. Raises ValueError if they do not pair."""
+    _require_pair(after, before)
+    mean = _stacked(after, reward).mean(axis=(0, 1))
+    return float(reward.gain(mean, _stacked(before, reward)).mean())
+
+
+def _require_pair(after: Evaluation, before: Evaluation) -> None:
+    if not pair(after, before):
+        raise ValueError("the evaluations were made with different settings: they do not pair")
+
+
+def _stacked(evaluation: Evaluation, reward: RewardSum) -> NDArray[np.float64]:
+    """values[P, S, R]."""
+    return np.stack([np.array(evaluation.rewards[name]) for name in reward.names], axis=-1)
+
+
+def prompt_interval(values: NDArray[np.float64]) -> Interval:
+    """Mean of values[P, S] with its interval over prompts, the independent draws."""
+    return interval(torch.from_numpy(values.mean(axis=1)))
+
+
+def read_results(path: Path) -> list[Evaluation]:
+    """The evaluations of one step, of its results.json. Raises RunFolderError."""
+    with content_of(path, kind=RunFolderError):
+        return [_evaluation(entry) for entry in read_json(path)]
+
+
+def _evaluation(entry: dict[str, object]) -> Evaluation:
+    fields: dict[str, object] = dict(entry)
+    fields["policy"] = PolicyName(str(entry["policy"]))
+    fields["solver"] = Solver(str(entry.get("solver", Solver.EULER)))
+    fields["prompts"] = tuple(entry["prompts"])  # type: ignore[arg-type]
+    fields["seeds"] = tuple(tuple(group) for group in entry["seeds"])  # type: ignore[attr-defined]
+    rewards: dict[str, list[list[float]]] = entry["rewards"]  # type: ignore[assignment]
+    _check_numbers(fields)
+    # anew: of a single prompt there once was an interval of width 0
+    fields["means"] = {name: prompt_interval(np.array(v)) for name, v in rewards.items()}
+    return Evaluation(**fields)  # type: ignore[arg-type]
+
+
+def _check_numbers(fields: Mapping[str, Any]) -> None:
+    """Raises ValueError or TypeError if what should be a number, or one for each, is not."""
+    for name, kind in (("step", int), ("denoising_steps", int | float), ("guidance", int | float)):
+        if not isinstance(fields[name], kind):
+            raise TypeError(f"{name} is no number")
+    shape = np.shape(fields["seeds"])
+    each = [(*item, shape) for key in ("rewards", "statistics") for item in fields[key].items()]
+    if shape[1] > 1:
+        each.append(("diversity", fields["diversity"], shape[:1]))
+    for name, values, wanted in each:
+        if np.shape(values) != wanted or not np.isfinite(values).all():
+            raise ValueError(f"{name} is not one number for each")
