@@ -9,10 +9,10 @@ from rich.console import Console
 
 from heliostat.in_process import demo_service
 from heliostat_trainer.display.progress import open_progress
+from heliostat_trainer.forecast.outlook import Outlook
 from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.run import build_trainer, open_run
-from heliostat_trainer.types import Outlook
 from heliostat_trainer.workshop import choose_device
 
 if TYPE_CHECKING:

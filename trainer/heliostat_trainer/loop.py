@@ -25,6 +25,7 @@ from heliostat_trainer.exploring.watch import (
     watched_rows,
 )
 from heliostat_trainer.folder.checkpoint import RunState, improved
+from heliostat_trainer.forecast.outlook import Outlook
 from heliostat_trainer.learning.replay import remembered, replayed
 from heliostat_trainer.learning.tensors import learned_tensors
 from heliostat_trainer.policy.policy import PolicyName
@@ -44,7 +45,6 @@ from heliostat_trainer.types import (
     ExploreSteps,
     Group,
     GroupRequest,
-    Outlook,
     Samples,
     Selection,
     StepMetrics,

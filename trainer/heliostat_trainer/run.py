@@ -31,6 +31,7 @@ from heliostat_trainer.folder.checkpoint import Checkpoints, RunState
 from heliostat_trainer.folder.metrics import MetricsLog
 from heliostat_trainer.folder.resuming import contents_of
 from heliostat_trainer.folder.run_file import RUN_FILE, read_arithmetic
+from heliostat_trainer.forecast.outlook import Outlook
 from heliostat_trainer.loop import Parts, Trainer
 from heliostat_trainer.prompts.sets import prompt_notes, read_prompt_sets
 from heliostat_trainer.randomness import Purpose, candidate_seeds
@@ -50,7 +51,7 @@ from heliostat_trainer.settings.config import TrainConfig
 from heliostat_trainer.settings.server import one_or_more
 from heliostat_trainer.team import Call, Helper, announced, listen
 from heliostat_trainer.tuner import Tuner, bounds
-from heliostat_trainer.types import GroupRequest, Outlook
+from heliostat_trainer.types import GroupRequest
 from heliostat_trainer.workshop import build_workshop, choose_device
 
 if TYPE_CHECKING:

@@ -1,16 +1,9 @@
 from __future__ import annotations
 
-import io
-import time
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
-from heliostat_trainer.clock import Meter, Phase, PhaseClock
-from heliostat_trainer.display.progress import LineProgress, LiveProgress, open_progress
 from heliostat_trainer.evaluation.results import prompt_interval
 from heliostat_trainer.evaluation.statistics import (
     Interval,
@@ -20,10 +13,8 @@ from heliostat_trainer.evaluation.statistics import (
     edge_density,
     interval,
 )
-from heliostat_trainer.exploring.fidelity import PUBLISHED
 from heliostat_trainer.prompts.sources import step_prompts
 from heliostat_trainer.randomness import Purpose, candidate_seeds, torch_stream
-from heliostat_trainer.types import Outlook, StepMetrics
 
 
 def test_brightness_weighs_colours() -> None:
@@ -92,108 +83,3 @@ def test_random_numbers_depend_on_the_position_alone() -> None:
     assert not set(seeds) & set(candidate_seeds(1, Purpose.CANDIDATES, 96, 4, 3))
     assert not set(seeds) & set(candidate_seeds(1, Purpose.EVALUATION, 96, 3, 4))
     assert torch_stream(0, Purpose.TRAINING_NOISE, 1).device.type == "cpu"
-
-
-def test_the_clock_charges_the_innermost_phase(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    clock = PhaseClock()
-    with clock.phase(Phase.EXPLORE), clock.phase(Phase.SCORE):
-        pass
-    seconds = clock.lap()
-    assert (seconds["explore"], seconds["score"]) == (2.0 + 4.0, 3.0)
-
-
-def test_a_meter_counts_time_in_which_anything_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([0.0, 1.0, 4.0, 6.0, 7.0, 9.0, 10.0, 11.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    meter = Meter()
-    with meter.running(), meter.running():
-        pass
-    assert meter.lap() == 6.0
-    with meter.running():
-        assert meter.lap() == 1.0
-
-
-METRICS = StepMetrics(
-    step=3, seconds={"explore": 1.0, "optimise": 2.5}, adapter_version=3, version_lag=1,
-    bound_modules=15, server_busy=0.93, trainer_busy=0.7,
-    explored=16, explore_images_per_s=120.0, proxy_reward_mean=0.5, proxy_reward_std=0.1,
-    kept_proxy_spread=0.2, reward_mean=0.6, reward_std=0.1, kept_spread=0.15,
-    zero_contrast_groups=0, loss=1.0, kl=None, policy_drift=0.0, grad_norm=0.1, lr=1e-3,
-    old_decay=0.003, ema_decay=0.3, elapsed_s=30.0,
-)  # fmt: skip
-
-
-def test_elsewhere_than_on_a_terminal_a_step_is_a_line() -> None:
-    console = Console(file=io.StringIO(), width=40)
-    with open_progress(console, Outlook(0, 10, 0.0, None)) as progress:
-        assert isinstance(progress, LineProgress)
-        with progress.phase(Phase.EXPLORE):
-            progress.explored(8, 16)
-        progress.step(METRICS, Outlook(3, 10, 30.0, None))
-    assert console.file.getvalue() == (  # type: ignore[attr-defined]
-        "step 3 of 10: reward 0.6000 (kept spread 0.1500), explored 0.5000, explored 16 at 120 "
-        "images/s, adapter 3, 1 behind, busy: server 93%, trainer 70%, 3.5 s, 1:10 left\n"
-    )
-
-
-def test_a_watched_step_shows_its_figures_and_the_panel_keeps_them() -> None:
-    watched = replace(METRICS, fidelity=PUBLISHED)
-    lines, panel = io.StringIO(), io.StringIO()
-    LineProgress(Console(file=lines)).step(watched, Outlook(3, 10, 30.0, None))
-    assert "1 behind, rho 0.927, tau-b 0.798, busy:" in lines.getvalue()
-    console = Console(file=panel, force_terminal=True, width=100)
-    live = LiveProgress(console, Outlook(0, 10, 0.0, None))
-    for metrics in (watched, replace(METRICS, step=4)):
-        live.step(metrics, Outlook(metrics.step, 10, 30.0, None))
-    console.print(live._panel())
-    assert "rho 0.927, tau-b 0.798" in panel.getvalue()
-
-
-def test_a_terminal_gets_a_live_panel() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with open_progress(console, Outlook(0, 10, 0.0, 8.0)) as progress:
-        assert isinstance(progress, LiveProgress)
-        with progress.phase(Phase.REGENERATE):
-            progress.stages.count(24, 96, "images")
-            progress.explored(8, 16)
-            console.print(progress._panel())
-        progress.step(METRICS, Outlook(3, 10, 30.0, 8.0))
-        progress.say("a sentence")
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "regenerate: 24 of 96 images, 0:00 left, 8 of 16 candidates explored" in text
-    assert "a sentence" in text
-    assert "step 4 of 10" in text
-
-
-def test_elsewhere_than_on_a_terminal_what_takes_long_is_a_line() -> None:
-    console = Console(file=io.StringIO(), width=40)
-    with LineProgress(console, every_s=0.05) as progress:
-        with progress.phase(Phase.EVALUATE):
-            progress.stages.part("evaluate the base policy, guidance 3", 0.5, 1.0)
-            progress.stages.count(48, 128, "images")
-            deadline = time.monotonic() + 20
-            while not console.file.getvalue() and time.monotonic() < deadline:  # type: ignore[attr-defined]
-                time.sleep(0.01)
-        said = console.file.getvalue()  # type: ignore[attr-defined]
-        time.sleep(0.2)  # nothing is under way
-    assert said.startswith("evaluate the base policy, guidance 3: 48 of 128 images, 0:00 left\n")
-    assert console.file.getvalue().count("\n") <= said.count("\n") + 1  # type: ignore[attr-defined]
-
-
-def test_the_outlook_goes_by_steps_or_minutes_whichever_ends_first() -> None:
-    assert Outlook(5, 10, 100.0, None).remaining_s == 100.0
-    assert Outlook(5, 1000, 100.0, 2.0).remaining_s == 20.0
-    assert Outlook(5, 1000, 60.0, 2.0).share == 0.5
-    assert Outlook(0, 10, 1.0, None).remaining_s is None
-
-
-def test_the_outlook_says_how_many_steps_the_minutes_will_do() -> None:
-    outlook = Outlook(1, 1000, 11.2, 8.0)
-    assert outlook.end == "of about 43"
-    assert "a step takes 11.2 s on this machine: expect about 43 in the 8 min" in outlook.promise
-    assert Outlook(10, 1000, 100.0, 8.0).end == "of about 48"
-    assert Outlook(50, 1000, 481.0, 8.0).end == "of about 50"
-    assert Outlook(1, 20, 11.2, 8.0).end == "of 20"
-    assert Outlook(0, 20, 0.0, 8.0).end == Outlook(5, 20, 9.0, None).end == "of 20"

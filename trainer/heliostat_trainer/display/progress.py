@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from heliostat_trainer.clock import Phase
     from heliostat_trainer.evaluation.results import Evaluation
     from heliostat_trainer.evaluation.statistics import Interval
-    from heliostat_trainer.types import Outlook, StepMetrics
+    from heliostat_trainer.forecast.outlook import Outlook
+    from heliostat_trainer.types import StepMetrics
 
 
 class Progress(ABC):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.folder.resuming import CONTENTS
 from heliostat_trainer.folder.run_file import read_settings
+from heliostat_trainer.forecast.outlook import Outlook
 from heliostat_trainer.settings.compare import completed, first_change, flatten
-from heliostat_trainer.types import Outlook
 
 if TYPE_CHECKING:
     from heliostat_trainer.settings.config import TrainConfig
