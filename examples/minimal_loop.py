@@ -19,9 +19,9 @@ from heliostat.examples import example
 from heliostat.in_process import demo_service
 from heliostat_engines.errors import HeliostatError
 from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.exploring.requests import group_requests
 from heliostat_trainer.exploring.selection import select
 from heliostat_trainer.export import write_lora_folder
-from heliostat_trainer.loop import group_requests
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.prompts.sources import step_prompts

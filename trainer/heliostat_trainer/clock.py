@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
 
@@ -105,3 +106,70 @@ class Meter:
                 self._seconds += now - self._since
             self._since = now
             self._running += by
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """What a step took."""
+
+    seconds: Mapping[str, float]
+    """Wall time of each phase."""
+    server_busy: float
+    """Share of the step in which the server worked for it: 0..1."""
+    trainer_busy: float
+    """Share of the step in which the trainer did not wait for the server: 0..1."""
+    elapsed_s: float
+    """Of training until its end."""
+
+
+class RunClock:
+    """The times of a run: of a step's phases, of the server at work, of training as a whole."""
+
+    def __init__(
+        self,
+        shown: Callable[[Phase], AbstractContextManager[object]] = nullcontext,
+        elapsed_s: float = 0.0,
+    ) -> None:
+        """Each phase runs within `shown(phase)`; `elapsed_s` went before, where a run is resumed."""
+        self.server = Meter()
+        """Runs while the server works for this run."""
+        self._phases = PhaseClock(shown)
+        self._began = time.monotonic() - elapsed_s
+        self._step_began = time.perf_counter()
+
+    def phase(self, phase: Phase) -> AbstractContextManager[None]:
+        """Charge the block to `phase`."""
+        return self._phases.phase(phase)
+
+    @contextmanager
+    def waiting(self, phase: Phase) -> Iterator[None]:
+        """Charge the block to `phase`, in which the server works for the trainer."""
+        with self.phase(phase), self.server.running():
+            yield
+
+    @contextmanager
+    def beside_training(self) -> Iterator[None]:
+        """The block is not part of the time of training."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._began += time.monotonic() - began
+
+    def begin_step(self) -> None:
+        """A step begins: until `lap` the shares are of it alone."""
+        self._step_began = time.perf_counter()
+        self.server.lap()
+
+    def lap(self) -> StepTimes:
+        """What the step took that ends here; phases count from the lap before it."""
+        elapsed_s = time.monotonic() - self._began
+        seconds = self._phases.lap()
+        wall = time.perf_counter() - self._step_began
+        waited = seconds[Phase.EXPLORE] + seconds[Phase.SCORE]
+        return StepTimes(
+            seconds,
+            server_busy=min(1.0, self.server.lap() / wall),
+            trainer_busy=max(0.0, 1 - waited / wall),
+            elapsed_s=elapsed_s,
+        )

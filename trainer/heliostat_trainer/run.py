@@ -26,6 +26,7 @@ from heliostat_trainer.errors import (
 )
 from heliostat_trainer.evaluation.evaluate import Evaluator
 from heliostat_trainer.evaluation.showcase import keep_showcase
+from heliostat_trainer.exploring.requests import showcase_request
 from heliostat_trainer.export import export_run
 from heliostat_trainer.folder.checkpoint import Checkpoints, RunState
 from heliostat_trainer.folder.metrics import MetricsLog
@@ -34,7 +35,6 @@ from heliostat_trainer.folder.run_file import RUN_FILE, read_arithmetic
 from heliostat_trainer.forecast.outlook import Outlook
 from heliostat_trainer.loop import Parts, Trainer
 from heliostat_trainer.prompts.sets import prompt_notes, read_prompt_sets
-from heliostat_trainer.randomness import Purpose, candidate_seeds
 from heliostat_trainer.ranks.interrupts import Interrupts, StopRequestedError
 from heliostat_trainer.ranks.launch import local_size
 from heliostat_trainer.ranks.ranks import Ranks, RunEndedError, open_ranks
@@ -51,7 +51,6 @@ from heliostat_trainer.settings.config import TrainConfig
 from heliostat_trainer.settings.server import one_or_more
 from heliostat_trainer.team import Call, Helper, announced, listen
 from heliostat_trainer.tuner import Tuner, bounds
-from heliostat_trainer.types import GroupRequest
 from heliostat_trainer.workshop import build_workshop, choose_device
 
 if TYPE_CHECKING:
@@ -320,20 +319,11 @@ def _save_at_last(trainer: Trainer) -> None:
 
 def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
     """Explore and redraw one held-out group with the final policy, for people to look at."""
-    recipe, explored_in = config.recipe, trainer.explore_steps
-    request = GroupRequest(
-        row=0,
-        prompt=trainer.parts.evaluator.prompts[0],
-        seeds=candidate_seeds(config.evaluation.seed, Purpose.SHOWCASE, recipe.pool),
-        steps=explored_in.steps,
-        reward=config.reward.sum,
-        return_latents=True,
-        score_after=explored_in.score_after,
-        solver=recipe.solver,
-        decoder=recipe.pool_decoder,
-    )
+    prompt = trainer.parts.evaluator.prompts[0]
+    request = showcase_request(config, prompt, trainer.explore_steps)
     parts, folder = trainer.parts, config.run.path / "showcase"
-    keep_showcase(parts.server, trainer.explorer, parts.artist, request, recipe.steps, folder)
+    steps = config.recipe.steps
+    keep_showcase(parts.server, trainer.explorer, parts.artist, request, steps, folder)
 
 
 def write_run_file(config: TrainConfig, info: ServerInfo, dtype: str) -> None:

@@ -70,7 +70,7 @@ class Tuner:
             self._bounds = self._ask_bounds()
 
     def decide(self, state: RunState, step: StepMetrics) -> Decision | None:
-        """What follows from a step that was just made; `state` is as of before it but for the ranks.
+        """What follows from a step that was just made; `state` has its ranks, and no decision of it.
 
         It is for the first step that the server has not been asked to explore. None: all stays. The
         step has been prepared.

@@ -23,7 +23,7 @@ from heliostat_engines.decoders import DecoderName
 from heliostat_engines.sampling.solvers import Solver
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -416,3 +416,8 @@ class Fidelity:
 def has_contrast(rewards: NDArray[np.float64]) -> bool:
     """Whether the samples of a group differ in reward at all."""
     return bool(rewards.max() > rewards.min())
+
+
+def in_prompt_order(groups: Iterable[Group]) -> list[Group]:
+    """A step's groups as their prompts follow one another, however they came back."""
+    return sorted(groups, key=lambda group: group.request.row)

@@ -392,8 +392,8 @@ def counted(trainer: Trainer, server: FakeServer) -> Iterator[dict[Activity, Cou
     nvfp4, bf16 = server.engine.velocity, parts.policy.velocity
     during(parts.learner, "update", Activity.TRAIN)
     during(parts.evaluator, "run", Activity.EVALUATE)
-    during(trainer, "_watch", Activity.WATCH)
-    during(trainer, "_look_at", Activity.EXPLORE)
+    during(trainer._watcher, "watch", Activity.WATCH)
+    during(trainer._redrawing, "_candidates", Activity.EXPLORE)
     patch.setattr(server.engine, "velocity", in_nvfp4)
     patch.setattr(parts.policy, "velocity", in_bf16)
     try:

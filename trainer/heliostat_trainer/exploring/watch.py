@@ -7,21 +7,88 @@ the figures show, as precision and steps are.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from heliostat_engines.decoders import DecoderName
+from heliostat_trainer.clock import Phase
 from heliostat_trainer.exploring.fidelity import rank_correlation, rank_fidelity
 from heliostat_trainer.randomness import Purpose, stream
-from heliostat_trainer.types import ExploreSteps, has_contrast
+from heliostat_trainer.types import ExploreSteps, has_contrast, in_prompt_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from heliostat_engines.conditioning import Conditioning
+    from heliostat_trainer.clock import RunClock
+    from heliostat_trainer.exploring.ahead import ExploreAhead
+    from heliostat_trainer.exploring.explorers import Explorers
+    from heliostat_trainer.policy.redrawing import Redrawing
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.settings.recipe import RecipeSection
-    from heliostat_trainer.types import Fidelity, Group, Samples
+    from heliostat_trainer.tuning import Shape
+    from heliostat_trainer.types import Fidelity, Group, GroupRequest, Samples
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What redraws of whole groups say of their exploration."""
+
+    fidelity: Fidelity | None
+    ranks: tuple[tuple[float, ...], ...] = ()
+    """rho of each group, by the steps that it was scored after, where the run tunes itself."""
+
+
+class Watcher:
+    """Redraws some groups of some steps, and compares."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        redrawing: Redrawing,
+        ahead: ExploreAhead,
+        explorers: Explorers,
+        clock: RunClock,
+    ) -> None:
+        self._config = config
+        self._redrawing = redrawing
+        self._ahead = ahead
+        self._explorers = explorers
+        self._clock = clock
+
+    def watch(
+        self, groups: Sequence[Group], conditioning: Conditioning, step: int, shape: Shape
+    ) -> Watched | None:
+        """Compare some of a step's groups with redraws of all their candidates; None for most steps."""
+        rows = watched_rows(self._config, step, shape.prompts)
+        watched = in_prompt_order(group for group in groups if group.request.row in rows)
+        if not watched:
+            return None
+        requests = [group.request for group in watched]
+        redrawn = self._redrawing.redraw(
+            requests, conditioning, drawing=Phase.WATCH, scoring=Phase.WATCH
+        )
+        fidelity = fidelity_of(watched, redrawn, shape.keep_pairs)
+        if not self._config.recipe.tune:
+            return Watched(fidelity)
+        with self._clock.phase(Phase.WATCH):
+            return Watched(fidelity, ranks(list(self._scored_early(requests, step)), redrawn))
+
+    def _scored_early(
+        self, requests: Sequence[GroupRequest], step: int
+    ) -> Iterator[Sequence[Group]]:
+        """The groups of a step explored anew, scored after the first evaluation, the second, ..."""
+        adapter = self._explorers.of(step)
+        steps = self._config.recipe.explore_steps
+        scored = range(1, steps + 1)
+        for after in scored:
+            early = ExploreSteps.after(after, steps).score_after
+            asked = [replace(request, score_after=early) for request in requests]
+            self._ahead.begin((step, after), asked, adapter)
+        for after in scored:
+            yield in_prompt_order(self._ahead.groups((step, after)))
 
 
 def watched_rows(config: TrainConfig, step: int, prompts: int) -> frozenset[int]:
@@ -77,7 +144,7 @@ class Verdict:
     """What follows from a watched step's figures."""
 
     def __init__(
-        self, config: TrainConfig, raised_at: Sequence[int], step: int, fidelity: Fidelity
+        self, config: TrainConfig, raised_at: tuple[int, ...], step: int, fidelity: Fidelity
     ) -> None:
         """`raised_at` is the run's so far."""
         self._config = config
@@ -105,6 +172,11 @@ class Verdict:
         return self._next if self.too_low and may else None
 
     @property
+    def raised_at(self) -> tuple[int, ...]:
+        """The run's with this verdict."""
+        return self._raised_at if self.raise_at is None else (*self._raised_at, self.raise_at)
+
+    @property
     def warning(self) -> str:
         """What is wrong and what is done, or to be done, about it."""
         watch, fidelity = self._config.watch, self._fidelity
@@ -129,7 +201,7 @@ class Verdict:
     def _of_steps(self) -> str:
         recipe, most = self._config.recipe, self._config.watch.max_explore_steps
         if self.raise_at is not None:
-            raised = explore_steps(recipe, (*self._raised_at, self.raise_at), self.raise_at)
+            raised = explore_steps(recipe, self.raised_at, self.raise_at)
             return (
                 f"from step {self.raise_at} on it takes {raised}, of at most "
                 f"watch.max_explore_steps = {most}"
@@ -148,3 +220,12 @@ class Verdict:
             "it takes recipe.steps already, so NVFP4 itself ranks this reward badly: compare with "
             "recipe.name = 'naive_scaling'"
         )
+
+
+def verdict_on(
+    config: TrainConfig, raised_at: tuple[int, ...], step: int, watched: Watched | None
+) -> Verdict | None:
+    """What follows from a step; None: it was not watched, or the tuner draws its own conclusions."""
+    if watched is None or watched.fidelity is None or config.recipe.tune:
+        return None
+    return Verdict(config, raised_at, step, watched.fidelity)

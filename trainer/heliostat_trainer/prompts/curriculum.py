@@ -12,6 +12,7 @@ import numpy as np
 
 from heliostat_trainer.prompts.sources import step_prompts
 from heliostat_trainer.randomness import Purpose, stream
+from heliostat_trainer.types import in_prompt_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -67,7 +68,7 @@ def sightings(
     known = flats(so_far, step)
     seen = (
         Sighting(step, group.request.prompt, is_flat(config, group))
-        for group in sorted(groups, key=lambda group: group.request.row)
+        for group in in_prompt_order(groups)
     )
     return (*so_far, *(sight for sight in seen if sight.flat or sight.prompt in known))
 
@@ -96,7 +97,7 @@ def spreads(
         return ()
     newest = known_spreads(so_far, step)
     found = []
-    for group in sorted(groups, key=lambda group: group.request.row):
+    for group in in_prompt_order(groups):
         prompt, spread = group.request.prompt, _spread_of(group)
         before = newest.get(prompt, spread)
         found.append(Spread(step, prompt, before + (1 - KEPT_OF_SPREAD) * (spread - before)))
