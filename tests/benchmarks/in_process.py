@@ -9,6 +9,7 @@ from rich.console import Console
 
 from heliostat.in_process import demo_service
 from heliostat_trainer.display.progress import open_progress
+from heliostat_trainer.folder.layout import RunFolder, kept_steps
 from heliostat_trainer.forecast.outlook import Outlook
 from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
@@ -27,7 +28,7 @@ def train_in_process(
 
     `rewards` are defined besides the built-in ones, as by `heliostat serve --rewards`.
     """
-    resume = any((config.run.path / "checkpoints").glob("step-*"))
+    resume = bool(kept_steps(RunFolder(config.run.path).checkpoints))
     device = str(choose_device(config.run.device))
     service = demo_service(device, batch=batch, rewards=rewards)
     console, outlook = Console(file=io.StringIO()), Outlook(0, config.run.steps, 0.0, None)

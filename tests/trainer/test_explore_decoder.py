@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_trainer.folder.run_file import RUN_FILE
+from heliostat_trainer.folder.layout import RUN_FILE
 from tests.trainer.test_loop import run
 
 if TYPE_CHECKING:

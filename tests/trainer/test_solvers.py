@@ -9,7 +9,7 @@ import torch
 
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.evaluation.results import pair, read_evaluations
-from heliostat_trainer.folder.run_file import RUN_FILE
+from heliostat_trainer.folder.layout import RUN_FILE
 from heliostat_trainer.policy.policy import PolicyName
 from tests.trainer.test_loop import make_trainer, run
 

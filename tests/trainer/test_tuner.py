@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from heliostat_trainer.display.progress import LineProgress
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.folder.checkpoint import RunState
+from heliostat_trainer.folder.layout import kept_steps, step_folder
 from heliostat_trainer.folder.metrics import read_metrics
-from heliostat_trainer.folder.steps import kept_steps, step_folder
 from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.report import write_report

@@ -13,15 +13,14 @@ from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluation.guards import Alarm, alarms
 from heliostat_trainer.evaluation.results import IMAGES, Evaluation, pair, read_evaluations
 from heliostat_trainer.evaluation.showcase import Showcase, read_showcase
+from heliostat_trainer.folder.layout import RUN_FILE, RunFolder, step_folder
 from heliostat_trainer.folder.metrics import number, read_metrics
 from heliostat_trainer.folder.run_file import (
-    RUN_FILE,
     Arithmetic,
     read_arithmetic,
     read_server,
     read_settings,
 )
-from heliostat_trainer.folder.steps import step_folder
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.settings.evaluation import EvaluationSection, GuardsSection
 from heliostat_trainer.settings.reward import RewardSection
@@ -134,7 +133,7 @@ class RunRecord:
 
     def images(self, evaluation: Evaluation) -> NDArray[np.uint8]:
         """images[P, S, H, W, 3] that an evaluation kept."""
-        path = step_folder(self.folder / "evaluation", evaluation.step) / IMAGES
+        path = step_folder(RunFolder(self.folder).evaluations, evaluation.step) / IMAGES
         with content_of(path, kind=RunFolderError):
             images: NDArray[np.uint8] = load_file(path)[
                 f"{evaluation.policy}/guidance_{evaluation.guidance:g}"
@@ -164,18 +163,19 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         RunFolderError: it is none, or its settings cannot be read.
     """
-    if not (folder / RUN_FILE).exists():
+    files = RunFolder(folder)
+    if not files.run_file.exists():
         raise RunFolderError(f"{folder} is no run folder: it has no {RUN_FILE}")
     problems: list[str] = []
     record = RunRecord(
         name=folder.resolve().name,
         settings=read_settings(folder),
-        steps=tuple(read_metrics(folder / "metrics.jsonl", problems.append)),
-        evaluations=read_evaluations(folder / "evaluation", problems.append),
+        steps=tuple(read_metrics(files.metrics, problems.append)),
+        evaluations=read_evaluations(files.evaluations, problems.append),
         folder=folder,
         arithmetic=read_arithmetic(folder),
         server=read_server(folder),
-        showcase=_showcase(folder / "showcase", problems.append),
+        showcase=_showcase(files.showcase, problems.append),
     )
     return replace(record, problems=tuple(problems))
 

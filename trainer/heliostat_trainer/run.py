@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +12,6 @@ from rich.console import Console
 from heliostat_engines.errors import FilesError, HeliostatError, first_line
 from heliostat_engines.families import get_family
 from heliostat_engines.families.weights import weights_digest
-from heliostat_engines.files.atomic import atomic_text
 from heliostat_engines.machine.arithmetic import cpu_dtype, name_of
 from heliostat_engines.machine.hardware import CPU_DTYPE, default_threads
 from heliostat_trainer.display.progress import Progress, open_progress
@@ -25,13 +23,16 @@ from heliostat_trainer.errors import (
     RunFolderError,
 )
 from heliostat_trainer.evaluation.evaluate import Evaluator
+from heliostat_trainer.evaluation.showcase import LAYOUT as SHOWCASE
 from heliostat_trainer.evaluation.showcase import keep_showcase
 from heliostat_trainer.exploring.requests import showcase_request
 from heliostat_trainer.export import export_run
+from heliostat_trainer.export.formats import Format
 from heliostat_trainer.folder.checkpoint import Checkpoints, RunState
+from heliostat_trainer.folder.layout import RunFolder
 from heliostat_trainer.folder.metrics import MetricsLog
 from heliostat_trainer.folder.resuming import contents_of
-from heliostat_trainer.folder.run_file import RUN_FILE, read_arithmetic
+from heliostat_trainer.folder.run_file import arithmetic_changes, write_run_file
 from heliostat_trainer.forecast.outlook import Outlook
 from heliostat_trainer.loop import Parts, Trainer
 from heliostat_trainer.prompts.sets import prompt_notes, read_prompt_sets
@@ -46,7 +47,6 @@ from heliostat_trainer.rollouts.handshake import (
 )
 from heliostat_trainer.rollouts.replicas import open_servers
 from heliostat_trainer.rollouts.tokens import RunTokens
-from heliostat_trainer.run_folder import held_run
 from heliostat_trainer.settings.config import TrainConfig
 from heliostat_trainer.settings.server import one_or_more
 from heliostat_trainer.team import Call, Helper, announced, listen
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 
     from heliostat_trainer.prompts.sets import PromptSets
     from heliostat_trainer.rollouts.service import RolloutService
-    from heliostat_trainer.types import ServerInfo
 
 
 def train(
@@ -175,7 +174,9 @@ def working_in_run(
     """
     if resume:
         open_run(config, resume=True)  # Before anything is made: run.name may be mistyped.
-    with held_run(config.run.path, warn):
+    files = RunFolder(config.run.path)
+    lora = Format.DIFFUSERS.layout(files.path.name, is_own_place=True)
+    with files.held(warn, {files.lora: lora, files.showcase: SHOWCASE}):
         yield open_run(config, resume=resume)
 
 
@@ -186,7 +187,7 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoints:
         RunFolderError: says whether to pass --resume or not.
     """
     path = config.run.path
-    checkpoints = Checkpoints(path / "checkpoints", config)
+    checkpoints = Checkpoints(RunFolder(path).checkpoints, config)
     exists = checkpoints.latest() is not None
     if resume and not exists:
         raise RunFolderError(f"{path} has no checkpoint to resume from: start without --resume")
@@ -244,14 +245,14 @@ def build_trainer(
     check_decisions(state.decisions, state.step + 1, info)
     digest = digest or weights_digest(checkpoint)  # it may have been downloaded only now
     state = replace(state, contents=contents_of(prompts, digest))
-    path = config.run.path
+    files = RunFolder(config.run.path)
     dtype = name_of(workshop.policy.dtype)
     if resume:
-        for change in arithmetic_changes(path, dtype, info.compute_dtype):
+        for change in arithmetic_changes(files.path, dtype, info.compute_dtype):
             progress.say(change)
     write_run_file(config, info, dtype)
     evaluator = Evaluator(
-        config, prompts.heldout, server, artist, resolution_px, path / "evaluation", stages
+        config, prompts.heldout, server, artist, resolution_px, files.evaluations, stages
     )
     evaluator.forget_after(state.step if resume else -1)
     parts = Parts(
@@ -261,7 +262,7 @@ def build_trainer(
         learner=learner,
         evaluator=evaluator,
         checkpoints=checkpoints,
-        metrics=MetricsLog(path / "metrics.jsonl", state.metrics_bytes),
+        metrics=MetricsLog(files.metrics, state.metrics_bytes),
         progress=progress,
         tuner=Tuner(config, lambda: bounds(config, server.info(), len(prompts.train))),
         trackers=open_trackers(config, state.step, progress.say),
@@ -276,18 +277,19 @@ def run_trainer(config: TrainConfig, trainer: Trainer) -> None:
     Raises:
         HeliostatError: what stopped it, in one sentence; anything else is a bug.
     """
-    path = config.run.path
+    files = RunFolder(config.run.path)
+    path = files.path
     try:
         trainer.train()
         stages = trainer.parts.progress.stages
         with stages.during("write the LoRA"):
-            export_run(path, out=path / "lora")  # now: what follows asks the server
+            export_run(path, out=files.lora)  # now: what follows asks the server
         trainer.conclude()
         if config.recipe.explores_and_redraws:
             with stages.during("draw a group to look at"):
                 _keep_showcase(config, trainer)
         with stages.during("write the LoRA's card"):  # which says how the last step was evaluated
-            export_run(path, out=path / "lora")
+            export_run(path, out=files.lora)
     except StopRequestedError as stop:
         trainer.save()
         raise InterruptedRunError(
@@ -321,44 +323,6 @@ def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
     """Explore and redraw one held-out group with the final policy, for people to look at."""
     prompt = trainer.parts.evaluator.prompts[0]
     request = showcase_request(config, prompt, trainer.explore_steps)
-    parts, folder = trainer.parts, config.run.path / "showcase"
+    parts, folder = trainer.parts, RunFolder(config.run.path).showcase
     steps = config.recipe.steps
     keep_showcase(parts.server, trainer.explorer, parts.artist, request, steps, folder)
-
-
-def write_run_file(config: TrainConfig, info: ServerInfo, dtype: str) -> None:
-    """Keep the settings, the server's description and what the trainer computes in beside the results.
-
-    Raises:
-        FilesError: the folder cannot be written.
-    """
-    content = {
-        "config": config.model_dump(mode="json"),
-        "server": asdict(info),
-        "compute_dtype": dtype,
-    }
-    atomic_text(config.run.path / RUN_FILE, json.dumps(content, indent=1))
-
-
-BEFORE_THERE_WAS_A_CHOICE = "bfloat16"
-"""What runs were trained in whose run.json does not say it."""
-
-
-def arithmetic_changes(path: Path, dtype: str, server: str) -> Iterator[str]:
-    """A sentence for each side that computed in another arithmetic in this folder's run until now."""
-    try:
-        before = read_arithmetic(path)
-    except RunFolderError:  # a run.json that is damaged or gone is written anew
-        return
-    was = before.trainer or BEFORE_THERE_WAS_A_CHOICE
-    agree = "agree with an uninterrupted run's within rounding, not to the bit"
-    if was != dtype:
-        yield (
-            f"this run was trained in {was} and goes on in {dtype}: its results {agree} (set "
-            f"{CPU_DTYPE}={was} for that)"
-        )
-    if before.server and server and before.server != server:
-        yield (
-            f"the server explored in {before.server} until now, and explores in {server}: results "
-            f"{agree}"
-        )

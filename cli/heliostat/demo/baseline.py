@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from heliostat.examples import example
 from heliostat_trainer.compare import read_beside
 from heliostat_trainer.errors import CompareError, RunFolderError
-from heliostat_trainer.folder.run_file import RUN_FILE
+from heliostat_trainer.folder.layout import RUN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

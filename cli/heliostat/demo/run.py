@@ -14,6 +14,7 @@ from heliostat.credentials import token_for
 from heliostat.demo.server import Serving, running_server
 from heliostat.examples import example
 from heliostat_engines.progress import shown
+from heliostat_trainer.folder.layout import RunFolder
 from heliostat_trainer.settings.load import load_config
 
 if TYPE_CHECKING:
@@ -88,12 +89,13 @@ def _cores() -> str:
 
 
 def _say_what_is_where(console: Console, folder: Path, report: Path) -> None:
+    files = RunFolder(folder)
     console.print(
         f"""
 [bold]Done.[/]
   Pictures and curves    {report}
-  LoRA, for diffusers    {folder / "lora"}
-  Metrics                {folder / "metrics.jsonl"}
+  LoRA, for diffusers    {files.lora}
+  Metrics                {files.metrics}
 
 [bold]Next[/]
   Train longer           heliostat demo --resume --minutes 30

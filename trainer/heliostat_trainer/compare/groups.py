@@ -11,8 +11,8 @@ import numpy as np
 from heliostat_engines.precisions import Precision
 from heliostat_trainer.errors import CompareError, ConfigError, RunFolderError
 from heliostat_trainer.evaluation.results import of_first_prompts, pair
+from heliostat_trainer.folder.layout import RunFolder
 from heliostat_trainer.folder.metrics import number
-from heliostat_trainer.folder.run_file import RUN_FILE
 from heliostat_trainer.forecast.work import Made
 from heliostat_trainer.record import read_run
 from heliostat_trainer.settings.compare import flatten, kept_config
@@ -200,7 +200,7 @@ def _run(name: str, record: RunRecord, say: Callable[[str], None]) -> Run:
         config = kept_config(record.settings)
     except ConfigError as error:
         raise RunFolderError(
-            f"{record.folder / RUN_FILE} holds settings of another version: {error}"
+            f"{RunFolder(record.folder).run_file} holds settings of another version: {error}"
         ) from error
     _say_miscounts(name, record, config, say)
     return Run(name, record, config, record.progress)

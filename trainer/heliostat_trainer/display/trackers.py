@@ -20,6 +20,7 @@ from heliostat_engines.errors import first_line
 from heliostat_engines.files.atomic import atomic_text
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.evaluation.guards import measured
+from heliostat_trainer.folder.layout import RunFolder
 from heliostat_trainer.settings.compare import flatten
 from heliostat_trainer.settings.run import TrackerName, WandbMode
 
@@ -164,7 +165,7 @@ class TensorBoard(Tracker):
 
     def __init__(self, config: TrainConfig, step: int) -> None:
         module: Any = import_module(MODULES[TrackerName.TENSORBOARD])
-        folder = config.run.path / "tensorboard"
+        folder = RunFolder(config.run.path).tensorboard
         self._writer = module.SummaryWriter(str(folder), purge_step=step + 1)
         settings = "\n".join(f"    {key} = {value!r}" for key, value in flatten(config).items())
         self._writer.add_text("settings", settings, step)
@@ -197,7 +198,7 @@ class WeightsAndBiases(Tracker):
             project=settings.project,
             entity=settings.entity,
             name=run.name,
-            id=_run_id(run.path / "wandb-id.txt"),
+            id=_run_id(RunFolder(run.path).wandb_id),
             dir=str(run.path),
             config=flatten(config),
             mode=settings.mode.value,

@@ -34,7 +34,7 @@ from heliostat_trainer.evaluation.results import (
     read_results,
 )
 from heliostat_trainer.evaluation.statistics import PER_IMAGE, diversity
-from heliostat_trainer.folder.steps import kept_steps, step_folder
+from heliostat_trainer.folder.layout import kept_steps, step_folder
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 

@@ -19,7 +19,7 @@ from heliostat_engines.files.text import content_of, read_json
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluation.statistics import Interval, interval
-from heliostat_trainer.folder.steps import kept_steps, step_folder
+from heliostat_trainer.folder.layout import kept_steps, step_folder
 from heliostat_trainer.policy.policy import PolicyName
 
 if TYPE_CHECKING:

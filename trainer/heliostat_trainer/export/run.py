@@ -18,6 +18,7 @@ from heliostat_trainer.export.fused import Rounding, write_fused_checkpoint
 from heliostat_trainer.export.lora_folder import write_lora_folder
 from heliostat_trainer.export.metadata import diffusers_metadata, original_metadata
 from heliostat_trainer.export.source import LATEST, TrainedLora, read_lora
+from heliostat_trainer.folder.layout import RunFolder
 from heliostat_trainer.record import read_run
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def export_run(
         HeliostatError: one sentence that says what is missing or cannot be written.
     """
     record = read_run(run)
-    folder = out or run / "export" / str(kind)
+    folder = out or RunFolder(run).export(kind)
     layout = kind.layout(record.name, is_own_place=out is None)
     require_replaceable(folder, layout)
     for problem in record.problems:

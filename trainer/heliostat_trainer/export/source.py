@@ -9,8 +9,8 @@ from safetensors import safe_open
 
 from heliostat_engines.files.text import content_of, read_json
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.folder.checkpoint import TENSORS
-from heliostat_trainer.folder.steps import kept_steps, step_folder
+from heliostat_trainer.folder.checkpoint import STATE, TENSORS
+from heliostat_trainer.folder.layout import RunFolder, kept_steps, step_folder
 from heliostat_trainer.policy.policy import NOT_FINITE, LoraWeights, PolicyName
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def read_lora(run: Path, which: str, alpha: float) -> TrainedLora:
     Raises:
         RunFolderError: there is no such checkpoint, or it cannot be read.
     """
-    folder = run / "checkpoints"
+    folder = RunFolder(run).checkpoints
     steps = kept_steps(folder)
     if not steps:
         raise RunFolderError(f"{run} has no checkpoint yet: nothing to export")
@@ -64,7 +64,7 @@ def _chosen(run: Path, which: str, steps: list[int]) -> int:
 
 
 def _best(run: Path, steps: list[int]) -> int:
-    path = step_folder(run / "checkpoints", steps[-1]) / "state.json"
+    path = step_folder(RunFolder(run).checkpoints, steps[-1]) / STATE
     with content_of(path, f"use {LATEST} or the number of a step", RunFolderError):
         best: int | None = read_json(path)["state"]["best_step"]
     if best is None:

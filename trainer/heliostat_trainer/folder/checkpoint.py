@@ -22,9 +22,9 @@ from heliostat_engines.files.atomic import atomic_folder, discard_folder
 from heliostat_engines.files.ownership import Layout
 from heliostat_engines.files.text import content_of, read_json
 from heliostat_trainer.errors import DIVERGED, DivergedError, RunFolderError
+from heliostat_trainer.folder.layout import kept_steps, numbered, numbers_in, step_folder
 from heliostat_trainer.folder.packing import packed, unpacked
 from heliostat_trainer.folder.resuming import begun, check_settings, continued
-from heliostat_trainer.folder.steps import kept_steps, numbers_in, step_folder
 from heliostat_trainer.policy.policy import ADAPTERS, NOT_FINITE, are_finite
 from heliostat_trainer.prompts.curriculum import Sighting, Spread
 from heliostat_trainer.settings.compare import flatten
@@ -39,12 +39,13 @@ if TYPE_CHECKING:
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.types import Samples
 
+STATE = "state.json"
 TENSORS = "tensors.safetensors"
 EXPLORER, REPLAY = "explorer-", "replay-"
 LAYOUT = Layout(
     kind="a checkpoint",
     advice="move it out of the run's folder of checkpoints",
-    required=frozenset({"state.json", "tensors.safetensors"}),
+    required=frozenset({STATE, TENSORS}),
     patterns=tuple(
         f"{name}*.{kind}" for name in (EXPLORER, REPLAY) for kind in ("json", "safetensors")
     ),
@@ -111,12 +112,12 @@ class Checkpoints:
             with atomic_folder(step_folder(self._folder, state.step), LAYOUT) as draft:
                 # As bytes: safetensors' own writer maps the file and dies of SIGBUS on a full disk.
                 (draft / TENSORS).write_bytes(save(dict(tensors)))
-                (draft / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+                (draft / STATE).write_text(json.dumps(content, indent=1), encoding="utf-8")
                 for step, files in state.explorers.items():
-                    (draft / f"{EXPLORER}{step:06d}.json").write_bytes(files.config)
-                    (draft / f"{EXPLORER}{step:06d}.safetensors").write_bytes(files.tensors)
+                    (draft / numbered(EXPLORER, step, ".json")).write_bytes(files.config)
+                    (draft / numbered(EXPLORER, step, ".safetensors")).write_bytes(files.tensors)
                 for step, groups in state.replay.items():
-                    _write_replay(draft / f"{REPLAY}{step:06d}.json", groups)
+                    _write_replay(draft / numbered(REPLAY, step, ".json"), groups)
         except FilesError as error:
             raise RunFolderError(f"{error}; earlier checkpoints are intact") from error
         steps = kept_steps(self._folder)
@@ -180,7 +181,7 @@ class Checkpoints:
         if step is None:
             raise RunFolderError(f"{self._folder} has no checkpoint: start without --resume")
         path = step_folder(self._folder, step)
-        with content_of(path / "state.json", _advice(path), RunFolderError):
+        with content_of(path / STATE, _advice(path), RunFolderError):
             yield step, path
 
 
@@ -231,15 +232,15 @@ def _state(
 
 def _read_state(path: Path) -> dict[str, Any]:
     """A checkpoint's state and settings, as they are kept."""
-    content: dict[str, Any] = read_json(path / "state.json")
+    content: dict[str, Any] = read_json(path / STATE)
     return content
 
 
 def _explorers(path: Path) -> dict[int, AdapterFiles]:
     return {
         step: AdapterFiles(
-            (path / f"{EXPLORER}{step:06d}.json").read_bytes(),
-            (path / f"{EXPLORER}{step:06d}.safetensors").read_bytes(),
+            (path / numbered(EXPLORER, step, ".json")).read_bytes(),
+            (path / numbered(EXPLORER, step, ".safetensors")).read_bytes(),
         )
         for step in numbers_in(path, EXPLORER, ".json")
     }
@@ -256,7 +257,7 @@ def _replay(path: Path, steps: Iterable[int]) -> dict[int, list[Samples]]:
     """The samples that these steps kept. Raises RunFolderError: they are not there, or damaged."""
     kept = {}
     for step in steps:
-        words = path / f"{REPLAY}{step:06d}.json"
+        words = path / numbered(REPLAY, step, ".json")
         tensors = words.with_suffix(".safetensors")
         with content_of(tensors, _advice(path), RunFolderError):
             kept[step] = unpacked(read_json(words), load(tensors.read_bytes()))

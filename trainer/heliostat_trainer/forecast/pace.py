@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from heliostat_trainer.folder.layout import RunFolder
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.folder.resuming import CONTENTS
 from heliostat_trainer.folder.run_file import read_settings
@@ -36,7 +37,7 @@ def measured_pace(config: TrainConfig) -> Pace | None:
         RunFolderError: the run's settings cannot be read.
     """
     path, run = config.run.path, config.run
-    lines: list[dict[str, Any]] = list(read_metrics(path / "metrics.jsonl"))
+    lines: list[dict[str, Any]] = list(read_metrics(RunFolder(path).metrics))
     if not lines:
         return None
     last = lines[-1]

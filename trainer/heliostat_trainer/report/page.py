@@ -13,6 +13,7 @@ from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.evaluation.guards import measured
 from heliostat_trainer.evaluation.results import guidance_label, paired_difference, prompt_interval
 from heliostat_trainer.exploring.fidelity import PUBLISHED
+from heliostat_trainer.folder.layout import RunFolder
 from heliostat_trainer.pages.figures import Curve, curves_svg, shares_svg
 from heliostat_trainer.pages.pictures import grid_uri, image_uri
 from heliostat_trainer.pages.templates import render
@@ -101,7 +102,7 @@ def write_report(
         RunFolderError: the folder holds nothing to report.
         FilesError: the page cannot be written, or something else is there.
     """
-    path = out or run / "report.html"
+    path = out or RunFolder(run).report
     require_own_file(path, SIGN, "give another file with --out")
     record = read_run(run)
     for problem in record.problems:

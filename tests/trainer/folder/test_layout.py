@@ -11,6 +11,8 @@ import pytest
 from heliostat_engines.errors import FilesError, FolderBusyError
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluation.results import read_evaluations
+from heliostat_trainer.folder.layout import RunFolder
+from heliostat_trainer.report import write_report
 from heliostat_trainer.run import working_in_run
 from tests.trainer.test_loop import make_trainer, run
 
@@ -109,3 +111,18 @@ def test_a_run_that_never_began_leaves_no_folder(configure: Configure) -> None:
     with working_in(config):
         pass
     assert (config.run.path / "notes.txt").read_text() == "mine"
+
+
+def test_all_that_a_run_leaves_is_on_the_map(configure: Configure, finished: Configure) -> None:
+    config = finished(2)
+    with working_in(config, resume=True):
+        write_report(config.run.path)
+    files = RunFolder(config.run.path)
+    left = {path.name for path in files.path.iterdir()} - {".made-by-heliostat", "lock"}
+    assert left == {
+        "run.json", "metrics.jsonl", "checkpoints", "evaluation", "lora", "showcase", "report.html",
+    }  # fmt: skip
+    assert {path.name for path in files.checkpoints.iterdir()} == {"step-000001", "step-000002"}
+    for path in (files.run_file, files.metrics, files.evaluations, files.lora, files.showcase):
+        assert path.exists()
+    assert files.report.exists()
