@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -11,6 +10,7 @@ from pydantic import Field, model_validator
 from heliostat_engines.machine.hardware import usable_cores
 from heliostat_engines.precisions import MapName, Precision
 from heliostat_engines.settings import Count, Seconds, Settings, WireCount
+from heliostat_engines.settings.marks import Flag
 from heliostat_server.rewards.definitions import RewardDefinitions  # noqa: TC001 (pydantic reads it)
 
 DEFAULT_PORT = 8600
@@ -19,15 +19,6 @@ LOOPBACK = "127.0.0.1"
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-@dataclass(frozen=True)
-class Flag:
-    """How `heliostat serve` may be given a setting besides by the flag of its own name."""
-
-    flag: str | None = None
-    variable: str | None = None
-    """Of the environment."""
 
 
 class AskedLimits(Settings):

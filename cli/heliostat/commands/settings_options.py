@@ -68,7 +68,7 @@ def _options(model: type[BaseModel], section: str) -> Iterator[inspect.Parameter
 
 
 def _option(key: str, section: str, field: FieldInfo, kind: Any) -> inspect.Parameter:
-    from heliostat_server.settings import Flag
+    from heliostat_engines.settings.marks import Flag
 
     flag = f"--{section}.{key}" if section else f"--{key.replace('_', '-')}"
     marks = [mark for mark in field.metadata if isinstance(mark, Flag)]
