@@ -74,10 +74,10 @@ def look_up(model: type[BaseModel], place: str | None) -> tuple[SectionReference
     """
     if place is None:
         return reference(model)
-    name, _, key = place.partition(".")
     if is_plain(model, place):
-        name, key = ABOVE, place
-    sections = [section for section in reference(model) if section.name == name]
+        return tuple(_only(above, place) for above in reference(model) if above.name == ABOVE)
+    name, _, key = place.partition(".")
+    sections = [section for section in reference(model) if name and section.name == name]
     if not sections:
         raise ConfigError(unknown_setting(model, [place if is_plain(model, name) else name]))
     if key:
