@@ -92,7 +92,7 @@ def test_a_key_is_looked_up_alone(place: str) -> None:
         ("batch", "unknown setting batch: the nearest is limits.batch"),
         ("limit.batch", "unknown setting limit: did you mean limits?"),
         ("rewards.option", "unknown setting rewards.option: did you mean rewards.options?"),
-        ("", "unknown setting : known here are port, limits, rewards"),
+        ("", "unknown setting : the nearest is port"),
     ],
 )
 def test_what_there_is_not_names_the_nearest(place: str, sentence: str) -> None:
