@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
+    from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = PurePosixPath("docs")
@@ -41,7 +42,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {page: (ROOT / place).read_text(encoding="utf-8") for page, place in ELSEWHERE.items()}
     pages |= {
         "reference/cli.md": commands(),
-        "reference/settings.md": settings(),
+        "reference/settings.md": settings_of_a_run(),
+        "reference/server_settings.md": settings_of_a_server(),
         "reference/http.md": http(),
         "reference/grpc.md": grpc(),
     }
@@ -75,20 +77,41 @@ def commands() -> str:
     return get_docs_for_click(obj=command, ctx=context, name="heliostat", title="Command line")
 
 
-def settings() -> str:
+def settings_of_a_run() -> str:
     """Every setting of a run's TOML."""
-    from heliostat_trainer.settings.reference import reference
+    from heliostat_trainer.settings.config import TrainConfig
 
-    lines = ["# Settings of a run", "", "As `heliostat config --explain` prints them."]
-    for section in reference():
-        variant = f' `name = "{section.variant}"`' if section.variant else ""
-        lines += ["", f"## `[{section.name}]`{variant}", "", section.meaning, ""]
-        lines += ["| key | default | values | meaning |", "|---|---|---|---|"]
+    said = "As `heliostat config --explain` prints them."
+    return "\n".join(["# Settings of a run", "", said, *_settings(TrainConfig)])
+
+
+def settings_of_a_server() -> str:
+    """Every setting of a server.toml."""
+    from heliostat_server.settings import ServeSettings
+
+    said = (
+        "As `heliostat config server --explain` prints them: keys of [a server.toml](../docs/server.md"
+        "#settings), and options of `heliostat serve`, `--max-rank` for `max_rank`."
+    )
+    return "\n".join(["# Settings of a server", "", said, *_settings(ServeSettings)])
+
+
+def _settings(model: type[BaseModel]) -> Iterator[str]:
+    from heliostat_engines.settings.reference import reference
+
+    for section in reference(model):
+        title, _, variant = section.heading.partition("] ")
+        if title:
+            yield from (
+                "",
+                f"## `{title.removesuffix(']')}]`" + (f" `{variant}`" if variant else ""),
+            )
+        yield from ("", section.meaning, "")
+        yield from ("| key | default | values | meaning |", "|---|---|---|---|")
         for setting in section.settings:
             default = "required" if setting.default is None else f"`{setting.default}`"
             cells = (f"`{setting.key}`", default, setting.values, setting.meaning)
-            lines.append(f"| {' | '.join(map(_cell, cells))} |")
-    return "\n".join(lines)
+            yield f"| {' | '.join(map(_cell, cells))} |"
 
 
 def http() -> str:

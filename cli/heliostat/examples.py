@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
+SERVER = "server.toml"
+"""The one that is no run's."""
 FOLDERS = (HERE.parent / "example_configs", HERE.parents[2] / "examples")
 
 
@@ -21,6 +23,6 @@ def example(name: str) -> Path:
 
 
 def examples() -> dict[str, Path]:
-    """The TOML of every example, by name."""
+    """The TOML of every example of a run, by name."""
     folder = next(folder for folder in FOLDERS if folder.is_dir())
-    return {path.name: path for path in sorted(folder.glob("*.toml"))}
+    return {path.name: path for path in sorted(folder.glob("*.toml")) if path.name != SERVER}

@@ -6,7 +6,6 @@ setting means is said by the settings themselves.
 
 from __future__ import annotations
 
-import json
 import textwrap
 import tomllib
 from dataclasses import dataclass
@@ -16,17 +15,19 @@ from heliostat.examples import example, examples
 from heliostat_engines.errors import FilesError, HeliostatError
 from heliostat_engines.families import get_family
 from heliostat_engines.files.atomic import atomic_text
+from heliostat_engines.settings.reference import reference
+from heliostat_engines.settings.writing import literal
 from heliostat_server.rewards.built_in import BUILT_IN
 from heliostat_server.rewards.registry import Offer, check_rewards, offered_rewards
+from heliostat_trainer.settings.config import TrainConfig
 from heliostat_trainer.settings.recipe import RecipeName, RecipeSection
-from heliostat_trainer.settings.reference import reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from heliostat_engines.families.family import Family
-    from heliostat_trainer.settings.reference import SectionReference
+    from heliostat_engines.settings.reference import SectionReference
 
 Settings = dict[str, dict[str, Any]]
 
@@ -155,7 +156,7 @@ def _toml(settings: Settings, family: Family, out: Path) -> str:
         f"#   heliostat train {out.name} --run.name other --run.steps 50",
         "# Settings that are not here have their defaults: heliostat config --explain lists them all.",
     ]
-    for section in reference():
+    for section in reference(TrainConfig):
         chosen = settings.get(section.name)
         if chosen is None or section.variant not in {None, _objective(settings)}:
             continue
@@ -172,7 +173,7 @@ def _keys(section: SectionReference, chosen: Mapping[str, Any]) -> Iterator[str]
     for setting in section.settings:
         if setting.key in chosen:
             yield from _comment(setting.meaning)
-            yield f"{setting.key} = {json.dumps(chosen[setting.key])}"
+            yield f"{setting.key} = {literal(chosen[setting.key])}"
 
 
 def _comment(text: str) -> list[str]:

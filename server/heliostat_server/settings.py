@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -11,23 +10,17 @@ from pydantic import Field, model_validator
 from heliostat_engines.machine.hardware import usable_cores
 from heliostat_engines.precisions import MapName, Precision
 from heliostat_engines.settings import Count, Seconds, Settings, WireCount
+from heliostat_engines.settings.marks import Flag, Secret
 from heliostat_server.rewards.definitions import RewardDefinitions  # noqa: TC001 (pydantic reads it)
+from heliostat_server.urls import without_secrets
 
 DEFAULT_PORT = 8600
 DEFAULT_HTTP_PORT = 8601
 LOOPBACK = "127.0.0.1"
+DEVICE_VARIABLE = "HELIOSTAT_DEVICE"
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-@dataclass(frozen=True)
-class Flag:
-    """How `heliostat serve` may be given a setting besides by the flag of its own name."""
-
-    flag: str | None = None
-    variable: str | None = None
-    """Of the environment."""
 
 
 class AskedLimits(Settings):
@@ -107,7 +100,7 @@ class ModelSettings(Settings):
 
 
 class ServeSettings(Settings):
-    """Settings of `serve`."""
+    """Settings of `heliostat serve`."""
 
     family: str = "demo"
     """The diffusion model family to explore with."""
@@ -122,7 +115,7 @@ class ServeSettings(Settings):
     engine: Path | None = None
     """What `heliostat engine build` wrote: explore with it. Family, checkpoint, precision, rank and
     resolution are then the engine's. By default the torch runtime."""
-    device: Annotated[Literal["auto", "cpu", "gpu"], Flag(variable="HELIOSTAT_DEVICE")] = "auto"
+    device: Annotated[Literal["auto", "cpu", "gpu"], Flag(variable=DEVICE_VARIABLE)] = "auto"
     """Where the Triton models run; auto: on the GPU where there is one."""
     max_rank: WireCount = 64
     """The largest LoRA rank accepted."""
@@ -164,7 +157,7 @@ class ServeSettings(Settings):
     """The certificate's private key, a PEM file."""
     tls_name: str = "localhost"
     """A host name that the certificate is for: the server's own parts ask for it."""
-    redis: str | None = None
+    redis: Annotated[str | None, Secret(without_secrets)] = None
     """redis:// URL of the adapter store; by default an embedded one in the state folder."""
     redis_password_file: Path | None = None
     """A file with that Redis' password, which then stands on no command line."""

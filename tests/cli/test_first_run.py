@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from heliostat.cli import app
 from heliostat_engines.errors import HeliostatError, UnknownFamilyError
 from heliostat_engines.families import FAMILIES
+from heliostat_engines.settings.reference import reference
 from heliostat_server.errors import RequestError
 from heliostat_trainer.forecast.work import plan_run
 from heliostat_trainer.prompts.sets import prompt_notes, read_prompt_sets
@@ -18,7 +19,6 @@ from heliostat_trainer.settings.config import EQUAL_REWARDS, TrainConfig
 from heliostat_trainer.settings.load import load_config
 from heliostat_trainer.settings.objectives import Levels
 from heliostat_trainer.settings.recipe import RecipeName
-from heliostat_trainer.settings.reference import reference
 
 EVERY = pytest.mark.parametrize("family", [family.name for family in FAMILIES])
 
@@ -63,7 +63,7 @@ def test_what_a_setting_means_is_what_config_explain_says(tmp_path: Path) -> Non
     settings = tomllib.loads(text)
     said = [
         setting.meaning
-        for section in reference()
+        for section in reference(TrainConfig)
         if section.variant in {None, "diffusion_nft"}
         for setting in section.settings
         if setting.key in settings.get(section.name, {})

@@ -23,7 +23,7 @@ def rewards(
             "--rewards",
             exists=True,
             dir_okay=False,
-            help="The TOML file that `heliostat serve --rewards` is given: its rewards too.",
+            help="The TOML file that `heliostat serve` is given, by itself or as --rewards: its rewards too.",
         ),
     ] = None,
     family: Annotated[

@@ -27,6 +27,14 @@ class ServeCommand(SettingsCommand):
 
 def serve(
     context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="SERVER.TOML",
+            help="A TOML file of the settings below, sections as in --limits.batch, and of rewards; see "
+            "docs/server.md. What the environment says goes before it, and flags before both.",
+        ),
+    ] = None,
     rewards: Annotated[
         Path | None,
         typer.Option(
@@ -58,6 +66,14 @@ def serve(
         str | None,
         typer.Option(envvar=VLM_JUDGE_KEY, help="Its API key, if it asks for one."),
     ] = None,
+    print_settings: Annotated[
+        bool,
+        typer.Option(
+            "--print-settings",
+            help="Only print the settings that hold, as a TOML file for this command, without "
+            "secrets: nothing is started.",
+        ),
+    ] = False,
 ) -> None:
     """Start the rollout server: a real Triton Inference Server, its adapter store and control plane.
 
@@ -73,8 +89,7 @@ def serve(
     from heliostat_server.control.validation import first_problem
     from heliostat_server.errors import ServerStartError
     from heliostat_server.rewards.definitions import VlmJudgeSettings, load_definitions
-    from heliostat_server.serve import serve as run
-    from heliostat_server.settings import ServeSettings
+    from heliostat_server.server_toml import load_settings, settings_toml
 
     defined = load_definitions(rewards) if rewards else {}
     if (vlm_judge_url is None) != (vlm_judge_model is None):
@@ -91,8 +106,11 @@ def serve(
             )
         except ValidationError as error:
             raise ServerStartError(f"--vlm-judge-{first_problem(error.errors())}") from error
-    try:
-        settings = ServeSettings.model_validate(context.obj | {"rewards": defined})
-    except ValidationError as error:
-        raise ServerStartError(first_problem(error.errors())) from error
+    settings = load_settings(config, context.obj, defined)
+    if print_settings:
+        typer.echo(settings_toml(settings), nl=False)
+        return
+
+    from heliostat_server.serve import serve as run
+
     run(settings, remember)

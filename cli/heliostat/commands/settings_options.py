@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class SettingsCommand(TyperCommand):
     """A command whose options are those of a model of settings, and its function's.
 
-    They are made when they are asked for, as importing the model takes longer than all other help. What is given of
-    the settings is the context's `obj`, by section and key: what the model validates.
+    They are made when they are asked for, as importing the model takes longer than all other help. A key may be
+    written as in TOML, `--max_rank` for `--max-rank`, and keys of tables are given as `--rewards.NAME.key value`.
+    What is given of the settings is the context's `obj`: (section, key, value), the section empty above all.
     """
 
     def model(self) -> type[BaseModel]:
@@ -37,16 +38,28 @@ class SettingsCommand(TyperCommand):
         """The settings, then the function's parameters and --help."""
         return [*self.settings, *super().get_params(ctx)]
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take out what is said of tables, which have no options, before all else is parsed."""
+        from heliostat_engines.settings.reading import parse_overrides, split_tables
+
+        of_tables, others = split_tables(self.model(), args)
+        ctx.obj = list(parse_overrides(self.model(), of_tables))
+        keys = {f"--{key}": f"--{key.replace('_', '-')}" for key in self.model().model_fields}
+        return super().parse_args(ctx, [_respelt(word, keys) for word in others])
+
     def invoke(self, ctx: Any) -> Any:
         """Take the settings out of what the function is called with."""
-        given: dict[str, Any] = {}
         for place in (option.name for option in self.settings):
             value = ctx.params.pop(place)
             if ctx.get_parameter_source(place).name != "DEFAULT":
                 section, _, key = place.rpartition(BETWEEN)
-                (given.setdefault(section, {}) if section else given)[key] = value
-        ctx.obj = given
+                ctx.obj.append((section, key, value))
         return super().invoke(ctx)
+
+
+def _respelt(word: str, spellings: Mapping[str, str]) -> str:
+    name, equals, value = word.partition("=")
+    return f"{spellings.get(name, name)}{equals}{value}"
 
 
 BETWEEN = "__"
@@ -68,12 +81,12 @@ def _options(model: type[BaseModel], section: str) -> Iterator[inspect.Parameter
 
 
 def _option(key: str, section: str, field: FieldInfo, kind: Any) -> inspect.Parameter:
-    from heliostat_server.settings import Flag
+    from heliostat_engines.settings.marks import Flag, marks
 
     flag = f"--{section}.{key}" if section else f"--{key.replace('_', '-')}"
-    marks = [mark for mark in field.metadata if isinstance(mark, Flag)]
-    flags = [flag, *(mark.flag for mark in marks if mark.flag)]
-    variable = next((mark.variable for mark in marks if mark.variable), None)
+    others = marks(field, Flag)
+    flags = [flag, *(other.flag for other in others if other.flag)]
+    variable = next((other.variable for other in others if other.variable), None)
     if kind is bool:
         flags = [f"{each}/--no-{each[2:]}" for each in flags]
     meaning = " ".join((field.description or "").split())

@@ -16,7 +16,7 @@ from heliostat_server.control.validation import first_problem
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.background import background_server
 from heliostat_server.processes.state_folder import StateFolder
-from heliostat_server.settings import ServeSettings
+from heliostat_server.settings import DEVICE_VARIABLE, ServeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,10 +55,10 @@ def running_server(state: Path, console: Console) -> Iterator[Serving]:
 
 
 def _settings(state: Path) -> ServeSettings:
-    device = os.environ.get("HELIOSTAT_DEVICE") or AUTO  # as `heliostat serve` takes it
+    device = os.environ.get(DEVICE_VARIABLE) or AUTO  # as `heliostat serve` takes it
     try:
         return ServeSettings.model_validate(
             {"state": state, "port": 0, "http_port": 0, "device": device}
         )
     except ValidationError as error:
-        raise ServerStartError(f"HELIOSTAT_DEVICE: {first_problem(error.errors())}") from error
+        raise ServerStartError(f"{DEVICE_VARIABLE}: {first_problem(error.errors())}") from error

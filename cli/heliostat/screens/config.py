@@ -1,4 +1,4 @@
-"""`heliostat config`: every setting of a run's TOML, with its values, default and meaning."""
+"""`heliostat config`: every setting of a run's TOML or a server's, with its values, default and meaning."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from rich.padding import Padding
 from rich.text import Text
 
 from heliostat.screens.console import table_console
-from heliostat_trainer.settings.reference import look_up
+from heliostat_engines.settings.reference import look_up
 
 if TYPE_CHECKING:
-    from heliostat_trainer.settings.reference import SectionReference, Setting
+    from pydantic import BaseModel
+
+    from heliostat_engines.settings.reference import SectionReference, Setting
 
 
-def show(place: str | None, *, explain: bool) -> None:
-    """Print the settings at SECTION or SECTION.KEY, or all; `explain`: with their meanings.
+def show(model: type[BaseModel], place: str | None, *, explain: bool) -> None:
+    """Print a model's settings at SECTION, SECTION.KEY or KEY, or all; `explain`: with their meanings.
 
     Raises:
         ConfigError: there is no such section or key.
     """
     console = table_console()
-    for number, section in enumerate(look_up(place)):
+    for number, section in enumerate(look_up(model, place)):
         if number:
             console.print()
         console.print(_heading(section))
@@ -32,8 +34,8 @@ def show(place: str | None, *, explain: bool) -> None:
 
 
 def _heading(section: SectionReference) -> Text:
-    title = f"[{section.name}]" + (f' name = "{section.variant}"' if section.variant else "")
-    return Text.assemble((title, "bold cyan"), "  ", section.meaning)
+    title = ((section.heading, "bold cyan"), "  ") if section.heading else ()
+    return Text.assemble(*title, section.meaning)
 
 
 def _line(setting: Setting) -> Text:

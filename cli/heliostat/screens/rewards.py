@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from heliostat.screens.console import table_console
-from heliostat_server.rewards.definitions import load_definitions
 from heliostat_server.rewards.registry import Offer, offered_rewards
+from heliostat_server.server_toml import load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 
 def show(definitions: Path | None, family: str | None) -> None:
-    """Print every reward of this installation and of a TOML file of rewards.
+    """Print every reward of this installation and of a server.toml, which may have rewards alone.
 
     Raises:
-        RewardSettingsError: the file defines a reward that cannot work.
+        ConfigError: the file is none of a server's.
+        RewardSettingsError: it defines a reward that cannot work.
     """
-    defined = load_definitions(definitions) if definitions else {}
+    defined = load_settings(definitions).rewards if definitions else {}
     shown = [
         entry
         for entry in offered_rewards(Offer(family, defined))
@@ -47,7 +48,7 @@ def show(definitions: Path | None, family: str | None) -> None:
             console.print(f"  {command}", soft_wrap=True, highlight=False)
     console.print(
         "\nA judge behind a language model's server, weighted sums, successes and HTTP scorers are "
-        "defined in a file for `heliostat serve --rewards`: docs/rewards.md.",
+        "defined in a file for `heliostat serve`: docs/rewards.md.",
         style="dim",
         highlight=False,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import tomllib
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +13,7 @@ from pydantic import ValidationError
 from heliostat_engines.errors import ConfigError, FileError
 from heliostat_engines.files.text import read_text
 from heliostat_engines.settings.models import Settings
-from heliostat_engines.settings.places import places
+from heliostat_engines.settings.places import is_plain, places, table_kinds
 from heliostat_engines.settings.sentences import sentence
 from heliostat_engines.suggestions import nearest
 
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 M = TypeVar("M", bound=Settings)
+
+SETTING = re.compile(
+    r"--(?P<section>[a-z_]+(?:\.[a-z_][a-z0-9_]*)*)\.(?P<key>[a-z_]+)(?:=(?P<value>.*))?", re.DOTALL
+)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -41,17 +47,22 @@ def read_toml(path: Path) -> dict[str, Any]:
 def resolve_paths(
     settings: Mapping[str, Any], resolvers: Mapping[str, Callable[[object], object]]
 ) -> dict[str, Any]:
-    """The settings, with the values at some section.key as its resolver has them."""
+    """The settings, with the values at some section.key, or key, as its resolver has them."""
     resolved = {
         section: dict(keys) if isinstance(keys, dict) else keys
         for section, keys in settings.items()
     }
     for place, resolve in resolvers.items():
-        section, _, key = place.partition(".")
-        table = resolved.get(section)
+        section, _, key = place.rpartition(".")
+        table = resolved.get(section) if section else resolved
         if isinstance(table, dict) and key in table:
             table[key] = resolve(table[key])
     return resolved
+
+
+def path_beside(name: str, folder: Path) -> Path:
+    """A path as it is taken from `folder`; `~` is whose home it says, where there is such a user."""
+    return folder / os.path.expanduser(name)  # noqa: PTH111 (Path's refuses unknown users)
 
 
 def folder_beside(name: object, folder: Path) -> object:
@@ -64,17 +75,21 @@ def folder_beside(name: object, folder: Path) -> object:
 def require_tables(model: type[BaseModel], settings: Mapping[str, object], path: Path) -> None:
     """Refuse a plain value where the model has a section. Raises ConfigError."""
     for section in settings.keys() & model.model_fields.keys():
-        if not isinstance(settings[section], dict):
-            raise ConfigError(
-                f"{path}: {section} = {settings[section]!r} is no section: write [{section}], and "
-                "its settings below it"
-            )
+        if is_plain(model, section) or isinstance(settings[section], dict):
+            continue
+        heading = f"[{section}.NAME]" if table_kinds(model, section) else f"[{section}]"
+        raise ConfigError(
+            f"{path}: {section} = {settings[section]!r} is no section: write {heading}, and "
+            "its settings below it"
+        )
 
 
 def override(settings: dict[str, Any], changes: Iterable[tuple[str, str, object]]) -> None:
-    """Set what `parse_overrides` has read, in place."""
+    """Set what `parse_overrides` has read, in place; a change of no section is one above them all."""
     for section, key, value in changes:
-        table = settings.setdefault(section, {})
+        table: Any = settings
+        for part in filter(None, section.split(".")):
+            table = table.setdefault(part, {}) if isinstance(table, dict) else None
         if isinstance(table, dict):  # else it is no section at all, which `validated` says
             table[key] = value
 
@@ -97,11 +112,15 @@ def validated(model: type[M], settings: Mapping[str, object], where: str = "") -
 
 
 def parse_overrides(
-    model: type[BaseModel], arguments: Sequence[str], options: Sequence[str] = (), *, example: str
+    model: type[BaseModel],
+    arguments: Sequence[str],
+    options: Sequence[str] = (),
+    *,
+    example: str = "",
 ) -> Iterator[tuple[str, str, object]]:
     """(section, key, value) of each `--section.key value` or `--section.key=value`.
 
-    Values are read as TOML where they can be, else as text.
+    Of a table, the section is `tables.name`. Values are read as TOML where they can be, else as text.
 
     Args:
         model: whose settings may be meant by what is none.
@@ -115,14 +134,37 @@ def parse_overrides(
     """
     words = iter(arguments)
     for word in words:
-        match = re.fullmatch(r"--([a-z_]+)\.([a-z_]+)(?:=(.*))?", word, re.DOTALL)
-        if match is None:
+        match = SETTING.fullmatch(word)
+        if match is None or not _may_be(model, match["section"]):
             raise ConfigError(f"{word!r} is no setting: {_meant(model, word, options, example)}")
-        section, key, text = match.groups()
-        value = next(words, None) if text is None else text
+        value = next(words, None) if match["value"] is None else match["value"]
         if value is None:
             raise ConfigError(f"{word} needs a value")
-        yield section, key, _toml_value(value)
+        yield match["section"], match["key"], _toml_value(value)
+
+
+def split_tables(model: type[BaseModel], arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those arguments that set a key of a table, `--tables.name.key value`, and all others."""
+    own: list[str] = []
+    others: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        match = SETTING.fullmatch(word)
+        if match is None or not _is_table(model, match["section"]):
+            others.append(word)
+            continue
+        own += [word] if match["value"] is not None else [word, *itertools.islice(words, 1)]
+    return own, others
+
+
+def _may_be(model: type[BaseModel], section: str) -> bool:
+    return "." not in section or _is_table(model, section)
+
+
+def _is_table(model: type[BaseModel], section: str) -> bool:
+    field, dot, name = section.partition(".")
+    known = bool(dot) and field in model.model_fields and "." not in name
+    return known and bool(table_kinds(model, field))
 
 
 def _meant(model: type[BaseModel], word: str, options: Sequence[str], example: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from heliostat_engines.settings.marks import Secret, marks
 from heliostat_engines.settings.models import UNKNOWN
-from heliostat_engines.settings.places import known_fields, places, variants
+from heliostat_engines.settings.places import field_at, known_fields, places, variants
 from heliostat_engines.suggestions import nearest
 
 if TYPE_CHECKING:
@@ -24,9 +25,16 @@ def unknown_setting(model: type[BaseModel], location: Sequence[str]) -> str:
     if close:
         return f"unknown setting {prefix}{key}: did you mean {prefix}{close}?"
     meant = [name for name, meaning in known.items() if key.replace("_", " ") in meaning.lower()]
-    near = f"{prefix}{meant[0]}" if meant else nearest(f"{prefix}{key}", places(model), cutoff=0.5)
+    near = f"{prefix}{meant[0]}" if meant else _near_elsewhere(model, key, prefix)
     hint = f"the nearest is {near}" if near else f"known here are {', '.join(known)}"
     return f"unknown setting {prefix}{key}: {hint}"
+
+
+def _near_elsewhere(model: type[BaseModel], key: str, prefix: str) -> str | None:
+    known = places(model)
+    # Of the same key in a section, as in batch for limits.batch.
+    same = [place for place in known if place.endswith(f".{key}")]
+    return same[0] if same and not prefix else nearest(f"{prefix}{key}", known, cutoff=0.5)
 
 
 def sentence(model: type[BaseModel], error: ErrorDetails) -> str:
@@ -49,7 +57,9 @@ def sentence(model: type[BaseModel], error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return message
-    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+    field = field_at(model, location)
+    given = "" if field is not None and marks(field, Secret) else f" = {error['input']!r}"
+    return f"{key}{given}: {message[0].lower()}{message[1:]}"
 
 
 def _not_of(model: type[BaseModel], section: str, variant: str, key: str) -> str:

@@ -1,4 +1,4 @@
-"""What `heliostat serve --rewards FILE.toml` says of rewards. Imports no torch.
+"""What a server.toml, or `heliostat serve --rewards FILE.toml`, says of rewards. Imports no torch.
 
 Each `[rewards.NAME]` defines the reward NAME, or changes the built-in one of that name. Its `kind`
 says what it is; where there is none, NAME is the kind.
@@ -7,20 +7,24 @@ says what it is; where there is none, NAME is the kind.
 from __future__ import annotations
 
 import re
-import tomllib
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from pathlib import Path  # noqa: TC003 (pydantic reads it)
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from heliostat_engines.errors import FileError, SecretError
+from heliostat_engines.errors import ConfigError, SecretError
 from heliostat_engines.files.secret import read_token, sendable
-from heliostat_engines.files.text import read_text
 from heliostat_engines.settings import Number, Seconds, Settings, WireCount
+from heliostat_engines.settings.marks import Secret
+from heliostat_engines.settings.reading import path_beside, read_toml
 from heliostat_engines.suggestions import suggest
 from heliostat_server.errors import RewardSettingsError
+from heliostat_server.urls import without_secrets
 
-HttpUrl = Annotated[str, Field(pattern=r"^https?://[^/]")]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^/]"), Secret(without_secrets)]
 _VERSION = re.compile(r"/v\d+$")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 _PATHS = ("checkpoint", "clip", "token_file")
@@ -92,7 +96,7 @@ class VlmJudgeSettings(Settings):
     """What that server calls the model."""
     rubric: str | None = None
     """What is rated and how, in words; None: how well the image shows its prompt."""
-    api_key: str | None = None
+    api_key: Annotated[str | None, Secret()] = None
     """Sent as a bearer token."""
     token_file: Path | None = None
     """A file that holds the bearer token instead."""
@@ -120,7 +124,7 @@ class PluginReward(Settings):
     kind: Literal["plugin"]
     plugin: str
     """Its name in the entry-point group `heliostat.rewards`."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Annotated[dict[str, Any], Secret()] = Field(default_factory=dict)
     """Keyword arguments for it."""
 
 
@@ -148,46 +152,60 @@ def load_definitions(path: Path) -> RewardDefinitions:
         RewardSettingsError: the file, table and key to change.
     """
     try:
-        content = tomllib.loads(read_text(path))
-    except FileError as error:
+        content = read_toml(path)
+    except ConfigError as error:
         raise RewardSettingsError(str(error)) from error
-    except (ValueError, RecursionError) as error:
-        raise RewardSettingsError(f"{path} is not TOML: {error}") from error
-    for name, table in _tables(content, path).items():
-        table.setdefault("kind", name)
-        for key in _PATHS:
-            if isinstance(table.get(key), str):
-                table[key] = _resolved(path, name, key, table[key])
-    try:
-        return _File.model_validate(content).rewards
-    except ValidationError as error:
-        raise RewardSettingsError(f"{path}: {_sentence(error)}") from error
-
-
-def _tables(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
-    rewards = content.get("rewards")
-    if not isinstance(rewards, dict):
+    if not isinstance(content.get("rewards"), dict):
         raise RewardSettingsError(
             f"{path} defines no reward: {suggest('rewards', content)}it has no table [rewards.NAME]"
         )
-    for name, table in rewards.items():
-        if not NAME.fullmatch(name) or not isinstance(table, dict):
-            raise RewardSettingsError(
-                f"{path}: [rewards.{name}] is no reward: a reward is a table, and its name has "
-                "small letters, digits and underscores"
-            )
-    return rewards
+    return definitions_of(content, path.parent, f"{path}: ")
 
 
-def _resolved(file: Path, name: str, key: str, value: str) -> str:
-    """A path that the file names, made absolute; a Hugging Face name stays as it is."""
-    path = (file.parent / Path(value).expanduser()).resolve()
+def definitions_of(content: Mapping[str, Any], folder: Path, where: str = "") -> RewardDefinitions:
+    """What the tables of `rewards`, which is all that there may be, define.
+
+    Args:
+        content: the tables by name at `rewards`; NAME is the kind of one that says none.
+        folder: what relative paths in them are relative to.
+        where: begins the sentence on what is wrong.
+
+    Raises:
+        RewardSettingsError: the table and key to change.
+    """
+    tables = {
+        name: {"kind": name} | _resolved(name, table, folder, where)
+        for name, table in content["rewards"].items()
+    }
+    try:
+        return _File.model_validate({**content, "rewards": tables}).rewards
+    except ValidationError as error:
+        raise RewardSettingsError(f"{where}{_sentence(error)}") from error
+
+
+def _resolved(name: str, table: object, folder: Path, where: str) -> dict[str, Any]:
+    if not NAME.fullmatch(name) or not isinstance(table, dict):
+        raise RewardSettingsError(
+            f"{where}[rewards.{name}] is no reward: a reward is a table, and its name has "
+            "small letters, digits and underscores"
+        )
+    paths = {
+        key: _resolved_path(table[key], folder, key, f"{where}[rewards.{name}], {key}")
+        for key in _PATHS
+        if isinstance(table.get(key), str)
+    }
+    return table | paths
+
+
+def _resolved_path(value: str, folder: Path, key: str, setting: str) -> str:
+    """A path made absolute; a Hugging Face name stays as it is."""
+    path = path_beside(value, folder).absolute()
     if path.exists():
         if key == "token_file":
-            _check_token(path, f"{file}: [rewards.{name}], token_file")
-        return str(path)
+            _check_token(path, setting)
+        return str(path.resolve())
     if key == "token_file" or value.startswith(("/", ".", "~")):
-        raise RewardSettingsError(f"{file}: [rewards.{name}], {key}: {path} is not there")
+        raise RewardSettingsError(f"{setting}: {path} is not there")
     return value
 
 

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from heliostat.cli import app
 from heliostat_engines.settings.places import section_kinds
+from heliostat_engines.settings.reference import look_up
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.settings.config import TrainConfig
 from heliostat_trainer.settings.recipe import RecipeName, RecipeSection
-from heliostat_trainer.settings.reference import look_up
 
 FIELDS = [
     (section, key, field)
@@ -58,7 +58,7 @@ def test_a_section_or_a_key_is_printed_alone() -> None:
 
 
 def only(place: str) -> str:
-    ((setting,),) = [section.settings for section in look_up(place)]
+    ((setting,),) = [section.settings for section in look_up(TrainConfig, place)]
     return setting.meaning
 
 
@@ -86,7 +86,7 @@ def test_the_recipes_that_use_a_setting_are_those_for_which_it_decides_something
 def test_recipes_are_named_only_where_not_all_use_it() -> None:
     assert "Used by" not in only("recipe.steps")
     assert only("recipe.tune").endswith(" Used by sol_rl, heliostat.")
-    (watch,) = look_up("watch")
+    (watch,) = look_up(TrainConfig, "watch")
     assert watch.meaning.endswith("? Used by sol_rl, heliostat, bf16_explore.")
     assert words(watch.meaning) in words(printed("--explain", "watch"))
 
@@ -97,7 +97,7 @@ def test_meanings_are_left_out_unless_asked_for() -> None:
 
 
 def test_a_key_that_several_objectives_have_is_printed_for_each() -> None:
-    assert [section.variant for section in look_up("objective.beta")] == [
+    assert [section.variant for section in look_up(TrainConfig, "objective.beta")] == [
         "diffusion_nft",
         "diffusion_dpo",
         "dgpo",
@@ -116,7 +116,7 @@ def test_a_key_that_several_objectives_have_is_printed_for_each() -> None:
 )
 def test_an_unknown_place_names_the_nearest(place: str, nearest: str) -> None:
     with pytest.raises(ConfigError) as error:
-        look_up(place)
+        look_up(TrainConfig, place)
     assert nearest in str(error.value)
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pytest
 from pydantic import Field
 
 from heliostat_engines.errors import ConfigError
 from heliostat_engines.settings import Count, Settings
+from heliostat_engines.settings.marks import Secret
 from heliostat_engines.settings.places import flat, known_fields, nested, places, section_kinds
 from heliostat_engines.settings.reading import (
     folder_beside,
     override,
     parse_overrides,
+    path_beside,
     read_toml,
     require_tables,
     resolve_paths,
+    split_tables,
     validated,
 )
 from heliostat_engines.settings.sentences import unknown_setting
@@ -57,6 +60,17 @@ class Server(Settings):
     """Limits."""
     shape: Square | Circle = Field(Circle(), discriminator="name")
     """A section of two kinds."""
+
+
+class Program(Settings):
+    """Keys above all sections, and tables, besides."""
+
+    store: Annotated[str | None, Secret()] = None
+    """Where to."""
+    limits: Limits = Limits()
+    """Limits."""
+    shapes: dict[str, Square] = Field(default_factory=dict)
+    """Tables."""
 
 
 def test_overrides_are_toml_or_text() -> None:
@@ -145,3 +159,55 @@ def test_places_are_those_of_all_kinds_of_a_section() -> None:
     assert unknown_setting(Server, ["lmits"]) == "unknown setting lmits: did you mean limits?"
     dumped = Server().model_dump()
     assert nested(flat(dumped)) == dumped
+
+
+def test_keys_above_all_sections_and_tables_are_set_too() -> None:
+    settings: dict[str, object] = {"store": "here"}
+    override(settings, [("", "store", "there"), ("shapes.a", "side", 2), ("store.x", "y", 1)])
+    assert settings == {"store": "there", "shapes": {"a": {"side": 2}}}
+    assert validated(Program, settings).shapes == {"a": Square(side=2)}
+    assert places(Program) == ["store", "limits.batch"]
+
+
+def test_what_is_said_of_tables_is_taken_from_a_command_line() -> None:
+    words = [
+        "x",
+        "--shapes.a.side",
+        "3",
+        "--limits.batch",
+        "2",
+        "--shapes.b1.side=4",
+        "--shapes.a",
+        "--c.a.b",
+    ]
+    own, others = split_tables(Program, words)
+    assert others == ["x", "--limits.batch", "2", "--shapes.a", "--c.a.b"]
+    assert list(parse_overrides(Program, own)) == [
+        ("shapes.a", "side", 3),
+        ("shapes.b1", "side", 4),
+    ]
+    assert split_tables(Program, ["--shapes.a.side"]) == (["--shapes.a.side"], [])
+    with pytest.raises(ConfigError, match=r"'--limits\.a\.batch' is no setting"):
+        list(parse_overrides(Program, ["--limits.a.batch", "2"]))
+
+
+def test_tables_have_to_be_tables_and_keys_above_may_be_anything(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    require_tables(Program, {"store": 3, "shapes": {}}, path)
+    with pytest.raises(ConfigError, match=r"shapes = 3 is no section: write \[shapes\.NAME\]"):
+        require_tables(Program, {"shapes": 3}, path)
+
+
+def test_a_secret_is_not_printed_where_it_is_wrong() -> None:
+    with pytest.raises(ConfigError) as error:
+        validated(Program, {"store": ["hidden"]})
+    assert str(error.value) == "store: input should be a valid string"
+
+
+def test_a_path_is_beside_the_file_or_of_a_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/of-mine")
+    assert path_beside("a/b", tmp_path) == tmp_path / "a" / "b"
+    assert str(path_beside("~/a", tmp_path)) == "/home/of-mine/a"
+    assert path_beside("~no-such-user/a", tmp_path) == tmp_path / "~no-such-user" / "a"

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_engines.settings import Count, Fraction, Settings
+from heliostat_engines.settings.marks import Mark
 from heliostat_trainer.settings.objectives import Need
 
 
@@ -40,10 +41,15 @@ CHOOSING = tuple(name for name in EXPLORING if name in REDRAWING)
 
 
 @dataclass(frozen=True)
-class UsedBy:
+class UsedBy(Mark):
     """Marks a setting or section that only some recipes pay heed to."""
 
     recipes: tuple[RecipeName, ...]
+
+    @property
+    def note(self) -> str:
+        """The recipes."""
+        return f"Used by {', '.join(self.recipes)}."
 
 
 class SelectionName(StrEnum):
