@@ -10,21 +10,17 @@ One entry of the stream `heliostat:experiment:<name>:groups` a rollout:
 from __future__ import annotations
 
 import json
-from collections import deque
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import redis
-import structlog
 
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.sampling.solvers import Solver
-from heliostat_server.errors import NotFoundError, UnavailableError
+from heliostat_server.errors import NotFoundError
 from heliostat_server.store.keys import experiment_key
-from heliostat_server.store.periodic import PeriodicThread
 from heliostat_server.store.redis import answered
 
 if TYPE_CHECKING:
@@ -33,14 +29,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-WRITE_INTERVAL_S = 2.0
 SOCKET_TIMEOUT_S = 5.0
 MAX_GROUPS = 2000
 """Of an experiment; older ones go."""
 MAX_CANDIDATES = MAX_GROUPS * 256
 """Of an experiment's groups together: larger groups are kept in smaller number."""
-MAX_UNWRITTEN = 500
-"""Groups that wait while Redis is away or full; older ones are lost."""
 PAGE = 500
 
 _ADD = """
@@ -93,13 +86,6 @@ class KeptGroup:
     def at(self) -> datetime:
         """When it was written."""
         return datetime.fromtimestamp(int(self.id.split("-")[0]) / 1000, UTC)
-
-
-class GroupStore(Protocol):
-    """Where finished groups go."""
-
-    def add(self, group: Group) -> None:
-        """Keep a group, if its experiment exists. Raises UnavailableError."""
 
 
 class RedisGroups:
@@ -169,46 +155,6 @@ class RedisGroups:
                 f"{MAX_GROUPS} are kept"
             )
         return _groups(experiment, rows)[0]
-
-
-class GroupWriter:
-    """Writes finished groups every two seconds, in a thread of its own: drawing waits for nobody.
-
-    What could not be written is kept for the next time, up to 500 groups.
-    """
-
-    def __init__(self, store: GroupStore, *, interval_s: float = WRITE_INTERVAL_S) -> None:
-        self._store = store
-        self._unwritten: deque[Group] = deque(maxlen=MAX_UNWRITTEN)
-        self._lock = Lock()
-        self._log = structlog.get_logger("groups")
-        self._thread = PeriodicThread("groups", self._write, interval_s)
-
-    def finished(self, group: Group) -> None:
-        """A rollout is drawn and rewarded."""
-        with self._lock:
-            self._unwritten.append(group)
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._thread.close()
-
-    def _write(self) -> None:
-        while True:
-            with self._lock:
-                if not self._unwritten:
-                    return
-                group = self._unwritten.popleft()
-            try:
-                self._store.add(group)
-            except UnavailableError as error:
-                self._log.warning("groups kept for later", reason=str(error))
-                with self._lock:
-                    if len(self._unwritten) < MAX_UNWRITTEN:
-                        self._unwritten.appendleft(group)
-                return
-            except Exception as error:
-                self._log.exception("a group is lost", exc_info=error)
 
 
 def _key(experiment: str) -> str:

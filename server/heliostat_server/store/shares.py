@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import redis
 import structlog
@@ -21,24 +21,6 @@ if TYPE_CHECKING:
 REREAD_AFTER_S = 3.0
 MAX_KNOWN = 1000
 SOCKET_TIMEOUT_S = 2.0
-
-
-class ExperimentShares(Protocol):
-    """Where the terms come from."""
-
-    def get(self, experiment: str) -> Share:
-        """The terms as they are now; quick, for it is asked with every request."""
-
-
-class EqualShares:
-    """The same terms for all."""
-
-    def __init__(self, share: Share | None = None) -> None:
-        self._share = share or Share()
-
-    def get(self, experiment: str) -> Share:  # noqa: ARG002
-        """The terms, whoever asks."""
-        return self._share
 
 
 class StoredShares:

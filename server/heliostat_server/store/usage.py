@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
-from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import redis
-import structlog
 
 from heliostat_server.store.activity import DRAWN, DRAWN_TTL_S, STRETCH_S, note_queue
 from heliostat_server.store.keys import experiment_key
-from heliostat_server.store.periodic import PeriodicThread
 from heliostat_server.store.redis import answered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-WRITE_INTERVAL_S = 2.0
 SOCKET_TIMEOUT_S = 2.0
 
 _COUNT = """
@@ -35,20 +30,6 @@ redis.call('HINCRBYFLOAT', stretch, 'seconds:' .. ARGV[4], ARGV[3])
 redis.call('EXPIRE', stretch, ARGV[7])
 return 1
 """
-
-
-class UsageStore(Protocol):
-    """Where usage is added up."""
-
-    def count(self, name: str, *, images: int, nfes: int, seconds: float) -> None:
-        """Add to what an experiment has used; one that is deleted is left alone.
-
-        Raises:
-            UnavailableError: it could not be added.
-        """
-
-    def queued(self, images: Mapping[str, int]) -> None:
-        """Say how many images of each experiment wait here. Raises UnavailableError."""
 
 
 class RedisUsage:
@@ -79,57 +60,3 @@ class RedisUsage:
     def queued(self, images: Mapping[str, int]) -> None:
         """Say how many images of each experiment wait here. Raises UnavailableError."""
         note_queue(self._redis, self._replica, images)
-
-
-@dataclass
-class _Used:
-    images: int = 0
-    nfes: int = 0
-    seconds: float = 0.0
-
-
-class UsageWriter:
-    """Adds usage up and writes it every two seconds, in a thread of its own.
-
-    What could not be written is kept for the next time; a killed process loses two seconds' worth.
-    """
-
-    def __init__(self, store: UsageStore, *, interval_s: float = WRITE_INTERVAL_S) -> None:
-        self._store = store
-        self._unwritten: dict[str, _Used] = {}
-        self._queued: Mapping[str, int] = {}
-        self._lock = Lock()
-        self._log = structlog.get_logger("usage")
-        self._thread = PeriodicThread("usage", self._write, interval_s)
-
-    def drawn(self, experiment: str, images: int, nfes: int, seconds: float) -> None:
-        """A batch is denoised."""
-        with self._lock:
-            used = self._unwritten.setdefault(experiment, _Used())
-            used.images += images
-            used.nfes += nfes
-            used.seconds += seconds
-
-    def queued(self, images: Mapping[str, int]) -> None:
-        """How many images of each experiment wait."""
-        self._queued = images
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._thread.close()
-
-    def _write(self) -> None:
-        with self._lock:
-            unwritten, self._unwritten = self._unwritten, {}
-        for experiment, used in unwritten.items():
-            try:
-                self._store.count(
-                    experiment, images=used.images, nfes=used.nfes, seconds=used.seconds
-                )
-            except Exception as error:
-                self._log.warning("usage kept for later", reason=str(error))
-                self.drawn(experiment, used.images, used.nfes, used.seconds)
-        try:
-            self._store.queued(self._queued)
-        except Exception as error:
-            self._log.warning("queues not told", reason=str(error))
