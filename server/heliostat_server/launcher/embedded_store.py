@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import redis
-
 from heliostat_server.errors import ServerStartError
 from heliostat_server.processes.processes import ProcessId, spawn, stop_child
+from heliostat_server.store.redis import redis_problem
 
 if TYPE_CHECKING:
     import subprocess
@@ -74,14 +73,10 @@ class EmbeddedValkey:
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        with redis.Redis.from_url(self.url) as client:
-            while time.monotonic() < deadline and self.is_running():
-                try:
-                    client.ping()
-                except redis.RedisError:
-                    time.sleep(0.02)
-                else:
-                    return
+        while time.monotonic() < deadline and self.is_running():
+            if redis_problem(self.url) is None:
+                return
+            time.sleep(0.02)
         self.stop()
         raise ServerStartError(
             f"the embedded adapter store does not start: see {self._state.redis_log}, or give a "

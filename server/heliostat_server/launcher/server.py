@@ -27,7 +27,6 @@ from heliostat_server.launcher.waiting import (
     Patience,
     judge_problem,
     judges,
-    redis_problem,
     triton_problem,
 )
 from heliostat_server.processes.ports import choose_port
@@ -36,6 +35,7 @@ from heliostat_server.processes.state_folder import ServerRecord, StateFolder, T
 from heliostat_server.rewards.registry import offered_rewards
 from heliostat_server.settings import DEFAULT_HTTP_PORT, DEFAULT_PORT, ModelSettings
 from heliostat_server.store.description import ServerDescription
+from heliostat_server.store.redis import redis_problem
 from heliostat_server.triton.client import TritonClient, TritonEndpoint
 from heliostat_server.triton.installation import find_triton
 from heliostat_server.triton.log_printer import LogPrinter

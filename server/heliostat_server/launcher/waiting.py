@@ -6,7 +6,6 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import redis
 import structlog
 
 from heliostat_engines.machine.network import grpc_detour
@@ -62,26 +61,6 @@ class Patience:
                 self._stages.part(f"waiting: {missing}")
             self._stages.count(round(waited), round(self._wait_s), "s")
             time.sleep(POLL_S)
-
-
-def redis_problem(url: str) -> str | None:
-    """Why a Redis cannot be used yet. Raises ServerStartError: it refuses the password."""
-    place = without_secrets(url)
-    try:
-        with redis.Redis.from_url(
-            url, socket_connect_timeout=PROBE_TIMEOUT_S, socket_timeout=PROBE_TIMEOUT_S, retry=None
-        ) as client:
-            client.ping()
-    except redis.AuthenticationError as error:
-        raise ServerStartError(
-            f"the Redis at {place} refuses the password ({error}): give it with "
-            "--redis-password-file"
-        ) from error
-    except redis.RedisError as error:
-        return f"the Redis at {place} does not answer ({error})"
-    except ValueError as error:
-        raise ServerStartError(f"--redis {place}: {error}") from error
-    return None
 
 
 def triton_problem(client: TritonClient, address: str) -> str | None:

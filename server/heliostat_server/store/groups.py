@@ -1,6 +1,6 @@
 """The groups that were drawn: what every rollout asked for, its seeds and their rewards.
 
-One entry of the stream `heliostat:experiment:<name>:groups` a rollout:
+One entry of an experiment's stream a rollout:
     version, prompt, steps, score_after, solver, decoder, guidance
     names       JSON: the rewards' names, R of them.
     seeds       int64[N], little-endian.
@@ -20,8 +20,8 @@ import redis
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_server.errors import NotFoundError
-from heliostat_server.store.keys import experiment_key
-from heliostat_server.store.redis import answered
+from heliostat_server.store.keys import ExperimentKeys
+from heliostat_server.store.redis import answered, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SOCKET_TIMEOUT_S = 5.0
 MAX_GROUPS = 2000
 """Of an experiment; older ones go."""
 MAX_CANDIDATES = MAX_GROUPS * 256
@@ -38,7 +37,7 @@ PAGE = 500
 
 _ADD = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('XADD', KEYS[1] .. ':groups', 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2))
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2))
 return 1
 """
 
@@ -98,7 +97,7 @@ class RedisGroups:
     @classmethod
     def connect(cls, url: str) -> Self:
         """The one at a redis:// or unix:// URL."""
-        return cls(redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S))
+        return cls(connect(url))
 
     def add(self, group: Group) -> None:
         """Keep a group, if its experiment exists. Raises UnavailableError."""
@@ -118,17 +117,18 @@ class RedisGroups:
         arguments: list[Any] = [most]
         for name, value in fields.items():
             arguments += [name, value]
-        answered(lambda: self._script(keys=[experiment_key(group.experiment)], args=arguments))
+        keys = ExperimentKeys(group.experiment)
+        answered(lambda: self._script(keys=[keys.record, keys.groups], args=arguments))
 
     def latest(self, experiment: str, count: int, before: str = "") -> list[KeptGroup]:
         """The latest groups, or the latest before one, newest first. Raises UnavailableError."""
-        key, newest = _key(experiment), f"({before}" if before else "+"
+        key, newest = ExperimentKeys(experiment).groups, f"({before}" if before else "+"
         rows = answered(lambda: self._redis.xrevrange(key, max=newest, count=count))
         return _groups(experiment, rows)
 
     def after(self, experiment: str, group_id: str) -> Iterator[KeptGroup]:
         """The groups after one, or with "" all, oldest first. Raises UnavailableError."""
-        key = _key(experiment)
+        key = ExperimentKeys(experiment).groups
         while True:
             start = f"({group_id}" if group_id else "-"
             rows = answered(lambda: self._redis.xrange(key, min=start, count=PAGE))  # noqa: B023
@@ -144,7 +144,7 @@ class RedisGroups:
             NotFoundError: it is no longer kept, or never was.
             UnavailableError: Redis is away.
         """
-        key = _key(experiment)
+        key = ExperimentKeys(experiment).groups
         try:
             rows = answered(lambda: self._redis.xrange(key, min=group_id, max=group_id))
         except redis.ResponseError:
@@ -155,10 +155,6 @@ class RedisGroups:
                 f"{MAX_GROUPS} are kept"
             )
         return _groups(experiment, rows)[0]
-
-
-def _key(experiment: str) -> str:
-    return experiment_key(experiment) + ":groups"
 
 
 def _groups(experiment: str, rows: list[tuple[bytes, dict[bytes, bytes]]]) -> list[KeptGroup]:

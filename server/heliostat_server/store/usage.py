@@ -5,21 +5,19 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-import redis
-
-from heliostat_server.store.activity import DRAWN, DRAWN_TTL_S, STRETCH_S, note_queue
-from heliostat_server.store.keys import experiment_key
-from heliostat_server.store.redis import answered
+from heliostat_server.store.activity import DRAWN_TTL_S, STRETCH_S, note_queue
+from heliostat_server.store.keys import DRAWN, ExperimentKeys
+from heliostat_server.store.redis import answered, connect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-SOCKET_TIMEOUT_S = 2.0
+    import redis
 
 _COUNT = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-local usage = KEYS[1] .. ':usage'
+local usage = KEYS[2]
 redis.call('HINCRBY', usage, 'images', ARGV[1])
 redis.call('HINCRBY', usage, 'nfes', ARGV[2])
 redis.call('HINCRBYFLOAT', usage, 'seconds', ARGV[3])
@@ -33,7 +31,7 @@ return 1
 
 
 class RedisUsage:
-    """Usage in the hash `heliostat:experiment:<name>:usage`: images, nfes, seconds.
+    """Usage of each experiment: images, nfes, seconds.
 
     The last hour's is there by the quarter minute, too (activity.py).
 
@@ -49,13 +47,14 @@ class RedisUsage:
     @classmethod
     def connect(cls, url: str) -> Self:
         """The one at a redis:// or unix:// URL."""
-        return cls(redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S))
+        return cls(connect(url))
 
     def count(self, name: str, *, images: int, nfes: int, seconds: float) -> None:
         """Add to what an experiment has used. Raises UnavailableError."""
         used: list[str | int] = [images, nfes, repr(seconds)]
         stretch: list[str | int] = [name, DRAWN, STRETCH_S, DRAWN_TTL_S]
-        answered(lambda: self._script(keys=[experiment_key(name)], args=used + stretch))
+        keys = ExperimentKeys(name)
+        answered(lambda: self._script(keys=[keys.record, keys.usage], args=used + stretch))
 
     def queued(self, images: Mapping[str, int]) -> None:
         """Say how many images of each experiment wait here. Raises UnavailableError."""
