@@ -19,7 +19,7 @@ from heliostat_engines.files.ownership import MARKER
 from heliostat_engines.precisions import MapName, Precision
 from heliostat_server.errors import ServerRunningError, ServerStartError
 from heliostat_server.launcher.embedded_store import EmbeddedValkey
-from heliostat_server.launcher.server import STAGED, RestartBudget
+from heliostat_server.launcher.launcher import STAGED, RestartBudget
 from heliostat_server.processes.ports import free_ports, is_free
 from heliostat_server.processes.processes import ProcessId, kill_running, spawn, stop
 from heliostat_server.processes.state_folder import ServerRecord, StateFolder

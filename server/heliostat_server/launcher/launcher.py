@@ -88,7 +88,7 @@ class RestartBudget:
         return True
 
 
-class RolloutServer:
+class Launcher:
     """Runs everything of one state folder; a context manager around `start` and `close`.
 
     Start and watch it from one thread that lives as long as it: children die with that thread.
