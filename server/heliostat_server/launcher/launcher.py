@@ -17,7 +17,7 @@ from heliostat_server.launcher.redis_url import with_password
 from heliostat_server.launcher.reporting import Reporter
 from heliostat_server.launcher.staging import control_ports, stage_models, triton_ports
 from heliostat_server.launcher.supervision import Supervisor
-from heliostat_server.launcher.waiting import Patience, judge_problem, judges, triton_problem
+from heliostat_server.launcher.waiting import Waiting, judge_problem, judges, triton_problem
 from heliostat_server.processes.processes import stop
 from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.rewards.registry import offered_rewards
@@ -170,8 +170,8 @@ class Launcher:
         self._running.close()
 
     @property
-    def _patience(self) -> Patience:
-        return Patience(self._settings.wait_s, self._stopping.is_set, self._reporter.stages)
+    def _waiting(self) -> Waiting:
+        return Waiting(self._settings.wait_s, self._stopping.is_set, self._reporter.stages)
 
     def _clean_up_after(self, previous: ServerRecord | None) -> ServerRecord | None:
         """End what a killed server left running; we hold the lock, so it is nobody's."""
@@ -204,7 +204,7 @@ class Launcher:
         else:
             assert settings.redis is not None
             self._redis_url = with_password(settings.redis, settings.redis_password_file)
-            self._patience.until(lambda: redis_problem(self._redis_url), "start it, check --redis")
+            self._waiting.until(lambda: redis_problem(self._redis_url), "start it, check --redis")
         self._reporter.note(valkey=self._valkey and self._valkey.id)
 
     def _start_triton(self, family: Family, previous: ServerRecord | None) -> None:
@@ -216,7 +216,7 @@ class Launcher:
         if settings.print_triton_log:
             self._running.callback(LogPrinter(state.triton_log).close)
         for judge in judges(settings.rewards):
-            self._patience.until(partial(judge_problem, judge), "start it, check its url")
+            self._waiting.until(partial(judge_problem, judge), "start it, check its url")
         self._triton = TritonServer(installation, state, ports, settings)
         self._running.callback(self._triton.stop)
         self._triton.start()
@@ -268,7 +268,7 @@ class Launcher:
     def _await_external(self) -> None:
         endpoint = self._triton_endpoint()
         with TritonClient(endpoint) as client:
-            self._patience.until(
+            self._waiting.until(
                 lambda: triton_problem(client, endpoint.address),
                 "start `heliostat serve --no-control` there, check --triton-url",
             )

@@ -7,7 +7,7 @@ import pytest
 
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.waiting import (
-    Patience,
+    Waiting,
     judge_problem,
     judges,
     triton_problem,
@@ -19,18 +19,18 @@ from heliostat_server.triton.client import TritonClient, TritonEndpoint
 
 def test_it_waits_until_there_is_no_problem() -> None:
     answers = iter(["it is not there", "it is not there", None])
-    Patience(60, lambda: False).until(lambda: next(answers), "start it")
+    Waiting(60, lambda: False).until(lambda: next(answers), "start it")
     assert next(answers, "all asked") == "all asked"
 
 
 def test_it_gives_up_with_what_was_missing_and_what_to_do() -> None:
     with pytest.raises(ServerStartError, match=r"it is away after 0 s: start it, or .* --wait"):
-        Patience(0, lambda: False).until(lambda: "it is away", "start it")
+        Waiting(0, lambda: False).until(lambda: "it is away", "start it")
 
 
 def test_it_stops_when_told_to() -> None:
     with pytest.raises(ServerStartError, match="stopped while it is away"):
-        Patience(60, lambda: True).until(lambda: "it is away", "start it")
+        Waiting(60, lambda: True).until(lambda: "it is away", "start it")
 
 
 def test_a_triton_that_is_away_is_one_to_wait_for() -> None:
