@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from platformdirs import user_config_path
 
 from heliostat_engines.errors import FileError, FilesError, HeliostatError, SecretError
 from heliostat_engines.files.atomic import SECRET_MODE, atomic_text
@@ -32,7 +33,7 @@ class CredentialsError(HeliostatError):
 def credentials_path() -> Path:
     """The file: HELIOSTAT_CREDENTIALS, or the one in the user's settings folder; links followed."""
     given = os.environ.get(PATH_ENVIRONMENT)
-    return Path(given or Path(typer.get_app_dir("heliostat")) / "credentials.json").resolve()
+    return Path(given or user_config_path("heliostat") / "credentials.json").resolve()
 
 
 def known_token(url: str) -> str | None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from heliostat_engines.progress import Stages, Ticker
 from heliostat_server.errors import ServerStartError
-from heliostat_server.launcher.server import RolloutServer
+from heliostat_server.launcher.launcher import Launcher
 from heliostat_server.logs import configure_logs
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def serve(
     try:
         with (
             Ticker(stages.sentence, log.info),
-            RolloutServer(settings, stopping, on_start, stages) as server,
+            Launcher(settings, stopping, on_start, stages) as launcher,
         ):
-            console.print(_summary(server))
-            server.watch()
+            console.print(_summary(launcher))
+            launcher.watch()
             console.print("stopping")
     except ServerStartError:
         if not stopping.is_set():
@@ -57,22 +57,22 @@ def serve(
             signal.signal(number, handler)
 
 
-def _summary(server: RolloutServer) -> Table:
-    description, record, state = server.describe(), server.record, server.state
+def _summary(launcher: Launcher) -> Table:
+    description, record, state = launcher.describe(), launcher.record, launcher.state
     engine = description.engine
     rows = {
-        "control": f"[bold]{server.control_url}[/bold]  (point trainers here)"
+        "control": f"[bold]{launcher.control_url}[/bold]  (point trainers here)"
         if record.control
         else "none: it is elsewhere",
         "dashboard": record.http or "none",
         "rollouts": f"gRPC {record.rollout}",
-        "metrics": _metrics(server),
+        "metrics": _metrics(launcher),
         "model": f"{engine.family} on {engine.runtime}, {engine.precision}, "
         f"{engine.nvfp4_linears} of {engine.linears} linears in NVFP4",
         "batch": str(description.limits.batch),
         "rewards": ", ".join(description.rewards),
         "state": str(state.path),
-        "token": f"{server.admin_token_path} (the administrator's)",
+        "token": f"{launcher.admin_token_path} (the administrator's)",
         "log": str(state.triton_log) if record.triton else "Triton's is where it runs",
     }
     table = Table(title="heliostat rollout server", show_header=False, title_justify="left")
@@ -81,8 +81,8 @@ def _summary(server: RolloutServer) -> Table:
     return table
 
 
-def _metrics(server: RolloutServer) -> str:
-    record = server.record
+def _metrics(launcher: Launcher) -> str:
+    record = launcher.record
     if record.triton is None:
         return "where Triton runs"
     if record.ports is None or record.ports.metrics is None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from platformdirs import user_cache_path
 
 from heliostat_engines.files.atomic import atomic_folder, claim_folder
 from heliostat_engines.files.ownership import Layout
@@ -13,6 +13,7 @@ from heliostat_engines.plans.manifest import DECODER_PLAN, MANIFEST_FILE, TRANSF
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 ENGINE = Layout(
     kind="an engine",
@@ -37,7 +38,7 @@ CACHE = Layout(
 
 def default_cache_root() -> Path:
     """Under XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "heliostat" / "engines"
+    return user_cache_path("heliostat") / "engines"
 
 
 class EngineCache:

@@ -15,8 +15,7 @@ from heliostat_server.control.publisher import Publisher
 from heliostat_server.control.web import WebServer
 from heliostat_server.experiments.authority import Authority
 from heliostat_server.experiments.tokens import digest
-from heliostat_server.store.adapters import AdapterStore
-from heliostat_server.store.experiments import ExperimentStore
+from heliostat_server.store.stores import Stores
 
 if TYPE_CHECKING:
     from heliostat_server.control.operations import RolloutEngine
@@ -37,16 +36,16 @@ def start_plane(
     Raises:
         OSError: a port is taken.
     """
-    adapters = AdapterStore.connect(redis_url, keep_versions=settings.keep_versions)
-    experiments = ExperimentStore.connect(redis_url)
-    authority = Authority(experiments, (digest(admin_token),))
+    stores = Stores.connect(redis_url, keep_versions=settings.keep_versions)
+    authority = Authority(stores.experiments, (digest(admin_token),))
     ours = version("heliostat")
-    operations = Operations(engine, experiments, adapters, Publisher(adapters, triton), ours)
+    publisher = Publisher(stores.adapters, triton)
+    operations = Operations(engine, stores.experiments, stores.adapters, publisher, ours)
     control = start_control(
         ControlService(operations, authority), f"{settings.host}:{ports[0]}", _credentials(settings)
     )
     app = build_app(operations, authority, ours)
-    app.include_router(build_dashboard(operations, authority, redis_url, triton))
+    app.include_router(build_dashboard(operations, authority, stores, triton))
     try:
         web = WebServer(
             app,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from heliostat_server.errors import ServerStartError
 from heliostat_server.processes.processes import spawn, stop_child
 from heliostat_server.processes.state_folder import StateFolder
+from heliostat_server.processes.waiting import until
 
 if TYPE_CHECKING:
     import subprocess
@@ -52,17 +52,28 @@ def background_server(
 def _wait(
     process: subprocess.Popen[bytes], state: StateFolder, doing: Callable[[str], None]
 ) -> ServerRecord:
-    deadline = time.monotonic() + START_TIMEOUT_S
     told = ""
-    while time.monotonic() < deadline:
+
+    def problem() -> str | None:
+        nonlocal told
         if process.poll() is not None:
             lines = (state.path / "serve.log").read_text(errors="replace").strip().splitlines()
             raise ServerStartError(lines[-1] if lines else "the server ended without a word")
-        record = state.read_record()
-        if record is not None and record.launcher.pid == process.pid:
-            if record.ready:
-                return record
-            if record.doing and record.doing != told:
-                doing(told := record.doing)
-        time.sleep(0.05)
-    raise ServerStartError(f"the server did not start within {START_TIMEOUT_S} s")
+        record = _record(process, state)
+        if record is not None and record.ready:
+            return None
+        if record is not None and record.doing and record.doing != told:
+            doing(told := record.doing)
+        return "the server is starting"
+
+    until(problem, START_TIMEOUT_S)
+    record = _record(process, state)
+    if record is None or not record.ready:
+        raise ServerStartError(f"the server did not start within {START_TIMEOUT_S} s")
+    return record
+
+
+def _record(process: subprocess.Popen[bytes], state: StateFolder) -> ServerRecord | None:
+    """The record of this very server, once it has written one."""
+    record = state.read_record()
+    return record if record is not None and record.launcher.pid == process.pid else None

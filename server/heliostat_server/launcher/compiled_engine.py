@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING
 from heliostat_engines.families import get_family
 from heliostat_engines.files.atomic import atomic_folder
 from heliostat_engines.files.ownership import Layout
-from heliostat_engines.machine.hardware import usable_cores
 from heliostat_engines.plans.manifest import MANIFEST_FILE, read_manifest
 from heliostat_server.errors import ServerStartError
-from heliostat_server.experiments.tokens import new_token
-from heliostat_server.settings import LimitSettings, ModelSettings, ThreadSettings
+from heliostat_server.launcher.staging import latent_axes, model_settings
+from heliostat_server.settings import AskedLimits, ServeSettings
 from heliostat_server.triton.repository import COMPILED, FILES, stage_repository
 
 if TYPE_CHECKING:
     from heliostat_engines.plans.manifest import EngineManifest
     from heliostat_engines.plans.profiles import Profile
-    from heliostat_server.settings import ServeSettings
 
 INSIDE = Path("explore", "1", "engine")
 """Where a model repository keeps its engine."""
@@ -34,7 +32,7 @@ REPOSITORY = Layout(
 REDIS = "redis://127.0.0.1:6379"
 
 
-def write_repository(engine: Path, out: Path, redis: str = REDIS) -> None:
+def write_repository(engine: Path, out: Path) -> None:
     """Make a ready Triton model repository of an engine folder; one of ours at `out` is replaced.
 
     Its plans are links where the disk allows it. `settings.json` in it may be edited.
@@ -42,28 +40,14 @@ def write_repository(engine: Path, out: Path, redis: str = REDIS) -> None:
     Raises:
         FilesError: `out` is something else, or cannot be written.
     """
-    manifest = read_manifest(engine)
-    family = get_family(manifest.recipe.family)
-    profile = manifest.recipe.profiles[0]
-    settings = ModelSettings(
-        family=family.name,
-        checkpoint=manifest.checkpoint,
-        resolution_px=profile.best.resolution_px,
-        precision=manifest.graph.options.precision,
-        precision_map=manifest.graph.options.precision_map,
-        device="gpu",
-        max_rank=manifest.graph.options.max_rank,
-        slots=8,
-        limits=LimitSettings(batch=profile.best.batch),
-        threads=ThreadSettings.for_cores(usable_cores()),
-        redis=redis,
-        internal_token=new_token(),
-        keep_versions=3,
-        engine=INSIDE,
-    )
-    axes = 1 + len(family.latent_shape(profile.best.resolution_px))
+    profile = read_manifest(engine).recipe.profiles[0]
+    asked = ServeSettings(engine=engine, limits=AskedLimits(batch=profile.best.batch))
+    settings = fit_to_engine(asked)
+    family = get_family(settings.family)
+    models = model_settings(settings, family, device="gpu", redis=REDIS)
+    models = models.model_copy(update={"engine": INSIDE})
     with atomic_folder(out, REPOSITORY) as draft:
-        stage_repository(draft, out, Path(SETTINGS_FILE), settings, axes)
+        stage_repository(draft, out, Path(SETTINGS_FILE), models, latent_axes(family, models))
         shutil.copytree(engine, draft / INSIDE, copy_function=_link_or_copy)
 
 

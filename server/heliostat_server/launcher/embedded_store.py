@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import redis
-
 from heliostat_server.errors import ServerStartError
 from heliostat_server.processes.processes import ProcessId, spawn, stop_child
+from heliostat_server.processes.waiting import until
+from heliostat_server.store.redis import redis_problem
 
 if TYPE_CHECKING:
     import subprocess
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 START_TIMEOUT_S = 20
 STOP_TIMEOUT_S = 5
+POLL_S = 0.02
 MAX_SOCKET_PATH = 100
 """The system takes 107 bytes; the server appends a few while it starts."""
 
@@ -73,20 +73,17 @@ class EmbeddedValkey:
         self._socket.unlink(missing_ok=True)
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        with redis.Redis.from_url(self.url) as client:
-            while time.monotonic() < deadline and self.is_running():
-                try:
-                    client.ping()
-                except redis.RedisError:
-                    time.sleep(0.02)
-                else:
-                    return
+        if until(self._problem, START_TIMEOUT_S, every_s=POLL_S) is None and self.is_running():
+            return
         self.stop()
         raise ServerStartError(
             f"the embedded adapter store does not start: see {self._state.redis_log}, or give a "
             "Redis of your own with --redis"
         )
+
+    def _problem(self) -> str | None:
+        """Why it does not answer yet; none once it has ended, for then it never will."""
+        return redis_problem(self.url) if self.is_running() else None
 
 
 def valkey_binary() -> Path:

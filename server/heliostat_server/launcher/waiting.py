@@ -6,12 +6,12 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import redis
 import structlog
 
 from heliostat_engines.machine.network import grpc_detour
 from heliostat_engines.progress import Stages
 from heliostat_server.errors import ServerStartError
+from heliostat_server.processes.waiting import until
 from heliostat_server.rewards.definitions import VlmJudgeSettings
 from heliostat_server.rewards.remote.posting import BusyError, RefusedError, send
 from heliostat_server.triton.repository import MODELS
@@ -27,7 +27,7 @@ POLL_S = 0.5
 PROBE_TIMEOUT_S = 5.0
 
 
-class Patience:
+class Waiting:
     """Waits up to `wait_s` for each thing, and says what for; `stages` show it while it lasts."""
 
     def __init__(
@@ -46,42 +46,28 @@ class Patience:
         Raises:
             ServerStartError: it did not end in time, or we are to stop.
         """
-        start = time.monotonic()
-        said = ""
-        while (missing := problem()) is not None:
-            waited = time.monotonic() - start
-            if self._is_stopping():
-                raise ServerStartError(f"stopped while {missing}")
-            if waited >= self._wait_s:
-                raise ServerStartError(
-                    f"{missing} after {self._wait_s:g} s: {remedy}, or wait longer with --wait"
-                )
-            if missing != said:
+        start, said = time.monotonic(), ""
+
+        def told() -> str | None:
+            nonlocal said
+            missing, waited = problem(), time.monotonic() - start
+            if missing is not None and waited < self._wait_s:
+                self._tell(missing, waited, is_new=missing != said)
                 said = missing
-                self._log.info(f"waiting: {missing}", seconds_left=round(self._wait_s - waited))
-                self._stages.part(f"waiting: {missing}")
-            self._stages.count(round(waited), round(self._wait_s), "s")
-            time.sleep(POLL_S)
+            return missing
 
+        missing = until(told, self._wait_s, self._is_stopping, every_s=POLL_S)
+        if missing is not None:
+            raise ServerStartError(
+                f"{missing} after {self._wait_s:g} s: {remedy}, or wait longer with --wait"
+            )
 
-def redis_problem(url: str) -> str | None:
-    """Why a Redis cannot be used yet. Raises ServerStartError: it refuses the password."""
-    place = without_secrets(url)
-    try:
-        with redis.Redis.from_url(
-            url, socket_connect_timeout=PROBE_TIMEOUT_S, socket_timeout=PROBE_TIMEOUT_S, retry=None
-        ) as client:
-            client.ping()
-    except redis.AuthenticationError as error:
-        raise ServerStartError(
-            f"the Redis at {place} refuses the password ({error}): give it with "
-            "--redis-password-file"
-        ) from error
-    except redis.RedisError as error:
-        return f"the Redis at {place} does not answer ({error})"
-    except ValueError as error:
-        raise ServerStartError(f"--redis {place}: {error}") from error
-    return None
+    def _tell(self, missing: str, waited_s: float, *, is_new: bool) -> None:
+        if is_new:
+            left_s = round(self._wait_s - waited_s)
+            self._log.info(f"waiting: {missing}", seconds_left=left_s)
+            self._stages.part(f"waiting: {missing}")
+        self._stages.count(round(waited_s), round(self._wait_s), "s")
 
 
 def triton_problem(client: TritonClient, address: str) -> str | None:

@@ -25,13 +25,14 @@ from heliostat_server.sampling.explorer import Explorer
 from heliostat_server.sampling.loading import load_engine, offered_decoders
 from heliostat_server.sampling.metrics import ExploreMetrics
 from heliostat_server.sampling.service import ExploreService
+from heliostat_server.sampling.writers import GroupWriter, UsageWriter
 from heliostat_server.scheduling.deficit_round_robin import QUANTUM_NFES, DeficitRoundRobin
 from heliostat_server.scoring.prompts import PromptCache
 from heliostat_server.store.adapters import AdapterStore
 from heliostat_server.store.description import ServerDescription
-from heliostat_server.store.groups import GroupWriter, RedisGroups
+from heliostat_server.store.groups import RedisGroups
 from heliostat_server.store.shares import StoredShares
-from heliostat_server.store.usage import RedisUsage, UsageWriter
+from heliostat_server.store.usage import RedisUsage
 from heliostat_wire.names import Tensor
 from heliostat_wire.specs import json_element
 from heliostat_wire.tensors import DrawnBatch

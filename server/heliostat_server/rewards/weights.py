@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from platformdirs import user_cache_path
 
 from heliostat_engines.errors import CheckpointError
 
@@ -81,8 +81,7 @@ Weights = HubWeights | ConvertedWeights
 
 def converted_folder(reward: str) -> Path:
     """Where converted weights are kept: under XDG_CACHE_HOME, or ~/.cache."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return root / "heliostat" / "rewards" / reward
+    return user_cache_path("heliostat") / "rewards" / reward
 
 
 def locate(reward: str, published: Weights, checkpoint: str | None = None) -> Path:

@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from heliostat_server.experiments.authority import Caller
     from heliostat_server.sampling.explorer import Explorer
     from heliostat_server.sampling.jobs import Reply
+    from heliostat_server.sampling.writers import GroupWriter, UsageWriter
     from heliostat_server.scheduling.scheduler import Scheduler
     from heliostat_server.settings import LimitSettings
-    from heliostat_server.store.groups import GroupWriter
-    from heliostat_server.store.usage import UsageWriter
 
 SCORE_BACKLOG = 2
 """Batches that may wait for their rewards before denoising pauses."""

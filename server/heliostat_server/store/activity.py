@@ -1,11 +1,4 @@
-"""What the engines do now: who drew in the last minutes, and what waits.
-
-Keys, all under `heliostat:`, which go by themselves:
-    drawn:<n>       hash of the n-th stretch of fifteen seconds since 1970, by Redis' own clock:
-                    images:<name>, nfes:<name>, seconds:<name>. Written by usage.py's script.
-    replicas        set of the processes that draw.
-    replica:<id>    JSON: experiment -> images that wait there.
-"""
+"""What the engines do now: who drew in the last minutes, and what waits."""
 
 from __future__ import annotations
 
@@ -14,23 +7,20 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-import redis
-
-from heliostat_server.store.redis import answered
+from heliostat_server.store.keys import REPLICAS, drawn_key, replica_key
+from heliostat_server.store.redis import answered, connect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Self
 
+    import redis
+
 STRETCH_S = 15
-DRAWN = "heliostat:drawn:"
 DRAWN_TTL_S = 3600
 RECENT_STRETCHES = 20
 """Five minutes."""
-_REPLICAS = "heliostat:replicas"
-_REPLICA = "heliostat:replica:"
 REPLICA_TTL_S = 10
-SOCKET_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
@@ -74,7 +64,7 @@ class ActivityStore:
     @classmethod
     def connect(cls, url: str) -> Self:
         """The one at a redis:// or unix:// URL."""
-        return cls(redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S))
+        return cls(connect(url))
 
     def recent(self) -> Activity:
         """What it is now. Raises UnavailableError."""
@@ -84,8 +74,8 @@ class ActivityStore:
         first = current - RECENT_STRETCHES + 1
         pipeline = self._redis.pipeline(transaction=False)
         for number in range(first, current + 1):
-            pipeline.hgetall(f"{DRAWN}{number}")
-        pipeline.smembers(_REPLICAS)
+            pipeline.hgetall(drawn_key(number))
+        pipeline.smembers(REPLICAS)
         *stretches, replicas = answered(pipeline.execute)
         queued, alive = self._queued(replicas)
         images: list[int] = []
@@ -103,9 +93,9 @@ class ActivityStore:
         queued: Counter[str] = Counter()
         alive = 0
         for replica in replicas:
-            text = answered(lambda: self._redis.get(_REPLICA.encode() + replica))  # noqa: B023
+            text = answered(lambda: self._redis.get(replica_key(replica.decode())))  # noqa: B023
             if text is None:
-                answered(lambda: self._redis.srem(_REPLICAS, replica))  # noqa: B023
+                answered(lambda: self._redis.srem(REPLICAS, replica))  # noqa: B023
                 continue
             alive += 1
             queued.update(json.loads(text))
@@ -119,8 +109,8 @@ def note_queue(client: redis.Redis, replica: str, queued: Mapping[str, int]) -> 
         UnavailableError: it could not be said.
     """
     pipeline = client.pipeline(transaction=False)
-    pipeline.sadd(_REPLICAS, replica)
-    pipeline.set(_REPLICA + replica, json.dumps(dict(queued)), ex=REPLICA_TTL_S)
+    pipeline.sadd(REPLICAS, replica)
+    pipeline.set(replica_key(replica), json.dumps(dict(queued)), ex=REPLICA_TTL_S)
     answered(pipeline.execute)
 
 

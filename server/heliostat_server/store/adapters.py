@@ -1,13 +1,4 @@
-"""The adapter store: content-addressed files and growing version numbers, in Redis.
-
-Keys, all under `heliostat:`
-    adapter:<sha256>          hash: config, bytes, chunks, and the tensors in chunks 0, 1, ...
-                              Whole once `chunks` is there. Expires while staged, stays once
-                              committed.
-    adapter:<sha256>:users    set of <experiment>/<version> that need it.
-    experiment:<name>         hash: latest, and v<N> -> sha256 of the versions kept.
-    experiment:<name>:pinned  set of the versions that are kept however many follow.
-"""
+"""The adapter store: content-addressed files and growing version numbers, in Redis."""
 
 from __future__ import annotations
 
@@ -23,9 +14,11 @@ from heliostat_server.errors import (
     StoreFullError,
     UnavailableError,
 )
-from heliostat_server.store.keys import experiment_key
-from heliostat_server.store.redis import answered
+from heliostat_server.store.keys import ADAPTER, ADAPTER_USERS, ExperimentKeys, adapter_keys
+from heliostat_server.store.redis import answered, connect
 
+BULK_TIMEOUT_S = 30.0
+"""For a chunk of an adapter, which a slow network takes longer over than an answer."""
 DROPPED_TTL_S = 3600
 """A dropped version's files stay this long, for rollouts that began while it was kept."""
 STAGED_TTL_S = 2 * DROPPED_TTL_S
@@ -48,30 +41,39 @@ end
 return 1
 """
 
-_COMMIT = """
-local experiment, sha, name = KEYS[1], ARGV[1], ARGV[2]
-local keep, dropped_ttl, prefix = tonumber(ARGV[3]), ARGV[4], ARGV[5]
+DROP_VERSION = """
+local function drop_version(experiment, name, version, adapter, users, ttl)
+  local sha = redis.call('HGET', experiment, 'v' .. version)
+  redis.call('HDEL', experiment, 'v' .. version)
+  redis.call('SREM', adapter .. sha .. users, name .. '/' .. version)
+  if redis.call('SCARD', adapter .. sha .. users) == 0 then
+    redis.call('EXPIRE', adapter .. sha, ttl)
+  end
+end
+"""
+"""Of scripts: takes a version from its experiment, and lets go of files that nothing else needs."""
+DROPPING: tuple[str | int, ...] = (ADAPTER, ADAPTER_USERS, DROPPED_TTL_S)
+"""Its last three arguments."""
+
+_COMMIT = f"""
+{DROP_VERSION}
+local experiment, pinned, sha, name = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local keep, adapter, users, dropped_ttl = tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 if redis.call('HEXISTS', experiment, 'created') == 0 then return -2 end
 local latest = tonumber(redis.call('HGET', experiment, 'latest') or 0)
 if latest > 0 and redis.call('HGET', experiment, 'v' .. latest) == sha then
   return latest
 end
-if redis.call('HEXISTS', prefix .. sha, 'chunks') == 0 then return -1 end
+if redis.call('HEXISTS', adapter .. sha, 'chunks') == 0 then return -1 end
 local version = latest + 1
 -- First what a full store refuses: nothing is half done then.
 redis.call('HSET', experiment, 'latest', version, 'v' .. version, sha)
-redis.call('SADD', prefix .. sha .. ':users', name .. '/' .. version)
-redis.call('PERSIST', prefix .. sha)
+redis.call('SADD', adapter .. sha .. users, name .. '/' .. version)
+redis.call('PERSIST', adapter .. sha)
 for _, field in ipairs(redis.call('HKEYS', experiment)) do
   local old = tonumber(string.match(field, '^v(%d+)$'))
-  if old and old <= version - keep
-      and redis.call('SISMEMBER', experiment .. ':pinned', old) == 0 then
-    local old_sha = redis.call('HGET', experiment, field)
-    redis.call('HDEL', experiment, field)
-    redis.call('SREM', prefix .. old_sha .. ':users', name .. '/' .. old)
-    if redis.call('SCARD', prefix .. old_sha .. ':users') == 0 then
-      redis.call('EXPIRE', prefix .. old_sha, dropped_ttl)
-    end
+  if old and old <= version - keep and redis.call('SISMEMBER', pinned, old) == 0 then
+    drop_version(experiment, name, old, adapter, users, dropped_ttl)
   end
 end
 return version
@@ -83,8 +85,6 @@ if redis.call('SCARD', KEYS[2]) >= tonumber(ARGV[2]) then return 0 end
 redis.call('SADD', KEYS[2], ARGV[1])
 return 1
 """
-
-ADAPTER_KEY = "heliostat:adapter:"
 
 
 class AdapterStore:
@@ -101,8 +101,7 @@ class AdapterStore:
     @staticmethod
     def connect(url: str, *, keep_versions: int = 3) -> AdapterStore:
         """The store at a redis:// or unix:// URL."""
-        client = redis.Redis.from_url(url, socket_timeout=30, socket_connect_timeout=5)
-        return AdapterStore(client, keep_versions=keep_versions)
+        return AdapterStore(connect(url, BULK_TIMEOUT_S), keep_versions=keep_versions)
 
     def stage(self, files: AdapterFiles) -> str:
         """Keep an adapter's bytes for a while, unpublished; answers its sha256. Idempotent.
@@ -111,12 +110,11 @@ class AdapterStore:
             RequestError: the store could not hold it if it held nothing else.
             StoreFullError: it has no room for it now.
         """
-        key = ADAPTER_KEY + files.sha256
-        if self._extend(key):
+        if self._extend(files.sha256):
             return files.sha256
         self._check_room(len(files.tensors))
         try:
-            self._write(key, files)
+            self._write(files)
         except StoreFullError as error:
             with suppress(UnavailableError):
                 self.discard(files.sha256)
@@ -126,19 +124,20 @@ class AdapterStore:
             ) from error
         return files.sha256
 
-    def _write(self, key: str, files: AdapterFiles) -> None:
+    def _write(self, files: AdapterFiles) -> None:
+        key, sha256 = ADAPTER + files.sha256, files.sha256
         starts = range(0, len(files.tensors), CHUNK_BYTES)
         for number, start in enumerate(starts):
             chunk = files.tensors[start : start + CHUNK_BYTES]
             answered(lambda: self._redis.hset(key, str(number), chunk))  # noqa: B023
-            self._extend(key)
+            self._extend(sha256)
         whole: dict[Any, Any] = {
             "config": files.config,
             "bytes": len(files.tensors),
             "chunks": len(starts),
         }
         answered(lambda: self._redis.hset(key, mapping=whole))
-        self._extend(key)
+        self._extend(sha256)
         if int(answered(lambda: self._redis.hlen(key))) != len(starts) + len(whole):
             raise StoreFullError(
                 "the server's store is full, and evicted a part of the adapter: raise its maxmemory"
@@ -146,8 +145,7 @@ class AdapterStore:
 
     def discard(self, sha256: str) -> None:
         """Forget a staged adapter; a published one stays."""
-        keys = [ADAPTER_KEY + sha256, f"{ADAPTER_KEY}{sha256}:users"]
-        answered(lambda: self._discard(keys=keys))
+        answered(lambda: self._discard(keys=adapter_keys(sha256)))
 
     def commit(self, experiment: str, sha256: str) -> int:
         """Make a staged adapter the experiment's next version, atomically; answers the version.
@@ -158,9 +156,10 @@ class AdapterStore:
         Raises:
             NotFoundError: nothing of that sha256 is staged, or there is no such experiment.
         """
-        arguments: list[str | int] = [sha256, experiment, self._keep, DROPPED_TTL_S, ADAPTER_KEY]
+        keys = ExperimentKeys(experiment)
+        what: list[str | int] = [sha256, experiment, self._keep]
         version = int(
-            answered(lambda: self._commit(keys=[experiment_key(experiment)], args=arguments))
+            answered(lambda: self._commit(keys=[keys.record, keys.pinned], args=[*what, *DROPPING]))
         )
         if version == -2:
             raise NotFoundError(f"there is no experiment {experiment!r}: create it first")
@@ -170,7 +169,7 @@ class AdapterStore:
 
     def latest(self, experiment: str) -> int:
         """The experiment's latest version; 0 if it has published nothing."""
-        value = answered(lambda: self._redis.hget(experiment_key(experiment), "latest"))
+        value = answered(lambda: self._redis.hget(ExperimentKeys(experiment).record, "latest"))
         return int(value or 0)
 
     def resolve(self, experiment: str, version: int) -> str:
@@ -180,7 +179,7 @@ class AdapterStore:
             NotFoundError: it was never published, or is no longer kept.
         """
         fields: dict[bytes, bytes] = answered(
-            lambda: self._redis.hgetall(experiment_key(experiment))
+            lambda: self._redis.hgetall(ExperimentKeys(experiment).record)
         )
         sha256 = fields.get(b"v%d" % version)
         if sha256 is not None:
@@ -218,8 +217,10 @@ class AdapterStore:
             NotFoundError: it was never published, or is no longer kept.
             RequestError: too many are pinned.
         """
-        keys = [experiment_key(experiment), _pinned(experiment)]
-        done = answered(lambda: self._pin(keys=keys, args=[version, MAX_PINNED]))
+        keys = ExperimentKeys(experiment)
+        done = answered(
+            lambda: self._pin(keys=[keys.record, keys.pinned], args=[version, MAX_PINNED])
+        )
         if done < 0:
             self.resolve(experiment, version)
         if not done:
@@ -229,7 +230,7 @@ class AdapterStore:
 
     def unpin(self, experiment: str, version: int) -> None:
         """Let a version go as others do, with the next publish."""
-        answered(lambda: self._redis.srem(_pinned(experiment), str(version)))
+        answered(lambda: self._redis.srem(ExperimentKeys(experiment).pinned, str(version)))
 
     def fetch(self, sha256: str) -> AdapterFiles:
         """An adapter's files.
@@ -237,7 +238,7 @@ class AdapterStore:
         Raises:
             NotFoundError: no such adapter, or its bytes no longer have that digest.
         """
-        key = ADAPTER_KEY + sha256
+        key = ADAPTER + sha256
         config, chunks = answered(lambda: self._redis.hmget(key, ["config", "chunks"]))
         if config is None or chunks is None:
             raise NotFoundError(f"the store has no adapter {sha256}: publish it again")
@@ -270,14 +271,10 @@ class AdapterStore:
                 f"(maxmemory is {_megabytes(most)}): raise that, or lower lora.rank"
             )
 
-    def _extend(self, key: str) -> bool:
+    def _extend(self, sha256: str) -> bool:
         """Let a staged adapter live on; answers whether it is whole."""
-        return bool(answered(lambda: self._touch(keys=[key, f"{key}:users"], args=[STAGED_TTL_S])))
+        return bool(answered(lambda: self._touch(keys=adapter_keys(sha256), args=[STAGED_TTL_S])))
 
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
-
-
-def _pinned(experiment: str) -> str:
-    return experiment_key(experiment) + ":pinned"

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import redis
 from pydantic import BaseModel, ConfigDict
 
 from heliostat_engines.runtimes.engine import EngineInfo  # noqa: TC001 (pydantic reads it)
 from heliostat_server.errors import UnavailableError
 from heliostat_server.settings import LimitSettings  # noqa: TC001 (pydantic reads it)
-from heliostat_server.store.redis import answered
+from heliostat_server.store.keys import description_key
+from heliostat_server.store.redis import answered, connect
 
 if TYPE_CHECKING:
     from typing import Self
-
-_KEY = "heliostat:description:"
 
 
 class ServerDescription(BaseModel):
@@ -38,14 +36,16 @@ class ServerDescription(BaseModel):
 
     def write(self, redis_url: str) -> None:
         """Leave it for the control plane, replacing the one before. Raises UnavailableError."""
-        with redis.Redis.from_url(redis_url) as client:
-            answered(lambda: client.set(_KEY + self.engine.family, self.model_dump_json()))
+        with connect(redis_url) as client:
+            answered(
+                lambda: client.set(description_key(self.engine.family), self.model_dump_json())
+            )
 
     @classmethod
     def read(cls, redis_url: str, family: str) -> Self:
         """What the explore model of that family left last. Raises UnavailableError."""
-        with redis.Redis.from_url(redis_url) as client:
-            text = answered(lambda: client.get(_KEY + family))
+        with connect(redis_url) as client:
+            text = answered(lambda: client.get(description_key(family)))
         if text is None:
             raise UnavailableError(
                 f"no {family} engine is loaded yet: try again in a few seconds, or give the --family "

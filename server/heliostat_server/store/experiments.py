@@ -1,15 +1,4 @@
-"""Experiments in Redis.
-
-Keys, all under `heliostat:`
-    experiments               set of the names.
-    experiment:<name>         hash: created, the terms that differ from the usual, tuned, and what
-                              the adapter store keeps there.
-    experiment:<name>:usage   hash: images, nfes, seconds.
-    experiment:<name>:groups  stream of what was drawn (store/groups.py).
-    experiment:<name>:tokens  set of the digests of its tokens.
-    token:<digest>            the experiment whose token it is.
-    events                    stream of what was done, the last ten thousand.
-"""
+"""Experiments in Redis: records, tokens, events."""
 
 from __future__ import annotations
 
@@ -17,22 +6,27 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-import redis
-
 from heliostat_server.errors import ExistsError, NotFoundError, StoreFullError
 from heliostat_server.experiments.terms import Event, Experiment, Share, Usage, Version
 from heliostat_server.experiments.tokens import digest, new_token
-from heliostat_server.store.adapters import ADAPTER_KEY, DROPPED_TTL_S
-from heliostat_server.store.keys import check_experiment, experiment_key
-from heliostat_server.store.redis import answered
+from heliostat_server.store.adapters import DROP_VERSION, DROPPING
+from heliostat_server.store.keys import (
+    EVENTS,
+    EXPERIMENTS,
+    TOKEN,
+    ExperimentKeys,
+    adapter_keys,
+    check_experiment,
+    token_key,
+)
+from heliostat_server.store.redis import answered, connect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Self
 
-_NAMES = "heliostat:experiments"
-_TOKEN = "heliostat:token:"  # noqa: S105
-_EVENTS = "heliostat:events"
+    import redis
+
 MAX_EVENTS = 10_000
 MAX_TOKENS = 64
 """Of one experiment: each run that opens it takes one."""
@@ -54,42 +48,32 @@ return 1
 
 _ISSUE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-local tokens = KEYS[1] .. ':tokens'
-if redis.call('SCARD', tokens) >= tonumber(ARGV[4]) then return -1 end
-redis.call('SADD', tokens, ARGV[1])
-redis.call('SET', ARGV[2] .. ARGV[1], ARGV[3])
+if redis.call('SCARD', KEYS[2]) >= tonumber(ARGV[3]) then return -1 end
+redis.call('SADD', KEYS[2], ARGV[1])
+redis.call('SET', KEYS[3], ARGV[2])
 return 1
 """
 
 _REVOKE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
-local tokens = redis.call('SMEMBERS', KEYS[1] .. ':tokens')
+local tokens = redis.call('SMEMBERS', KEYS[2])
 for _, digest in ipairs(tokens) do redis.call('DEL', ARGV[1] .. digest) end
-redis.call('DEL', KEYS[1] .. ':tokens')
+redis.call('DEL', KEYS[2])
 return #tokens
 """
 
-_DELETE = """
-local experiment, name = KEYS[1], ARGV[1]
-local token, adapter, ttl = ARGV[2], ARGV[3], ARGV[4]
+_DELETE = f"""
+{DROP_VERSION}
+local names, experiment, tokens = KEYS[1], KEYS[2], KEYS[3]
+local name, token, adapter, users, ttl = unpack(ARGV)
 if redis.call('EXISTS', experiment) == 0 then return 0 end
-for _, digest in ipairs(redis.call('SMEMBERS', experiment .. ':tokens')) do
-  redis.call('DEL', token .. digest)
-end
+for _, digest in ipairs(redis.call('SMEMBERS', tokens)) do redis.call('DEL', token .. digest) end
 for _, field in ipairs(redis.call('HKEYS', experiment)) do
   local version = string.match(field, '^v(%d+)$')
-  if version then
-    local sha = redis.call('HGET', experiment, field)
-    redis.call('SREM', adapter .. sha .. ':users', name .. '/' .. version)
-    if redis.call('SCARD', adapter .. sha .. ':users') == 0 then
-      redis.call('EXPIRE', adapter .. sha, ttl)
-    end
-  end
+  if version then drop_version(experiment, name, version, adapter, users, ttl) end
 end
-for _, part in ipairs({'', ':tokens', ':usage', ':pinned', ':groups'}) do
-  redis.call('DEL', experiment .. part)
-end
-redis.call('SREM', KEYS[2], name)
+redis.call('DEL', unpack(KEYS, 2))
+redis.call('SREM', names, name)
 return 1
 """
 
@@ -108,7 +92,7 @@ class ExperimentStore:
     @classmethod
     def connect(cls, url: str) -> Self:
         """The one at a redis:// or unix:// URL."""
-        return cls(redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=5))
+        return cls(connect(url))
 
     def close(self) -> None:
         """Give the connections back."""
@@ -122,14 +106,15 @@ class ExperimentStore:
             ExistsError: there is one of that name.
         """
         check_experiment(name)
-        keys, arguments = [experiment_key(name), _NAMES], [datetime.now(UTC).isoformat(), name]
+        keys = [ExperimentKeys(name).record, EXPERIMENTS]
+        arguments = [datetime.now(UTC).isoformat(), name]
         if not answered(lambda: self._create(keys=keys, args=arguments)):
             raise ExistsError(f"there is an experiment {name!r} already: choose another name")
         self.note(name, "created")
 
     def exists(self, name: str) -> bool:
         """Whether there is one of that name."""
-        return bool(answered(lambda: self._redis.exists(experiment_key(name))))
+        return bool(answered(lambda: self._redis.exists(ExperimentKeys(name).record)))
 
     def get(self, name: str) -> Experiment:
         """All that is known of an experiment. Raises NotFoundError."""
@@ -145,20 +130,19 @@ class ExperimentStore:
 
     def all(self) -> list[Experiment]:
         """All experiments, by name."""
-        names = answered(lambda: self._redis.smembers(_NAMES))
+        names = answered(lambda: self._redis.smembers(EXPERIMENTS))
         return self._read(sorted(name.decode() for name in names))
 
     def change(self, name: str, terms: Mapping[str, Any]) -> None:
         """Set some terms. Raises NotFoundError."""
         fields = [text for key, value in terms.items() for text in (key, _stored(value))]
-        self._require(
-            name, answered(lambda: self._change(keys=[experiment_key(name)], args=fields))
-        )
+        keys = [ExperimentKeys(name).record]
+        self._require(name, answered(lambda: self._change(keys=keys, args=fields)))
         self.note(name, "changed", ", ".join(f"{key} = {value}" for key, value in terms.items()))
 
     def tuned(self, name: str, sentence: str) -> None:
         """Keep what an experiment's run has decided last, unless the store has no room for it."""
-        key, kept = experiment_key(name), sentence[:MAX_TUNED_CHARS]
+        key, kept = ExperimentKeys(name).record, sentence[:MAX_TUNED_CHARS]
         if (answered(lambda: self._redis.hget(key, "tuned")) or b"").decode() == kept:
             return
         with suppress(StoreFullError):
@@ -168,8 +152,7 @@ class ExperimentStore:
 
     def delete(self, name: str) -> None:
         """Forget an experiment, its tokens, versions and usage. Raises NotFoundError."""
-        arguments: list[str | int] = [name, _TOKEN, ADAPTER_KEY, DROPPED_TTL_S]
-        keys = [experiment_key(name), _NAMES]
+        keys, arguments = [EXPERIMENTS, *ExperimentKeys(name).all()], [name, TOKEN, *DROPPING]
         self._require(name, answered(lambda: self._delete(keys=keys, args=arguments)))
         self.note(name, "deleted")
 
@@ -180,9 +163,10 @@ class ExperimentStore:
             NotFoundError: there is no such experiment.
             ExistsError: it has too many.
         """
-        token = new_token()
-        arguments: list[str | int] = [digest(token), _TOKEN, name, MAX_TOKENS]
-        done = answered(lambda: self._issue(keys=[experiment_key(name)], args=arguments))
+        token, of = new_token(), ExperimentKeys(name)
+        keys = [of.record, of.tokens, token_key(digest(token))]
+        arguments: list[str | int] = [digest(token), name, MAX_TOKENS]
+        done = answered(lambda: self._issue(keys=keys, args=arguments))
         if done < 0:
             raise ExistsError(
                 f"experiment {name!r} has {MAX_TOKENS} tokens already: revoke them with `heliostat "
@@ -194,35 +178,36 @@ class ExperimentStore:
 
     def revoke_tokens(self, name: str) -> int:
         """Make all tokens of an experiment void; answers how many. Raises NotFoundError."""
-        revoked = answered(lambda: self._revoke(keys=[experiment_key(name)], args=[_TOKEN]))
+        of = ExperimentKeys(name)
+        revoked = answered(lambda: self._revoke(keys=[of.record, of.tokens], args=[TOKEN]))
         self._require(name, revoked >= 0)
         self.note(name, "tokens revoked", str(revoked))
         return int(revoked)
 
     def owner_of(self, token_digest: str) -> str | None:
         """The experiment whose token has this digest."""
-        owner = answered(lambda: self._redis.get(_TOKEN + token_digest))
+        owner = answered(lambda: self._redis.get(token_key(token_digest)))
         return None if owner is None else owner.decode()
 
     def note(self, name: str, what: str, detail: str = "") -> None:
         """Add to the events, unless the store has no room for more: what was done stays done."""
         fields: dict[Any, Any] = {"experiment": name, "what": what, "detail": detail}
         with suppress(StoreFullError):
-            answered(lambda: self._redis.xadd(_EVENTS, fields, maxlen=MAX_EVENTS, approximate=True))
+            answered(lambda: self._redis.xadd(EVENTS, fields, maxlen=MAX_EVENTS, approximate=True))
 
     def events(self, name: str | None = None, count: int = 100) -> list[Event]:
         """The latest events, of one experiment or of all, newest first."""
-        rows = answered(lambda: self._redis.xrevrange(_EVENTS, count=MAX_EVENTS if name else count))
+        rows = answered(lambda: self._redis.xrevrange(EVENTS, count=MAX_EVENTS if name else count))
         events = [_event(key, fields) for key, fields in rows]
         return [event for event in events if name in {None, event.experiment}][:count]
 
     def _read(self, names: Sequence[str]) -> list[Experiment]:
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:
-            key = experiment_key(name)
-            pipeline.hgetall(key)
-            pipeline.hgetall(key + ":usage")
-            pipeline.smembers(key + ":pinned")
+            keys = ExperimentKeys(name)
+            pipeline.hgetall(keys.record)
+            pipeline.hgetall(keys.usage)
+            pipeline.smembers(keys.pinned)
         rows = answered(pipeline.execute)
         return [
             self._experiment(name, *rows[3 * place : 3 * place + 3])
@@ -237,7 +222,7 @@ class ExperimentStore:
         kept = {int(key[1:]): sha for key, sha in fields.items() if key[1:].isdigit()}
         pipeline = self._redis.pipeline(transaction=False)
         for sha in kept.values():
-            pipeline.hget(ADAPTER_KEY + sha, "bytes")
+            pipeline.hget(adapter_keys(sha)[0], "bytes")
         sizes = answered(pipeline.execute)
         return Experiment(
             name=name,
@@ -266,7 +251,7 @@ class ExperimentStore:
 def read_share(client: redis.Redis, name: str) -> Share:
     """The terms in an experiment's hash; what is not there is as usual. Raises redis.RedisError."""
     names = list(Share.model_fields)
-    values = cast("list[bytes | None]", client.hmget(experiment_key(name), names))
+    values = cast("list[bytes | None]", client.hmget(ExperimentKeys(name).record, names))
     known = [(key, value) for key, value in zip(names, values, strict=True) if value is not None]
     return Share.model_validate({key: value.decode() for key, value in known})
 

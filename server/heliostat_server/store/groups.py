@@ -1,6 +1,6 @@
 """The groups that were drawn: what every rollout asked for, its seeds and their rewards.
 
-One entry of the stream `heliostat:experiment:<name>:groups` a rollout:
+One entry of an experiment's stream a rollout:
     version, prompt, steps, score_after, solver, decoder, guidance
     names       JSON: the rewards' names, R of them.
     seeds       int64[N], little-endian.
@@ -10,22 +10,18 @@ One entry of the stream `heliostat:experiment:<name>:groups` a rollout:
 from __future__ import annotations
 
 import json
-from collections import deque
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import redis
-import structlog
 
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.sampling.solvers import Solver
-from heliostat_server.errors import NotFoundError, UnavailableError
-from heliostat_server.store.keys import experiment_key
-from heliostat_server.store.periodic import PeriodicThread
-from heliostat_server.store.redis import answered
+from heliostat_server.errors import NotFoundError
+from heliostat_server.store.keys import ExperimentKeys
+from heliostat_server.store.redis import answered, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,19 +29,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-WRITE_INTERVAL_S = 2.0
-SOCKET_TIMEOUT_S = 5.0
 MAX_GROUPS = 2000
 """Of an experiment; older ones go."""
 MAX_CANDIDATES = MAX_GROUPS * 256
 """Of an experiment's groups together: larger groups are kept in smaller number."""
-MAX_UNWRITTEN = 500
-"""Groups that wait while Redis is away or full; older ones are lost."""
 PAGE = 500
 
 _ADD = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('XADD', KEYS[1] .. ':groups', 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2))
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2))
 return 1
 """
 
@@ -95,13 +87,6 @@ class KeptGroup:
         return datetime.fromtimestamp(int(self.id.split("-")[0]) / 1000, UTC)
 
 
-class GroupStore(Protocol):
-    """Where finished groups go."""
-
-    def add(self, group: Group) -> None:
-        """Keep a group, if its experiment exists. Raises UnavailableError."""
-
-
 class RedisGroups:
     """The streams in Redis. Safe to share between threads."""
 
@@ -112,7 +97,7 @@ class RedisGroups:
     @classmethod
     def connect(cls, url: str) -> Self:
         """The one at a redis:// or unix:// URL."""
-        return cls(redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S))
+        return cls(connect(url))
 
     def add(self, group: Group) -> None:
         """Keep a group, if its experiment exists. Raises UnavailableError."""
@@ -132,17 +117,18 @@ class RedisGroups:
         arguments: list[Any] = [most]
         for name, value in fields.items():
             arguments += [name, value]
-        answered(lambda: self._script(keys=[experiment_key(group.experiment)], args=arguments))
+        keys = ExperimentKeys(group.experiment)
+        answered(lambda: self._script(keys=[keys.record, keys.groups], args=arguments))
 
     def latest(self, experiment: str, count: int, before: str = "") -> list[KeptGroup]:
         """The latest groups, or the latest before one, newest first. Raises UnavailableError."""
-        key, newest = _key(experiment), f"({before}" if before else "+"
+        key, newest = ExperimentKeys(experiment).groups, f"({before}" if before else "+"
         rows = answered(lambda: self._redis.xrevrange(key, max=newest, count=count))
         return _groups(experiment, rows)
 
     def after(self, experiment: str, group_id: str) -> Iterator[KeptGroup]:
         """The groups after one, or with "" all, oldest first. Raises UnavailableError."""
-        key = _key(experiment)
+        key = ExperimentKeys(experiment).groups
         while True:
             start = f"({group_id}" if group_id else "-"
             rows = answered(lambda: self._redis.xrange(key, min=start, count=PAGE))  # noqa: B023
@@ -158,7 +144,7 @@ class RedisGroups:
             NotFoundError: it is no longer kept, or never was.
             UnavailableError: Redis is away.
         """
-        key = _key(experiment)
+        key = ExperimentKeys(experiment).groups
         try:
             rows = answered(lambda: self._redis.xrange(key, min=group_id, max=group_id))
         except redis.ResponseError:
@@ -169,50 +155,6 @@ class RedisGroups:
                 f"{MAX_GROUPS} are kept"
             )
         return _groups(experiment, rows)[0]
-
-
-class GroupWriter:
-    """Writes finished groups every two seconds, in a thread of its own: drawing waits for nobody.
-
-    What could not be written is kept for the next time, up to 500 groups.
-    """
-
-    def __init__(self, store: GroupStore, *, interval_s: float = WRITE_INTERVAL_S) -> None:
-        self._store = store
-        self._unwritten: deque[Group] = deque(maxlen=MAX_UNWRITTEN)
-        self._lock = Lock()
-        self._log = structlog.get_logger("groups")
-        self._thread = PeriodicThread("groups", self._write, interval_s)
-
-    def finished(self, group: Group) -> None:
-        """A rollout is drawn and rewarded."""
-        with self._lock:
-            self._unwritten.append(group)
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._thread.close()
-
-    def _write(self) -> None:
-        while True:
-            with self._lock:
-                if not self._unwritten:
-                    return
-                group = self._unwritten.popleft()
-            try:
-                self._store.add(group)
-            except UnavailableError as error:
-                self._log.warning("groups kept for later", reason=str(error))
-                with self._lock:
-                    if len(self._unwritten) < MAX_UNWRITTEN:
-                        self._unwritten.appendleft(group)
-                return
-            except Exception as error:
-                self._log.exception("a group is lost", exc_info=error)
-
-
-def _key(experiment: str) -> str:
-    return experiment_key(experiment) + ":groups"
 
 
 def _groups(experiment: str, rows: list[tuple[bytes, dict[bytes, bytes]]]) -> list[KeptGroup]:

@@ -1,4 +1,4 @@
-"""Asking Redis, which may be away, or take nothing."""
+"""Asking Redis, which may be away, or take nothing. Only this folder knows its client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import redis
 
-from heliostat_server.errors import StoreFullError, UnavailableError
+from heliostat_server.errors import ServerStartError, StoreFullError, UnavailableError
+from heliostat_server.urls import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,40 @@ _TAKES_NOTHING = {
     "NOREPLICAS": "has too few replicas to take anything: start them, or lower min-replicas-to-write",
 }
 """By the code with which it refuses a write: what is wrong with it, and what to change."""
+
+
+TIMEOUT_S = 10.0
+"""For an answer: most take a millisecond."""
+CONNECT_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 5.0
+
+
+def connect(url: str, timeout_s: float = TIMEOUT_S) -> redis.Redis:
+    """A client of the Redis at a redis:// or unix:// URL; threads may share it.
+
+    timeout_s: for an answer, where it is to be waited for longer or shorter than usual.
+    """
+    return redis.Redis.from_url(
+        url, socket_timeout=timeout_s, socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S)
+    )
+
+
+def redis_problem(url: str) -> str | None:
+    """Why a Redis cannot be used yet. Raises ServerStartError: it refuses the password."""
+    place = without_secrets(url)
+    try:
+        with connect(url, PROBE_TIMEOUT_S) as client:
+            client.ping()
+    except redis.AuthenticationError as error:
+        raise ServerStartError(
+            f"the Redis at {place} refuses the password ({error}): give it with "
+            "--redis-password-file"
+        ) from error
+    except redis.RedisError as error:
+        return f"the Redis at {place} does not answer ({error})"
+    except ValueError as error:
+        raise ServerStartError(f"--redis {place}: {error}") from error
+    return None
 
 
 def answered(command: Callable[[], object]) -> Any:

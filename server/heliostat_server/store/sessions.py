@@ -1,23 +1,23 @@
-"""Who is signed in: `heliostat:session:<digest of the cookie>` holds the digest of a token."""
+"""Who is signed in with a browser."""
 
 from __future__ import annotations
 
 import secrets
 from typing import TYPE_CHECKING
 
-import redis
-
 from heliostat_server.errors import TokenError
 from heliostat_server.experiments.tokens import digest
-from heliostat_server.store.redis import answered
+from heliostat_server.store.keys import session_key
+from heliostat_server.store.redis import answered, connect
 
 if TYPE_CHECKING:
     from typing import Self
 
+    import redis
+
     from heliostat_server.experiments.authority import Authority, Caller
 
 SESSION_S = 12 * 3600
-SOCKET_TIMEOUT_S = 10
 _RANDOM_BYTES = 32
 
 
@@ -35,7 +35,7 @@ class Sessions:
     @classmethod
     def connect(cls, url: str, authority: Authority) -> Self:
         """Kept at a redis:// or unix:// URL."""
-        return cls(redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S), authority)
+        return cls(connect(url), authority)
 
     def open(self, token: str) -> str:
         """A session of a token, for the browser's cookie. Raises TokenError, UnavailableError."""
@@ -58,4 +58,4 @@ class Sessions:
 
 
 def _key(session: str) -> str:
-    return f"heliostat:session:{digest(session)}"
+    return session_key(digest(session))

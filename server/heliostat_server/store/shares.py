@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import redis
 import structlog
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from heliostat_server.experiments.terms import Share
 from heliostat_server.store.experiments import read_share
+from heliostat_server.store.redis import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,32 +21,14 @@ if TYPE_CHECKING:
 
 REREAD_AFTER_S = 3.0
 MAX_KNOWN = 1000
-SOCKET_TIMEOUT_S = 2.0
-
-
-class ExperimentShares(Protocol):
-    """Where the terms come from."""
-
-    def get(self, experiment: str) -> Share:
-        """The terms as they are now; quick, for it is asked with every request."""
-
-
-class EqualShares:
-    """The same terms for all."""
-
-    def __init__(self, share: Share | None = None) -> None:
-        self._share = share or Share()
-
-    def get(self, experiment: str) -> Share:  # noqa: ARG002
-        """The terms, whoever asks."""
-        return self._share
+QUICK_TIMEOUT_S = 2.0
+"""All requests wait while one experiment's terms are read: better go on with those known."""
 
 
 class StoredShares:
     """The terms in Redis, read again after some seconds. For the threads of one scheduler.
 
-    They are fields of the hash `heliostat:experiment:<name>`; what is not there is as usual. While
-    Redis is away, the last known terms go on.
+    What is not there is as usual. While Redis is away, the last known terms go on.
     """
 
     def __init__(self, client: redis.Redis, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -57,7 +40,7 @@ class StoredShares:
     @classmethod
     def connect(cls, url: str) -> Self:
         """Those at a redis:// or unix:// URL."""
-        return cls(redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S))
+        return cls(connect(url, QUICK_TIMEOUT_S))
 
     def get(self, experiment: str) -> Share:
         """The terms, as of some seconds ago."""

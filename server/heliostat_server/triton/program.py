@@ -15,6 +15,7 @@ from heliostat_server.processes.processes import (
     spawn,
     stop_child,
 )
+from heliostat_server.processes.waiting import until
 from heliostat_server.triton.client import TritonClient, TritonEndpoint
 from heliostat_server.triton.load_log import LoadLog
 from heliostat_server.triton.repository import MODELS
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from heliostat_server.settings import ServeSettings
     from heliostat_server.triton.installation import TritonInstallation
 
-POLL_S = 0.05
 LOOK_S = 0.5
 LOAD_TIMEOUT_S = 1800
 """Loading may download or read many gigabytes."""
@@ -88,26 +88,23 @@ class TritonServer:
         Raises:
             ServerStartError: it cannot; with the reason.
         """
-        deadline = time.monotonic() + LOAD_TIMEOUT_S
-        missing, looked = list[str](), 0.0
+        look = _Look(self._log, loading)
         with TritonClient(self._endpoint) as client:
-            while self.is_running() and time.monotonic() < deadline:
+
+            def problem() -> str | None:
+                if not self.is_running():
+                    raise ServerStartError(self._reason())
                 if client.is_live():
-                    return
-                if is_stopping():
-                    raise ServerStartError("stopped while the models were loading")
-                if time.monotonic() - looked > LOOK_S:
-                    looked, before, loaded = time.monotonic(), missing, self._log.loaded()
-                    missing = [name for name in MODELS if name not in loaded]
-                    if missing != before:
-                        loading(missing)
-                time.sleep(POLL_S)
-        if self.is_running():
-            raise ServerStartError(
-                f"the models were not loaded in {LOAD_TIMEOUT_S // 60} minutes: if they are being "
-                f"downloaded, fetch them with `hf download` first; see {self._state.triton_log}"
-            )
-        raise ServerStartError(self._reason())
+                    return None
+                look.again()
+                return "the models were loading"
+
+            if until(problem, LOAD_TIMEOUT_S, is_stopping) is None:
+                return
+        raise ServerStartError(
+            f"the models were not loaded in {LOAD_TIMEOUT_S // 60} minutes: if they are being "
+            f"downloaded, fetch them with `hf download` first; see {self._state.triton_log}"
+        )
 
     def reload_model(self, model: str, is_stopping: Callable[[], bool]) -> None:
         """Load a model again whose process died. Raises ServerStartError if Triton cannot."""
@@ -115,16 +112,18 @@ class TritonServer:
         # Triton polls its repository and sees that a file is new: its model-control endpoints are
         # closed, for they let a client start programs.
         (self._state.models / model / "1" / "model.py").touch()
-        deadline = time.monotonic() + LOAD_TIMEOUT_S
-        while self.is_running() and time.monotonic() < deadline:
+
+        def problem() -> str | None:
+            if not self.is_running():
+                raise ServerStartError("tritonserver died meanwhile")
             if model in log.loaded():
-                return
+                return None
             if (failure := log.failure()) is not None:
                 raise ServerStartError(failure[1])
-            if is_stopping():
-                raise ServerStartError("stopped while a model was loading")
-            time.sleep(POLL_S)
-        raise ServerStartError("it was not loaded in time")
+            return "a model was loading"
+
+        if until(problem, LOAD_TIMEOUT_S, is_stopping) is not None:
+            raise ServerStartError("it was not loaded in time")
 
     def dead_models(self) -> list[str]:
         """Models whose process is gone: Triton goes on calling them ready."""
@@ -186,6 +185,25 @@ class TritonServer:
             }
         # Auto-completion would start each model's process a second time.
         return ["--disable-auto-complete-config", *(f"--{k}={v}" for k, v in flags.items())]
+
+
+class _Look:
+    """Looks into the log now and then, and tells which models are still loading."""
+
+    def __init__(self, log: LoadLog, loading: Callable[[Sequence[str]], None]) -> None:
+        self._log = log
+        self._loading = loading
+        self._missing: list[str] = []
+        self._looked = 0.0
+
+    def again(self) -> None:
+        """Look, unless it was a moment ago; tell what has changed."""
+        if time.monotonic() - self._looked <= LOOK_S:
+            return
+        self._looked, before, loaded = time.monotonic(), self._missing, self._log.loaded()
+        self._missing = [name for name in MODELS if name not in loaded]
+        if self._missing != before:
+            self._loading(self._missing)
 
 
 def last_error(state: StateFolder) -> str:

@@ -19,7 +19,7 @@ from heliostat_engines.files.ownership import MARKER
 from heliostat_engines.precisions import MapName, Precision
 from heliostat_server.errors import ServerRunningError, ServerStartError
 from heliostat_server.launcher.embedded_store import EmbeddedValkey
-from heliostat_server.launcher.server import STAGED, RestartBudget
+from heliostat_server.launcher.staging import STAGED
 from heliostat_server.processes.ports import free_ports, is_free
 from heliostat_server.processes.processes import ProcessId, kill_running, spawn, stop
 from heliostat_server.processes.state_folder import ServerRecord, StateFolder
@@ -219,11 +219,6 @@ def test_the_repository_is_filled_in(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "models", STAGED) as draft:
         stage_repository(draft, tmp_path / "models", tmp_path / "models.json", settings, 3)
     assert "dims: [ -1, -1, -1 ]" in (tmp_path / "models/score/config.pbtxt").read_text()
-
-
-def test_restarts_are_bounded_within_the_window() -> None:
-    budget = RestartBudget(2, window_s=10)
-    assert [budget.spend(now) for now in (0, 1, 2, 11)] == [True, True, False, True]
 
 
 def test_scoring_gets_half_of_the_threads_unless_told() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliostat_server.errors import QueueFullError, RequestError
+from heliostat_server.experiments.terms import Share
 from heliostat_server.scheduling.deficit_round_robin import STRICT_BATCHES, DeficitRoundRobin
-from heliostat_server.store.shares import Share
 
 BATCH = 4
 QUANTUM = BATCH * 24

@@ -6,13 +6,13 @@ import pytest
 import redis
 
 from heliostat_server.store.activity import (
-    DRAWN,
     RECENT_STRETCHES,
     STRETCH_S,
     ActivityStore,
     note_queue,
 )
 from heliostat_server.store.experiments import ExperimentStore
+from heliostat_server.store.keys import drawn_key
 from heliostat_server.store.usage import RedisUsage
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ def test_shares_are_of_evaluations_and_of_all_replicas(client: redis.Redis) -> N
 def test_what_was_drawn_longer_ago_does_not_count(client: redis.Redis) -> None:
     now = client.time()[0] // STRETCH_S
     for stretch, images in ((now - RECENT_STRETCHES, 1000), (now - RECENT_STRETCHES + 2, 10)):
-        client.hset(f"{DRAWN}{stretch}", mapping={"images:a": images, "nfes:a": images})
+        client.hset(drawn_key(stretch), mapping={"images:a": images, "nfes:a": images})
     assert sum(ActivityStore(client).recent().images) == 10
 
 
 def test_it_goes_by_itself(client: redis.Redis) -> None:
     RedisUsage(client).count("a", images=10, nfes=300, seconds=2.0)
-    (key,) = client.keys(f"{DRAWN}*")
+    (key,) = client.keys("heliostat:drawn:*")
     assert 0 < client.ttl(key) <= 3600
 
 

@@ -8,10 +8,10 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from heliostat_server.errors import NotFoundError, UnavailableError
+from heliostat_server.errors import NotFoundError
 from heliostat_server.store import groups as module
 from heliostat_server.store.experiments import ExperimentStore
-from heliostat_server.store.groups import Group, GroupWriter, RedisGroups
+from heliostat_server.store.groups import Group, RedisGroups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,47 +139,3 @@ def test_reads_on_after_a_group_page_by_page(
 def test_an_unknown_group_is_told_as_such(client: redis.Redis, group_id: str) -> None:
     with pytest.raises(NotFoundError, match="keeps no group"):
         RedisGroups(client).get("e", group_id)
-
-
-class Away:
-    """A store that is away for its first calls."""
-
-    def __init__(self, calls: int, error: Exception) -> None:
-        self.calls = calls
-        self.error = error
-        self.added: list[int] = []
-
-    def add(self, group: Group) -> None:
-        self.calls -= 1
-        if self.calls >= 0:
-            raise self.error
-        self.added.append(group.version)
-
-
-def test_what_could_not_be_written_is_kept_in_its_order() -> None:
-    store = Away(1, UnavailableError("away"))
-    writer = GroupWriter(store, interval_s=0.01)
-    for version in range(3):
-        writer.finished(group(version=version))
-    writer._thread.join(0.2)
-    writer.close()
-    assert store.added == [0, 1, 2]
-
-
-def test_a_group_that_cannot_be_written_stops_no_other() -> None:
-    store = Away(1, redis.ResponseError("no"))
-    writer = GroupWriter(store, interval_s=60)
-    for version in range(3):
-        writer.finished(group(version=version))
-    writer.close()
-    assert store.added == [1, 2]
-
-
-def test_while_redis_is_away_the_latest_wait() -> None:
-    store = Away(10**6, UnavailableError("away"))
-    writer = GroupWriter(store, interval_s=60)
-    for version in range(module.MAX_UNWRITTEN + 10):
-        writer.finished(group(version=version))
-    assert len(writer._unwritten) == module.MAX_UNWRITTEN
-    assert writer._unwritten[0].version == 10
-    writer.close()

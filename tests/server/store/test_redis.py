@@ -14,17 +14,17 @@ import redis
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_engines.runtimes.engine import EngineInfo
 from heliostat_proto.rollout_pb2 import LoadReport
-from heliostat_server.control.dashboard.pictures import Pictures
 from heliostat_server.control.publisher import Publisher
-from heliostat_server.errors import RequestError, StoreFullError, code_of
+from heliostat_server.errors import RequestError, ServerStartError, StoreFullError, code_of
 from heliostat_server.launcher.embedded_store import valkey_binary
 from heliostat_server.processes.ports import free_ports
 from heliostat_server.settings import LimitSettings
 from heliostat_server.store.adapters import AdapterStore
 from heliostat_server.store.description import ServerDescription
 from heliostat_server.store.experiments import ExperimentStore
-from heliostat_server.store.groups import RedisGroups
-from heliostat_server.store.redis import answered
+from heliostat_server.store.groups import KeptGroup, RedisGroups
+from heliostat_server.store.redis import answered, redis_problem
+from heliostat_server.store.sheets import Sheets
 from heliostat_server.store.usage import RedisUsage
 from heliostat_wire.errors import Code
 from tests.server.checkpoints import random_adapter
@@ -108,7 +108,7 @@ WRITES: dict[str, Callable[[str], object]] = {
     "group": lambda url: RedisGroups.connect(url).add(group()),
     "usage": lambda url: RedisUsage.connect(url).count("e", images=1, nfes=1, seconds=1.0),
     "queue": lambda url: RedisUsage.connect(url).queued({"e": 1}),
-    "picture": lambda url: Pictures.connect(url, None)._keep("key", b"picture"),  # type: ignore[arg-type]
+    "picture": lambda url: Sheets.connect(url).keep(KeptGroup("1-1", group()), b"picture"),
     "description": describe,
 }
 
@@ -198,3 +198,40 @@ def test_other_refusals_are_faults(start: Start) -> None:
     client.set("text", "x")
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         answered(lambda: client.hget("text", "OOM"))
+
+
+@pytest.fixture
+def guarded_redis(tmp_path: Path) -> Iterator[int]:
+    """The port of a Redis whose password is `right`."""
+    (port,) = free_ports(1)
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--requirepass", "right", "--save", ""]
+    process = subprocess.Popen([valkey_binary(), *options], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while redis_problem(f"redis://:right@127.0.0.1:{port}") is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    yield port
+    process.terminate()
+    process.wait()
+
+
+@pytest.mark.parametrize("credentials", ["", ":wrong@"])
+def test_a_refused_password_is_no_reason_to_wait(guarded_redis: int, credentials: str) -> None:
+    with pytest.raises(
+        ServerStartError, match=r"refuses the password .*--redis-password-file"
+    ) as e:
+        redis_problem(f"redis://{credentials}127.0.0.1:{guarded_redis}")
+    assert "wrong@" not in str(e.value)
+
+
+def test_a_redis_that_is_away_is_one_to_wait_for() -> None:
+    (port,) = free_ports(1)
+    problem = redis_problem(f"redis://:secret@127.0.0.1:{port}/0")
+    assert problem is not None
+    assert f"redis://127.0.0.1:{port}/0 does not answer" in problem
+    assert "secret" not in problem
+
+
+def test_a_url_that_is_none_is_refused() -> None:
+    with pytest.raises(ServerStartError, match="--redis http://x"):
+        redis_problem("http://x")

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from heliostat_server.store.shares import REREAD_AFTER_S, Share, StoredShares
+from heliostat_server.experiments.terms import Share
+from heliostat_server.store.shares import REREAD_AFTER_S, StoredShares
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

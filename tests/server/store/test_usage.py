@@ -4,12 +4,10 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from heliostat_server.errors import UnavailableError
-from heliostat_server.store.usage import RedisUsage, UsageWriter
+from heliostat_server.sampling.writers import UsageWriter
+from heliostat_server.store.usage import RedisUsage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from heliostat_server.launcher.embedded_store import EmbeddedValkey
 
 KEY = "heliostat:experiment:e"
@@ -28,25 +26,3 @@ def test_usage_adds_up_in_redis_over_restarts(valkey: EmbeddedValkey) -> None:
         used = client.hgetall(f"{KEY}:usage")
         assert (int(used[b"images"]), int(used[b"nfes"]), float(used[b"seconds"])) == (16, 144, 1.5)
         assert not client.exists("heliostat:experiment:deleted:usage")
-
-
-def test_what_could_not_be_written_is_kept() -> None:
-    class AwayOnce:
-        def __init__(self) -> None:
-            self.counted: list[tuple[str, int]] = []
-            self.away = True
-
-        def count(self, name: str, *, images: int, nfes: int, seconds: float) -> None:  # noqa: ARG002
-            if self.away:
-                self.away = False
-                raise UnavailableError("away")
-            self.counted.append((name, images))
-
-        def queued(self, images: Mapping[str, int]) -> None: ...
-
-    store = AwayOnce()
-    writer = UsageWriter(store, interval_s=0.01)
-    writer.drawn("e", 4, 24, 0.5)
-    writer._thread.join(0.2)
-    writer.close()
-    assert store.counted == [("e", 4)]

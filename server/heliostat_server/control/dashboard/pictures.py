@@ -1,29 +1,20 @@
-"""The best and the worst candidates of a group, drawn again from their seeds when somebody asks.
-
-Keys, all under `heliostat:`
-    sheet:<experiment>:<group>:<reward>   WebP: a row of the best and one of the worst by the
-                                          group's first reward; goes after an hour.
-    sheets            sorted set of these keys by age: only so many are kept.
-    redraw:<caller>   there while one of the caller's is being drawn.
-"""
+"""The best and the worst candidates of a group, drawn again from their seeds when somebody asks."""
 
 from __future__ import annotations
 
 import io
 import math
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Protocol
 
-import redis
 from PIL import Image
 
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_proto.rollout_pb2 import RolloutSpec
 from heliostat_server.errors import PutOffError
-from heliostat_server.store.redis import answered
+from heliostat_server.store.sheets import RETRY_AFTER_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,22 +25,17 @@ if TYPE_CHECKING:
 
     from heliostat_server.experiments.authority import Caller
     from heliostat_server.store.groups import Group, KeptGroup
+    from heliostat_server.store.sheets import Sheets
 
 SHOWN = 4
 """Of the best, and of the worst."""
 THUMBNAIL_PX = 192
-SHEET_TTL_S = 3600
-MAX_SHEETS = 256
-"""Together some 40 MB at most: a sheet has up to 8 x 192 x 192 pixels."""
 DRAW_TIMEOUT_S = 90.0
 DECODE_TIMEOUT_S = 30.0
 REDRAW_TTL_S = 180
-"""Longer than both together: a caller's lock goes by itself if its process is killed."""
+"""Longer than both together."""
 MAX_AT_ONCE = 4
-RETRY_AFTER_S = 5
 QUALITY = 90
-
-_SHEETS = "heliostat:sheets"
 
 
 class Painter(Protocol):
@@ -82,30 +68,12 @@ class Extremes:
 
 
 class Pictures:
-    """Draws contact sheets and keeps them for a while. Safe to share between threads."""
+    """Draws contact sheets. Safe to share between threads."""
 
-    def __init__(self, client: redis.Redis, painter: Painter) -> None:
-        self._redis = client
+    def __init__(self, sheets: Sheets, painter: Painter) -> None:
+        self._sheets = sheets
         self._painter = painter
         self._places = BoundedSemaphore(MAX_AT_ONCE)
-
-    @classmethod
-    def connect(cls, url: str, painter: Painter) -> Self:
-        """Kept at a redis:// or unix:// URL."""
-        return cls(redis.Redis.from_url(url, socket_timeout=10), painter)
-
-    def sheet(self, kept: KeptGroup) -> bytes | None:
-        """A group's contact sheet, if there is one. Raises UnavailableError."""
-        found: bytes | None = answered(lambda: self._redis.get(_key(kept)))
-        return found
-
-    def drawn(self, groups: Sequence[KeptGroup]) -> set[str]:
-        """The ids of those groups that have a contact sheet. Raises UnavailableError."""
-        pipeline = self._redis.pipeline(transaction=False)
-        for kept in groups:
-            pipeline.exists(_key(kept))
-        there = answered(pipeline.execute)
-        return {kept.id for kept, exists in zip(groups, there, strict=True) if exists}
 
     def draw(self, caller: Caller, kept: KeptGroup, batch: int) -> None:
         """Draw a group's contact sheet, unless there is one, and keep it.
@@ -117,9 +85,9 @@ class Pictures:
             PutOffError: the caller has one drawn already, or the experiment is paused.
             UnavailableError: the server did not get round to it.
         """
-        with self._alone(caller):
-            if self.sheet(kept) is None:
-                self._keep(_key(kept), self._draw(kept.group, batch))
+        with self._sheets.drawing(caller, REDRAW_TTL_S), self._place():
+            if self._sheets.get(kept) is None:
+                self._sheets.keep(kept, self._draw(kept.group, batch))
 
     def _draw(self, group: Group, batch: int) -> bytes:
         extremes = Extremes.of(group)
@@ -137,35 +105,16 @@ class Pictures:
         images = self._painter.decode(latents[: len(shown)], group.prompt, DECODE_TIMEOUT_S)
         return contact_sheet(images, columns=len(extremes.best))
 
-    def _keep(self, key: str, sheet: bytes) -> None:
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.set(key, sheet, ex=SHEET_TTL_S)
-        pipeline.zadd(_SHEETS, {key: time.time()})
-        pipeline.zrange(_SHEETS, 0, -MAX_SHEETS - 1)
-        oldest = answered(pipeline.execute)[-1]
-        if oldest:
-            answered(lambda: self._redis.delete(*oldest))
-            answered(lambda: self._redis.zrem(_SHEETS, *oldest))
-
     @contextmanager
-    def _alone(self, caller: Caller) -> Iterator[None]:
-        key = f"heliostat:redraw:{'' if caller.is_admin else caller.experiment}"
-        if not answered(lambda: self._redis.set(key, 1, nx=True, ex=REDRAW_TTL_S)):
+    def _place(self) -> Iterator[None]:
+        if not self._places.acquire(blocking=False):
             raise PutOffError(
-                "pictures of yours are being drawn already: try again when they are there",
-                RETRY_AFTER_S,
+                "others have pictures drawn: try again in some seconds", RETRY_AFTER_S
             )
         try:
-            if not self._places.acquire(blocking=False):
-                raise PutOffError(
-                    "others have pictures drawn: try again in some seconds", RETRY_AFTER_S
-                )
-            try:
-                yield
-            finally:
-                self._places.release()
+            yield
         finally:
-            answered(lambda: self._redis.delete(key))
+            self._places.release()
 
 
 def contact_sheet(images: NDArray[np.uint8], columns: int) -> bytes:
@@ -188,7 +137,3 @@ def _filled(shown: Sequence[int], group: Sequence[int], batch: int) -> list[int]
     # Batches may have grown since the group was drawn: any other seeds do then.
     candidates = dict.fromkeys([*shown, *group, *range(size)])
     return list(candidates)[:size]
-
-
-def _key(kept: KeptGroup) -> str:
-    return f"heliostat:sheet:{kept.group.experiment}:{kept.id}:{kept.group.names[0]}"

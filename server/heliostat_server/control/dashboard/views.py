@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from heliostat_server.control.operations import Operations, ServerInfo
     from heliostat_server.experiments.authority import Caller
     from heliostat_server.experiments.terms import Event, Experiment
-    from heliostat_server.store.activity import Activity, ActivityStore
-    from heliostat_server.store.groups import Group, KeptGroup, RedisGroups
+    from heliostat_server.store.activity import Activity
+    from heliostat_server.store.groups import Group, KeptGroup
+    from heliostat_server.store.stores import Stores
 
 GALLERY_GROUPS = 12
 GALLERY_READ = 300
@@ -131,14 +132,14 @@ class Views:
     def __init__(
         self,
         operations: Operations,
-        groups: RedisGroups,
-        activity: ActivityStore,
+        stores: Stores,
         curves: Curves,
         pictures: Pictures,
     ) -> None:
         self._operations = operations
-        self._groups = groups
-        self._activity = activity
+        self._groups = stores.groups
+        self._activity = stores.activity
+        self._sheets = stores.sheets
         self._curves = curves
         self._pictures = pictures
 
@@ -181,7 +182,7 @@ class Views:
             for kept in latest
             if excerpt.version in {None, kept.group.version}
         ][:GALLERY_GROUPS]
-        drawn = self._pictures.drawn(shown)
+        drawn = self._sheets.drawn(shown)
         return [_card(kept, experiment, is_drawn=kept.id in drawn) for kept in shown]
 
     def card(
@@ -190,13 +191,13 @@ class Views:
         """One group, ranked by a reward of its; "": by its first."""
         experiment = self._operations.get(caller, name)
         kept = _led_by(reward, self._groups.get(name, group_id))
-        is_drawn = bool(self._pictures.drawn([kept]))
+        is_drawn = bool(self._sheets.drawn([kept]))
         return _card(kept, experiment, is_drawn=is_drawn, problem=problem)
 
     def sheet(self, caller: Caller, name: str, group_id: str, reward: str) -> bytes | None:
         """A group's contact sheet by a reward, if it is drawn."""
         self._operations.get(caller, name)
-        return self._pictures.sheet(_led_by(reward, self._groups.get(name, group_id)))
+        return self._sheets.get(_led_by(reward, self._groups.get(name, group_id)))
 
     def draw(self, caller: Caller, name: str, group_id: str, reward: str) -> None:
         """Draw a group's contact sheet by a reward. Raises what Pictures.draw raises."""

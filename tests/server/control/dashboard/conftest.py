@@ -17,10 +17,10 @@ from heliostat_server.errors import UnavailableError
 from heliostat_server.experiments.authority import Authority
 from heliostat_server.experiments.tokens import digest
 from heliostat_server.settings import LimitSettings
-from heliostat_server.store.adapters import AdapterStore
 from heliostat_server.store.description import ServerDescription
 from heliostat_server.store.experiments import ExperimentStore
 from heliostat_server.store.groups import Group, RedisGroups
+from heliostat_server.store.stores import Stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -147,12 +147,12 @@ class Browser:
 def open_browser(
     valkey: EmbeddedValkey, experiments: ExperimentStore, painter: Painter, engine: Engine
 ) -> Callable[..., Browser]:
-    adapters = AdapterStore(experiments._redis)
+    stores = Stores.connect(valkey.url, keep_versions=3)
     authority = Authority(experiments, (digest(ADMIN_TOKEN),))
-    publisher = Publisher(adapters, painter)
-    operations = Operations(engine, experiments, adapters, publisher, "1")
+    publisher = Publisher(stores.adapters, painter)
+    operations = Operations(engine, experiments, stores.adapters, publisher, "1")
     app = build_app(operations, authority, "1")
-    app.include_router(build_dashboard(operations, authority, valkey.url, painter))
+    app.include_router(build_dashboard(operations, authority, stores, painter))
 
     def open_(token: str = "", url: str = URL) -> Browser:
         browser = Browser(TestClient(app, base_url=url, follow_redirects=False))

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from heliostat_server.control.dashboard import pictures
 from heliostat_server.control.dashboard.pictures import Extremes, _filled, contact_sheet
 from heliostat_server.errors import NotFoundError
+from heliostat_server.store import sheets
 from tests.server.control.dashboard.conftest import BATCH, Browser, Painter, group
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def test_one_at_a_time_for_each_caller(
 def test_only_so_many_sheets_are_kept(
     mine: Browser, groups: RedisGroups, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "MAX_SHEETS", 2)
+    monkeypatch.setattr(sheets, "MAX_SHEETS", 2)
     for _ in range(4):
         groups.add(group())
     newest_first = [kept.id for kept in groups.latest("mine", 4)]
@@ -144,7 +144,7 @@ def test_only_so_many_sheets_are_kept(
     kept = {key.decode().split(":")[3] for key in client.keys("heliostat:sheet:*")}
     assert kept == set(newest_first[2:])
     assert client.zcard("heliostat:sheets") == 2
-    assert 0 < client.ttl(f"heliostat:sheet:mine:{newest_first[3]}:judge") <= pictures.SHEET_TTL_S
+    assert 0 < client.ttl(f"heliostat:sheet:mine:{newest_first[3]}:judge") <= sheets.SHEET_TTL_S
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.data())

@@ -1,0 +1,50 @@
+"""All that the control plane reads and writes in Redis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from heliostat_server.store.activity import ActivityStore
+from heliostat_server.store.adapters import AdapterStore
+from heliostat_server.store.experiments import ExperimentStore
+from heliostat_server.store.groups import RedisGroups
+from heliostat_server.store.redis import connect
+from heliostat_server.store.sessions import Sessions
+from heliostat_server.store.sheets import Sheets
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    import redis
+
+    from heliostat_server.experiments.authority import Authority
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The stores of one Redis. They share a client, but for adapters, which it takes longer over."""
+
+    adapters: AdapterStore
+    experiments: ExperimentStore
+    groups: RedisGroups
+    activity: ActivityStore
+    sheets: Sheets
+    _client: redis.Redis
+
+    @classmethod
+    def connect(cls, url: str, *, keep_versions: int) -> Self:
+        """Those at a redis:// or unix:// URL; keep_versions: of each experiment."""
+        client = connect(url)
+        return cls(
+            AdapterStore.connect(url, keep_versions=keep_versions),
+            ExperimentStore(client),
+            RedisGroups(client),
+            ActivityStore(client),
+            Sheets(client),
+            client,
+        )
+
+    def sessions(self, authority: Authority) -> Sessions:
+        """Who is signed in; `authority` tells whose tokens are valid."""
+        return Sessions(self._client, authority)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import socket
+
+from heliostat_engines.families import get_family
+from heliostat_server.launcher.staging import (
+    control_ports,
+    latent_axes,
+    model_settings,
+    triton_ports,
+)
+from heliostat_server.processes.ports import free_ports
+from heliostat_server.processes.state_folder import TritonPorts
+from heliostat_server.settings import AskedLimits, ServeSettings
+from tests.server.launcher.test_launcher import record
+
+
+def test_what_is_not_set_is_the_familys() -> None:
+    family = get_family("demo")
+    models = model_settings(ServeSettings(), family, device="cpu", redis="redis://r")
+    assert (models.checkpoint, models.resolution_px) == (
+        family.default_checkpoint,
+        family.default_resolution_px,
+    )
+    assert models.limits.batch == family.explore_batch
+    assert latent_axes(family, models) == 4
+
+
+def test_what_is_set_holds_and_each_start_has_a_token_of_its_own() -> None:
+    settings = ServeSettings(
+        checkpoint="weights", resolution_px=128, slots=3, limits=AskedLimits(batch=5)
+    )
+    family = get_family("demo")
+    first, second = (
+        model_settings(settings, family, device="gpu", redis="r", admin_digest="d")
+        for _ in range(2)
+    )
+    assert (first.checkpoint, first.resolution_px, first.slots) == ("weights", 128, 3)
+    assert (first.limits.batch, first.admin_digest, first.device) == (5, "d", "gpu")
+    assert first.internal_token != second.internal_token
+
+
+def test_tritons_ports_are_the_last_times_if_they_are_free() -> None:
+    last = TritonPorts(**dict(zip(("grpc", "metrics"), free_ports(2), strict=True)))
+    asked = ServeSettings(metrics_port=0)
+    assert triton_ports(asked, record(ports=last)) == last
+    with socket.create_server(("127.0.0.1", last.grpc)):
+        moved = triton_ports(asked, record(ports=last))
+    assert moved.grpc != last.grpc
+    assert moved.metrics == last.metrics
+    assert triton_ports(ServeSettings(), None).metrics is None
+
+
+def test_the_planes_ports_are_found_in_its_addresses() -> None:
+    grpc, http = free_ports(2)
+    last = record(control=f"127.0.0.1:{grpc}", http=f"https://127.0.0.1:{http}")
+    assert control_ports(ServeSettings(port=0, http_port=0), last) == (grpc, http)
+    chosen = free_ports(1)[0]
+    assert control_ports(ServeSettings(port=chosen, http_port=0), last) == (chosen, http)
