@@ -37,13 +37,6 @@ ADMIN = GivenTokens("admin")
 
 
 @pytest.fixture
-def wire() -> Iterator[WireServer]:
-    server = WireServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def said() -> list[str]:
     return []
 
