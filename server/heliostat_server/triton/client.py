@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from heliostat_engines.machine.network import grpc_options
 from heliostat_proto.rollout_pb2 import ExploreSpec, LoadReport, LoadSpec, RolloutSpec, ScoreSpec
 from heliostat_server.errors import ModelError, UnavailableError, error_of
-from heliostat_wire.errors import Code, Refusal, says_restarting
+from heliostat_wire.errors import Code, Refusal, foreign_code
 from heliostat_wire.names import Model, Tensor
 from heliostat_wire.specs import read_json_element
 from heliostat_wire.tensors import (
@@ -139,7 +139,7 @@ class TritonClient:
         answers = self._call(lambda: self._stream(request, timeout_s))
         for answer in answers:
             if answer.error_message:
-                raise _error_of(grpc.StatusCode.INTERNAL, answer.error_message)
+                raise _error_of("", answer.error_message)
         return [answer.infer_response for answer in answers if answer.infer_response.outputs]
 
     def _stream(self, request: object, timeout: float) -> list[Any]:
@@ -154,7 +154,7 @@ class TritonClient:
         try:
             return method()
         except grpc.RpcError as error:
-            raise _error_of(error.code(), error.details()) from error
+            raise _error_of(error.code().name, error.details() or "") from error
 
 
 def _request(model: Model, inputs: Arrays) -> Any:
@@ -172,14 +172,17 @@ def _outputs(answer: Any) -> Arrays:
     }
 
 
-def _error_of(status: grpc.StatusCode, details: str | None) -> HeliostatError:
-    message = details or ""
+def _error_of(status: str, message: str) -> HeliostatError:
+    """The error to raise of a call; of a stream's errors there is only the message."""
     refusal = Refusal.read(message)
     if refusal is not None:
         return error_of(refusal.code, _sentence(refusal.sentence))
-    if says_restarting(message):
-        return UnavailableError("the engine is being restarted: try again in a few seconds")
-    return error_of(Code.named(status.name), _sentence(message))
+    code, sentence = foreign_code(status), _sentence(message)
+    if code is Code.UNAVAILABLE:
+        return UnavailableError(
+            f"the engine is not there just now ({sentence}): try again in a few seconds"
+        )
+    return error_of(code, sentence)
 
 
 def _sentence(details: str) -> str:

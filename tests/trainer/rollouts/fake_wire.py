@@ -197,7 +197,7 @@ class _KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
         self._server.asked.append((spec["prompt"], tuple(seeds.tolist()), version))
         if version > len(self._server.published):
             yield service_pb2.ModelStreamInferResponse(
-                error_message=f"experiment {spec['experiment']} has no version {version}"
+                error_message=f"[NOT_FOUND] experiment {spec['experiment']} has no version {version}"
             )
             return
         for start in range(0, len(seeds), BATCH):
