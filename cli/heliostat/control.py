@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from heliostat.credentials import token_for
 from heliostat_proto import control_pb2, control_pb2_grpc
-from heliostat_trainer.rollouts.failures import control_error
+from heliostat_trainer.rollouts.failures import ServerUnableError, control_error
+from heliostat_trainer.rollouts.handshake import check_wire
 from heliostat_trainer.rollouts.wire import Access
 from heliostat_trainer.settings.server import server_address
 
@@ -21,7 +23,10 @@ EVENTS = 10
 
 
 class Administration:
-    """One server's control plane, with the user's token. Raises HeliostatError."""
+    """One server's control plane, with the user's token. Raises HeliostatError.
+
+    The first call finds out whether the server is understood.
+    """
 
     def __init__(self, url: str, token: str | None = None) -> None:
         """token: None for the one of the environment or kept by `heliostat login`."""
@@ -29,6 +34,7 @@ class Administration:
         self._access = Access(token=token or token_for(url), tls=url.startswith("grpcs://"))
         self._channel = self._access.channel(server_address(url))
         self._stub: Any = control_pb2_grpc.ControlStub(self._channel)  # type: ignore[no-untyped-call]
+        self._understood = False
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +110,17 @@ class Administration:
         return answer
 
     def _call(self, method: str, request: object) -> Any:
+        if not self._understood:
+            self._check_wire()
+        return self._ask(method, request)
+
+    def _check_wire(self) -> None:
+        # A server that has no engine yet cannot say what it is, and can be administered all the same.
+        with suppress(ServerUnableError):
+            check_wire(self._ask("Info", control_pb2.InfoRequest()), self._url)
+        self._understood = True
+
+    def _ask(self, method: str, request: object) -> Any:
         try:
             return getattr(self._stub, method)(
                 request, timeout=TIMEOUT_S, metadata=self._access.metadata

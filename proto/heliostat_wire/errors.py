@@ -12,7 +12,10 @@ import re
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from http import HTTPStatus
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Again(Enum):
@@ -160,16 +163,28 @@ class Refusal:
         )
 
 
-# Triton has no code for it: a model whose process died is told as INTERNAL or as NOT_FOUND.
-_RESTARTING = (
-    "stub process",
-    "is not healthy",
-    "is not ready",
-    "unknown model",
-    "no available versions",
-)
+# Statuses of gRPC, and what Triton calls them among its models.
+_OF_THE_REQUEST: Mapping[str, Code] = {
+    "INVALID_ARGUMENT": Code.INVALID_ARGUMENT,
+    "INVALID_ARG": Code.INVALID_ARGUMENT,
+    "UNIMPLEMENTED": Code.INVALID_ARGUMENT,
+    "UNSUPPORTED": Code.INVALID_ARGUMENT,
+    "UNAUTHENTICATED": Code.UNAUTHENTICATED,
+    "PERMISSION_DENIED": Code.PERMISSION_DENIED,
+    "ALREADY_EXISTS": Code.ALREADY_EXISTS,
+    "RESOURCE_EXHAUSTED": Code.RESOURCE_EXHAUSTED,
+}
 
 
-def says_restarting(message: str) -> bool:
-    """Whether Triton's own error means that a model's process is down or being loaded."""
-    return any(words in message.lower() for words in _RESTARTING)
+def foreign_code(status: str) -> Code:
+    """The code that an error counts as which has none of ours: Triton's, or the network's.
+
+    Each error of the server's own has a code, so nobody of ours has looked at such a request, and it is
+    worth sending again unless the status speaks of the request itself. No more can be read from it:
+    Triton tells of a model whose process died as INTERNAL or as NOT_FOUND, in a stream without any
+    status, and gRPC of a broken connection as UNAVAILABLE, INTERNAL or UNKNOWN.
+
+    Args:
+        status: its name in gRPC or in Triton; empty if there is none.
+    """
+    return _OF_THE_REQUEST.get(status, Code.UNAVAILABLE)

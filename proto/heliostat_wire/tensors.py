@@ -1,7 +1,6 @@
 """Requests and answers as arrays by name: what one side writes the other reads.
 
-How arrays get onto the wire differs by who asks: Triton's client library in the trainer, its gRPC stubs in
-the control plane, Triton's own tensors between its models.
+How arrays get onto the wire is in `kserve`; between Triton's models they are its own tensors.
 """
 
 from __future__ import annotations
@@ -25,40 +24,6 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, "NDArray[Any]"]
 """By the names of tensors."""
-
-BYTES = "BYTES"
-_DATATYPES: Mapping[str, type[np.generic]] = {
-    BYTES: np.object_,
-    "INT64": np.int64,
-    "FP32": np.float32,
-    "UINT8": np.uint8,
-}
-"""Of KServe: those that our tensors have."""
-
-
-def datatype_of(array: NDArray[Any]) -> str:
-    """KServe's name of an array's type; of objects it is BYTES."""
-    return next(name for name, dtype in _DATATYPES.items() if array.dtype == dtype)
-
-
-def to_raw(array: NDArray[Any]) -> bytes:
-    """An array's content in a message; before each element of BYTES stands its length."""
-    if array.dtype != np.object_:
-        return array.tobytes()
-    elements: list[bytes] = array.reshape(-1).tolist()
-    return b"".join(len(each).to_bytes(4, "little") + each for each in elements)
-
-
-def from_raw(raw: bytes, datatype: str, shape: Sequence[int]) -> NDArray[Any]:
-    """What `to_raw` wrote, of KServe's datatype."""
-    if datatype != BYTES:
-        return np.frombuffer(raw, _DATATYPES[datatype]).reshape(shape)
-    elements, start = [], 0
-    while start < len(raw):
-        end = start + 4 + int.from_bytes(raw[start : start + 4], "little")
-        elements.append(raw[start + 4 : end])
-        start = end
-    return np.array(elements, np.object_).reshape(shape)
 
 
 def explore_inputs(spec: ExploreSpec, seeds: Sequence[int] | None = None) -> Arrays:

@@ -79,7 +79,7 @@ class ServerRunningError(ServerStartError):
     """Another server already runs on the same state folder."""
 
 
-_CODES: tuple[tuple[type[HeliostatError], Code], ...] = (
+CODES: tuple[tuple[type[HeliostatError], Code], ...] = (
     (TokenError, Code.UNAUTHENTICATED),
     (ForbiddenError, Code.PERMISSION_DENIED),
     (ExistsError, Code.ALREADY_EXISTS),
@@ -106,7 +106,7 @@ _ERRORS: Mapping[Code, type[HeliostatError]] = {
 
 def code_of(error: BaseException) -> Code:
     """The wire code of an error."""
-    return next((code for kind, code in _CODES if isinstance(error, kind)), Code.INTERNAL)
+    return next((code for kind, code in CODES if isinstance(error, kind)), Code.INTERNAL)
 
 
 def error_of(code: Code | None, sentence: str) -> HeliostatError:

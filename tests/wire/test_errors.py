@@ -7,7 +7,7 @@ from http import HTTPStatus
 import grpc
 import pytest
 
-from heliostat_wire.errors import Again, Code, Refusal, says_restarting
+from heliostat_wire.errors import Again, Code, Refusal, foreign_code
 
 
 @pytest.mark.parametrize("code", Code)
@@ -55,7 +55,23 @@ def test_statuses_over_http_are_errors_and_differ() -> None:
     assert min(statuses) >= HTTPStatus.BAD_REQUEST
 
 
-def test_triton_says_in_several_ways_that_a_model_is_down() -> None:
-    assert says_restarting("Stub process 'score_0' is not healthy.")
-    assert says_restarting("Request for unknown model: 'score' has no available versions")
-    assert not says_restarting("a reward is NaN")
+@pytest.mark.parametrize("status", ["", "INTERNAL", "NOT_FOUND", "UNKNOWN", "CANCELLED", "ABORTED"])
+def test_what_is_not_the_servers_own_may_pass(status: str) -> None:
+    assert foreign_code(status) is Code.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        ("INVALID_ARGUMENT", Code.INVALID_ARGUMENT),
+        ("INVALID_ARG", Code.INVALID_ARGUMENT),
+        ("UNIMPLEMENTED", Code.INVALID_ARGUMENT),
+        ("PERMISSION_DENIED", Code.PERMISSION_DENIED),
+        ("RESOURCE_EXHAUSTED", Code.RESOURCE_EXHAUSTED),
+    ],
+)
+def test_a_status_that_speaks_of_the_request_itself_is_no_reason_to_ask_again(
+    status: str, code: Code
+) -> None:
+    assert Refusal(foreign_code(status), "no").again is Again.NEVER
+    assert foreign_code(status) is code

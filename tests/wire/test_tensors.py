@@ -5,23 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_proto.rollout_pb2 import LoadReport, ScoreSpec
-from heliostat_wire.names import Tensor
 from heliostat_wire.specs import json_element, read_json_element, spec_name
 from heliostat_wire.tensors import (
     DrawnBatch,
     conditioning_arrays,
-    datatype_of,
-    encode_inputs,
-    from_raw,
     read_conditioning,
     score_inputs,
-    to_raw,
 )
 
 
@@ -51,25 +45,6 @@ def test_a_batch_is_read_as_it_was_written(with_latents: bool) -> None:
     if with_latents:
         assert torch.equal(read.latents, latents)
         assert read.latents.data_ptr() != latents.data_ptr()
-
-
-def test_texts_are_packed_as_tritons_own_client_packs_them() -> None:
-    texts = encode_inputs(["a red cat", "", "größer"])[Tensor.PROMPTS]
-    raw = to_raw(texts)
-    assert raw == serialize_byte_tensor(texts).item()
-    assert deserialize_bytes_tensor(raw).tolist() == texts.tolist()
-    assert from_raw(raw, "BYTES", [3]).tolist() == texts.tolist()
-
-
-@pytest.mark.parametrize(
-    ("dtype", "datatype"), [(np.int64, "INT64"), (np.float32, "FP32"), (np.uint8, "UINT8")]
-)
-def test_numbers_keep_type_and_shape(dtype: type, datatype: str) -> None:
-    array = np.arange(6, dtype=dtype).reshape(2, 3)
-    assert datatype_of(array) == datatype
-    read = from_raw(to_raw(array), datatype, array.shape)
-    assert read.dtype == dtype
-    assert read.tolist() == array.tolist()
 
 
 def test_a_message_is_read_by_an_older_side_too() -> None:

@@ -1,1 +1,1 @@
-"""The trainer: explore, select, regenerate, optimise, publish."""
+"""The trainer: explore, redraw, score, train, publish."""

@@ -101,7 +101,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Row:
+class WayResult:
     """A way with a number of steps, against plain BF16 in eager torch at full steps.
 
     speedup: median over batches drawn in turn, with the lowest and highest. latent_error: relative,
@@ -184,7 +184,7 @@ class Bench:
         self._conditioning = encoder.encode(self._prompts)
         self._decoder = family.load_decoder(self._checkpoint).to(self._device)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[WayResult]:
         """Every way with full steps and with exploration's; the first is the reference."""
         with self._stages.during("load every way of drawing"):
             ways = list(self._ways())
@@ -192,7 +192,9 @@ class Bench:
         with self._stages.during("compare"):
             return self._compared(ways, drawn)
 
-    def _compared(self, ways: Sequence[Way], drawn: Mapping[tuple[str, int], Drawn]) -> list[Row]:
+    def _compared(
+        self, ways: Sequence[Way], drawn: Mapping[tuple[str, int], Drawn]
+    ) -> list[WayResult]:
         (reference, *_) = drawn.values()
         images = self._decode(reference.latents)
         rewards = None if self._reward is None else self._rate(self._reward, images)
@@ -290,14 +292,14 @@ class Bench:
         reference: Drawn,
         images: torch.Tensor,
         rewards: NDArray[np.float64] | None,
-    ) -> Row:
+    ) -> WayResult:
         pairs = zip(reference.seconds, drawn.seconds, strict=True)
         speedups = [base / took for base, took in pairs]
         own = self._decode(drawn.latents)
         agreement = None
         if self._reward is not None and rewards is not None:
             agreement = _agreement(self._rate(self._reward, own), rewards)
-        return Row(
+        return WayResult(
             way=way.name,
             steps=steps,
             note=way.note,
@@ -348,7 +350,7 @@ def _psnr_db(images: torch.Tensor, reference: torch.Tensor) -> float:
     return float((-10 * error.log10()).mean())
 
 
-def _table(settings: BenchSettings, rows: Sequence[Row]) -> Table:
+def _table(settings: BenchSettings, rows: Sequence[WayResult]) -> Table:
     first = rows[0]
     title = (
         f"{settings.family}: {settings.groups} prompts x {settings.candidates} seeds in batches of "
@@ -369,7 +371,7 @@ def _table(settings: BenchSettings, rows: Sequence[Row]) -> Table:
 _RANKS = ("rho", "tau-b", "overlap@K", "spread")
 
 
-def _cells(row: Row, *, reference: Row) -> list[str]:
+def _cells(row: WayResult, *, reference: WayResult) -> list[str]:
     same = row == reference
     cells = [
         row.way + ("*" if row.note else ""),

@@ -16,7 +16,7 @@ from heliostat.screens.engine_build import quieten
 from heliostat_engines.compiling.cache import EngineCache, default_cache_root
 from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.doctor.machine import examine_machine
-from heliostat_engines.doctor.room import family_room, measure_space, room_findings
+from heliostat_engines.doctor.space import family_space, measure_space, space_findings
 from heliostat_engines.doctor.trial import ModeTrial, Trials, compile_ahead
 from heliostat_engines.errors import RuntimeMissingError
 from heliostat_engines.families import FAMILIES, get_family
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from heliostat_engines.doctor.room import FamilyRoom, Need
+    from heliostat_engines.doctor.space import FamilySpace, SpaceNeed
     from heliostat_engines.machine.hardware import Gpu
     from heliostat_engines.progress import Progress
 
@@ -47,7 +47,7 @@ class Examination:
     """All that was found out."""
 
     findings: tuple[Finding, ...]
-    rooms: tuple[FamilyRoom, ...]
+    families: tuple[FamilySpace, ...]
     trials: tuple[ModeTrial, ...]
 
     @property
@@ -60,7 +60,7 @@ class Examination:
         return json.dumps(
             {
                 "findings": [finding.model_dump() for finding in self.findings],
-                "families": [room.model_dump() for room in self.rooms],
+                "families": [needs.model_dump() for needs in self.families],
                 "trials": [trial.model_dump() for trial in self.trials],
             },
             indent=2,
@@ -81,27 +81,27 @@ def run(families: Sequence[str], cache: Path | None, *, trial: bool, as_json: bo
         console.out(examination.as_json(), highlight=False)
     else:
         console.print(_findings_table(examination.findings))
-        console.print(_rooms_table(examination.rooms))
+        console.print(_families_table(examination.families))
         console.print(_verdict(examination.problems))
     return examination.problems == 0
 
 
 def examine(asked: Sequence[str], cache: Path, *, trial: bool) -> Examination:
-    """Look at every part, at the room of every family, and try a small engine if `trial`."""
+    """Look at every part, at the space that each family takes, and try a small engine if `trial`."""
     gpu = find_gpu()
     with shown(Console(stderr=True)) as stages:
         with stages.during("look at this machine"):
             space = measure_space(cache)
-            rooms = tuple(family_room(family(), space) for family in FAMILIES)
+            families = tuple(family_space(family(), space) for family in FAMILIES)
             findings = [*examine_machine(gpu, cache), *_server_findings()]
         with stages.during("try a small engine"):
             tried = _try_engines(gpu, EngineCache(cache), stages) if trial else ()
-    for room in rooms:
-        if room.family in asked:
-            findings += room_findings(room)
+    for needs in families:
+        if needs.family in asked:
+            findings += space_findings(needs)
     trials = tuple(one for one in tried if isinstance(one, ModeTrial))
     findings += [one.finding() if isinstance(one, ModeTrial) else one for one in tried]
-    return Examination(tuple(findings), rooms, trials)
+    return Examination(tuple(findings), families, trials)
 
 
 def _try_engines(
@@ -133,29 +133,29 @@ def _findings_table(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def _rooms_table(rooms: Sequence[FamilyRoom]) -> Table:
+def _families_table(families: Sequence[FamilySpace]) -> Table:
     table = Table(
         "family",
         "BF16",
         "NVFP4",
         "explore with torch",
         "build an engine",
-        title="Room for the published transformers: takes / free. Text encoders and decoder come on top.",
+        title="Space for the published transformers: takes / free. Text encoders and decoder come on top.",
         title_justify="left",
     )
-    for room in rooms:
+    for needs in families:
         table.add_row(
-            room.family,
-            filesize.decimal(room.bf16_bytes),
-            filesize.decimal(room.nvfp4_bytes),
-            _cell(room.torch),
-            "\n".join(_cell(need) for need in room.build),
+            needs.family,
+            filesize.decimal(needs.bf16_bytes),
+            filesize.decimal(needs.nvfp4_bytes),
+            _cell(needs.torch),
+            "\n".join(_cell(need) for need in needs.build),
             end_section=True,
         )
     return table
 
 
-def _cell(need: Need) -> str:
+def _cell(need: SpaceNeed) -> str:
     mark = "[green]fits[/green]" if need.fits else "[red]does not fit[/red]"
     return f"{need.what} {filesize.decimal(need.takes)} / {filesize.decimal(need.free)}, {mark}"
 

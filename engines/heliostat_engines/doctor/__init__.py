@@ -1,1 +1,1 @@
-"""What this machine can do: its parts, its room for each family, and a small engine tried on it."""
+"""What this machine can do: its parts, the space that each family takes, and a small engine tried on it."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from heliostat_proto import control_pb2
 from heliostat_server.experiments.terms import ShareChange
+from heliostat_wire.version import OURS
 
 if TYPE_CHECKING:
     from heliostat_server.control.operations import ServerInfo
@@ -47,6 +48,8 @@ def info_message(info: ServerInfo) -> control_pb2.InfoResponse:
         solvers=description.solvers,
         max_queued_images=info.max_queued_images,
         decoders=description.decoders,
+        wire_version=OURS.version,
+        oldest_wire_version=OURS.oldest,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 import triton_python_backend_utils as pb
 
 from heliostat_server.errors import UnavailableError, error_of, refusal_of
-from heliostat_wire.errors import Code, Refusal, says_restarting
+from heliostat_wire.errors import Code, Refusal, foreign_code
 from heliostat_wire.names import Tensor
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ def error_from(model: str, error: Any) -> HeliostatError:
     refusal = Refusal.read(message)
     if refusal is not None:
         return error_of(refusal.code, refusal.sentence)
-    if says_restarting(message):
+    code = foreign_code(error.code().name)
+    if code is Code.UNAVAILABLE:
         return UnavailableError(
-            f"the server's model {model} is being restarted: try again in a few seconds"
+            f"the server's model {model} is not there just now ({message}): try again in a few seconds"
         )
-    code = next((code for code in Code if _triton_code(code) == error.code()), None)
     return error_of(code, message)
 
 

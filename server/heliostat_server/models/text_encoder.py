@@ -12,6 +12,7 @@ from heliostat_server.errors import RequestError
 from heliostat_server.models.answering import answer_each
 from heliostat_server.models.guard import Guard
 from heliostat_server.models.tensors import response
+from heliostat_server.specs import check_count, check_lengths
 from heliostat_wire.names import Model, Tensor
 from heliostat_wire.tensors import conditioning_arrays
 
@@ -47,15 +48,6 @@ class TextEncoderModel:
             raise RequestError(f"a prompt is not UTF-8: {error}") from error
         if not prompts:
             raise RequestError(f"{Tensor.PROMPTS} is empty")
-        if len(prompts) > self._limits.max_seeds:
-            raise RequestError(
-                f"{len(prompts)} prompts in one request, the server takes up to "
-                f"{self._limits.max_seeds}: split it"
-            )
-        longest = max(map(len, prompts))
-        if longest > self._limits.max_prompt_chars:
-            raise RequestError(
-                f"a prompt has {longest} characters, the server takes up to "
-                f"{self._limits.max_prompt_chars}"
-            )
+        check_count(len(prompts), "prompts in one request", self._limits.max_seeds)
+        check_lengths(prompts, self._limits.max_prompt_chars)
         return prompts

@@ -13,7 +13,7 @@ from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_server.decoders import decoder_of
 from heliostat_server.errors import RequestError
 from heliostat_server.rewards.registry import check_rewards
-from heliostat_server.specs import parse_spec
+from heliostat_server.specs import check_count, check_lengths, parse_spec
 from heliostat_server.store.keys import check_experiment
 
 if TYPE_CHECKING:
@@ -84,11 +84,7 @@ def check_prompt(prompt: str, limits: LimitSettings) -> None:
     """Refuse empty and overlong prompts. Raises RequestError."""
     if not prompt.strip():
         raise RequestError("the prompt is empty")
-    if len(prompt) > limits.max_prompt_chars:
-        raise RequestError(
-            f"the prompt has {len(prompt)} characters, the server takes up to "
-            f"{limits.max_prompt_chars}: shorten it, or start the server with --max-prompt-chars"
-        )
+    check_lengths([prompt], limits.max_prompt_chars)
 
 
 def _load(sha256: str, seeds: Sequence[int]) -> Load:
@@ -161,10 +157,7 @@ def _check_seeds(seeds: Sequence[int], limits: LimitSettings) -> None:
     count, batch = len(seeds), limits.batch
     if count == 0:
         raise RequestError("the rollout has no seeds: send them as the input SEEDS")
-    if count > limits.max_seeds:
-        raise RequestError(
-            f"{count} seeds in one rollout, the server takes up to {limits.max_seeds}: split it"
-        )
+    check_count(count, "seeds in one rollout", limits.max_seeds)
     if count % batch:
         below, above = count - count % batch, count - count % batch + batch
         choices = f"{below} or {above}" if below else f"{above}"

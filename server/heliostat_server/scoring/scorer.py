@@ -15,7 +15,7 @@ from heliostat_server.rewards.registry import check_rewards
 from heliostat_server.rewards.reward import check_prompt
 from heliostat_server.scoring.finite import check_latents, check_reward
 from heliostat_server.scoring.metrics import ScoreMetrics
-from heliostat_server.specs import parse_spec
+from heliostat_server.specs import check_count, check_lengths, parse_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,11 +94,7 @@ class Scorer:
         if not asked.check_prompts:
             raise RequestError("LATENTS are missing: send them, or set check_prompts in SPEC")
         check_rewards(asked.rewards, self._rewards.names)
-        if len(asked.prompts) > self._limits.max_seeds:
-            raise RequestError(
-                f"{len(asked.prompts)} prompts in one request, the server takes up to "
-                f"{self._limits.max_seeds}: split it"
-            )
+        check_count(len(asked.prompts), "prompts in one request", self._limits.max_seeds)
         rewards = [self._rewards.get(name) for name in asked.rewards]
         problems = (
             (place, self._problem(text, rewards)) for place, text in enumerate(asked.prompts)
@@ -153,20 +149,11 @@ class Scorer:
                 f"LATENTS has shape {list(latents.shape)}, this server's model takes "
                 f"[B, {', '.join(map(str, self._latent_shape))}]"
             )
-        if len(latents) > self._limits.max_seeds:
-            raise RequestError(
-                f"{len(latents)} latents in one request, the server takes up to "
-                f"{self._limits.max_seeds}: split it"
-            )
+        check_count(len(latents), "latents in one request", self._limits.max_seeds)
 
     def _check_prompts(self, prompts: Sequence[str], count: int) -> None:
         if len(prompts) not in {1, count}:
             raise RequestError(
                 f"{len(prompts)} prompts for {count} latents: give one for all, or one for each"
             )
-        longest = max(map(len, prompts))
-        if longest > self._limits.max_prompt_chars:
-            raise RequestError(
-                f"a prompt has {longest} characters, the server takes up to "
-                f"{self._limits.max_prompt_chars}"
-            )
+        check_lengths(prompts, self._limits.max_prompt_chars)

@@ -12,16 +12,11 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from heliostat_engines.machine.network import grpc_options
 from heliostat_proto.rollout_pb2 import ExploreSpec, LoadReport, LoadSpec, RolloutSpec, ScoreSpec
 from heliostat_server.errors import ModelError, UnavailableError, error_of
-from heliostat_wire.errors import Code, Refusal, says_restarting
+from heliostat_wire.errors import Code, Refusal, foreign_code
+from heliostat_wire.kserve import infer_request, read_outputs
 from heliostat_wire.names import Model, Tensor
 from heliostat_wire.specs import read_json_element
-from heliostat_wire.tensors import (
-    datatype_of,
-    explore_inputs,
-    from_raw,
-    score_inputs,
-    to_raw,
-)
+from heliostat_wire.tensors import explore_inputs, score_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +26,6 @@ if TYPE_CHECKING:
 
     from heliostat_engines.errors import HeliostatError
     from heliostat_server.settings import ServeSettings
-    from heliostat_wire.tensors import Arrays
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 _GRACE_S = 5.0
@@ -104,9 +98,9 @@ class TritonClient:
     def load_adapter(self, sha256: str, timeout_s: float) -> LoadReport:
         """Make a staged adapter resident in `explore`. Raises the reason if it is refused."""
         spec = ExploreSpec(load=LoadSpec(sha256=sha256))
-        request = _request(Model.EXPLORE, explore_inputs(spec))
+        request = infer_request(Model.EXPLORE, explore_inputs(spec))
         for answer in self._explore(request, timeout_s):
-            return read_json_element(_outputs(answer)[Tensor.REPORT], LoadReport())
+            return read_json_element(read_outputs(answer)[Tensor.REPORT], LoadReport())
         raise ModelError("the engine gave no answer to a load")
 
     def draw(
@@ -115,11 +109,11 @@ class TritonClient:
         """latents[N, ...] of seeds[N]. Raises the reason if the server refuses."""
         spec = ExploreSpec(rollout=rollout)
         spec.rollout.return_latents = True
-        request = _request(Model.EXPLORE, explore_inputs(spec, seeds))
+        request = infer_request(Model.EXPLORE, explore_inputs(spec, seeds))
         request.parameters["timeout"].int64_param = int(timeout_s * 1e6)
         latents: dict[int, NDArray[np.float32]] = {}
         for answer in self._explore(request, timeout_s + _GRACE_S):
-            batch = _outputs(answer)
+            batch = read_outputs(answer)
             latents.update(zip(batch[Tensor.SEEDS].tolist(), batch[Tensor.LATENTS], strict=True))
         return np.stack([latents[seed] for seed in seeds])
 
@@ -128,18 +122,18 @@ class TritonClient:
     ) -> NDArray[np.uint8]:
         """images[B, H, W, 3] of latents[B, ...]. Raises the reason if the server refuses."""
         spec = ScoreSpec(prompts=[prompt], return_images=True)
-        request = _request(Model.SCORE, score_inputs(spec, latents))
+        request = infer_request(Model.SCORE, score_inputs(spec, latents))
         answer = self._call(
             lambda: self._triton.ModelInfer(request, timeout=timeout_s, metadata=self._metadata)
         )
-        return _outputs(answer)[Tensor.IMAGES]
+        return read_outputs(answer)[Tensor.IMAGES]
 
     def _explore(self, request: object, timeout_s: float) -> list[Any]:
         """The answers with outputs. Raises the reason if there is an error among them."""
         answers = self._call(lambda: self._stream(request, timeout_s))
         for answer in answers:
             if answer.error_message:
-                raise _error_of(grpc.StatusCode.INTERNAL, answer.error_message)
+                raise _error_of("", answer.error_message)
         return [answer.infer_response for answer in answers if answer.infer_response.outputs]
 
     def _stream(self, request: object, timeout: float) -> list[Any]:
@@ -154,32 +148,20 @@ class TritonClient:
         try:
             return method()
         except grpc.RpcError as error:
-            raise _error_of(error.code(), error.details()) from error
+            raise _error_of(error.code().name, error.details() or "") from error
 
 
-def _request(model: Model, inputs: Arrays) -> Any:
-    request = service_pb2.ModelInferRequest(model_name=model)
-    for name, array in inputs.items():
-        request.inputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
-        request.raw_input_contents.append(to_raw(array))
-    return request
-
-
-def _outputs(answer: Any) -> Arrays:
-    return {
-        output.name: from_raw(raw, output.datatype, list(output.shape))
-        for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
-    }
-
-
-def _error_of(status: grpc.StatusCode, details: str | None) -> HeliostatError:
-    message = details or ""
+def _error_of(status: str, message: str) -> HeliostatError:
+    """The error to raise of a call; of a stream's errors there is only the message."""
     refusal = Refusal.read(message)
     if refusal is not None:
         return error_of(refusal.code, _sentence(refusal.sentence))
-    if says_restarting(message):
-        return UnavailableError("the engine is being restarted: try again in a few seconds")
-    return error_of(Code.named(status.name), _sentence(message))
+    code, sentence = foreign_code(status), _sentence(message)
+    if code is Code.UNAVAILABLE:
+        return UnavailableError(
+            f"the engine is not there just now ({sentence}): try again in a few seconds"
+        )
+    return error_of(code, sentence)
 
 
 def _sentence(details: str) -> str:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from heliostat.cli import app
 from heliostat.screens import doctor
-from heliostat_engines.doctor.room import Space
+from heliostat_engines.doctor.space import Space
 from heliostat_engines.errors import UnknownFamilyError
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher import examination

@@ -16,6 +16,7 @@ from heliostat_server.experiments.tokens import digest
 from heliostat_server.processes.ports import free_ports
 from heliostat_server.settings import AskedLimits
 from heliostat_server.store.experiments import MAX_TUNED_CHARS, ExperimentStore
+from heliostat_wire.version import OURS, WireVersion
 from tests.server.control.dashboard.conftest import Engine
 from tests.server.control.test_publish import ADAPTER, Loader
 from tests.server.rollout_client import RolloutClient
@@ -59,6 +60,10 @@ def test_a_trainer_is_told_how_much_may_wait(
     for queued, told in ((40, 40), (2 * all_together, all_together)):
         experiments.change("e", {"max_queued_images": queued})
         assert client.info("e").max_queued_images == told
+
+
+def test_a_server_tells_its_version_of_the_wire(client: RolloutClient) -> None:
+    assert WireVersion.of(client.info()) == OURS
 
 
 def test_what_a_run_decided_comes_with_its_adapters(

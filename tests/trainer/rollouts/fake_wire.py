@@ -6,7 +6,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import numpy as np
@@ -56,6 +56,9 @@ class WireServer:
         self.solvers = ["euler", "dpm2m"]
         self.max_queued_images = 0
         self.decoders = ["full", "tiny"]
+        self.wire_version = self.oldest_wire_version = 0
+        self.loading = ""
+        """What Info is answered with, as long as there is no engine."""
         self.checked: list[list[str]] = []
         self.tokens = {"admin"}
         self.given = "of"
@@ -72,6 +75,12 @@ class WireServer:
         control_pb2_grpc.add_ControlServicer_to_server(_Control(self), self._control)
         self.port = self._control.add_insecure_port(f"127.0.0.1:{control_port}")
         self._control.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     @property
     def url(self) -> str:
@@ -114,6 +123,8 @@ class _Control(control_pb2_grpc.ControlServicer):
 
     def Info(self, _, context):  # noqa: N802
         self._server.check(context)
+        if self._server.loading:
+            unavailable(context, self._server.loading)
         return control_pb2.InfoResponse(
             server_version="1",
             rollout_address=f"127.0.0.1:{self._server.triton_port}",
@@ -135,6 +146,8 @@ class _Control(control_pb2_grpc.ControlServicer):
             solvers=self._server.solvers,
             max_queued_images=self._server.max_queued_images,
             decoders=self._server.decoders,
+            wire_version=self._server.wire_version,
+            oldest_wire_version=self._server.oldest_wire_version,
         )
 
     def GetExperiment(self, request, context):  # noqa: N802
@@ -147,8 +160,7 @@ class _Control(control_pb2_grpc.ControlServicer):
         self._server.check(context)
         parts = list(request_iterator)
         if self._server.faults.control:
-            context.set_trailing_metadata((("heliostat-code", "UNAVAILABLE"),))
-            context.abort(grpc.StatusCode.UNAVAILABLE, self._server.faults.control)
+            unavailable(context, self._server.faults.control)
         header = parts[0].header
         files = AdapterFiles(header.config, b"".join(part.chunk for part in parts[1:]))
         if len(files.tensors) != header.tensor_bytes or files.sha256 != header.sha256:
@@ -185,7 +197,7 @@ class _KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
         self._server.asked.append((spec["prompt"], tuple(seeds.tolist()), version))
         if version > len(self._server.published):
             yield service_pb2.ModelStreamInferResponse(
-                error_message=f"experiment {spec['experiment']} has no version {version}"
+                error_message=f"[NOT_FOUND] experiment {spec['experiment']} has no version {version}"
             )
             return
         for start in range(0, len(seeds), BATCH):
@@ -250,6 +262,12 @@ class _KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
         if spec.get("returnImages"):
             add(response, "IMAGES", np.zeros((len(latents), 4, 4, 3), np.uint8), "UINT8")
         return response
+
+
+def unavailable(context: Any, sentence: str) -> None:
+    """Say, as the control plane does, that something is not there at the moment."""
+    context.set_trailing_metadata((("heliostat-code", "UNAVAILABLE"),))
+    context.abort(grpc.StatusCode.UNAVAILABLE, sentence)
 
 
 def read_raw(request: Any, name: str) -> bytes:

@@ -37,13 +37,6 @@ ADMIN = GivenTokens("admin")
 
 
 @pytest.fixture
-def wire() -> Iterator[WireServer]:
-    server = WireServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def said() -> list[str]:
     return []
 
@@ -240,7 +233,8 @@ def test_embeddings_are_read(client: RolloutServer) -> None:
     [
         abort,
         lambda _: "Stub process 'explore_0' is not healthy.",
-        lambda _: "the server's model score is being restarted: try again in a few seconds",
+        lambda _: "[UNAVAILABLE] the server's model score is not there just now",
+        lambda _: "a sentence that nobody foresaw",
         lambda _: "Request for unknown model: 'explore' has no available versions",
     ],
 )
@@ -437,7 +431,7 @@ def test_refusals_are_raised_at_once_in_the_servers_words(
 ) -> None:
     with pytest.raises(ServerRefusedError, match="too large a rank"):
         client.publish(adapter(rank=9))
-    wire.faults.streams = [lambda _: "recipe says: steps 99 is more than 9"]
+    wire.faults.streams = [lambda _: "[INVALID_ARGUMENT] recipe says: steps 99 is more than 9"]
     with pytest.raises(ServerRefusedError, match="steps 99 is more than 9"):
         list(client.explore(requests(1)))
     assert len(wire.asked) == 1

@@ -9,21 +9,28 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.errors import ConfigError, ServerRefusedError
 from heliostat_trainer.prompts.places import place_of
 from heliostat_trainer.prompts.sets import read_prompt_sets
+from heliostat_trainer.rewards import RewardSum
+from heliostat_trainer.rollouts import handshake
+from heliostat_trainer.rollouts.client import RolloutServer
 from heliostat_trainer.rollouts.handshake import (
     check_against_server,
     check_decisions,
     checkpoint_warnings,
 )
+from heliostat_trainer.rollouts.tokens import GivenTokens
 from heliostat_trainer.settings.config import TrainConfig
 from heliostat_trainer.tuning import Decision, Shape
+from heliostat_trainer.types import GroupRequest
+from heliostat_wire.version import WireVersion
 from tests.trainer.conftest import HELDOUT, PROMPTS
 from tests.trainer.test_loop import run
 
 if TYPE_CHECKING:
     from tests.trainer.fake_server import FakeServer
+    from tests.trainer.rollouts.fake_wire import WireServer
 
 Configure = Callable[..., TrainConfig]
 
@@ -170,3 +177,45 @@ def test_without_a_digest_on_either_side_names_are_compared(server: FakeServer) 
 
 def test_the_server_says_the_digest_of_what_it_loaded(server: FakeServer) -> None:
     assert len(server.engine.describe().weights_digest) == 64
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "says"),
+    [
+        (WireVersion(3, 2), (0, 0), "the server .* is older than heliostat here"),
+        (WireVersion(3, 2), (9, 4), "heliostat here is older than the server"),
+    ],
+)
+def test_a_server_whose_wire_is_not_understood_is_refused(
+    wire: WireServer,
+    monkeypatch: pytest.MonkeyPatch,
+    ours: WireVersion,
+    theirs: tuple[int, int],
+    says: str,
+) -> None:
+    monkeypatch.setattr(handshake, "OURS", ours)
+    wire.wire_version, wire.oldest_wire_version = theirs
+    with (
+        RolloutServer(wire.url, "mine", tokens=GivenTokens("admin")) as client,
+        pytest.raises(ServerRefusedError, match=f"{wire.url}: {says}"),
+    ):
+        client.info()
+
+
+def test_a_newer_server_that_understands_us_is_used(
+    wire: WireServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handshake, "OURS", WireVersion(3, 2))
+    wire.wire_version, wire.oldest_wire_version = 9, 3
+    with RolloutServer(wire.url, "mine", tokens=GivenTokens("admin")) as client:
+        assert client.info().family == "demo"
+
+
+def test_a_server_that_is_replaced_by_one_that_is_not_understood_is_refused(
+    wire: WireServer,
+) -> None:
+    with RolloutServer(wire.url, "mine", tokens=GivenTokens("admin")) as client:
+        client.info()
+        wire.wire_version = wire.oldest_wire_version = 9
+        with pytest.raises(ServerRefusedError, match="update heliostat here"):
+            list(client.explore([GroupRequest(0, "p", (1, 2), 2, RewardSum.single("judge"))]))

@@ -42,7 +42,7 @@ RECIPE = {
 
 
 @dataclass(frozen=True)
-class Row:
+class RewardGain:
     """One reward on held-out prompts, before and after."""
 
     reward: str
@@ -135,12 +135,12 @@ def _evaluation_at(record: RunRecord, step: int) -> Evaluation | None:
     return done[-1] if done else None
 
 
-def _rows(record: RunRecord, after: Evaluation | None) -> list[Row]:
+def _rows(record: RunRecord, after: Evaluation | None) -> list[RewardGain]:
     if after is None:
         return []
     before = record.first
     return [
-        Row(
+        RewardGain(
             reward=name,
             trained_on=name in record.reward.trained,
             before=f"{before.means[name].mean:.4f}",

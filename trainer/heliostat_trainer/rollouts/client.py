@@ -18,6 +18,7 @@ from heliostat_proto.rollout_pb2 import PromptReport, ScoreSpec
 from heliostat_trainer.errors import ConfigError, ServerRefusedError, TokenRefusedError
 from heliostat_trainer.rollouts.exploration import Backlog, Behaviour, Exploration, RolloutStream
 from heliostat_trainer.rollouts.failures import ServerAwayError, control_error, triton_error
+from heliostat_trainer.rollouts.handshake import check_wire
 from heliostat_trainer.rollouts.patience import Patience
 from heliostat_trainer.rollouts.published import PublishedAdapters
 from heliostat_trainer.rollouts.service import RefusedPrompt, RefusedPrompts, Scores
@@ -348,6 +349,7 @@ class RolloutServer:
         access = self._opened()
         request = control_pb2.InfoRequest(experiment=self._experiment)
         answer = self._ask("Info", request, access, CONTROL_TIMEOUT_S)
+        check_wire(answer, self._url)
         self._info = _server_info(answer, self._address)
         return self._info
 

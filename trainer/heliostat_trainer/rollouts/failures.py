@@ -3,8 +3,8 @@
 `ServerAwayError`: gone. What was asked is asked again over fresh connections, for `server.patience_s`
 (`patience`); of several servers the others draw meanwhile (`replicas`). It is raised
 
-- of a call that fails with no code of the server's own: the network's, or Triton's of a model whose process
-  is down or loading (`triton_error`, `control_error`);
+- of a call that fails with no code of the server's own, which is the network's error, or Triton's of a model
+  whose process is down or loading, unless its status speaks of the request itself (`foreign_code`);
 - of a stream on which nothing was heard for too long, or which ended before all seeds were answered
   (`exploration`);
 - if a model is not ready, the server has moved to another address, or it has lost the run's adapter with its
@@ -31,34 +31,13 @@ import grpc
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.machine.network import grpc_detour
 from heliostat_trainer.errors import ServerRefusedError, TokenRefusedError
-from heliostat_wire.errors import Again, Code, Refusal, says_restarting
+from heliostat_wire.errors import Again, Code, Refusal, foreign_code
 from heliostat_wire.names import CODE_KEY
 
 if TYPE_CHECKING:
     from tritonclient.utils import InferenceServerException
 
-_AWAY_STATUSES = ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "ABORTED")
-"""Of gRPC, where the server has told no code."""
 _TOKEN_CODES = (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED)
-# Triton's client and gRPC tell these with statuses that mean anything, or with none.
-_AWAY_WORDS = (
-    "rst_stream",
-    "socket closed",
-    "connection reset",
-    "connection refused",
-    "server exiting",
-    "server is stopping",
-    "no longer in valid state",
-    "stream has been closed",
-)
-# Only servers of before their errors had codes need these: those of today tell each error with one.
-_OLD_SERVERS_WORDS = (
-    "being restarted",
-    "loading its models",
-    "shutting down",
-    "does not answer",
-    "try again in",
-)
 
 
 class ServerAwayError(HeliostatError, ConnectionError):
@@ -91,6 +70,7 @@ def control_error(error: grpc.RpcError, url: str) -> HeliostatError:
     """As `triton_error`, for the control plane at a URL."""
     assert isinstance(error, grpc.Call)
     details = error.details() or ""
+    # Of a server that speaks HTTP/1, as our own HTTP API does, gRPC has no status: only its words say so.
     if error.code() is grpc.StatusCode.UNIMPLEMENTED or "http1" in details.lower():
         return ServerRefusedError(
             f"{url} is not heliostat's control plane{grpc_detour(url)}: set server.url to the gRPC "
@@ -115,15 +95,8 @@ def refusal_error(refusal: Refusal) -> HeliostatError:
 
 
 def _foreign_error(message: str, status: str, address: str) -> HeliostatError:
-    """Of what lies between us and the server, of Triton, or of a server older than codes."""
-    sentence = message.strip() or status
-    if any(code in status for code in _TOKEN_CODES):
-        return TokenRefusedError(sentence)
-    words = (*_AWAY_WORDS, *_OLD_SERVERS_WORDS)
-    if (
-        any(away in status for away in _AWAY_STATUSES)
-        or says_restarting(message)
-        or any(away in message.lower() for away in words)
-    ):
+    """Of what lies between us and the server, or of Triton."""
+    code, sentence = foreign_code(status.rpartition(".")[2]), message.strip() or status
+    if code is Code.UNAVAILABLE:
         return ServerAwayError(sentence + grpc_detour(address))
-    return ServerRefusedError(sentence)
+    return refusal_error(Refusal(code, sentence))

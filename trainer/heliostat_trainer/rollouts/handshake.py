@@ -1,4 +1,4 @@
-"""Whether a run's settings fit the server: found out before anything is drawn."""
+"""Whether the server is understood, and a run's settings fit it: found out before anything is drawn."""
 
 from __future__ import annotations
 
@@ -6,19 +6,32 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from heliostat_engines.suggestions import suggest
-from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.errors import ConfigError, ServerRefusedError
 from heliostat_trainer.prompts.places import place_of
+from heliostat_wire.version import OURS, disagreement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from heliostat_proto.control_pb2 import InfoResponse
     from heliostat_trainer.prompts.sets import PromptSets
     from heliostat_trainer.rollouts.service import RolloutService
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.settings.prompts import HubPrompts
     from heliostat_trainer.tuning import Decision
     from heliostat_trainer.types import ServerInfo
+
+
+def check_wire(answer: InfoResponse, url: str) -> None:
+    """Compare versions of the wire, whenever the server at a URL says what it is: it may be a new one.
+
+    Raises:
+        ServerRefusedError: one side is too old for the other; says which.
+    """
+    problem = disagreement(answer, OURS)
+    if problem is not None:
+        raise ServerRefusedError(f"{url}: {problem}")
 
 
 def check_against_server(

@@ -11,7 +11,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput, KeepAliveOption
 
 from heliostat_engines.machine.network import grpc_options
 from heliostat_trainer.errors import ServerRefusedError
-from heliostat_wire.tensors import datatype_of
+from heliostat_wire.kserve import datatype_of, read_outputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,8 +97,7 @@ class Outputs(dict[str, "NDArray[Any]"]):
     @classmethod
     def of(cls, result: InferResult) -> Outputs:
         """Those of a call's result."""
-        names = [output.name for output in result.get_response().outputs]
-        return cls((name, result.as_numpy(name)) for name in names)
+        return cls(read_outputs(result.get_response()))
 
     def __missing__(self, name: str) -> NoReturn:
         raise ServerRefusedError(

@@ -30,7 +30,7 @@ class Space:
     gpu_bytes: int | None
 
 
-class Need(BaseModel):
+class SpaceNeed(BaseModel):
     """What a use takes of one resource, and what is free of it, in bytes."""
 
     model_config = ConfigDict(frozen=True)
@@ -45,7 +45,7 @@ class Need(BaseModel):
         return self.takes <= self.free
 
 
-class FamilyRoom(BaseModel):
+class FamilySpace(BaseModel):
     """A family's published transformer under its published map; text encoders and decoder come on top."""
 
     model_config = ConfigDict(frozen=True)
@@ -53,9 +53,9 @@ class FamilyRoom(BaseModel):
     family: str
     bf16_bytes: int
     nvfp4_bytes: int
-    torch: Need
+    torch: SpaceNeed
     """To explore with the torch runtime, where it runs."""
-    build: tuple[Need, ...]
+    build: tuple[SpaceNeed, ...]
     """To build an NVFP4 engine: memory, GPU memory if there is a GPU, disk."""
 
     @property
@@ -74,7 +74,7 @@ def measure_space(cache: Path) -> Space:
     )
 
 
-def family_room(family: Family, space: Space) -> FamilyRoom:
+def family_space(family: Family, space: Space) -> FamilySpace:
     """Compare a family's needs with the space there is. Takes no memory for weights."""
     transformer = family.build_transformer(Size.PUBLISHED)
     plans = plan_linears(transformer, family.precision_map, family.lora_targets)
@@ -84,11 +84,11 @@ def family_room(family: Family, space: Space) -> FamilyRoom:
     is_measured = is_local and family.activation_amax(family.default_checkpoint) is not None
     needs = BuildNeeds.of(nvfp4, 0 if is_measured else bf16)
     disk = needs.disk + (0 if is_local else bf16)
-    build = [Need(what="memory", takes=int(needs.host), free=space.host_bytes)]
+    build = [SpaceNeed(what="memory", takes=int(needs.host), free=space.host_bytes)]
     if space.gpu_bytes is not None:
-        build.append(Need(what="GPU memory", takes=int(needs.device), free=space.gpu_bytes))
-    build.append(Need(what="disk", takes=int(disk), free=space.disk_bytes))
-    return FamilyRoom(
+        build.append(SpaceNeed(what="GPU memory", takes=int(needs.device), free=space.gpu_bytes))
+    build.append(SpaceNeed(what="disk", takes=int(disk), free=space.disk_bytes))
+    return FamilySpace(
         family=family.name,
         bf16_bytes=bf16,
         nvfp4_bytes=nvfp4,
@@ -97,16 +97,16 @@ def family_room(family: Family, space: Space) -> FamilyRoom:
     )
 
 
-def room_findings(room: FamilyRoom) -> list[Finding]:
+def space_findings(needs: FamilySpace) -> list[Finding]:
     """What somebody who asked for this family has to know."""
-    lacking = [f"explore with it: {_lack(room.torch)}"] if not room.torch.fits else []
-    lacking += [f"build an engine of it: {_lack(need)}" for need in room.build if not need.fits]
+    lacking = [f"explore with it: {_lack(needs.torch)}"] if not needs.torch.fits else []
+    lacking += [f"build an engine of it: {_lack(need)}" for need in needs.build if not need.fits]
     if not lacking:
         text = "fits, to explore with torch and to build an engine"
-        return [Finding(part=room.family, level=Level.GOOD, text=text)]
+        return [Finding(part=needs.family, level=Level.GOOD, text=text)]
     return [
         Finding(
-            part=room.family,
+            part=needs.family,
             level=Level.PROBLEM,
             text=f"there is too little to {what}; free some, or use a larger machine",
         )
@@ -114,12 +114,12 @@ def room_findings(room: FamilyRoom) -> list[Finding]:
     ]
 
 
-def _torch_need(bf16: int, space: Space) -> Need:
+def _torch_need(bf16: int, space: Space) -> SpaceNeed:
     """All of it in BF16: while it loads, and for good where NVFP4 is emulated."""
     if space.gpu_bytes is None:
-        return Need(what="memory", takes=bf16, free=space.host_bytes)
-    return Need(what="GPU memory", takes=bf16, free=space.gpu_bytes)
+        return SpaceNeed(what="memory", takes=bf16, free=space.host_bytes)
+    return SpaceNeed(what="GPU memory", takes=bf16, free=space.gpu_bytes)
 
 
-def _lack(need: Need) -> str:
+def _lack(need: SpaceNeed) -> str:
     return f"{filesize.decimal(need.takes)} of {need.what}, {filesize.decimal(need.free)} are free"
