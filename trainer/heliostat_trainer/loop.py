@@ -66,11 +66,6 @@ class Parts:
     tuner: Tuner
     interrupts: Interrupts
 
-    def show(self, evaluation: Evaluation) -> None:
-        """Show an evaluation wherever the run is shown."""
-        self.progress.evaluated(evaluation)
-        self.trackers.evaluated(evaluation, self.evaluator.path(evaluation.step))
-
 
 class Trainer:
     """Runs training steps from a state on; what it is at is `state`, at a step's boundary."""
@@ -89,7 +84,7 @@ class Trainer:
         self._redrawing = Redrawing(config, parts.artist, parts.server, clock)
         self._watcher = Watcher(config, self._redrawing, self._ahead, self._explorers, clock)
         self._milestones = Milestones(
-            config, parts.evaluator, clock, parts.progress.say, parts.show
+            config, parts.evaluator, clock, parts.progress.say, self._show_evaluation
         )
         self._begun = state.step
         self._first_step = state.step + 1
@@ -275,9 +270,9 @@ class Trainer:
             self.state = replace(
                 state, elapsed_s=times.elapsed_s, metrics_bytes=parts.metrics.position
             )
-        self._show(metrics, verdict)
+        self._show_step(metrics, verdict)
 
-    def _show(self, metrics: StepMetrics, verdict: Verdict | None) -> None:
+    def _show_step(self, metrics: StepMetrics, verdict: Verdict | None) -> None:
         parts = self.parts
         parts.progress.step(metrics, self.outlook)
         if self._config.run.minutes is not None and metrics.step == self._first_step:
@@ -287,6 +282,10 @@ class Trainer:
             parts.progress.say(verdict.warning)
         if metrics.tuned is not None:
             parts.progress.say(f"step {metrics.step}: {metrics.tuned}")
+
+    def _show_evaluation(self, evaluation: Evaluation) -> None:
+        self.parts.progress.evaluated(evaluation)
+        self.parts.trackers.evaluated(evaluation, self.parts.evaluator.path(evaluation.step))
 
     def _evaluated(self, state: RunState) -> None:
         """Keep a state whose best step is another one."""

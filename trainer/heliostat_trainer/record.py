@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-from safetensors.torch import load_file
-
-from heliostat_engines.files.text import content_of
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluation.guards import Alarm, alarms
-from heliostat_trainer.evaluation.results import IMAGES, Evaluation, pair, read_evaluations
+from heliostat_trainer.evaluation.results import Evaluation, pair, read_evaluations, read_pictures
 from heliostat_trainer.evaluation.showcase import Showcase, read_showcase
 from heliostat_trainer.folder.layout import RUN_FILE, RunFolder, step_folder
 from heliostat_trainer.folder.metrics import number, read_metrics
@@ -31,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -133,14 +130,8 @@ class RunRecord:
 
     def images(self, evaluation: Evaluation) -> NDArray[np.uint8]:
         """images[P, S, H, W, 3] that an evaluation kept."""
-        path = step_folder(RunFolder(self.folder).evaluations, evaluation.step) / IMAGES
-        with content_of(path, kind=RunFolderError):
-            images: NDArray[np.uint8] = load_file(path)[
-                f"{evaluation.policy}/guidance_{evaluation.guidance:g}"
-            ].numpy()
-            if images.ndim != 5 or images.dtype != np.uint8:
-                raise ValueError("its images are of another form")
-        return images
+        folder = step_folder(RunFolder(self.folder).evaluations, evaluation.step)
+        return read_pictures(folder, evaluation)
 
     def _section(self, name: str) -> dict[str, Any]:
         prefix = f"{name}."

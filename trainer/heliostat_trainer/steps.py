@@ -66,13 +66,12 @@ class StepResult:
         rewards = np.concatenate([group.rewards for group in samples])
         explore_s = max(selection.group.elapsed_s for selection in selections)
         adapter, request = self.adapter, selections[0].group.request
+        lag = self.step - 1 - explored_after(self.step, config.recipe.depth)
         return StepMetrics(
             step=self.step,
             seconds=times.seconds,
             adapter_version=adapter.version if adapter else 0,
-            version_lag=self.step - 1 - explored_after(self.step, config.recipe.depth)
-            if adapter
-            else 0,
+            version_lag=lag if adapter else 0,
             bound_modules=adapter.bound_modules if adapter else 0,
             explored=len(proxy),
             explore_images_per_s=len(proxy) / explore_s if explore_s else None,

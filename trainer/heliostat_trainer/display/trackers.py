@@ -14,12 +14,11 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file
-
 from heliostat_engines.errors import first_line
 from heliostat_engines.files.atomic import atomic_text
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.evaluation.guards import measured
+from heliostat_trainer.evaluation.results import read_pictures
 from heliostat_trainer.folder.layout import RunFolder
 from heliostat_trainer.settings.compare import flatten
 from heliostat_trainer.settings.run import TrackerName, WandbMode
@@ -85,8 +84,7 @@ class Trackers:
         name = f"evaluation/guidance_{evaluation.guidance:g}"
         numbers = {f"{name}/{reward}": mean.mean for reward, mean in evaluation.means.items()}
         numbers |= {f"{name}/{k}": float(v.mean()) for k, v in measured(evaluation).items()}
-        key = f"{evaluation.policy}/guidance_{evaluation.guidance:g}"
-        images = load_file(folder / "images.safetensors")[key][: self._settings.pictures, 0].numpy()
+        images = read_pictures(folder, evaluation)[: self._settings.pictures, 0]
         captions = evaluation.prompts[: len(images)]
         self._each(lambda tracker: tracker.numbers(evaluation.step, numbers))
         if len(images):

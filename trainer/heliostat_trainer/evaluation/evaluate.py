@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
-from heliostat_engines.files.atomic import atomic_folder, discard_folder
+from heliostat_engines.files.atomic import discard_folder
 from heliostat_engines.progress import Stages
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluation.budget import (
@@ -23,15 +21,14 @@ from heliostat_trainer.evaluation.budget import (
     allowed_s,
 )
 from heliostat_trainer.evaluation.results import (
-    IMAGES,
     LAYOUT,
-    RESULTS,
     Conditions,
     Evaluation,
     pair,
     prompt_interval,
     read_evaluations,
     read_results,
+    write_results,
 )
 from heliostat_trainer.evaluation.statistics import PER_IMAGE, diversity
 from heliostat_trainer.folder.layout import kept_steps, step_folder
@@ -164,17 +161,14 @@ class Evaluator:
         Raises:
             FilesError: the results cannot be written.
         """
-        evaluations, images = [], {}
+        evaluations, pictures = [], []
         done, nfes = 0, sum(map(self._settings.nfes, guidances))
         for scale in guidances:
             low, done = done, done + self._settings.nfes(scale)
-            evaluation, pictures = self._evaluate(step, policy, scale, (low / nfes, done / nfes))
+            evaluation, images = self._evaluate(step, policy, scale, (low / nfes, done / nfes))
             evaluations.append(evaluation)
-            images[f"{policy}/guidance_{scale:g}"] = pictures
-        with atomic_folder(self.path(step), LAYOUT) as draft:
-            content = json.dumps([asdict(evaluation) for evaluation in evaluations])
-            (draft / RESULTS).write_text(content, encoding="utf-8")
-            (draft / IMAGES).write_bytes(save(images))
+            pictures.append(images)
+        write_results(self.path(step), evaluations, pictures)
         return tuple(evaluations)
 
     def _evaluate(
@@ -300,7 +294,7 @@ class Evaluator:
     def _kept(self, step: int) -> list[Evaluation]:
         """What there is of a step; nothing where it cannot be read: then it is evaluated anew."""
         try:
-            return read_results(self.path(step) / RESULTS)
+            return read_results(self.path(step))
         except RunFolderError:
             return []
 

@@ -8,12 +8,15 @@ guidance). A resumed run may evaluate with other settings: only evaluations that
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save
 
+from heliostat_engines.files.atomic import atomic_folder
 from heliostat_engines.files.ownership import Layout
 from heliostat_engines.files.text import content_of, read_json
 from heliostat_engines.sampling.solvers import Solver
@@ -23,7 +26,7 @@ from heliostat_trainer.folder.layout import kept_steps, step_folder
 from heliostat_trainer.policy.policy import PolicyName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -113,8 +116,8 @@ def read_evaluations(
     """All evaluations of a run's `evaluation/` folder, by step; `say` is told of damaged ones."""
     evaluations: list[Evaluation] = []
     for step in kept_steps(folder):
-        path = step_folder(folder, step) / RESULTS
-        if not path.exists():
+        path = step_folder(folder, step)
+        if not (path / RESULTS).exists():
             continue
         try:
             evaluations += read_results(path)
@@ -189,10 +192,41 @@ def prompt_interval(values: NDArray[np.float64]) -> Interval:
     return interval(torch.from_numpy(values.mean(axis=1)))
 
 
-def read_results(path: Path) -> list[Evaluation]:
-    """The evaluations of one step, of its results.json. Raises RunFolderError."""
+def write_results(
+    folder: Path, evaluations: Sequence[Evaluation], pictures: Sequence[torch.Tensor]
+) -> None:
+    """Keep a step's evaluations in its folder, with images[P, S, H, W, 3] of each.
+
+    Raises:
+        FilesError: they cannot be written.
+    """
+    images = {_key(each): shown for each, shown in zip(evaluations, pictures, strict=True)}
+    with atomic_folder(folder, LAYOUT) as draft:
+        content = json.dumps([asdict(evaluation) for evaluation in evaluations])
+        (draft / RESULTS).write_text(content, encoding="utf-8")
+        (draft / IMAGES).write_bytes(save(images))
+
+
+def read_results(folder: Path) -> list[Evaluation]:
+    """The evaluations in a step's folder. Raises RunFolderError."""
+    path = folder / RESULTS
     with content_of(path, kind=RunFolderError):
         return [_evaluation(entry) for entry in read_json(path)]
+
+
+def read_pictures(folder: Path, evaluation: Evaluation) -> NDArray[np.uint8]:
+    """images[P, S, H, W, 3] that an evaluation kept in its step's folder. Raises RunFolderError."""
+    path = folder / IMAGES
+    with content_of(path, kind=RunFolderError):
+        images: NDArray[np.uint8] = load_file(path)[_key(evaluation)].numpy()
+        if images.ndim != 5 or images.dtype != np.uint8:
+            raise ValueError("its images are of another form")
+    return images
+
+
+def _key(evaluation: Evaluation) -> str:
+    """Of an evaluation's images among its step's."""
+    return f"{evaluation.policy}/guidance_{evaluation.guidance:g}"
 
 
 def _evaluation(entry: dict[str, object]) -> Evaluation:
