@@ -16,11 +16,13 @@ from heliostat_engines.parts import parts
 from heliostat_proto import control_pb2, control_pb2_grpc
 from heliostat_proto.rollout_pb2 import PromptReport, ScoreSpec
 from heliostat_trainer.errors import ConfigError, ServerRefusedError, TokenRefusedError
-from heliostat_trainer.rollouts.exploration import Backlog, Behaviour, Exploration, RolloutStream
+from heliostat_trainer.rollouts.backlog import Backlog
+from heliostat_trainer.rollouts.exploration import Exploration
 from heliostat_trainer.rollouts.failures import ServerAwayError, control_error, triton_error
 from heliostat_trainer.rollouts.patience import Patience
 from heliostat_trainer.rollouts.published import PublishedAdapters
 from heliostat_trainer.rollouts.service import RefusedPrompt, RefusedPrompts, Scores
+from heliostat_trainer.rollouts.stream import Behaviour, RolloutStream
 from heliostat_trainer.rollouts.tokens import GivenTokens
 from heliostat_trainer.rollouts.wire import Access, Outputs, infer_inputs
 from heliostat_trainer.settings.server import TLS_SCHEME, server_address

@@ -12,7 +12,7 @@
 
 `ServerUnableError`: it is there, and says itself with a code that is worth asking again (`Code.again`) that it
 cannot do this now. Asked again as above; only the last sentence differs once patience ends. A replica that is
-left out for a while counts as this (`replicas.LeftOutError`).
+left out for a while counts as this (`replica.LeftOutError`).
 
 `ServerBusyError`: it put one request off until a time that it names. That request alone is sent again then;
 the others go on, and no patience is used up (`exploration`).
