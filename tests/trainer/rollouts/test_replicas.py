@@ -14,7 +14,8 @@ import torch
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.errors import ConfigError, ServerRefusedError, ServerUnreachableError
-from heliostat_trainer.rollouts.replicas import RolloutServers
+from heliostat_trainer.rollouts.caller import Caller
+from heliostat_trainer.rollouts.replicas import Replicas
 from tests.trainer.rollouts.fake_wire import WireServer
 from tests.trainer.rollouts.test_client import ADMIN, adapter, check, requests
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Replicas:
+class Running:
     """Wire servers on one store, and the trainer's view of them."""
 
     def __init__(self, count: int, patience_s: float = 5.0) -> None:
@@ -32,13 +33,15 @@ class Replicas:
             wire.published = self.wires[0].published
         self.said: list[str] = []
         self.servers = self._stack.enter_context(
-            RolloutServers(
+            Replicas(
                 [wire.url for wire in self.wires],
-                "mine",
-                tokens=ADMIN,
-                patience_s=patience_s,
-                groups_in_flight=2,
-                say=self.said.append,
+                Caller(
+                    "mine",
+                    tokens=ADMIN,
+                    patience_s=patience_s,
+                    groups_in_flight=2,
+                    say=self.said.append,
+                ),
             )
         )
 
@@ -63,8 +66,8 @@ class Replicas:
 
 
 @pytest.fixture
-def two() -> Iterator[Replicas]:
-    replicas = Replicas(2)
+def two() -> Iterator[Running]:
+    replicas = Running(2)
     yield replicas
     replicas.close()
 
@@ -73,7 +76,7 @@ def drawn_by(wire: WireServer) -> set[str]:
     return {prompt for prompt, _, _ in wire.asked}
 
 
-def test_whoever_has_room_draws(two: Replicas) -> None:
+def test_whoever_has_room_draws(two: Running) -> None:
     two.slow_down()
     published = two.servers.publish(adapter())
     asked = requests(8)
@@ -84,7 +87,7 @@ def test_whoever_has_room_draws(two: Replicas) -> None:
     assert {version for wire in two.wires for _, _, version in wire.asked} == {1}
 
 
-def test_a_replica_lost_in_a_step_costs_only_what_it_has_not_answered(two: Replicas) -> None:
+def test_a_replica_lost_in_a_step_costs_only_what_it_has_not_answered(two: Running) -> None:
     two.slow_down()
     published = two.servers.publish(adapter())
     asked = requests(10)
@@ -99,7 +102,7 @@ def test_a_replica_lost_in_a_step_costs_only_what_it_has_not_answered(two: Repli
     assert two.wires[1].url in two.said[0]
 
 
-def test_what_was_answered_of_a_group_is_not_drawn_again(two: Replicas) -> None:
+def test_what_was_answered_of_a_group_is_not_drawn_again(two: Running) -> None:
     two.wires[0].stop()
     two.wires[1].faults.streams = [
         lambda _: None,
@@ -109,7 +112,7 @@ def test_what_was_answered_of_a_group_is_not_drawn_again(two: Replicas) -> None:
     assert [len(seeds) for _, seeds, _ in two.wires[1].asked] == [6, 4]  # a batch of 2 was there
 
 
-def test_one_that_comes_back_is_used_again(two: Replicas) -> None:
+def test_one_that_comes_back_is_used_again(two: Running) -> None:
     two.slow_down()
     published = two.servers.publish(adapter())
     two.wires[1].stop()
@@ -121,7 +124,7 @@ def test_one_that_comes_back_is_used_again(two: Replicas) -> None:
     assert any("is back" in line for line in two.said)
 
 
-def test_one_that_comes_back_within_a_step_takes_part(two: Replicas) -> None:
+def test_one_that_comes_back_within_a_step_takes_part(two: Running) -> None:
     two.wires[0].faults.streams = [lambda _: time.sleep(0.3)] * 100
     published = two.servers.publish(adapter())
     two.wires[1].stop()
@@ -132,7 +135,7 @@ def test_one_that_comes_back_within_a_step_takes_part(two: Replicas) -> None:
     assert drawn_by(two.wires[1])
 
 
-def test_patience_runs_once_all_are_gone(two: Replicas) -> None:
+def test_patience_runs_once_all_are_gone(two: Running) -> None:
     two.slow_down()
     published = two.servers.publish(adapter())
     groups = two.servers.explore(requests(8), published)
@@ -145,7 +148,7 @@ def test_patience_runs_once_all_are_gone(two: Replicas) -> None:
 
 
 def test_all_gone_for_too_long_is_one_sentence() -> None:
-    replicas = Replicas(2, patience_s=0.5)
+    replicas = Running(2, patience_s=0.5)
     for wire in replicas.wires:
         wire.stop()
     for action in (
@@ -161,7 +164,7 @@ def test_all_gone_for_too_long_is_one_sentence() -> None:
     replicas.close()
 
 
-def test_what_any_can_do_goes_to_one_that_is_there(two: Replicas) -> None:
+def test_what_any_can_do_goes_to_one_that_is_there(two: Running) -> None:
     assert two.servers.info().batch == 2
     two.wires[0].stop()
     assert two.servers.publish(adapter()).version == 1
@@ -169,7 +172,7 @@ def test_what_any_can_do_goes_to_one_that_is_there(two: Replicas) -> None:
     assert two.servers.info().latest_version == 1
 
 
-def test_scoring_is_spread_and_survives_a_loss(two: Replicas) -> None:
+def test_scoring_is_spread_and_survives_a_loss(two: Running) -> None:
     latents = torch.arange(40.0).view(40, 1, 1).expand(40, 2, 2)
     prompts = [f"p{row}" for row in range(40)]
     scores = two.servers.score(latents, prompts, ["judge"], return_images=True)
@@ -183,13 +186,13 @@ def test_scoring_is_spread_and_survives_a_loss(two: Replicas) -> None:
     np.testing.assert_array_equal(scores.rewards[:, 0], np.arange(40.0))
 
 
-def test_replicas_that_differ_are_one_sentence(two: Replicas) -> None:
+def test_replicas_that_differ_are_one_sentence(two: Running) -> None:
     two.wires[1].precision = "bf16"
     with pytest.raises(ConfigError, match=r"differ in precision \(bf16 and nvfp4\)"):
         two.servers.info()
 
 
-def test_replicas_compute_alike_as_far_as_they_say(two: Replicas) -> None:
+def test_replicas_compute_alike_as_far_as_they_say(two: Running) -> None:
     two.wires[0].compute_dtype = "float32"
     two.servers.info()
     two.wires[1].compute_dtype = "bfloat16"
@@ -197,7 +200,7 @@ def test_replicas_compute_alike_as_far_as_they_say(two: Replicas) -> None:
         two.servers.info()
 
 
-def test_replicas_decode_alike_unless_they_are_asked_for_another_decoder(two: Replicas) -> None:
+def test_replicas_decode_alike_unless_they_are_asked_for_another_decoder(two: Running) -> None:
     two.wires[0].decoders, two.wires[1].decoders = ["full", "tiny"], ["full"]
     assert two.servers.info().decoders == ("full",)
     two.wires[1].decoders = []  # older than the field: it does not say
@@ -207,7 +210,7 @@ def test_replicas_decode_alike_unless_they_are_asked_for_another_decoder(two: Re
         two.servers.info()
 
 
-def test_replicas_may_keep_the_same_weights_in_other_places(two: Replicas) -> None:
+def test_replicas_may_keep_the_same_weights_in_other_places(two: Running) -> None:
     two.wires[0].checkpoint, two.wires[1].checkpoint = "/a/weights", "/b/weights"
     for wire in two.wires:
         wire.weights_digest = "aa"
@@ -217,7 +220,7 @@ def test_replicas_may_keep_the_same_weights_in_other_places(two: Replicas) -> No
         two.servers.info()
 
 
-def test_one_that_comes_later_must_be_like_the_others(two: Replicas) -> None:
+def test_one_that_comes_later_must_be_like_the_others(two: Running) -> None:
     two.slow_down()
     two.wires[1].stop()
     two.servers.info()
@@ -235,7 +238,7 @@ def test_one_that_comes_later_must_be_like_the_others(two: Replicas) -> None:
     ],
 )
 def test_an_older_one_that_comes_later_is_left_out_where_it_is_of_no_use(
-    two: Replicas, asked: dict[str, Any], lacks: str
+    two: Running, asked: dict[str, Any], lacks: str
 ) -> None:
     two.slow_down()
     two.wires[1].stop()
@@ -262,7 +265,7 @@ def test_an_older_one_that_comes_later_is_left_out_where_it_is_of_no_use(
     assert two.wires[1].asked
 
 
-def test_what_not_all_can_do_is_not_offered(two: Replicas) -> None:
+def test_what_not_all_can_do_is_not_offered(two: Running) -> None:
     two.wires[0].rewards = ["judge", "ocr"]
     assert two.servers.info().rewards == ("judge",)
     assert two.servers.info().max_queued_images is None
@@ -274,7 +277,7 @@ def test_what_not_all_can_do_is_not_offered(two: Replicas) -> None:
 
 
 def test_one_with_a_store_of_its_own_is_given_the_adapter_and_asked_for_its_own_version(
-    two: Replicas,
+    two: Running,
 ) -> None:
     two.slow_down()
     two.wires[1].published = []
@@ -286,7 +289,7 @@ def test_one_with_a_store_of_its_own_is_given_the_adapter_and_asked_for_its_own_
     assert two.wires[1].published[0].sha256 == published.sha256
 
 
-def test_what_one_refuses_is_raised(two: Replicas) -> None:
+def test_what_one_refuses_is_raised(two: Running) -> None:
     for wire in two.wires:
         wire.faults.nan = True
     with pytest.raises(ServerRefusedError, match="mend the reward model"):
@@ -294,7 +297,7 @@ def test_what_one_refuses_is_raised(two: Replicas) -> None:
 
 
 @pytest.mark.slow
-def test_whoever_stops_reading_leaves_no_thread_drawing(two: Replicas) -> None:
+def test_whoever_stops_reading_leaves_no_thread_drawing(two: Running) -> None:
     two.slow_down()
     groups = two.servers.explore(requests(50))
     next(groups)

@@ -10,10 +10,9 @@ from heliostat_trainer.errors import ServerRefusedError
 from heliostat_trainer.rollouts.failures import ServerAwayError, ServerBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from heliostat_trainer.rollouts.backlog import Backlog, PendingGroup
-    from heliostat_trainer.rollouts.stream import Answer, RolloutStream
+    from heliostat_trainer.rollouts.caller import Caller
+    from heliostat_trainer.rollouts.stream import Answer, RolloutStream, StreamSource
     from heliostat_trainer.types import Group
 
 POLL_S = 1.0
@@ -23,28 +22,15 @@ PROBE_EVERY_S = 5.0
 class Exploration:
     """Which candidates of which groups are still to come; survives the streams it reads."""
 
-    def __init__(
-        self,
-        backlog: Backlog,
-        open_stream: Callable[[], RolloutStream],
-        probe: Callable[[RolloutStream], None],
-        *,
-        groups_in_flight: int,
-        silence_s: float,
-        say: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        """`probe` raises ServerAwayError if the stream's server is gone without a word."""
+    def __init__(self, backlog: Backlog, source: StreamSource, caller: Caller) -> None:
+        """backlog: the groups that are still to be drawn, here or elsewhere."""
         self._backlog = backlog
+        self._source = source
+        self._caller = caller
         self._asked: dict[int, PendingGroup] = {}
-        self._open_stream = open_stream
-        self._probe = probe
-        self._groups_in_flight = groups_in_flight
-        self._silence_s = silence_s
-        self._say = say
         self._stream: RolloutStream | None = None
         self._postponed: dict[int, float] = {}
         self._heard = time.monotonic()
-        self.answers = 0
 
     def wait_for_work(self) -> bool:
         """Wait until there is a group to draw here; False once every group has been handed out."""
@@ -86,7 +72,7 @@ class Exploration:
 
     def _connected(self) -> RolloutStream:
         if self._stream is None:
-            self._stream = self._open_stream()
+            self._stream = self._source.open()
             self._heard = time.monotonic()
             self._postponed.clear()
             for pending in self._asked.values():
@@ -94,7 +80,9 @@ class Exploration:
         return self._stream
 
     def _ask_more(self, stream: RolloutStream) -> None:
-        while len(self._asked) < self._groups_in_flight and (pending := self._backlog.take()):
+        while len(self._asked) < self._caller.groups_in_flight and (
+            pending := self._backlog.take()
+        ):
             self._asked[pending.request.row] = pending
             stream.ask(pending.request, pending.missing())
 
@@ -112,17 +100,17 @@ class Exploration:
             if self._backlog.closed:
                 return None
             now = time.monotonic()
-            if now - self._heard > self._silence_s:
-                raise ServerAwayError(f"no answer for {self._silence_s:g} s")
+            if now - self._heard > self._caller.silence_s:
+                raise ServerAwayError(f"no answer for {self._caller.silence_s:g} s")
             if now - probed > PROBE_EVERY_S:
-                self._probe(stream)
+                self._source.probe(stream)
                 probed = now
 
     def _postpone(self, busy: ServerBusyError) -> None:
         """Keep a group that the server's queue had no room for; what it took is still drawn."""
         row = int(busy.request_id)
         if not self._postponed:
-            self._say(f"waiting for room in the rollout server's queue: {busy}")
+            self._caller.say(f"waiting for room in the rollout server's queue: {busy}")
         self._heard = time.monotonic()
         self._postponed[row] = self._heard + busy.retry_after_s
 
@@ -139,7 +127,6 @@ class Exploration:
             return None  # the empty final answer of a group that is complete
         if len(answer.seeds):
             pending.add(answer, stream.behaviour.version)
-            self.answers += 1
         if not pending.missing():
             del self._asked[answer.row]
             self._backlog.handed_out()

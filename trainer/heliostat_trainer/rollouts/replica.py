@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from heliostat_engines.sampling.solvers import Solver
-from heliostat_proto import control_pb2
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.rollouts.client import CONTROL_TIMEOUT_S, RolloutServer
-from heliostat_trainer.rollouts.failures import ServerAwayError, ServerUnableError
-from heliostat_trainer.rollouts.patience import Patience
+from heliostat_trainer.rollouts.client import RolloutClient
+from heliostat_trainer.rollouts.connection import Connection
+from heliostat_trainer.rollouts.control import ControlPlane
+from heliostat_trainer.rollouts.failures import LeftOutError, ServerAwayError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from heliostat_engines.decoders import DecoderName
+    from heliostat_trainer.rollouts.caller import Caller
     from heliostat_trainer.rollouts.published import PublishedAdapters
-    from heliostat_trainer.rollouts.tokens import Tokens
-    from heliostat_trainer.types import GroupRequest, PublishedAdapter, ServerInfo
+    from heliostat_trainer.types import GroupRequest, ServerInfo
 
 T = TypeVar("T")
 
@@ -28,15 +29,12 @@ ALIKE = ("family", "runtime", "precision", "resolution_px", "lora_targets", "bat
 """What replicas must have in common, besides their weights, for their results to be the same."""
 
 
-class LeftOutError(ServerUnableError):
-    """A server that came later, and cannot do what the others are asked for."""
-
-
-class Standing(Patience):
-    """Whether one of several servers is there; others do what it does not."""
+class Standing:
+    """Whether one of several servers is there: nobody waits for it, for others do what it does not."""
 
     def __init__(self, url: str, say: Callable[[str], None]) -> None:
-        super().__init__(0.0, url, say)
+        self._url = url
+        self._say = say
         self._lock = threading.Lock()
         self.lost_at: float | None = None
         self.cause = ServerAwayError("it has not been asked yet")
@@ -128,45 +126,22 @@ class Likeness:
                 raise LeftOutError(f"it {lacks}: start a newer one there")
 
 
-class Replica(RolloutServer):
+@dataclass(frozen=True)
+class Replica:
     """One of several servers: it is never waited for, and must be like the others."""
 
-    def __init__(
-        self,
-        url: str,
-        experiment: str,
-        likeness: Likeness,
-        published: PublishedAdapters,
-        *,
-        tokens: Tokens | None,
-        authority_file: Path | None,
-        patience_s: float,
-        groups_in_flight: int,
-        say: Callable[[str], None],
-    ) -> None:
-        """`patience_s` is how long it may be silent while it draws."""
-        super().__init__(
-            url,
-            experiment,
-            tokens=tokens,
-            authority_file=authority_file,
-            patience_s=patience_s,
-            groups_in_flight=groups_in_flight,
-            say=say,
+    url: str
+    client: RolloutClient
+    standing: Standing
+
+    @staticmethod
+    def at(url: str, caller: Caller, likeness: Likeness, published: PublishedAdapters) -> Replica:
+        """The server at a URL, which shares likeness and adapters with the others. Raises ConfigError."""
+        standing = Standing(url, caller.say)
+        control = ControlPlane(
+            Connection.to(url, caller, standing),
+            published,
+            check=partial(likeness.check, url),
+            has_replicas=True,
         )
-        self.url = url
-        self.standing = Standing(url, say)
-        self._patience = self.standing
-        self._likeness = likeness
-        self._published = published
-
-    def _read_info(self) -> ServerInfo:
-        info = super()._read_info()
-        self._likeness.check(self.url, info)
-        return info
-
-    def _version(self, adapter: PublishedAdapter, info: ServerInfo) -> int | None:  # noqa: ARG002
-        request = control_pb2.ExperimentRequest(experiment=self._experiment)
-        answer = self._ask("GetExperiment", request, self._opened(), CONTROL_TIMEOUT_S)
-        held = [each.version for each in answer.versions if each.sha256 == adapter.sha256]
-        return max(held, default=None)
+        return Replica(url, RolloutClient(control), standing)

@@ -17,11 +17,12 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from heliostat_engines.decoders import DecoderName
 from heliostat_trainer.rollouts.backlog import Backlog
-from heliostat_trainer.rollouts.client import RolloutServer
+from heliostat_trainer.rollouts.caller import Caller
+from heliostat_trainer.rollouts.client import RolloutClient
 from heliostat_trainer.rollouts.failures import ServerAwayError, ServerUnableError
 from heliostat_trainer.rollouts.patience import Patience
 from heliostat_trainer.rollouts.published import PublishedAdapters
@@ -30,7 +31,6 @@ from heliostat_trainer.rollouts.service import RefusedPrompts, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     import torch
 
@@ -48,38 +48,14 @@ TRY_AGAIN_S = 30.0
 """After which a lost replica is asked again for what any of the others can do as well."""
 
 
-class RolloutServers:
+class Replicas:
     """A `RolloutService` of several servers. Close it, or use it as a context manager."""
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        experiment: str = "",
-        *,
-        tokens: Tokens | None = None,
-        authority_file: Path | None = None,
-        patience_s: float = 10.0,
-        groups_in_flight: int = 4,
-        say: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        """As `RolloutServer`; `groups_in_flight` are queued at each of them."""
-        likeness, published = Likeness(), PublishedAdapters()
-        self._likeness, self._published = likeness, published
-        self._replicas = [
-            Replica(
-                url,
-                experiment,
-                likeness,
-                published,
-                tokens=tokens,
-                authority_file=authority_file,
-                patience_s=patience_s,
-                groups_in_flight=groups_in_flight,
-                say=say,
-            )
-            for url in urls
-        ]
-        self._patience = Patience(patience_s, " or ".join(urls), say)
+    def __init__(self, urls: Sequence[str], caller: Caller) -> None:
+        """Raises ConfigError."""
+        self._likeness, self._published = Likeness(), PublishedAdapters()
+        self._replicas = [Replica.at(url, caller, self._likeness, self._published) for url in urls]
+        self._patience = Patience(caller.patience_s, " or ".join(urls), caller.say)
         self._batch: int | None = None
 
     def __enter__(self) -> Self:
@@ -91,7 +67,7 @@ class RolloutServers:
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         for replica in self._replicas:
-            replica.close()
+            replica.client.close()
 
     def info(self) -> ServerInfo:
         """What those that are there have in common, asked anew."""
@@ -100,23 +76,23 @@ class RolloutServers:
     def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
         """Make an adapter the experiment's next version at one of them, for all.
 
-        tuned: as `RolloutServer.publish`.
+        tuned: as `RolloutClient.publish`.
         """
         self._published.keep(files, tuned)
-        return self._anywhere(lambda replica: replica.publish(files, tuned))
+        return self._anywhere(lambda replica: replica.client.publish(files, tuned))
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Text embeddings, a row a prompt, in float32."""
-        return self._anywhere(lambda replica: replica.encode(prompts))
+        return self._anywhere(lambda replica: replica.client.encode(prompts))
 
     def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:
         """Which of the prompts the rewards refuse; none where the server cannot tell."""
-        return self._anywhere(lambda replica: replica.refused_prompts(prompts, rewards))
+        return self._anywhere(lambda replica: replica.client.refused_prompts(prompts, rewards))
 
     def explore(
         self, requests: Sequence[GroupRequest], adapter: PublishedAdapter | None = None
     ) -> Iterator[Group]:
-        """As `RolloutServer.explore`, by all of them at once."""
+        """As `RolloutClient.explore`, by all of them at once."""
         self._likeness.explored(requests)
         backlog = Backlog(requests)
         answers: queue.SimpleQueue[Group | Exception] = queue.SimpleQueue()
@@ -143,7 +119,7 @@ class RolloutServers:
         return_images: bool = False,
         decoder: DecoderName = DecoderName.FULL,
     ) -> Scores:
-        """As `RolloutServer.score`, a batch here and a batch there."""
+        """As `RolloutClient.score`, a batch here and a batch there."""
         self._likeness.decoded(decoder)
         batch = self._batch or self.info().batch
         waiting = deque(range(0, len(prompts), batch))
@@ -155,7 +131,7 @@ class RolloutServers:
                     start = waiting.popleft()
                     rows = slice(start, start + batch)
                     try:
-                        scored[start] = replica.score(
+                        scored[start] = replica.client.score(
                             latents[rows],
                             prompts[rows],
                             rewards,
@@ -180,7 +156,7 @@ class RolloutServers:
         infos = []
         for replica in self._replicas:
             with suppress(ServerAwayError):
-                infos.append(replica.info())
+                infos.append(replica.client.info())
         if not infos:
             raise self._away()
         self._batch = infos[0].batch
@@ -227,19 +203,20 @@ class RolloutServers:
 
 def open_servers(
     config: TrainConfig, urls: Sequence[str], tokens: Tokens, say: Callable[[str], None]
-) -> RolloutServer | RolloutServers:
-    """The run's rollout server, or several as one."""
-    settings, experiment = config.server, config.run.name
-    how: Any = {
-        "tokens": tokens,
-        "authority_file": settings.authority_file,
-        "patience_s": settings.patience_s,
-        "groups_in_flight": settings.groups_in_flight,
-        "say": say,
-    }
+) -> RolloutClient | Replicas:
+    """The run's rollout server, or several as one. Raises ConfigError."""
+    settings = config.server
+    caller = Caller(
+        config.run.name,
+        tokens,
+        settings.authority_file,
+        settings.patience_s,
+        settings.groups_in_flight,
+        say,
+    )
     if len(urls) == 1:
-        return RolloutServer(urls[0], experiment, **how)
-    return RolloutServers(urls, experiment, **how)
+        return RolloutClient.at(urls[0], caller)
+    return Replicas(urls, caller)
 
 
 def _draw(
@@ -252,7 +229,7 @@ def _draw(
     wait_s = FIRST_WAIT_S
     while backlog.wait():
         try:
-            for group in replica.explore_from(backlog, adapter):
+            for group in replica.client.explore_from(backlog, adapter):
                 answers.put(group)
                 wait_s = FIRST_WAIT_S
         except ServerAwayError:

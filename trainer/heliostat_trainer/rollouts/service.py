@@ -1,4 +1,4 @@
-"""What the training loop asks of a rollout server; `client.RolloutServer` asks it over the wire."""
+"""What the training loop asks of a rollout server; `client.RolloutClient` asks it over the wire."""
 
 from __future__ import annotations
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import queue
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
-from heliostat_trainer.rollouts.failures import triton_error
+from heliostat_trainer.errors import ServerRefusedError
+from heliostat_trainer.rollouts.connection import CONTROL_TIMEOUT_S
+from heliostat_trainer.rollouts.failures import ServerAwayError, triton_error
 from heliostat_trainer.rollouts.wire import Outputs, infer_inputs
 from heliostat_wire.names import Model
 from heliostat_wire.specs import spec_name
 from heliostat_wire.tensors import DrawnBatch, explore_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
     from numpy.typing import NDArray
 
+    from heliostat_trainer.rollouts.control import ControlPlane
+    from heliostat_trainer.rollouts.patience import Waiting
     from heliostat_trainer.rollouts.wire import Access
-    from heliostat_trainer.types import GroupRequest
+    from heliostat_trainer.types import GroupRequest, PublishedAdapter
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,13 @@ class Answer:
 class RolloutStream:
     """A bidirectional stream to the model `explore`; answers queue up until they are read."""
 
-    def __init__(self, address: str, behaviour: Behaviour, access: Access) -> None:
+    def __init__(
+        self, address: str, behaviour: Behaviour, access: Access, waiting: Waiting
+    ) -> None:
+        """waiting: is told whenever the server answers."""
         self.address = address
         self.behaviour = behaviour
+        self._waiting = waiting
         self._answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = (
             queue.SimpleQueue()
         )
@@ -101,12 +111,77 @@ class RolloutStream:
             return None
         if error is not None:
             raise triton_error(error, self.address)
-        return _decode(result)
+        answer = _decode(result)
+        if len(answer.seeds):
+            self._waiting.answered()
+        return answer
 
     def close(self) -> None:
         """Cancel what is still being drawn and close the connection."""
         self._client.stop_stream(cancel_requests=True)
         self._client.close()
+
+
+class StreamSource:
+    """Opens streams that draw with an adapter, wherever the server is and whatever it has lost.
+
+    None: the base model.
+    """
+
+    def __init__(self, control: ControlPlane, adapter: PublishedAdapter | None) -> None:
+        self._control = control
+        self._adapter = adapter
+
+    def open(self) -> RolloutStream:
+        """A stream to the server as it is now; an adapter that it has lost is published again.
+
+        Raises ServerAwayError, ServerRefusedError.
+        """
+        control, connection = self._control, self._control.connection
+        info = control.info()
+        version = 0
+        if self._adapter is not None:
+            version = control.version(self._adapter, info) or self._publish_again(self._adapter)
+        self._require_ready(info.rollout_address)
+        behaviour = Behaviour(control.experiment, version)
+        return RolloutStream(
+            info.rollout_address, behaviour, connection.opened(), connection.waiting
+        )
+
+    def probe(self, stream: RolloutStream) -> None:
+        """Raises ServerAwayError if the stream's server is gone without a word."""
+        address = self._control.info().rollout_address
+        if address != stream.address:
+            raise ServerAwayError(f"the server moved from {stream.address} to {address}")
+        self._require_ready(address)
+
+    def unless_forgotten(self, action: Callable[[], T]) -> T:
+        """Turn the refusal of a version that the server has lost into one worth asking again.
+
+        The server's words do not tell which refusals these are, so it is asked whether it still has the
+        version. It has lost it with its state: what draws next opens a stream, and that publishes again.
+        """
+        try:
+            return action()
+        except ServerRefusedError as refusal:
+            adapter, control = self._adapter, self._control
+            if adapter is None or control.version(adapter, control.info()) is not None:
+                raise
+            raise ServerAwayError(f"its state was lost: {refusal}") from refusal
+
+    def _publish_again(self, adapter: PublishedAdapter) -> int:
+        return self._control.publish(self._control.published.files(adapter.sha256)).version
+
+    def _require_ready(self, address: str) -> None:
+        client = self._control.connection.opened().triton(address)
+        try:
+            ready = client.is_model_ready(Model.EXPLORE.value, client_timeout=CONTROL_TIMEOUT_S)
+        except InferenceServerException as error:
+            raise triton_error(error, address) from error
+        finally:
+            client.close()
+        if not ready:
+            raise ServerAwayError(f"the model {Model.EXPLORE.value!r} is not ready")
 
 
 def _decode(result: Any) -> Answer:
