@@ -36,6 +36,8 @@ class Faults:
     score: list[str] = field(default_factory=list)
     control: str = ""
     """What every publish is answered with, as one that cannot be taken just now."""
+    info: str = ""
+    """What is answered instead of what it serves, as of one that cannot be reached."""
     version_shift: int = 0
     nan: bool = False
     silent: bool = False
@@ -56,6 +58,7 @@ class WireServer:
         self.solvers = ["euler", "dpm2m"]
         self.max_queued_images = 0
         self.decoders = ["full", "tiny"]
+        self.infos = 0
         self.checked: list[list[str]] = []
         self.tokens = {"admin"}
         self.given = "of"
@@ -114,6 +117,9 @@ class _Control(control_pb2_grpc.ControlServicer):
 
     def Info(self, _, context):  # noqa: N802
         self._server.check(context)
+        self._server.infos += 1
+        if self._server.faults.info:
+            context.abort(grpc.StatusCode.UNAVAILABLE, self._server.faults.info)
         return control_pb2.InfoResponse(
             server_version="1",
             rollout_address=f"127.0.0.1:{self._server.triton_port}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -170,6 +171,54 @@ def test_what_any_can_do_goes_to_one_that_is_there(two: Running) -> None:
     assert two.servers.publish(adapter()).version == 1
     assert len(two.servers.encode(["a", "bc"])) == 2
     assert two.servers.info().latest_version == 1
+
+
+def test_one_that_is_lost_is_asked_what_it_serves_once_until_it_is_heard_of_again(
+    two: Running,
+) -> None:
+    two.wires[1].faults.info = "unreachable"
+    for _ in range(3):
+        assert two.servers.info().batch == 2
+    assert (two.wires[0].infos, two.wires[1].infos) == (3, 1)
+    two.wires[1].faults.info = ""
+    two.slow_down()
+    check(list(two.servers.explore(requests(12))), requests(12))
+    assert any("is back" in line for line in two.said)
+    two.wires[1].rewards = ["judge", "ocr"]
+    before = two.wires[1].infos
+    assert two.servers.info().rewards == ("judge",)
+    assert two.wires[1].infos == before + 1
+
+
+def test_all_are_asked_what_they_serve_while_none_is_there(two: Running) -> None:
+    for wire in two.wires:
+        wire.faults.info = "unreachable"
+    threading.Timer(0.5, lambda: setattr(two.wires[1].faults, "info", "")).start()
+    assert two.servers.info().batch == 2
+
+
+def test_one_that_cannot_decode_as_asked_for_the_first_time_is_left_out(two: Running) -> None:
+    latents, prompts = torch.arange(20.0).view(20, 1, 1).expand(20, 2, 2), ["p"] * 20
+    two.wires[1].decoders = ["full"]
+    two.servers.score(latents, prompts, ["judge"])
+    assert all(wire.scored for wire in two.wires)
+    two.wires[1].scored.clear()
+    scores = two.servers.score(latents, prompts, ["judge"], decoder=DecoderName.TINY)
+    np.testing.assert_array_equal(scores.rewards[:, 0], np.arange(20.0))
+    assert not two.wires[1].scored
+    assert [line for line in two.said if "left out: it (version 1) decodes with full alone" in line]
+
+
+def test_one_that_has_learnt_the_decoder_asked_for_is_asked_anew_and_takes_part(
+    two: Running,
+) -> None:
+    latents, prompts = torch.zeros(40, 2, 2), ["p"] * 40
+    two.wires[1].decoders = ["full"]
+    two.servers.score(latents, prompts, ["judge"])
+    two.wires[1].decoders = ["full", "tiny"]
+    two.servers.score(latents, prompts, ["judge"], decoder=DecoderName.TINY)
+    assert all(wire.decoded_with[-1] == "tiny" for wire in two.wires)
+    assert not two.said
 
 
 def test_scoring_is_spread_and_survives_a_loss(two: Running) -> None:

@@ -153,8 +153,9 @@ class Replicas:
         return Scores.concat([scored[start] for start in sorted(scored)])
 
     def _info(self) -> ServerInfo:
+        # One that is lost would take its time to say so again. It is heard of by what explores or scores.
         infos = []
-        for replica in self._replicas:
+        for replica in self._heard_of() or self._replicas:
             with suppress(ServerAwayError):
                 infos.append(replica.client.info())
         if not infos:
@@ -172,6 +173,10 @@ class Replicas:
             raise self._away()
 
         return self._patience.call(attempt)
+
+    def _heard_of(self) -> list[Replica]:
+        """Those that are not known to be away."""
+        return [replica for replica in self._replicas if replica.standing.lost_at is None]
 
     def _there(self) -> list[Replica]:
         """Those that are not known to be away, and those that may be back, last; all if none is."""
@@ -191,7 +196,7 @@ class Replicas:
             try:
                 return answers.get(timeout=POLL_S)
             except queue.Empty:
-                if all(replica.standing.lost_at is not None for replica in self._replicas):
+                if not self._heard_of():
                     raise self._away() from None
 
     def _away(self) -> ServerAwayError:
