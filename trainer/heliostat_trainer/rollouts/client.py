@@ -19,7 +19,7 @@ from heliostat_trainer.rollouts.exploration import Exploration
 from heliostat_trainer.rollouts.failures import triton_error
 from heliostat_trainer.rollouts.patience import Patience
 from heliostat_trainer.rollouts.published import PublishedAdapters
-from heliostat_trainer.rollouts.service import RefusedPrompt, RefusedPrompts, Scores
+from heliostat_trainer.rollouts.service import RefusedPrompt, RefusedPrompts, ScoreRequest, Scores
 from heliostat_trainer.rollouts.stream import StreamSource
 from heliostat_trainer.rollouts.wire import Outputs, infer_inputs
 from heliostat_wire.names import Model, Tensor
@@ -131,22 +131,16 @@ class RolloutClient:
         decoder: DecoderName = DecoderName.FULL,
     ) -> Scores:
         """Rewards[B, R] of clean latents[B, ...], one prompt each; images uint8[B, H, W, 3]."""
+        return self.score_all(ScoreRequest(latents, prompts, rewards, return_images, decoder))
+
+    def score_all(self, request: ScoreRequest) -> Scores:
+        """As `score`, in parts that the server takes."""
         info = self._known_info()
-        size = latents[:1].numel() * FLOAT_BYTES
-        if return_images:
+        size = request.latents[:1].numel() * FLOAT_BYTES
+        if request.return_images:
             size += 3 * info.resolution_px**2
-        return Scores.concat(
-            [
-                self._score(
-                    latents[rows],
-                    prompts[rows],
-                    rewards,
-                    return_images=return_images,
-                    decoder=decoder,
-                )
-                for rows in parts([size] * len(prompts), MAX_SCORE_BYTES, info.batch)
-            ]
-        )
+        each = parts([size] * len(request), MAX_SCORE_BYTES, info.batch)
+        return Scores.concat([self._score(request.take(rows)) for rows in each])
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Text embeddings, a row a prompt, in float32; asked for a few prompts at a time."""
@@ -181,30 +175,22 @@ class RolloutClient:
         answer = self._infer(Model.SCORE, lambda: score_inputs(spec), REWARDS_LOAD_S)
         return read_json_element(answer[Tensor.REPORT], PromptReport())
 
-    def _score(
-        self,
-        latents: torch.Tensor,
-        prompts: Sequence[str],
-        rewards: Sequence[str],
-        *,
-        return_images: bool,
-        decoder: DecoderName,
-    ) -> Scores:
+    def _score(self, request: ScoreRequest) -> Scores:
         spec = ScoreSpec(
-            prompts=prompts,
-            rewards=rewards,
-            return_images=return_images,
-            decoder=spec_name(decoder),
+            prompts=request.prompts,
+            rewards=request.rewards,
+            return_images=request.return_images,
+            decoder=spec_name(request.decoder),
         )
-        array = latents.detach().float().cpu().numpy()
+        array = request.latents.detach().float().cpu().numpy()
         answer = self._infer(Model.SCORE, lambda: score_inputs(spec, array))
         values = answer[Tensor.REWARDS].astype(np.float64)
         for row, column in np.argwhere(~np.isfinite(values)):
             raise ServerRefusedError(
-                f"reward {rewards[column]} for {prompts[row]!r} is {values[row, column]}: mend the "
-                "reward model on the server"
+                f"reward {request.rewards[column]} for {request.prompts[row]!r} is "
+                f"{values[row, column]}: mend the reward model on the server"
             )
-        return Scores(values, answer[Tensor.IMAGES] if return_images else None)
+        return Scores(values, answer[Tensor.IMAGES] if request.return_images else None)
 
     def _infer(
         self, model: Model, inputs: Callable[[], Arrays], timeout_s: float | None = None

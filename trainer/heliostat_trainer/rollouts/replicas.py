@@ -27,7 +27,7 @@ from heliostat_trainer.rollouts.failures import ServerAwayError, ServerUnableErr
 from heliostat_trainer.rollouts.patience import Patience
 from heliostat_trainer.rollouts.published import PublishedAdapters
 from heliostat_trainer.rollouts.replica import Likeness, Replica
-from heliostat_trainer.rollouts.service import RefusedPrompts, Scores
+from heliostat_trainer.rollouts.service import RefusedPrompts, ScoreRequest, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -121,23 +121,18 @@ class Replicas:
     ) -> Scores:
         """As `RolloutClient.score`, a batch here and a batch there."""
         self._likeness.decoded(decoder)
+        request = ScoreRequest(latents, prompts, rewards, return_images, decoder)
         batch = self._batch or self.info().batch
-        waiting = deque(range(0, len(prompts), batch))
+        waiting = deque(range(0, len(request), batch))
         scored: dict[int, Scores] = {}
 
         def score_some(replica: Replica) -> None:
             with suppress(IndexError):
                 while True:
                     start = waiting.popleft()
-                    rows = slice(start, start + batch)
+                    part = request.take(slice(start, start + batch))
                     try:
-                        scored[start] = replica.client.score(
-                            latents[rows],
-                            prompts[rows],
-                            rewards,
-                            return_images=return_images,
-                            decoder=decoder,
-                        )
+                        scored[start] = replica.client.score_all(part)
                     except ServerAwayError:
                         waiting.appendleft(start)
                         return
