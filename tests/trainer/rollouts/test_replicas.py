@@ -15,6 +15,7 @@ import torch
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.errors import ConfigError, ServerRefusedError, ServerUnreachableError
+from heliostat_trainer.rollouts import replicas as module
 from heliostat_trainer.rollouts.caller import Caller
 from heliostat_trainer.rollouts.replicas import Replicas
 from tests.trainer.rollouts.fake_wire import WireServer
@@ -233,6 +234,19 @@ def test_scoring_is_spread_and_survives_a_loss(two: Running) -> None:
     scores = two.servers.score(latents, prompts, ["judge"], decoder=DecoderName.TINY)
     assert two.wires[1].decoded_with[-1] == "tiny"
     np.testing.assert_array_equal(scores.rewards[:, 0], np.arange(40.0))
+
+
+def test_what_is_known_of_one_that_is_lost_does_not_bring_it_back(
+    two: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TRY_AGAIN_S", 0.0)
+    latents, prompts = torch.zeros(40, 2, 2), ["p"] * 40
+    two.servers.score(latents, prompts, ["judge"])
+    two.wires[1].stop()
+    check(list(two.servers.explore(requests(6))), requests(6))
+    two.servers.score(latents, prompts, ["judge"])
+    assert len(two.said) == 1
+    assert "is away" in two.said[0]
 
 
 def test_replicas_that_differ_are_one_sentence(two: Running) -> None:

@@ -45,7 +45,7 @@ class Message:
 
 
 class Call(Protocol):
-    """Something that all ranks do at once: a class that reads it back has `read`, and `do` makes it."""
+    """Something that all ranks do at once: `read` makes one of a message, and `do` does it."""
 
     def message(self) -> Message:
         """What the other ranks are told."""

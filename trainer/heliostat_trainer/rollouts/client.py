@@ -196,7 +196,7 @@ class RolloutClient:
         self, model: Model, inputs: Callable[[], Arrays], timeout_s: float | None = None
     ) -> Outputs:
         def ask() -> Outputs:
-            address = self._control.known_info().rollout_address
+            address = (self._control.known_info() or self._control.info()).rollout_address
             triton, access = self._connection.triton(address), self._connection.opened()
             try:
                 result = triton.infer(
@@ -212,4 +212,5 @@ class RolloutClient:
         return self._connection.patiently(ask)
 
     def _known_info(self) -> ServerInfo:
-        return self._connection.patiently(self._control.known_info)
+        # What is known already is no sign that the server is there.
+        return self._control.known_info() or self.info()

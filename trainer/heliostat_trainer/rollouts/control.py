@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from heliostat_engines.errors import HeliostatError
@@ -66,14 +65,16 @@ class ControlPlane:
         self.connection.info = info
         return info
 
-    def known_info(self) -> ServerInfo:
-        """As it was said last, if that still fits; asked anew otherwise."""
+    def known_info(self) -> ServerInfo | None:
+        """As it was said last; None if it has to be asked anew, as more may be asked of it by now."""
         info = self.connection.info
-        if info is not None:
-            with suppress(HeliostatError):  # more is asked of it by now than when it answered
-                self._check(info)
-                return info
-        return self.info()
+        if info is None:
+            return None
+        try:
+            self._check(info)
+        except HeliostatError:
+            return None
+        return info
 
     def publish(self, files: AdapterFiles) -> PublishedAdapter:
         """Make an adapter the experiment's next version."""

@@ -207,12 +207,12 @@ def open_servers(
     """The run's rollout server, or several as one. Raises ConfigError."""
     settings = config.server
     caller = Caller(
-        config.run.name,
-        tokens,
-        settings.authority_file,
-        settings.patience_s,
-        settings.groups_in_flight,
-        say,
+        experiment=config.run.name,
+        tokens=tokens,
+        authority_file=settings.authority_file,
+        patience_s=settings.patience_s,
+        groups_in_flight=settings.groups_in_flight,
+        say=say,
     )
     if len(urls) == 1:
         return RolloutClient.at(urls[0], caller)

@@ -123,12 +123,10 @@ class RolloutStream:
 
 
 class StreamSource:
-    """Opens streams that draw with an adapter, wherever the server is and whatever it has lost.
-
-    None: the base model.
-    """
+    """Opens streams that draw with an adapter, wherever the server is and whatever it has lost."""
 
     def __init__(self, control: ControlPlane, adapter: PublishedAdapter | None) -> None:
+        """adapter: one that was published over `control`; None: the base model."""
         self._control = control
         self._adapter = adapter
 
