@@ -10,12 +10,13 @@ from heliostat_trainer.ranks.calls import Message, conditioning_tensors
 from heliostat_trainer.types import has_contrast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import torch
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_trainer.learning.learner import Learner
+    from heliostat_trainer.ranks.calls import Prepare
     from heliostat_trainer.types import Samples, UpdateReport
 
 
@@ -31,7 +32,7 @@ class Update:
     replayed: Sequence[Samples] = ()
 
     def message(self) -> Message:
-        """It as the leader tells it."""
+        """As the leader tells it."""
         groups, tensors = packed([*self.samples, *self.replayed])
         return Message(
             self.NAME,
@@ -40,11 +41,8 @@ class Update:
         )
 
     @classmethod
-    def read(cls, message: Message, prepare: Callable[[Conditioning], Conditioning]) -> Update:
-        """It as another rank was told it. What is replayed shows in its rows.
-
-        prepare: casts embeddings and moves them to this rank's device.
-        """
+    def read(cls, message: Message, prepare: Prepare) -> Update:
+        """As another rank is told it. What is replayed shows in its rows."""
         samples = unpacked(message.arguments["groups"], message.tensors)
         return cls(samples, prepare(message.conditioning()), message.arguments["step"])
 
@@ -65,12 +63,12 @@ class Restore:
     step: int
 
     def message(self) -> Message:
-        """It as the leader tells it."""
+        """As the leader tells it."""
         return Message(self.NAME, {"step": self.step}, self.tensors)
 
     @classmethod
     def read(cls, message: Message) -> Restore:
-        """It as another rank was told it."""
+        """As another rank is told it."""
         return cls(message.tensors, message.arguments["step"])
 
     def do(self, learner: Learner) -> None:

@@ -10,18 +10,17 @@ from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.ranks.calls import Message, conditioning_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import torch
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_trainer.policy.artist import Artist
+    from heliostat_trainer.ranks.calls import Prepare
     from heliostat_trainer.ranks.ranks import Tensors
 
-    Prepare = Callable[[Conditioning], Conditioning]
-    """Casts embeddings that another rank has sent, and moves them to this rank's device."""
-
 NULL = "null"
+"""The name of the empty prompt's conditioning."""
 
 
 @dataclass(frozen=True)

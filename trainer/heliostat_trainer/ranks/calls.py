@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from heliostat_engines.conditioning import Conditioning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import torch
 
     from heliostat_trainer.ranks.ranks import Ranks, Tensors
+
+    Prepare = Callable[[Conditioning], Conditioning]
+    """Casts embeddings that the leader has sent, and moves them to this rank's device."""
 
 CONDITIONING = "conditioning"
 """The name of a call's only or most important one."""
