@@ -21,7 +21,7 @@ from heliostat_engines.sampling.euler import SAMPLERS, cut_after
 from heliostat_engines.sampling.noise import initial_noise
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_server.rewards.registry import Offer, RewardBook, offered_rewards
-from heliostat_trainer.rollouts.service import RefusedPrompts, Scores
+from heliostat_trainer.rollouts.service import RefusedPrompts, ScoreRequest, Scores
 from heliostat_trainer.types import Group, PublishedAdapter, ServerInfo
 
 if TYPE_CHECKING:
@@ -143,20 +143,22 @@ class InProcessService:
         decoder: DecoderName = DecoderName.FULL,
     ) -> Scores:
         """Decode, then reward, as a server does."""
-        columns, images = [], []
-        for start in range(0, len(latents), SCORED_TOGETHER):
-            rows = slice(start, start + SCORED_TOGETHER)
-            pixels = self._decoders[decoder].decode(latents[rows].to(self._device))
-            shown = prompts[rows]
-            conditioning = self.encode(shown)
-            values = [self._book.get(name).score(pixels, shown, conditioning) for name in rewards]
-            column = [value.double().cpu() for value in values]
-            columns.append(torch.stack(column, dim=1) if column else torch.zeros(len(pixels), 0))
-            if return_images:
-                images.append((pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
-        return Scores(
-            torch.cat(columns).numpy(), torch.cat(images).numpy() if return_images else None
-        )
+        request = ScoreRequest(latents, prompts, rewards, return_images, decoder)
+        starts = range(0, len(request), SCORED_TOGETHER)
+        each = [request.take(slice(start, start + SCORED_TOGETHER)) for start in starts]
+        return Scores.concat([self._score(part) for part in each])
+
+    def _score(self, request: ScoreRequest) -> Scores:
+        pixels = self._decoders[request.decoder].decode(request.latents.to(self._device))
+        conditioning = self.encode(request.prompts)
+        columns = [
+            self._book.get(name).score(pixels, request.prompts, conditioning)
+            for name in request.rewards
+        ]
+        images = None
+        if request.return_images:
+            images = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return Scores.of(columns, len(request), images)
 
     def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:  # noqa: ARG002
         """The judges take any."""

@@ -17,7 +17,8 @@ from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
 from heliostat_trainer.errors import ServerUnreachableError
 from heliostat_trainer.rewards import RewardSum
-from heliostat_trainer.rollouts.client import RolloutServer
+from heliostat_trainer.rollouts.caller import Caller
+from heliostat_trainer.rollouts.client import RolloutClient
 from heliostat_trainer.rollouts.tokens import GivenTokens
 from heliostat_trainer.types import GroupRequest
 from tests.e2e.conftest import BATCH, ServerHarness
@@ -74,7 +75,7 @@ def test_all_endpoints_speak_tls_alone(
 ) -> None:
     tokens = GivenTokens(server.admin_token)
     url = f"grpcs://{server.record.control}"
-    with RolloutServer(url, "e", tokens=tokens, authority_file=certificate[0]) as client:
+    with RolloutClient.at(url, Caller("e", tokens=tokens, authority_file=certificate[0])) as client:
         info = client.info()
         adapter = client.publish(random_adapter(info.lora_targets))
         (group,) = client.explore(
@@ -83,7 +84,9 @@ def test_all_endpoints_speak_tls_alone(
         assert len(group.candidates) == BATCH
         assert len(client.encode(["a"]).pooled) == 1
     with (
-        RolloutServer(f"grpc://{server.record.control}", "e", tokens=tokens, patience_s=1) as plain,
+        RolloutClient.at(
+            f"grpc://{server.record.control}", Caller("e", tokens=tokens, patience_s=1)
+        ) as plain,
         pytest.raises(ServerUnreachableError),
     ):
         plain.info()
@@ -118,5 +121,7 @@ def test_a_control_plane_elsewhere_reaches_a_triton_that_speaks_tls(
     )
     with background_server(settings) as record:
         url, tokens = f"grpcs://{record.control}", GivenTokens(server.admin_token)
-        with RolloutServer(url, "e", tokens=tokens, authority_file=certificate[0]) as client:
+        with RolloutClient.at(
+            url, Caller("e", tokens=tokens, authority_file=certificate[0])
+        ) as client:
             client.publish(random_adapter(client.info().lora_targets, seed=1))

@@ -121,7 +121,7 @@ class FakeServer:
             ]
             latents = torch.cat(parts)
             columns = [REWARDS[name](latents) for name in request.reward.names]
-            values = torch.stack(columns, dim=1).double().numpy()
+            values = Scores.of(columns, len(latents)).rewards
             kept = latents if request.return_latents else None
             yield Group.rewarded(request, values, kept, elapsed_s=1.0)
 
@@ -137,14 +137,11 @@ class FakeServer:
         self.scored += len(prompts)
         self.decoded_with.append(decoder)
         columns = [REWARDS[name](latents) for name in rewards]
-        values = torch.stack(columns, dim=1) if columns else torch.zeros(len(latents), 0)
-        if self.poison is not None:
-            values[0, 0] = self.poison
         images = (latents[:, :3].permute(0, 2, 3, 1).clamp(-2, 2) + 2) / 4 * 255
-        return Scores(
-            values.double().numpy(),
-            images.to(torch.uint8).numpy() if return_images else None,
-        )
+        scores = Scores.of(columns, len(latents), images.to(torch.uint8) if return_images else None)
+        if self.poison is not None:
+            scores.rewards[0, 0] = self.poison
+        return scores
 
     def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:
         refused = [

@@ -36,6 +36,7 @@ from heliostat_trainer.folder.run_file import arithmetic_changes, write_run_file
 from heliostat_trainer.forecast.outlook import Outlook
 from heliostat_trainer.loop import Parts, Trainer
 from heliostat_trainer.prompts.sets import prompt_notes, read_prompt_sets
+from heliostat_trainer.ranks.calls import announced, listen
 from heliostat_trainer.ranks.interrupts import Interrupts, StopRequestedError
 from heliostat_trainer.ranks.launch import local_size
 from heliostat_trainer.ranks.ranks import Ranks, RunEndedError, open_ranks
@@ -47,9 +48,8 @@ from heliostat_trainer.rollouts.handshake import (
 )
 from heliostat_trainer.rollouts.replicas import open_servers
 from heliostat_trainer.rollouts.tokens import RunTokens
-from heliostat_trainer.settings.config import TrainConfig
 from heliostat_trainer.settings.server import one_or_more
-from heliostat_trainer.team import Call, Helper, announced, listen
+from heliostat_trainer.team import Helper, Start
 from heliostat_trainer.tuner import Tuner, bounds
 from heliostat_trainer.workshop import build_workshop, choose_device
 
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
     from heliostat_trainer.prompts.sets import PromptSets
     from heliostat_trainer.rollouts.service import RolloutService
+    from heliostat_trainer.settings.config import TrainConfig
 
 
 def train(
@@ -126,13 +127,11 @@ def assist() -> None:
     """
     with open_ranks() as ranks, Interrupts(repeated=True).installed() as interrupts:
         try:
-            _, start, _ = listen(ranks)
-            config = TrainConfig.model_validate(start["config"])
-            if choose_device(config.run.device).type == "cpu":
-                require_same_arithmetic(start["cpu_dtype"])
-            _use_threads(config)
-            targets = {name: (into, out) for name, (into, out) in start["targets"].items()}
-            workshop = build_workshop(config, targets, ranks, interrupts)
+            start = Start.read(listen(ranks))
+            if choose_device(start.config.run.device).type == "cpu":
+                require_same_arithmetic(start.cpu_dtype)
+            _use_threads(start.config)
+            workshop = build_workshop(start.config, start.targets, ranks, interrupts)
             Helper(ranks, workshop.artist, workshop.learner).help()
         except RunEndedError:
             return
@@ -232,12 +231,8 @@ def build_trainer(
     for note in (*said_of_prompts, *checkpoint_warnings(checkpoint, digest, info), *notes):
         progress.say(note)
     ranks = ranks or Ranks()
-    start = {
-        "config": config.model_dump(mode="json"),
-        "targets": dict(info.lora_targets),
-        "cpu_dtype": name_of(cpu_dtype()),
-    }
-    with stages.during("load the model"), announced(ranks, Call.START, start, {}):
+    start = Start(config, info.lora_targets, name_of(cpu_dtype()))
+    with stages.during("load the model"), announced(ranks, start):
         workshop = build_workshop(config, info.lora_targets, ranks, interrupts, stages)
     learner, artist = workshop.learner, workshop.artist
     with stages.during("read the checkpoint"):

@@ -17,7 +17,6 @@ from heliostat_trainer.objectives.grpo import stochastic_sampler
 from heliostat_trainer.policy.artist import Artist
 from heliostat_trainer.policy.policy import Policy
 from heliostat_trainer.ranks.launch import local_rank
-from heliostat_trainer.team import LeadingArtist, LeadingLearner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,13 +72,11 @@ def build_workshop(
     sigmas = family.sigmas(config.recipe.steps, resolution_px)
     sampler = stochastic_sampler(config.objective, sigmas)
     objective = build_objective(config.objective, sampler)
-    leads = ranks.rank == 0
-    make_artist, make_learner = (LeadingArtist, LeadingLearner) if leads else (Artist, Learner)
     batch = config.model.sample_batch
     undisturbed = interrupts.shielded if config.model.shard else nullcontext
     return Workshop(
         policy,
-        make_artist(
+        Artist(
             policy,
             family,
             resolution_px,
@@ -90,7 +87,7 @@ def build_workshop(
             stages,
             config.recipe.solver,
         ),
-        make_learner(config, policy, objective, sigmas, interrupts, ranks, undisturbed, stages),
+        Learner(config, policy, objective, sigmas, interrupts, ranks, undisturbed, stages),
     )
 
 

@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from heliostat.credentials import token_for
-from heliostat_trainer.rollouts.client import RolloutServer
+from heliostat_trainer.rollouts.caller import Caller
+from heliostat_trainer.rollouts.client import RolloutClient
 from heliostat_trainer.rollouts.tokens import GivenTokens
 
 
@@ -16,7 +17,7 @@ def show(url: str) -> None:
     Raises:
         HeliostatError: it cannot be reached.
     """
-    with RolloutServer(url, tokens=GivenTokens(token_for(url))) as server:
+    with RolloutClient.at(url, Caller(tokens=GivenTokens(token_for(url)))) as server:
         info = server.info()
     table = Table(show_header=False, box=None)
     for field, value in vars(info).items():

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from heliostat_engines.errors import HeliostatError
 from heliostat_trainer import run
 from heliostat_trainer.display.progress import LineProgress
-from heliostat_trainer.learning.learner import Learner
+from heliostat_trainer.learning.updates import Update
 from heliostat_trainer.policy.policy import Policy
 from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
@@ -66,14 +66,14 @@ def weights_held(policy: Policy) -> int:
 
 
 def assist(trouble: str | None) -> None:
-    update = Learner.update
+    update = Update.do
 
-    def troubled(self, samples, conditioning, step):
-        if trouble and step == 2:
+    def troubled(self, learner):
+        if trouble and self.step == 2:
             TROUBLE[trouble]()
-        return update(self, samples, conditioning, step)
+        return update(self, learner)
 
-    Learner.update = troubled
+    Update.do = troubled
     run.assist()
 
 

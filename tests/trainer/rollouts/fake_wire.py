@@ -36,6 +36,8 @@ class Faults:
     score: list[str] = field(default_factory=list)
     control: str = ""
     """What every publish is answered with, as one that cannot be taken just now."""
+    info: str = ""
+    """What is answered instead of what it serves, as of one that cannot be reached."""
     version_shift: int = 0
     nan: bool = False
     silent: bool = False
@@ -59,6 +61,7 @@ class WireServer:
         self.wire_version = self.oldest_wire_version = 0
         self.loading = ""
         """What Info is answered with, as long as there is no engine."""
+        self.infos = 0
         self.checked: list[list[str]] = []
         self.tokens = {"admin"}
         self.given = "of"
@@ -123,8 +126,11 @@ class _Control(control_pb2_grpc.ControlServicer):
 
     def Info(self, _, context):  # noqa: N802
         self._server.check(context)
+        self._server.infos += 1
         if self._server.loading:
             unavailable(context, self._server.loading)
+        if self._server.faults.info:
+            context.abort(grpc.StatusCode.UNAVAILABLE, self._server.faults.info)
         return control_pb2.InfoResponse(
             server_version="1",
             rollout_address=f"127.0.0.1:{self._server.triton_port}",

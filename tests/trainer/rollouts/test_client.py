@@ -24,7 +24,8 @@ from heliostat_trainer.errors import (
 )
 from heliostat_trainer.rewards import Normalise, RewardSum
 from heliostat_trainer.rollouts import client as module
-from heliostat_trainer.rollouts.client import RolloutServer
+from heliostat_trainer.rollouts.caller import Caller
+from heliostat_trainer.rollouts.client import RolloutClient
 from heliostat_trainer.rollouts.tokens import GivenTokens, RunTokens
 from heliostat_trainer.types import Group, GroupRequest
 from tests.trainer.rollouts.fake_wire import WireServer, reward_of
@@ -42,9 +43,9 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def client(wire: WireServer, said: list[str]) -> Iterator[RolloutServer]:
-    with RolloutServer(
-        wire.url, "mine", tokens=ADMIN, patience_s=5, groups_in_flight=2, say=said.append
+def client(wire: WireServer, said: list[str]) -> Iterator[RolloutClient]:
+    with RolloutClient.at(
+        wire.url, Caller("mine", tokens=ADMIN, patience_s=5, groups_in_flight=2, say=said.append)
     ) as it:
         yield it
 
@@ -81,7 +82,7 @@ def abort(context) -> None:
 
 
 def test_several_rewards_come_in_the_order_asked_for_and_are_combined(
-    client: RolloutServer,
+    client: RolloutClient,
 ) -> None:
     reward = RewardSum(("judge", "other"), (1.0, -0.25), Normalise.NONE)
     (group,) = client.explore([replace(requests(1)[0], reward=reward)])
@@ -91,7 +92,7 @@ def test_several_rewards_come_in_the_order_asked_for_and_are_combined(
     np.testing.assert_allclose(group.rewards, truth / 2, rtol=1e-6)
 
 
-def test_info_is_read(client: RolloutServer) -> None:
+def test_info_is_read(client: RolloutClient) -> None:
     info = client.info()
     assert info.lora_targets == {"a.to_q": (4, 6)}
     assert (info.batch, info.max_rank, info.rewards) == (2, 8, ("judge",))
@@ -100,13 +101,13 @@ def test_info_is_read(client: RolloutServer) -> None:
 
 @pytest.mark.parametrize(("queued", "most"), [(64, 64), (1000, 100)])
 def test_a_request_is_no_larger_than_what_may_wait(
-    client: RolloutServer, wire: WireServer, queued: int, most: int
+    client: RolloutClient, wire: WireServer, queued: int, most: int
 ) -> None:
     wire.max_queued_images = queued
     assert client.info().most_candidates == most
 
 
-def test_groups_arrive_whole_and_at_once(client: RolloutServer, wire: WireServer) -> None:
+def test_groups_arrive_whole_and_at_once(client: RolloutClient, wire: WireServer) -> None:
     published = client.publish(adapter())
     assert (published.version, published.sha256) == (1, adapter().sha256)
     asked = requests()
@@ -114,27 +115,27 @@ def test_groups_arrive_whole_and_at_once(client: RolloutServer, wire: WireServer
     assert {version for _, _, version in wire.asked} == {1}
 
 
-def test_a_large_adapter_travels_in_chunks(client: RolloutServer, wire: WireServer) -> None:
+def test_a_large_adapter_travels_in_chunks(client: RolloutClient, wire: WireServer) -> None:
     wide = {"a.to_q": (torch.ones(8, 200_000), torch.ones(6, 8))}
     files = pack_adapter(wide, alpha=8)
     client.publish(files)
     assert wire.published[0] == files
 
 
-def test_latents_come_in_the_order_of_the_seeds(client: RolloutServer) -> None:
+def test_latents_come_in_the_order_of_the_seeds(client: RolloutClient) -> None:
     for group in client.explore(requests(2, return_latents=True)):
         assert group.latents is not None
         assert group.latents[:, 0, 0].tolist() == [float(seed) for seed in group.request.seeds]
 
 
 def test_before_the_first_publish_the_base_model_draws(
-    client: RolloutServer, wire: WireServer
+    client: RolloutClient, wire: WireServer
 ) -> None:
     list(client.explore(requests(1)))
     assert wire.asked[0][2] == 0
 
 
-def test_scores_go_in_batches_with_their_prompts(client: RolloutServer, wire: WireServer) -> None:
+def test_scores_go_in_batches_with_their_prompts(client: RolloutClient, wire: WireServer) -> None:
     latents = torch.arange(5.0).view(5, 1, 1, 1)
     scores = client.score(latents, list("abcde"), ["judge", "judge"], return_images=True)
     assert scores.rewards.tolist() == [[float(row)] * 2 for row in range(5)]
@@ -146,7 +147,7 @@ def test_scores_go_in_batches_with_their_prompts(client: RolloutServer, wire: Wi
 
 
 def test_large_images_are_scored_in_smaller_batches(
-    client: RolloutServer, wire: WireServer, monkeypatch: pytest.MonkeyPatch
+    client: RolloutClient, wire: WireServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_SCORE_BYTES", 3 * 64**2)
     latents = torch.arange(3.0).view(3, 1, 1, 1)
@@ -167,7 +168,7 @@ def test_large_images_are_scored_in_smaller_batches(
 def test_many_prompts_are_encoded_a_few_at_a_time(
     limits: dict[str, int],
     counts: list[int],
-    client: RolloutServer,
+    client: RolloutClient,
     wire: WireServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -181,7 +182,7 @@ def test_many_prompts_are_encoded_a_few_at_a_time(
 
 
 def test_prompts_are_checked_a_part_at_a_time(
-    client: RolloutServer, wire: WireServer, monkeypatch: pytest.MonkeyPatch
+    client: RolloutClient, wire: WireServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_CHECK_PROMPTS", 4)
     prompts = [f"{'bad' if number > 2 else 'good'} {number}" for number in range(10)]
@@ -195,7 +196,7 @@ def test_prompts_are_checked_a_part_at_a_time(
 
 
 def test_a_server_that_cannot_check_prompts_is_not_asked(
-    client: RolloutServer, wire: WireServer
+    client: RolloutClient, wire: WireServer
 ) -> None:
     wire.checks_prompts = False
     assert client.refused_prompts(["bad"], ["judge"]).count == 0
@@ -203,7 +204,7 @@ def test_a_server_that_cannot_check_prompts_is_not_asked(
 
 
 def test_how_to_draw_is_said_only_where_it_is_not_as_ever(
-    client: RolloutServer, wire: WireServer
+    client: RolloutClient, wire: WireServer
 ) -> None:
     assert (client.info().scores_early, client.info().solvers) == (True, ("euler", "dpm2m"))
     list(client.explore(requests(1)))
@@ -222,7 +223,7 @@ def test_how_to_draw_is_said_only_where_it_is_not_as_ever(
     assert client.info().decoders == ()
 
 
-def test_embeddings_are_read(client: RolloutServer) -> None:
+def test_embeddings_are_read(client: RolloutClient) -> None:
     conditioning = client.encode(["a", "abc"])
     assert conditioning.tokens[:, 0, 0].tolist() == [1.0, 3.0]
     assert conditioning.mask is None
@@ -239,7 +240,7 @@ def test_embeddings_are_read(client: RolloutServer) -> None:
     ],
 )
 def test_only_unanswered_batches_are_asked_again(
-    client: RolloutServer, wire: WireServer, fault, said: list[str]
+    client: RolloutClient, wire: WireServer, fault, said: list[str]
 ) -> None:
     asked = requests(1)
     wire.faults.streams = [lambda _: None, fault, fault]
@@ -249,7 +250,7 @@ def test_only_unanswered_batches_are_asked_again(
 
 
 def test_a_full_queue_postpones_that_group_alone(
-    client: RolloutServer, wire: WireServer, said: list[str]
+    client: RolloutClient, wire: WireServer, said: list[str]
 ) -> None:
     asked = requests(3, seeds=2)
 
@@ -269,7 +270,7 @@ def test_a_full_queue_postpones_that_group_alone(
 
 
 def test_a_server_that_moved_to_another_port_is_found(
-    client: RolloutServer, wire: WireServer
+    client: RolloutClient, wire: WireServer
 ) -> None:
     asked = requests()
     groups = client.explore(asked)
@@ -280,8 +281,8 @@ def test_a_server_that_moved_to_another_port_is_found(
 
 
 def test_a_whole_restart_is_waited_for(wire: WireServer, said: list[str]) -> None:
-    with RolloutServer(
-        wire.url, "mine", tokens=ADMIN, patience_s=20, groups_in_flight=1, say=said.append
+    with RolloutClient.at(
+        wire.url, Caller("mine", tokens=ADMIN, patience_s=20, groups_in_flight=1, say=said.append)
     ) as client:
         asked = requests()
         groups = client.explore(asked, client.publish(adapter()))
@@ -306,7 +307,7 @@ def test_a_whole_restart_is_waited_for(wire: WireServer, said: list[str]) -> Non
 
 
 def test_a_server_that_lost_its_state_gets_the_adapter_again(
-    client: RolloutServer, wire: WireServer
+    client: RolloutClient, wire: WireServer
 ) -> None:
     older, newer = client.publish(adapter(fill=0.5)), client.publish(adapter(), "fewer of them")
     assert wire.tuned == ["", "fewer of them"]
@@ -322,7 +323,7 @@ def test_a_server_that_lost_its_state_gets_the_adapter_again(
 
 
 def test_a_lost_version_is_never_mistaken_for_a_new_one_of_its_number(
-    client: RolloutServer, wire: WireServer
+    client: RolloutClient, wire: WireServer
 ) -> None:
     older = client.publish(adapter(fill=0.5))
     wire.forget()
@@ -334,7 +335,7 @@ def test_a_lost_version_is_never_mistaken_for_a_new_one_of_its_number(
 
 
 def test_exploring_goes_on_in_a_thread_while_others_are_asked(
-    client: RolloutServer, wire: WireServer
+    client: RolloutClient, wire: WireServer
 ) -> None:
     asked, published = requests(8), client.publish(adapter())
     with ThreadPoolExecutor(1) as pool:
@@ -348,7 +349,7 @@ def test_exploring_goes_on_in_a_thread_while_others_are_asked(
 
 
 def test_scoring_is_retried_while_the_model_restarts(
-    client: RolloutServer, wire: WireServer
+    client: RolloutClient, wire: WireServer
 ) -> None:
     client.info()
     wire.faults.score = ["Stub process 'score_0' is not healthy."] * 2
@@ -356,7 +357,7 @@ def test_scoring_is_retried_while_the_model_restarts(
 
 
 def test_a_dead_model_behind_a_live_server_exhausts_patience(wire: WireServer) -> None:
-    with RolloutServer(wire.url, "mine", tokens=ADMIN, patience_s=1) as client:
+    with RolloutClient.at(wire.url, Caller("mine", tokens=ADMIN, patience_s=1)) as client:
         client.info()
         wire.faults.score = ["Stub process 'score_0' is not healthy."] * 100
         with pytest.raises(ServerUnreachableError, match=r"within 1 s .*not healthy"):
@@ -367,7 +368,7 @@ def test_a_dead_model_behind_a_live_server_exhausts_patience(wire: WireServer) -
 
 
 def test_what_a_scorer_refuses_ends_the_rollout_in_its_words_whatever_they_are(
-    wire: WireServer, client: RolloutServer, said: list[str]
+    wire: WireServer, client: RolloutClient, said: list[str]
 ) -> None:
     words = "the scorer mine refuses: status 422: the image does not answer; try again in a year"
     wire.faults.score.append(f"[INTERNAL] {words}")
@@ -383,7 +384,7 @@ def test_a_server_that_cannot_go_on_is_waited_for_and_never_called_absent(
     wire: WireServer,
 ) -> None:
     full = "the server's store is full: raise its maxmemory"
-    with RolloutServer(wire.url, "mine", tokens=ADMIN, patience_s=1) as client:
+    with RolloutClient.at(wire.url, Caller("mine", tokens=ADMIN, patience_s=1)) as client:
         client.info()
         wire.faults.score = [f"[UNAVAILABLE] {full}"] * 2
         assert len(client.score(torch.ones(1, 2, 2), ["x"], ["judge"]).rewards) == 1
@@ -397,7 +398,7 @@ def test_a_server_that_cannot_go_on_is_waited_for_and_never_called_absent(
 
 @pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
 def test_a_server_on_this_machine_is_asked_by_no_proxy(
-    variable: str, wire: WireServer, client: RolloutServer, monkeypatch: pytest.MonkeyPatch
+    variable: str, wire: WireServer, client: RolloutClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "http://127.0.0.1:9")
     assert client.info().batch == 2
@@ -408,7 +409,7 @@ def test_a_server_on_this_machine_is_asked_by_no_proxy(
 def test_a_proxy_on_the_way_to_a_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://me:secret@127.0.0.1:9")
     with (
-        RolloutServer("grpc://gpu.invalid:8600", tokens=ADMIN, patience_s=0.2) as client,
+        RolloutClient.at("grpc://gpu.invalid:8600", Caller(tokens=ADMIN, patience_s=0.2)) as client,
         pytest.raises(ServerUnreachableError, match="proxy of the variable https_proxy") as error,
     ):
         client.info()
@@ -417,8 +418,8 @@ def test_a_proxy_on_the_way_to_a_server_is_named(monkeypatch: pytest.MonkeyPatch
 
 def test_nobody_there_is_one_sentence(said: list[str]) -> None:
     with (
-        RolloutServer(
-            "127.0.0.1:9", "mine", tokens=ADMIN, patience_s=0.5, say=said.append
+        RolloutClient.at(
+            "127.0.0.1:9", Caller("mine", tokens=ADMIN, patience_s=0.5, say=said.append)
         ) as client,
         pytest.raises(ServerUnreachableError, match="heliostat serve"),
     ):
@@ -427,7 +428,7 @@ def test_nobody_there_is_one_sentence(said: list[str]) -> None:
 
 
 def test_refusals_are_raised_at_once_in_the_servers_words(
-    client: RolloutServer, wire: WireServer
+    client: RolloutClient, wire: WireServer
 ) -> None:
     with pytest.raises(ServerRefusedError, match="too large a rank"):
         client.publish(adapter(rank=9))
@@ -437,14 +438,14 @@ def test_refusals_are_raised_at_once_in_the_servers_words(
     assert len(wire.asked) == 1
 
 
-def test_answers_of_another_version_are_an_error(client: RolloutServer, wire: WireServer) -> None:
+def test_answers_of_another_version_are_an_error(client: RolloutClient, wire: WireServer) -> None:
     published = client.publish(adapter())
     wire.faults.version_shift = 1
     with pytest.raises(ServerRefusedError, match=r"asked for adapter version 1, .* drew with 2"):
         list(client.explore(requests(1), published))
 
 
-def test_a_nan_reward_is_an_error(client: RolloutServer, wire: WireServer) -> None:
+def test_a_nan_reward_is_an_error(client: RolloutClient, wire: WireServer) -> None:
     wire.faults.nan = True
     with pytest.raises(ServerRefusedError, match="reward judge of seed 0 for 'p0' is nan"):
         list(client.explore(requests(1)))
@@ -453,7 +454,7 @@ def test_a_nan_reward_is_an_error(client: RolloutServer, wire: WireServer) -> No
 
 
 def test_an_abandoned_exploration_closes_its_stream(
-    client: RolloutServer, wire: WireServer
+    client: RolloutClient, wire: WireServer
 ) -> None:
     before = threading.active_count()
     groups = client.explore(requests())
@@ -467,8 +468,8 @@ def test_an_abandoned_exploration_closes_its_stream(
 
 def test_another_service_at_the_url_is_named(wire: WireServer) -> None:
     with (
-        RolloutServer(
-            f"127.0.0.1:{wire.triton_port}", "mine", tokens=ADMIN, patience_s=5
+        RolloutClient.at(
+            f"127.0.0.1:{wire.triton_port}", Caller("mine", tokens=ADMIN, patience_s=5)
         ) as client,
         pytest.raises(
             ServerRefusedError, match=r"is not heliostat's control plane: set server\.url"
@@ -484,11 +485,11 @@ def test_the_first_token_that_the_server_takes_opens_the_experiment(
     (tmp_path / "given").write_text("admin\n")
     monkeypatch.setenv("HELIOSTAT_TOKEN", "another server's")
     tokens = RunTokens(tmp_path, tmp_path / "given", lambda: pytest.fail("not needed"))
-    with RolloutServer(wire.url, "mine", tokens=tokens) as client:
+    with RolloutClient.at(wire.url, Caller("mine", tokens=tokens)) as client:
         client.info()
     assert (tmp_path / "token").read_text() == "of-mine"
     assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
-    with RolloutServer(wire.url, "mine", tokens=RunTokens(tmp_path)) as client:
+    with RolloutClient.at(wire.url, Caller("mine", tokens=RunTokens(tmp_path))) as client:
         client.info()
 
 
@@ -497,14 +498,16 @@ def test_a_token_is_read_as_people_have_it(
 ) -> None:
     """A line end in the variable, a byte-order mark in the file, and a damaged file of ours."""
     monkeypatch.setenv("HELIOSTAT_TOKEN", " admin\r\n")
-    with RolloutServer(wire.url, "mine", tokens=RunTokens(tmp_path)) as client:
+    with RolloutClient.at(wire.url, Caller("mine", tokens=RunTokens(tmp_path))) as client:
         client.info()
     monkeypatch.delenv("HELIOSTAT_TOKEN")
     given = tmp_path / "given"
     given.write_bytes(b"\xef\xbb\xbfadmin\r\n")
     for damaged in (b"", b"\xff\x00", b"one\ntwo"):
         (tmp_path / "token").write_bytes(damaged)
-        with RolloutServer(wire.url, "mine", tokens=RunTokens(tmp_path, given)) as client:
+        with RolloutClient.at(
+            wire.url, Caller("mine", tokens=RunTokens(tmp_path, given))
+        ) as client:
             client.info()
         assert (tmp_path / "token").read_text() == "of-mine"
 
@@ -515,7 +518,7 @@ def test_a_token_that_cannot_be_sent_is_named_and_not_printed(
 ) -> None:
     def refusal(tokens: RunTokens) -> str:
         with (
-            RolloutServer(wire.url, "mine", tokens=tokens) as client,
+            RolloutClient.at(wire.url, Caller("mine", tokens=tokens)) as client,
             pytest.raises(SecretError) as error,
         ):
             client.info()
@@ -545,7 +548,7 @@ def test_a_token_file_that_is_not_text_is_named(tmp_path: Path) -> None:
 
 def test_without_a_token_the_sentence_says_where_to_put_one(wire: WireServer) -> None:
     with (
-        RolloutServer(wire.url, "mine") as client,
+        RolloutClient.at(wire.url, Caller("mine")) as client,
         pytest.raises(TokenRefusedError, match=r"HELIOSTAT_TOKEN or server\.token_file"),
     ):
         client.info()
@@ -553,14 +556,14 @@ def test_without_a_token_the_sentence_says_where_to_put_one(wire: WireServer) ->
 
 def test_a_token_that_is_refused_is_told_in_the_servers_words(wire: WireServer) -> None:
     with (
-        RolloutServer(wire.url, "mine", tokens=GivenTokens("no", "neither")) as client,
+        RolloutClient.at(wire.url, Caller("mine", tokens=GivenTokens("no", "neither"))) as client,
         pytest.raises(TokenRefusedError, match="not valid here"),
     ):
         client.info()
 
 
 def test_a_token_that_is_revoked_meanwhile_is_replaced_if_another_one_opens(
-    client: RolloutServer, wire: WireServer
+    client: RolloutClient, wire: WireServer
 ) -> None:
     asked = requests()
     groups = client.explore(asked, client.publish(adapter()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ import torch
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.errors import ConfigError, ServerRefusedError, ServerUnreachableError
-from heliostat_trainer.rollouts.replicas import RolloutServers
+from heliostat_trainer.rollouts import replicas as module
+from heliostat_trainer.rollouts.caller import Caller
+from heliostat_trainer.rollouts.replicas import Replicas
 from tests.trainer.rollouts.fake_wire import WireServer
 from tests.trainer.rollouts.test_client import ADMIN, adapter, check, requests
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Replicas:
+class Running:
     """Wire servers on one store, and the trainer's view of them."""
 
     def __init__(self, count: int, patience_s: float = 5.0) -> None:
@@ -32,13 +35,15 @@ class Replicas:
             wire.published = self.wires[0].published
         self.said: list[str] = []
         self.servers = self._stack.enter_context(
-            RolloutServers(
+            Replicas(
                 [wire.url for wire in self.wires],
-                "mine",
-                tokens=ADMIN,
-                patience_s=patience_s,
-                groups_in_flight=2,
-                say=self.said.append,
+                Caller(
+                    "mine",
+                    tokens=ADMIN,
+                    patience_s=patience_s,
+                    groups_in_flight=2,
+                    say=self.said.append,
+                ),
             )
         )
 
@@ -63,8 +68,8 @@ class Replicas:
 
 
 @pytest.fixture
-def two() -> Iterator[Replicas]:
-    replicas = Replicas(2)
+def two() -> Iterator[Running]:
+    replicas = Running(2)
     yield replicas
     replicas.close()
 
@@ -73,7 +78,7 @@ def drawn_by(wire: WireServer) -> set[str]:
     return {prompt for prompt, _, _ in wire.asked}
 
 
-def test_whoever_has_room_draws(two: Replicas) -> None:
+def test_whoever_has_room_draws(two: Running) -> None:
     two.slow_down()
     published = two.servers.publish(adapter())
     asked = requests(8)
@@ -84,7 +89,7 @@ def test_whoever_has_room_draws(two: Replicas) -> None:
     assert {version for wire in two.wires for _, _, version in wire.asked} == {1}
 
 
-def test_a_replica_lost_in_a_step_costs_only_what_it_has_not_answered(two: Replicas) -> None:
+def test_a_replica_lost_in_a_step_costs_only_what_it_has_not_answered(two: Running) -> None:
     two.slow_down()
     published = two.servers.publish(adapter())
     asked = requests(10)
@@ -99,7 +104,7 @@ def test_a_replica_lost_in_a_step_costs_only_what_it_has_not_answered(two: Repli
     assert two.wires[1].url in two.said[0]
 
 
-def test_what_was_answered_of_a_group_is_not_drawn_again(two: Replicas) -> None:
+def test_what_was_answered_of_a_group_is_not_drawn_again(two: Running) -> None:
     two.wires[0].stop()
     two.wires[1].faults.streams = [
         lambda _: None,
@@ -109,7 +114,7 @@ def test_what_was_answered_of_a_group_is_not_drawn_again(two: Replicas) -> None:
     assert [len(seeds) for _, seeds, _ in two.wires[1].asked] == [6, 4]  # a batch of 2 was there
 
 
-def test_one_that_comes_back_is_used_again(two: Replicas) -> None:
+def test_one_that_comes_back_is_used_again(two: Running) -> None:
     two.slow_down()
     published = two.servers.publish(adapter())
     two.wires[1].stop()
@@ -121,7 +126,7 @@ def test_one_that_comes_back_is_used_again(two: Replicas) -> None:
     assert any("is back" in line for line in two.said)
 
 
-def test_one_that_comes_back_within_a_step_takes_part(two: Replicas) -> None:
+def test_one_that_comes_back_within_a_step_takes_part(two: Running) -> None:
     two.wires[0].faults.streams = [lambda _: time.sleep(0.3)] * 100
     published = two.servers.publish(adapter())
     two.wires[1].stop()
@@ -132,7 +137,7 @@ def test_one_that_comes_back_within_a_step_takes_part(two: Replicas) -> None:
     assert drawn_by(two.wires[1])
 
 
-def test_patience_runs_once_all_are_gone(two: Replicas) -> None:
+def test_patience_runs_once_all_are_gone(two: Running) -> None:
     two.slow_down()
     published = two.servers.publish(adapter())
     groups = two.servers.explore(requests(8), published)
@@ -145,7 +150,7 @@ def test_patience_runs_once_all_are_gone(two: Replicas) -> None:
 
 
 def test_all_gone_for_too_long_is_one_sentence() -> None:
-    replicas = Replicas(2, patience_s=0.5)
+    replicas = Running(2, patience_s=0.5)
     for wire in replicas.wires:
         wire.stop()
     for action in (
@@ -161,7 +166,7 @@ def test_all_gone_for_too_long_is_one_sentence() -> None:
     replicas.close()
 
 
-def test_what_any_can_do_goes_to_one_that_is_there(two: Replicas) -> None:
+def test_what_any_can_do_goes_to_one_that_is_there(two: Running) -> None:
     assert two.servers.info().batch == 2
     two.wires[0].stop()
     assert two.servers.publish(adapter()).version == 1
@@ -169,7 +174,55 @@ def test_what_any_can_do_goes_to_one_that_is_there(two: Replicas) -> None:
     assert two.servers.info().latest_version == 1
 
 
-def test_scoring_is_spread_and_survives_a_loss(two: Replicas) -> None:
+def test_one_that_is_lost_is_asked_what_it_serves_once_until_it_is_heard_of_again(
+    two: Running,
+) -> None:
+    two.wires[1].faults.info = "unreachable"
+    for _ in range(3):
+        assert two.servers.info().batch == 2
+    assert (two.wires[0].infos, two.wires[1].infos) == (3, 1)
+    two.wires[1].faults.info = ""
+    two.slow_down()
+    check(list(two.servers.explore(requests(12))), requests(12))
+    assert any("is back" in line for line in two.said)
+    two.wires[1].rewards = ["judge", "ocr"]
+    before = two.wires[1].infos
+    assert two.servers.info().rewards == ("judge",)
+    assert two.wires[1].infos == before + 1
+
+
+def test_all_are_asked_what_they_serve_while_none_is_there(two: Running) -> None:
+    for wire in two.wires:
+        wire.faults.info = "unreachable"
+    threading.Timer(0.5, lambda: setattr(two.wires[1].faults, "info", "")).start()
+    assert two.servers.info().batch == 2
+
+
+def test_one_that_cannot_decode_as_asked_for_the_first_time_is_left_out(two: Running) -> None:
+    latents, prompts = torch.arange(20.0).view(20, 1, 1).expand(20, 2, 2), ["p"] * 20
+    two.wires[1].decoders = ["full"]
+    two.servers.score(latents, prompts, ["judge"])
+    assert all(wire.scored for wire in two.wires)
+    two.wires[1].scored.clear()
+    scores = two.servers.score(latents, prompts, ["judge"], decoder=DecoderName.TINY)
+    np.testing.assert_array_equal(scores.rewards[:, 0], np.arange(20.0))
+    assert not two.wires[1].scored
+    assert [line for line in two.said if "left out: it (version 1) decodes with full alone" in line]
+
+
+def test_one_that_has_learnt_the_decoder_asked_for_is_asked_anew_and_takes_part(
+    two: Running,
+) -> None:
+    latents, prompts = torch.zeros(40, 2, 2), ["p"] * 40
+    two.wires[1].decoders = ["full"]
+    two.servers.score(latents, prompts, ["judge"])
+    two.wires[1].decoders = ["full", "tiny"]
+    two.servers.score(latents, prompts, ["judge"], decoder=DecoderName.TINY)
+    assert all(wire.decoded_with[-1] == "tiny" for wire in two.wires)
+    assert not two.said
+
+
+def test_scoring_is_spread_and_survives_a_loss(two: Running) -> None:
     latents = torch.arange(40.0).view(40, 1, 1).expand(40, 2, 2)
     prompts = [f"p{row}" for row in range(40)]
     scores = two.servers.score(latents, prompts, ["judge"], return_images=True)
@@ -183,13 +236,26 @@ def test_scoring_is_spread_and_survives_a_loss(two: Replicas) -> None:
     np.testing.assert_array_equal(scores.rewards[:, 0], np.arange(40.0))
 
 
-def test_replicas_that_differ_are_one_sentence(two: Replicas) -> None:
+def test_what_is_known_of_one_that_is_lost_does_not_bring_it_back(
+    two: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TRY_AGAIN_S", 0.0)
+    latents, prompts = torch.zeros(40, 2, 2), ["p"] * 40
+    two.servers.score(latents, prompts, ["judge"])
+    two.wires[1].stop()
+    check(list(two.servers.explore(requests(6))), requests(6))
+    two.servers.score(latents, prompts, ["judge"])
+    assert len(two.said) == 1
+    assert "is away" in two.said[0]
+
+
+def test_replicas_that_differ_are_one_sentence(two: Running) -> None:
     two.wires[1].precision = "bf16"
     with pytest.raises(ConfigError, match=r"differ in precision \(bf16 and nvfp4\)"):
         two.servers.info()
 
 
-def test_replicas_compute_alike_as_far_as_they_say(two: Replicas) -> None:
+def test_replicas_compute_alike_as_far_as_they_say(two: Running) -> None:
     two.wires[0].compute_dtype = "float32"
     two.servers.info()
     two.wires[1].compute_dtype = "bfloat16"
@@ -197,7 +263,7 @@ def test_replicas_compute_alike_as_far_as_they_say(two: Replicas) -> None:
         two.servers.info()
 
 
-def test_replicas_decode_alike_unless_they_are_asked_for_another_decoder(two: Replicas) -> None:
+def test_replicas_decode_alike_unless_they_are_asked_for_another_decoder(two: Running) -> None:
     two.wires[0].decoders, two.wires[1].decoders = ["full", "tiny"], ["full"]
     assert two.servers.info().decoders == ("full",)
     two.wires[1].decoders = []  # older than the field: it does not say
@@ -207,7 +273,7 @@ def test_replicas_decode_alike_unless_they_are_asked_for_another_decoder(two: Re
         two.servers.info()
 
 
-def test_replicas_may_keep_the_same_weights_in_other_places(two: Replicas) -> None:
+def test_replicas_may_keep_the_same_weights_in_other_places(two: Running) -> None:
     two.wires[0].checkpoint, two.wires[1].checkpoint = "/a/weights", "/b/weights"
     for wire in two.wires:
         wire.weights_digest = "aa"
@@ -217,7 +283,7 @@ def test_replicas_may_keep_the_same_weights_in_other_places(two: Replicas) -> No
         two.servers.info()
 
 
-def test_one_that_comes_later_must_be_like_the_others(two: Replicas) -> None:
+def test_one_that_comes_later_must_be_like_the_others(two: Running) -> None:
     two.slow_down()
     two.wires[1].stop()
     two.servers.info()
@@ -235,7 +301,7 @@ def test_one_that_comes_later_must_be_like_the_others(two: Replicas) -> None:
     ],
 )
 def test_an_older_one_that_comes_later_is_left_out_where_it_is_of_no_use(
-    two: Replicas, asked: dict[str, Any], lacks: str
+    two: Running, asked: dict[str, Any], lacks: str
 ) -> None:
     two.slow_down()
     two.wires[1].stop()
@@ -262,7 +328,7 @@ def test_an_older_one_that_comes_later_is_left_out_where_it_is_of_no_use(
     assert two.wires[1].asked
 
 
-def test_what_not_all_can_do_is_not_offered(two: Replicas) -> None:
+def test_what_not_all_can_do_is_not_offered(two: Running) -> None:
     two.wires[0].rewards = ["judge", "ocr"]
     assert two.servers.info().rewards == ("judge",)
     assert two.servers.info().max_queued_images is None
@@ -274,7 +340,7 @@ def test_what_not_all_can_do_is_not_offered(two: Replicas) -> None:
 
 
 def test_one_with_a_store_of_its_own_is_given_the_adapter_and_asked_for_its_own_version(
-    two: Replicas,
+    two: Running,
 ) -> None:
     two.slow_down()
     two.wires[1].published = []
@@ -286,7 +352,7 @@ def test_one_with_a_store_of_its_own_is_given_the_adapter_and_asked_for_its_own_
     assert two.wires[1].published[0].sha256 == published.sha256
 
 
-def test_what_one_refuses_is_raised(two: Replicas) -> None:
+def test_what_one_refuses_is_raised(two: Running) -> None:
     for wire in two.wires:
         wire.faults.nan = True
     with pytest.raises(ServerRefusedError, match="mend the reward model"):
@@ -294,7 +360,7 @@ def test_what_one_refuses_is_raised(two: Replicas) -> None:
 
 
 @pytest.mark.slow
-def test_whoever_stops_reading_leaves_no_thread_drawing(two: Replicas) -> None:
+def test_whoever_stops_reading_leaves_no_thread_drawing(two: Running) -> None:
     two.slow_down()
     groups = two.servers.explore(requests(50))
     next(groups)

@@ -13,12 +13,14 @@ from heliostat_trainer.errors import DIVERGED, DivergedError
 from heliostat_trainer.learning.optimiser import build_optimiser
 from heliostat_trainer.learning.rows import GroupBatch, Schedule, lay_out
 from heliostat_trainer.learning.tensors import restore_tensors
+from heliostat_trainer.learning.updates import Restore, Update
 from heliostat_trainer.objectives.norm import norm_ratio
 from heliostat_trainer.objectives.objective import Velocities, mean_of_each
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.randomness import Purpose, stream
+from heliostat_trainer.ranks.calls import announced
 from heliostat_trainer.ranks.ranks import Ranks
-from heliostat_trainer.types import UpdateReport, has_contrast
+from heliostat_trainer.types import UpdateReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 class Learner:
     """Holds the optimiser; moves the trained policy, and the old one and the EMA after it.
 
-    On several ranks all make the same calls with the same samples. Each takes every size-th
+    On several ranks the leader has all make its calls with the same samples. Each takes every size-th
     micro-batch, the gradients are summed, and every rank makes the same optimiser step: that of a
     single rank but for the order of a sum in float32.
     """
@@ -84,8 +86,14 @@ class Learner:
             DivergedError: a loss or gradient is not finite; the policies are as they were, unless
                 updates_per_step is above 1. Or the update's weights are not: `step` is then None.
         """
-        batch = self._lay_out([*samples, *replayed], step)
-        sums = _Sums()
+        call = Update(samples, conditioning, step, replayed)
+        with announced(self._ranks, call):
+            return call.do(self)
+
+    def train(self, samples: Sequence[Samples], conditioning: Conditioning, step: int) -> Sums:
+        """`update` as each rank makes it: sums over all ranks' rows."""
+        batch = self._lay_out(samples, step)
+        sums = Sums()
         shares = self._mini_batches(batch)
         for number, terms in enumerate(shares):
             self._accumulate(batch, terms, conditioning, sums)
@@ -98,8 +106,7 @@ class Learner:
                 if last:
                     self._follow(step)
                     self.step = step
-        contrast = sum(has_contrast(group.rewards) for group in samples)
-        return sums.report(len(samples) - contrast)
+        return sums
 
     def gradient(
         self, samples: Sequence[Samples], conditioning: Conditioning, step: int
@@ -112,7 +119,7 @@ class Learner:
             DivergedError: a loss is not finite.
         """
         batch = self._lay_out(samples, step)
-        self._accumulate(batch, batch.terms(), conditioning, _Sums())
+        self._accumulate(batch, batch.terms(), conditioning, Sums())
         self._sum_gradients()
         gradients = {
             name: weight.grad
@@ -124,6 +131,12 @@ class Learner:
 
     def restore(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """Go on from a checkpoint's tensors, after `step`."""
+        call = Restore(tensors, step)
+        with announced(self._ranks, call):
+            call.do(self)
+
+    def take_over(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+        """`restore` as each rank makes it."""
         restore_tensors(tensors, self._policy, self.optimiser)
         self.step = step
 
@@ -144,7 +157,7 @@ class Learner:
         return np.array_split(shuffled, updates)
 
     def _accumulate(
-        self, batch: Batch, terms: NDArray[np.int64], conditioning: Conditioning, sums: _Sums
+        self, batch: Batch, terms: NDArray[np.int64], conditioning: Conditioning, sums: Sums
     ) -> None:
         """Add up the gradient of the mean loss over the terms, a micro-batch at a time."""
         on_policy = self._is_on_policy(batch.schedule.step)
@@ -244,7 +257,7 @@ class Learner:
             old = trained.detach()
         return Velocities(trained=trained, old=old, reference=reference)
 
-    def _descend(self, sums: _Sums, step: int) -> None:
+    def _descend(self, sums: Sums, step: int) -> None:
         """One optimiser step with the gradient that has been added up."""
         parameters = list(self._policy.trained.tensors.values())
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._config.optimiser.max_grad_norm)
@@ -292,7 +305,7 @@ class Learner:
             raise DivergedError(f"{sentence}; {DIVERGED}")
 
 
-class _Sums:
+class Sums:
     """Running sums over a step's rows."""
 
     def __init__(self) -> None:
@@ -327,6 +340,7 @@ class _Sums:
         self._sums = dict(zip(names, totals[1:].tolist(), strict=True))
 
     def report(self, zero_contrast_groups: int) -> UpdateReport:
+        """The means over the rows."""
         means = {name: total / self._rows for name, total in self._sums.items()}
         return UpdateReport(
             loss=means["loss"],

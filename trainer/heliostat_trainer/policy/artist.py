@@ -11,8 +11,8 @@ from heliostat_engines.progress import Stages
 from heliostat_engines.sampling.euler import SAMPLERS, cut_after, guided
 from heliostat_engines.sampling.noise import initial_noise
 from heliostat_engines.sampling.solvers import Solver
-from heliostat_engines.sampling.stochastic import Trajectory
-from heliostat_trainer.policy.policy import PolicyName
+from heliostat_trainer.policy.draws import Draw, Rollout
+from heliostat_trainer.ranks.calls import announced
 from heliostat_trainer.ranks.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Family
-    from heliostat_engines.sampling.stochastic import StochasticSampler
-    from heliostat_trainer.policy.policy import Policy
+    from heliostat_engines.sampling.stochastic import StochasticSampler, Trajectory
+    from heliostat_trainer.policy.policy import Policy, PolicyName
 
 
 class Artist:
     """Draws clean latents from seeds with one of the policies; each rank draws its share.
 
-    All ranks make the same calls; only the leader gets all that was drawn.
+    The leader has all ranks make its calls, and it alone gets all that was drawn.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class Artist:
         Each batch is drawn within `undisturbed`: on a sharded transformer no rank may leave the
         others alone with half of an evaluation. `stages` hear of each batch.
         """
-        self._policy = policy
+        self.policy = policy
         self._family = family
         self._resolution_px = resolution_px
         self._batch = batch
-        self._sampler = sampler
+        self.sampler = sampler
         self._sample = SAMPLERS[solver]
         self._ranks = ranks or Ranks()
         self._undisturbed = undisturbed
@@ -65,7 +65,7 @@ class Artist:
 
     def prepare(self, conditioning: Conditioning) -> Conditioning:
         """Cast and move embeddings once, for all draws and updates of a step."""
-        return conditioning.to(self._policy.dtype, self._policy.device)
+        return conditioning.to(self.policy.dtype, self.policy.device)
 
     def draw(
         self,
@@ -81,15 +81,11 @@ class Artist:
     ) -> torch.Tensor:
         """Clean latents[B, ...] in float32 on the CPU, for seeds[B] and rows[B] of a conditioning.
 
-        `null` is the empty prompt's single row, needed for a guidance above 1. With `score_after`,
-        they are as predicted after so many of the steps.
+        `Draw` says what each of them means.
         """
-        sigmas = self._sigmas(steps, score_after)
-
-        def some(chunk: Sequence[int], own: Conditioning) -> dict[str, torch.Tensor]:
-            return {"latents": self._draw(who, chunk, own, sigmas, null, guidance)}
-
-        return self._spread(seeds, conditioning, rows, some)["latents"]
+        call = Draw(who, seeds, conditioning, rows, steps, null, guidance, score_after)
+        with announced(self._ranks, call):
+            return call.do(self)
 
     def rollout(
         self, seeds: Sequence[int], conditioning: Conditioning, rows: Sequence[int], steps: int
@@ -98,23 +94,11 @@ class Artist:
 
         There is a trajectory only where the objective needs it: then the sampler is stochastic.
         """
-        sampler, sigmas = self._sampler, self._sigmas(steps)
+        call = Rollout(seeds, conditioning, rows, steps)
+        with announced(self._ranks, call):
+            return call.do(self)
 
-        def some(chunk: Sequence[int], own: Conditioning) -> dict[str, torch.Tensor]:
-            if sampler is None:
-                return {"latents": self._draw(PolicyName.OLD, chunk, own, sigmas, None, 1.0)}
-            velocity = self._policy.bind(PolicyName.OLD, own)
-            drawn, path = sampler.sample(velocity, self._noise(chunk), chunk)
-            fields = {"path": path.latents, "first": path.first, "log_probs": path.log_probs}
-            return {"latents": drawn.cpu(), **fields}
-
-        drawn = self._spread(seeds, conditioning, rows, some)
-        if sampler is None:
-            return drawn["latents"], None
-        path = Trajectory(drawn["path"], drawn["first"], drawn["log_probs"])
-        return drawn["latents"], path
-
-    def _spread(
+    def spread(
         self,
         seeds: Sequence[int],
         conditioning: Conditioning,
@@ -141,28 +125,31 @@ class Artist:
             self._stages.count(min(done, len(seeds)), len(seeds), "images")
         return _concat(self._ranks.gather(_concat(parts)))
 
-    def _sigmas(self, steps: int, score_after: int | None = None) -> torch.Tensor:
+    def sigmas(self, steps: int, score_after: int | None = None) -> torch.Tensor:
+        """sigmas[E + 1]: the noise levels of E evaluations, and 0."""
         sigmas = self._family.sigmas(steps, self._resolution_px)
         return cut_after(sigmas, score_after or steps)
 
-    def _noise(self, seeds: Sequence[int]) -> torch.Tensor:
+    def noise(self, seeds: Sequence[int]) -> torch.Tensor:
+        """What seeds[B] begin at, [B, ...] on the policy's device."""
         shape = self._family.latent_shape(self._resolution_px)
-        return initial_noise(seeds, shape).to(self._policy.device)
+        return initial_noise(seeds, shape).to(self.policy.device)
 
-    def _draw(
+    def denoise(
         self,
         who: PolicyName,
         seeds: Sequence[int],
         conditioning: Conditioning,
         sigmas: torch.Tensor,
-        null: Conditioning | None,
-        guidance: float,
+        null: Conditioning | None = None,
+        guidance: float = 1.0,
     ) -> torch.Tensor:
-        velocity = self._policy.bind(who, conditioning)
+        """Clean latents[B, ...] on the CPU of a single batch, for seeds[B] and a conditioning of B rows."""
+        velocity = self.policy.bind(who, conditioning)
         if null is not None:
-            unconditional = self._policy.bind(who, null.repeat(len(seeds)))
+            unconditional = self.policy.bind(who, null.repeat(len(seeds)))
             velocity = guided(velocity, unconditional, guidance)
-        return self._sample(velocity, self._noise(seeds), sigmas).cpu()
+        return self._sample(velocity, self.noise(seeds), sigmas).cpu()
 
 
 def _concat(parts: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

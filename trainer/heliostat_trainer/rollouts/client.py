@@ -1,57 +1,43 @@
-"""The rollout server as the trainer sees it: one URL, everything else learnt from there."""
+"""One rollout server as the trainer sees it: one URL, everything else learnt from there."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
-import grpc
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.parts import parts
-from heliostat_proto import control_pb2, control_pb2_grpc
 from heliostat_proto.rollout_pb2 import PromptReport, ScoreSpec
-from heliostat_trainer.errors import ConfigError, ServerRefusedError, TokenRefusedError
-from heliostat_trainer.rollouts.exploration import Backlog, Behaviour, Exploration, RolloutStream
-from heliostat_trainer.rollouts.failures import ServerAwayError, control_error, triton_error
-from heliostat_trainer.rollouts.handshake import check_wire
+from heliostat_trainer.errors import ServerRefusedError
+from heliostat_trainer.rollouts.backlog import Backlog
+from heliostat_trainer.rollouts.connection import Connection
+from heliostat_trainer.rollouts.control import ControlPlane
+from heliostat_trainer.rollouts.exploration import Exploration
+from heliostat_trainer.rollouts.failures import triton_error
 from heliostat_trainer.rollouts.patience import Patience
 from heliostat_trainer.rollouts.published import PublishedAdapters
-from heliostat_trainer.rollouts.service import RefusedPrompt, RefusedPrompts, Scores
-from heliostat_trainer.rollouts.tokens import GivenTokens
-from heliostat_trainer.rollouts.wire import Access, Outputs, infer_inputs
-from heliostat_trainer.settings.server import TLS_SCHEME, server_address
-from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
+from heliostat_trainer.rollouts.service import RefusedPrompt, RefusedPrompts, ScoreRequest, Scores
+from heliostat_trainer.rollouts.stream import StreamSource
+from heliostat_trainer.rollouts.wire import Outputs, infer_inputs
 from heliostat_wire.names import Model, Tensor
 from heliostat_wire.specs import read_json_element, spec_name
 from heliostat_wire.tensors import encode_inputs, read_conditioning, score_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     import torch
-    from tritonclient.grpc import InferenceServerClient
 
     from heliostat_engines.adapters import AdapterFiles
-    from heliostat_trainer.rollouts.tokens import Tokens
+    from heliostat_trainer.rollouts.caller import Caller
+    from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
     from heliostat_wire.tensors import Arrays
 
-T = TypeVar("T")
-
-CHUNK_BYTES = 1 << 20
-CONTROL_TIMEOUT_S = 10.0
-PUBLISH_TIMEOUT_S = 120.0
-"""Of an adapter that has arrived: the server tries it before it is a version."""
 REWARDS_LOAD_S = 600.0
 """The first who asks for rewards waits until their weights are read, and judges have been tried."""
-SLOWEST_UPLOAD = 2**20
-"""Bytes a second: a larger adapter has more time to arrive."""
-SHORTEST_SILENCE_S = 60.0
 MAX_SCORE_BYTES = 256 * 2**20
 """Of latents and images in a request."""
 MAX_ENCODE_BYTES = 64 * 2**20
@@ -63,7 +49,7 @@ MAX_CHECK_PROMPTS = 1000
 """Of prompts in a request that asks which of them are refused."""
 
 
-class RolloutServer:
+class RolloutClient:
     """A `RolloutService` over gRPC. Close it, or use it as a context manager.
 
     Transport failures are retried for `patience_s`; what was answered before one is kept, and the
@@ -72,31 +58,15 @@ class RolloutServer:
     The first call opens the experiment with the first of the tokens that the server takes.
     """
 
-    def __init__(
-        self,
-        url: str,
-        experiment: str = "",
-        *,
-        tokens: Tokens | None = None,
-        authority_file: Path | None = None,
-        patience_s: float = 10.0,
-        groups_in_flight: int = 4,
-        say: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self._url = url
-        self._address = server_address(url)
-        self._experiment = experiment
-        self._tokens = tokens or GivenTokens()
-        self._transport = _transport(url, authority_file)
-        self._access: Access | None = None
-        self._groups_in_flight = groups_in_flight
-        self._silence_s = max(patience_s, SHORTEST_SILENCE_S)
-        self._say = say
-        self._patience = Patience(patience_s, url, say)
-        self._channel: grpc.Channel | None = None
-        self._triton: InferenceServerClient | None = None
-        self._info: ServerInfo | None = None
-        self._published = PublishedAdapters()
+    def __init__(self, control: ControlPlane) -> None:
+        self._control = control
+        self._connection = control.connection
+
+    @classmethod
+    def at(cls, url: str, caller: Caller) -> Self:
+        """Of the server at a URL. Raises ConfigError."""
+        waiting = Patience(caller.patience_s, url, caller.say)
+        return cls(ControlPlane(Connection.to(url, caller, waiting), PublishedAdapters()))
 
     def __enter__(self) -> Self:
         return self
@@ -105,24 +75,20 @@ class RolloutServer:
         self.close()
 
     def close(self) -> None:
-        """Close the connections; the next call opens new ones."""
-        if self._channel is not None:
-            self._channel.close()
-        if self._triton is not None:
-            self._triton.close()
-        self._channel = self._triton = self._info = None
+        """Close the connection; the next call opens a new one."""
+        self._connection.close()
 
     def info(self) -> ServerInfo:
         """Model, limits and rewards, asked anew."""
-        return self._patiently(self._read_info)
+        return self._connection.patiently(self._control.info)
 
     def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
         """Make an adapter the experiment's next version, and one that `explore` can draw with.
 
         tuned: what the run has decided last, for the server to show.
         """
-        self._published.keep(files, tuned)
-        return self._patiently(lambda: self._publish(files))
+        self._control.published.keep(files, tuned)
+        return self._connection.patiently(lambda: self._control.publish(files))
 
     def explore(
         self, requests: Sequence[GroupRequest], adapter: PublishedAdapter | None = None
@@ -130,7 +96,7 @@ class RolloutServer:
         """Draw and reward groups under one of the three adapters last published (None: base model).
 
         Several groups are in flight; each is yielded when all its candidates are there. May run
-        beside the other methods in another thread: it has connections of its own.
+        beside the other methods in another thread: it has a connection of its own.
         """
         yield from self.explore_from(Backlog(requests), adapter)
 
@@ -141,41 +107,19 @@ class RolloutServer:
 
         If the server stays away, what it was asked for goes back there.
         """
-        with self._twin() as twin:
-            yield from twin._explore(backlog, adapter)
-
-    def _twin(self) -> RolloutServer:
-        """The same server over other connections, and with the same adapters."""
-        twin = copy.copy(self)
-        twin._channel = twin._triton = twin._info = None
-        twin._patience = self._patience.anew()
-        return twin
-
-    def _explore(self, backlog: Backlog, adapter: PublishedAdapter | None) -> Iterator[Group]:
-        exploration = Exploration(
-            backlog,
-            lambda: self._open_stream(adapter),
-            self._probe,
-            groups_in_flight=self._groups_in_flight,
-            silence_s=self._silence_s,
-            say=self._say,
-        )
-
-        def next_group() -> Group | None:
-            answers = exploration.answers
+        control = self._control.anew()
+        source = StreamSource(control, adapter)
+        with control.connection as connection:
+            exploration = Exploration(backlog, source, connection.caller)
             try:
-                return exploration.next_group()
+                while exploration.wait_for_work():
+                    group = connection.patiently(
+                        lambda: source.unless_forgotten(exploration.next_group)
+                    )
+                    if group is not None:
+                        yield group
             finally:
-                if exploration.answers > answers:
-                    self._patience.answered()
-
-        try:
-            while exploration.wait_for_work():
-                group = self._patiently(lambda: self._unless_forgotten(adapter, next_group))
-                if group is not None:
-                    yield group
-        finally:
-            exploration.give_back()
+                exploration.give_back()
 
     def score(
         self,
@@ -187,22 +131,16 @@ class RolloutServer:
         decoder: DecoderName = DecoderName.FULL,
     ) -> Scores:
         """Rewards[B, R] of clean latents[B, ...], one prompt each; images uint8[B, H, W, 3]."""
-        info = self._info or self.info()
-        size = latents[:1].numel() * FLOAT_BYTES
-        if return_images:
+        return self.score_all(ScoreRequest(latents, prompts, rewards, return_images, decoder))
+
+    def score_all(self, request: ScoreRequest) -> Scores:
+        """As `score`, in parts that the server takes."""
+        info = self._known_info()
+        size = request.latents[:1].numel() * FLOAT_BYTES
+        if request.return_images:
             size += 3 * info.resolution_px**2
-        return Scores.concat(
-            [
-                self._score(
-                    latents[rows],
-                    prompts[rows],
-                    rewards,
-                    return_images=return_images,
-                    decoder=decoder,
-                )
-                for rows in parts([size] * len(prompts), MAX_SCORE_BYTES, info.batch)
-            ]
-        )
+        each = parts([size] * len(request), MAX_SCORE_BYTES, info.batch)
+        return Scores.concat([self._score(request.take(rows)) for rows in each])
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Text embeddings, a row a prompt, in float32; asked for a few prompts at a time."""
@@ -210,7 +148,7 @@ class RolloutServer:
             return self._encode(prompts)
         first, others = self._encode(prompts[:1]), prompts[1:]
         sizes = [first.bytes] * len(others)
-        most = min(MAX_ENCODE_PROMPTS, (self._info or self.info()).max_seeds)
+        most = min(MAX_ENCODE_PROMPTS, self._known_info().max_seeds)
         rest = parts(sizes, MAX_ENCODE_BYTES, most)
         return Conditioning.concat([first, *(self._encode(others[rows]) for rows in rest)])
 
@@ -219,7 +157,7 @@ class RolloutServer:
 
     def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:
         """Which of the prompts the rewards refuse; none where the server cannot tell."""
-        info = self._info or self.info()
+        info = self._known_info()
         if not info.checks_prompts:
             return RefusedPrompts()
         first: list[RefusedPrompt] = []
@@ -237,241 +175,42 @@ class RolloutServer:
         answer = self._infer(Model.SCORE, lambda: score_inputs(spec), REWARDS_LOAD_S)
         return read_json_element(answer[Tensor.REPORT], PromptReport())
 
-    def _score(
-        self,
-        latents: torch.Tensor,
-        prompts: Sequence[str],
-        rewards: Sequence[str],
-        *,
-        return_images: bool,
-        decoder: DecoderName,
-    ) -> Scores:
+    def _score(self, request: ScoreRequest) -> Scores:
         spec = ScoreSpec(
-            prompts=prompts,
-            rewards=rewards,
-            return_images=return_images,
-            decoder=spec_name(decoder),
+            prompts=request.prompts,
+            rewards=request.rewards,
+            return_images=request.return_images,
+            decoder=spec_name(request.decoder),
         )
-        array = latents.detach().float().cpu().numpy()
+        array = request.latents.detach().float().cpu().numpy()
         answer = self._infer(Model.SCORE, lambda: score_inputs(spec, array))
         values = answer[Tensor.REWARDS].astype(np.float64)
         for row, column in np.argwhere(~np.isfinite(values)):
             raise ServerRefusedError(
-                f"reward {rewards[column]} for {prompts[row]!r} is {values[row, column]}: mend the "
-                "reward model on the server"
+                f"reward {request.rewards[column]} for {request.prompts[row]!r} is "
+                f"{values[row, column]}: mend the reward model on the server"
             )
-        return Scores(values, answer[Tensor.IMAGES] if return_images else None)
+        return Scores(values, answer[Tensor.IMAGES] if request.return_images else None)
 
     def _infer(
         self, model: Model, inputs: Callable[[], Arrays], timeout_s: float | None = None
     ) -> Outputs:
         def ask() -> Outputs:
-            address = (self._info or self._read_info()).rollout_address
-            access = self._opened()
-            if self._triton is None:
-                self._triton = access.triton(address)
+            address = (self._control.known_info() or self._control.info()).rollout_address
+            triton, access = self._connection.triton(address), self._connection.opened()
             try:
-                result = self._triton.infer(
+                result = triton.infer(
                     model.value,
                     infer_inputs(inputs()),
-                    client_timeout=timeout_s or self._silence_s,
+                    client_timeout=timeout_s or self._connection.caller.silence_s,
                     headers=access.headers,
                 )
                 return Outputs.of(result)
             except InferenceServerException as error:
                 raise triton_error(error, address) from error
 
-        return self._patiently(ask)
+        return self._connection.patiently(ask)
 
-    def _patiently(self, action: Callable[[], T]) -> T:
-        """Retry while the server is away, over fresh connections: its ports may have changed."""
-
-        def attempt() -> T:
-            try:
-                return action()
-            except ServerAwayError:
-                self.close()
-                raise
-            except TokenRefusedError:
-                if self._access is None:
-                    raise
-                # Its state may be new, or the token revoked: there may be another one.
-                self.close()
-                self._access = None
-                return action()
-
-        return self._patience.call(attempt)
-
-    def _unless_forgotten(self, adapter: PublishedAdapter | None, action: Callable[[], T]) -> T:
-        """Turn the refusal of a version that the server has lost into one worth asking again."""
-        try:
-            return action()
-        except ServerRefusedError as refusal:
-            if adapter is None or self._version(adapter, self._read_info()) is not None:
-                raise
-            raise ServerAwayError(f"its state was lost: {refusal}") from refusal
-
-    def _open_stream(self, adapter: PublishedAdapter | None) -> RolloutStream:
-        info = self._read_info()
-        version = 0
-        if adapter is not None:
-            version = self._version(adapter, info) or self._publish_again(adapter).version
-        self._require_ready(info.rollout_address)
-        behaviour = Behaviour(self._experiment, version)
-        return RolloutStream(info.rollout_address, behaviour, self._opened())
-
-    def _probe(self, stream: RolloutStream) -> None:
-        address = self._read_info().rollout_address
-        if address != stream.address:
-            raise ServerAwayError(f"the server moved from {stream.address} to {address}")
-        self._require_ready(address)
-
-    def _require_ready(self, address: str) -> None:
-        client = self._opened().triton(address)
-        try:
-            ready = client.is_model_ready(Model.EXPLORE.value, client_timeout=CONTROL_TIMEOUT_S)
-        except InferenceServerException as error:
-            raise triton_error(error, address) from error
-        finally:
-            client.close()
-        if not ready:
-            raise ServerAwayError(f"the model {Model.EXPLORE.value!r} is not ready")
-
-    def _version(self, adapter: PublishedAdapter, info: ServerInfo) -> int | None:
-        """The version under which the server has an adapter; None if it has lost it."""
-        self._published.seen(info.latest_version)
-        return self._published.version(adapter.sha256)
-
-    def _publish_again(self, adapter: PublishedAdapter) -> PublishedAdapter:
-        return self._publish(self._published.files(adapter.sha256))
-
-    def _read_info(self) -> ServerInfo:
-        access = self._opened()
-        request = control_pb2.InfoRequest(experiment=self._experiment)
-        answer = self._ask("Info", request, access, CONTROL_TIMEOUT_S)
-        check_wire(answer, self._url)
-        self._info = _server_info(answer, self._address)
-        return self._info
-
-    def _publish(self, files: AdapterFiles) -> PublishedAdapter:
-        access = self._opened()
-        messages = _publish_requests(self._experiment, files, self._published.tuned)
-        timeout_s = PUBLISH_TIMEOUT_S + len(files.tensors) / SLOWEST_UPLOAD
-        answer = self._ask("Publish", messages, access, timeout_s)
-        if answer.sha256 != files.sha256:
-            raise ServerRefusedError(
-                f"published adapter {files.sha256[:12]}, the server holds {answer.sha256[:12]}"
-            )
-        adapter = PublishedAdapter(
-            self._experiment,
-            answer.version,
-            answer.sha256,
-            answer.bound_modules,
-            answer.target_modules,
-        )
-        self._published.published(adapter)
-        return adapter
-
-    def _opened(self) -> Access:
-        """What the server is opened with: the first of our tokens that it takes."""
-        if self._access is None:
-            self._access = self._open()
-        return self._access
-
-    def _open(self) -> Access:
-        refusal = TokenRefusedError(
-            f"no token for the rollout server at {self._url}: give one in HELIOSTAT_TOKEN or "
-            "server.token_file, or run `heliostat login` once"
-        )
-        for token in self._tokens.candidates():
-            access = replace(self._transport, token=token)
-            try:
-                return self._open_with(access)
-            except TokenRefusedError as error:
-                refusal = error
-        raise refusal
-
-    def _open_with(self, access: Access) -> Access:
-        if not self._experiment:
-            self._ask("Info", control_pb2.InfoRequest(), access, CONTROL_TIMEOUT_S)
-            return access
-        request = control_pb2.OpenRequest(experiment=self._experiment)
-        own = self._ask("Open", request, access, CONTROL_TIMEOUT_S).token
-        if not own:
-            return access
-        self._tokens.keep(own)
-        return replace(access, token=own)
-
-    def _ask(self, method: str, request: object, access: Access, timeout_s: float) -> Any:
-        """Call the control plane. Raises ServerAwayError, ServerRefusedError."""
-        if self._channel is None:
-            self._channel = access.channel(self._address)
-        stub = control_pb2_grpc.ControlStub(self._channel)  # type: ignore[no-untyped-call]
-        try:
-            return getattr(stub, method)(request, timeout=timeout_s, metadata=access.metadata)
-        except grpc.RpcError as error:
-            raise control_error(error, self._url) from error
-
-
-def _publish_requests(
-    experiment: str, files: AdapterFiles, tuned: str
-) -> Iterator[control_pb2.PublishRequest]:
-    yield control_pb2.PublishRequest(
-        header=control_pb2.AdapterHeader(
-            experiment=experiment,
-            sha256=files.sha256,
-            config=files.config,
-            tensor_bytes=len(files.tensors),
-            tuned=tuned,
-        )
-    )
-    for start in range(0, len(files.tensors), CHUNK_BYTES):
-        yield control_pb2.PublishRequest(chunk=files.tensors[start : start + CHUNK_BYTES])
-
-
-def _transport(url: str, authority_file: Path | None) -> Access:
-    """TLS or not, as a URL says. Raises ConfigError."""
-    if not url.startswith(f"{TLS_SCHEME}://"):
-        return Access()
-    if authority_file is None:
-        return Access(tls=True)
-    try:
-        return Access(tls=True, authorities=authority_file.read_bytes())
-    except OSError as error:
-        raise ConfigError(
-            f"server.authority_file = {str(authority_file)!r}: {error.strerror}"
-        ) from error
-
-
-def _server_info(answer: control_pb2.InfoResponse, control_address: str) -> ServerInfo:
-    engine, limits = answer.engine, answer.limits
-    host, _, port = answer.rollout_address.rpartition(":")
-    host = host or control_address.rpartition(":")[0]
-    return ServerInfo(
-        server_version=answer.server_version,
-        rollout_address=f"{host}:{port}",
-        family=engine.family,
-        checkpoint=engine.checkpoint,
-        runtime=engine.runtime,
-        precision=engine.precision,
-        compute_dtype=engine.compute_dtype,
-        lora_targets={
-            name: (shape.in_features, shape.out_features)
-            for name, shape in sorted(engine.lora_targets.items())
-        },
-        max_rank=engine.max_rank,
-        resolution_px=engine.resolution_px,
-        rewards=tuple(answer.rewards),
-        batch=limits.batch,
-        max_steps=limits.max_steps,
-        max_seeds=limits.max_seeds,
-        max_prompt_chars=limits.max_prompt_chars,
-        max_adapter_bytes=limits.max_adapter_bytes,
-        latest_version=answer.latest_version,
-        weights_digest=engine.weights_digest,
-        checks_prompts=answer.checks_prompts,
-        scores_early=answer.scores_early,
-        solvers=tuple(answer.solvers) or ServerInfo.solvers,
-        max_queued_images=answer.max_queued_images or None,
-        decoders=tuple(answer.decoders),
-    )
+    def _known_info(self) -> ServerInfo:
+        # What is known already is no sign that the server is there.
+        return self._control.known_info() or self.info()

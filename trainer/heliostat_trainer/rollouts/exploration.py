@@ -2,191 +2,35 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
-from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from tritonclient.utils import InferenceServerException
-
-from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_trainer.errors import ServerRefusedError
-from heliostat_trainer.rollouts.failures import ServerAwayError, ServerBusyError, triton_error
-from heliostat_trainer.rollouts.wire import Outputs, infer_inputs
-from heliostat_trainer.types import Group, GroupRequest
-from heliostat_wire.names import Model
-from heliostat_wire.specs import spec_name
-from heliostat_wire.tensors import DrawnBatch, explore_inputs
+from heliostat_trainer.rollouts.failures import ServerAwayError, ServerBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
-
-    from heliostat_trainer.rollouts.wire import Access
+    from heliostat_trainer.rollouts.backlog import Backlog, PendingGroup
+    from heliostat_trainer.rollouts.caller import Caller
+    from heliostat_trainer.rollouts.stream import Answer, RolloutStream, StreamSource
+    from heliostat_trainer.types import Group
 
 POLL_S = 1.0
 PROBE_EVERY_S = 5.0
 
 
-@dataclass(frozen=True)
-class Behaviour:
-    """What the server is asked to draw with."""
-
-    experiment: str
-    version: int
-    """0: the base model."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One finished batch: seeds[B], rewards[B, R], latents[B, ...] if asked for."""
-
-    row: int
-    seeds: NDArray[np.int64]
-    rewards: NDArray[np.float64]
-    """rewards[B, R]."""
-    latents: torch.Tensor | None
-    version: int
-    final: bool
-
-
-class RolloutStream:
-    """A bidirectional stream to the model `explore`; answers queue up until they are read."""
-
-    def __init__(self, address: str, behaviour: Behaviour, access: Access) -> None:
-        self.address = address
-        self.behaviour = behaviour
-        self._answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = (
-            queue.SimpleQueue()
-        )
-        self._client = access.triton(address)
-        self._client.start_stream(
-            lambda result, error: self._answers.put((result, error)), headers=access.headers
-        )
-
-    def ask(self, request: GroupRequest, seeds: Sequence[int]) -> None:
-        """Queue a request for some of a group's seeds."""
-        spec = ExploreSpec(
-            rollout=RolloutSpec(
-                experiment=self.behaviour.experiment,
-                version=self.behaviour.version,
-                prompt=request.prompt,
-                steps=request.steps,
-                score_after=request.score_after or 0,
-                solver=spec_name(request.solver),
-                decoder=spec_name(request.decoder),
-                rewards=request.reward.names,
-                return_latents=request.return_latents,
-            )
-        )
-        try:
-            self._client.async_stream_infer(
-                Model.EXPLORE.value,
-                infer_inputs(explore_inputs(spec, seeds)),
-                request_id=str(request.row),
-                enable_empty_final_response=True,
-            )
-        except InferenceServerException as error:
-            raise triton_error(error, self.address) from error
-
-    def next(self, timeout_s: float) -> Answer | None:
-        """The next answer, or None if none came in time.
-
-        Raises:
-            ServerAwayError: the stream broke.
-            ServerBusyError: one request has to be asked again later; the others are drawn.
-            ServerRefusedError: the server refuses a request, in its words.
-        """
-        try:
-            result, error = self._answers.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
-        if error is not None:
-            raise triton_error(error, self.address)
-        return _decode(result)
-
-    def close(self) -> None:
-        """Cancel what is still being drawn and close the connection."""
-        self._client.stop_stream(cancel_requests=True)
-        self._client.close()
-
-
-class Backlog:
-    """The groups of a step that no server has been asked for; threads share it."""
-
-    def __init__(self, requests: Sequence[GroupRequest]) -> None:
-        self.started = time.monotonic()
-        self._waiting = deque(PendingGroup(request) for request in requests)
-        self._left = len(requests)
-        self._changed = threading.Condition()
-        self.closed = False
-
-    def take(self) -> PendingGroup | None:
-        """The next group; None if there is none for now."""
-        with self._changed:
-            return self._waiting.popleft() if self._waiting else None
-
-    def give_back(self, pending: PendingGroup) -> None:
-        """A server that was asked for a group will not draw it: it is the next."""
-        with self._changed:
-            self._waiting.appendleft(pending)
-            self._changed.notify_all()
-
-    def handed_out(self) -> None:
-        """A group is complete."""
-        with self._changed:
-            self._left -= 1
-            self._changed.notify_all()
-
-    def wait(self) -> bool:
-        """Wait for a group to take; False once all are complete, or it is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or not self._left or self.closed)
-            return bool(self._waiting) and not self.closed
-
-    def rest(self, seconds: float) -> None:
-        """Wait so long, unless all are complete before."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.closed or not self._left, seconds)
-
-    def close(self) -> None:
-        """Nobody reads any more: whoever waits goes."""
-        with self._changed:
-            self.closed = True
-            self._changed.notify_all()
-
-
 class Exploration:
     """Which candidates of which groups are still to come; survives the streams it reads."""
 
-    def __init__(
-        self,
-        backlog: Backlog,
-        open_stream: Callable[[], RolloutStream],
-        probe: Callable[[RolloutStream], None],
-        *,
-        groups_in_flight: int,
-        silence_s: float,
-        say: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        """`probe` raises ServerAwayError if the stream's server is gone without a word."""
+    def __init__(self, backlog: Backlog, source: StreamSource, caller: Caller) -> None:
+        """backlog: the groups that are still to be drawn, here or elsewhere."""
         self._backlog = backlog
+        self._source = source
+        self._caller = caller
         self._asked: dict[int, PendingGroup] = {}
-        self._open_stream = open_stream
-        self._probe = probe
-        self._groups_in_flight = groups_in_flight
-        self._silence_s = silence_s
-        self._say = say
         self._stream: RolloutStream | None = None
         self._postponed: dict[int, float] = {}
         self._heard = time.monotonic()
-        self.answers = 0
 
     def wait_for_work(self) -> bool:
         """Wait until there is a group to draw here; False once every group has been handed out."""
@@ -228,7 +72,7 @@ class Exploration:
 
     def _connected(self) -> RolloutStream:
         if self._stream is None:
-            self._stream = self._open_stream()
+            self._stream = self._source.open()
             self._heard = time.monotonic()
             self._postponed.clear()
             for pending in self._asked.values():
@@ -236,7 +80,9 @@ class Exploration:
         return self._stream
 
     def _ask_more(self, stream: RolloutStream) -> None:
-        while len(self._asked) < self._groups_in_flight and (pending := self._backlog.take()):
+        while len(self._asked) < self._caller.groups_in_flight and (
+            pending := self._backlog.take()
+        ):
             self._asked[pending.request.row] = pending
             stream.ask(pending.request, pending.missing())
 
@@ -254,17 +100,17 @@ class Exploration:
             if self._backlog.closed:
                 return None
             now = time.monotonic()
-            if now - self._heard > self._silence_s:
-                raise ServerAwayError(f"no answer for {self._silence_s:g} s")
+            if now - self._heard > self._caller.silence_s:
+                raise ServerAwayError(f"no answer for {self._caller.silence_s:g} s")
             if now - probed > PROBE_EVERY_S:
-                self._probe(stream)
+                self._source.probe(stream)
                 probed = now
 
     def _postpone(self, busy: ServerBusyError) -> None:
         """Keep a group that the server's queue had no room for; what it took is still drawn."""
         row = int(busy.request_id)
         if not self._postponed:
-            self._say(f"waiting for room in the rollout server's queue: {busy}")
+            self._caller.say(f"waiting for room in the rollout server's queue: {busy}")
         self._heard = time.monotonic()
         self._postponed[row] = self._heard + busy.retry_after_s
 
@@ -281,7 +127,6 @@ class Exploration:
             return None  # the empty final answer of a group that is complete
         if len(answer.seeds):
             pending.add(answer, stream.behaviour.version)
-            self.answers += 1
         if not pending.missing():
             del self._asked[answer.row]
             self._backlog.handed_out()
@@ -293,67 +138,3 @@ class Exploration:
                 f"the server ended a rollout with {len(pending.missing())} seeds unanswered"
             )
         return None
-
-
-class PendingGroup:
-    """The answered part of a group."""
-
-    def __init__(self, request: GroupRequest) -> None:
-        self.request = request
-        self._rewards: dict[int, NDArray[np.float64]] = {}
-        self._latents: dict[int, torch.Tensor] = {}
-
-    def missing(self) -> tuple[int, ...]:
-        """Seeds without an answer, in the request's order."""
-        return tuple(seed for seed in self.request.seeds if seed not in self._rewards)
-
-    def add(self, answer: Answer, version: int) -> None:
-        """Take in a batch.
-
-        Raises:
-            ServerRefusedError: it is of another adapter version, of foreign seeds, or has a
-                reward that is no number.
-        """
-        if answer.version != version:
-            raise ServerRefusedError(
-                f"asked for adapter version {version}, the server drew with {answer.version}"
-            )
-        for position, seed in enumerate(answer.seeds.tolist()):
-            rewards = answer.rewards[position]
-            for name, reward in zip(self.request.reward.names, rewards.tolist(), strict=True):
-                if not np.isfinite(reward):
-                    raise ServerRefusedError(
-                        f"reward {name} of seed {seed} for {self.request.prompt!r} is "
-                        f"{reward}: mend the reward model on the server"
-                    )
-            self._rewards[seed] = rewards
-            if answer.latents is not None:
-                self._latents[seed] = answer.latents[position]
-        if not self._rewards.keys() <= set(self.request.seeds):
-            raise ServerRefusedError("the server answered seeds that it was not asked for")
-
-    def group(self, elapsed_s: float) -> Group:
-        """The whole group, its latents in the order of its seeds."""
-        seeds = self.request.seeds
-        latents = None
-        if self.request.return_latents:
-            latents = torch.stack([self._latents[seed] for seed in seeds])
-        rewards = np.stack([self._rewards[seed] for seed in seeds])
-        return Group.rewarded(self.request, rewards, latents, elapsed_s)
-
-
-def _decode(result: Any) -> Answer:
-    response = result.get_response()
-    final = response.parameters["triton_final_response"].bool_param
-    if not response.outputs:
-        nothing = np.zeros(0)
-        return Answer(int(response.id), nothing.astype(np.int64), nothing, None, 0, final)
-    batch = DrawnBatch.read(Outputs.of(result))
-    return Answer(
-        row=int(response.id),
-        seeds=batch.seeds,
-        rewards=batch.rewards.astype(np.float64),
-        latents=batch.latents,
-        version=batch.version,
-        final=final,
-    )

@@ -8,16 +8,16 @@
 - of a stream on which nothing was heard for too long, or which ended before all seeds were answered
   (`exploration`);
 - if a model is not ready, the server has moved to another address, or it has lost the run's adapter with its
-  state (`client`).
+  state (`stream`).
 
 `ServerUnableError`: it is there, and says itself with a code that is worth asking again (`Code.again`) that it
 cannot do this now. Asked again as above; only the last sentence differs once patience ends. A replica that is
-left out for a while counts as this (`replicas.LeftOutError`).
+left out for a while counts as this (`LeftOutError`).
 
 `ServerBusyError`: it put one request off until a time that it names. That request alone is sent again then;
 the others go on, and no patience is used up (`exploration`).
 
-`TokenRefusedError`: it takes none of the tokens that were tried. Another may be taken: `client` tries each once.
+`TokenRefusedError`: it takes none of the tokens that were tried. Another may be taken: `connection` tries each once.
 
 `ServerRefusedError`: everything else. Asking again would not help: the run ends with the server's sentence.
 """
@@ -46,6 +46,10 @@ class ServerAwayError(HeliostatError, ConnectionError):
 
 class ServerUnableError(ServerAwayError):
     """The server is there, and says itself that it cannot do this just now."""
+
+
+class LeftOutError(ServerUnableError):
+    """A server that came later, and cannot do what the others are asked for."""
 
 
 class ServerBusyError(ServerUnableError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
@@ -17,6 +17,19 @@ T = TypeVar("T")
 
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 3.0
+
+
+class Waiting(Protocol):
+    """What becomes of a call while the server is away."""
+
+    def call(self, action: Callable[[], T]) -> T:
+        """The action's result. Raises ServerAwayError or ServerUnreachableError."""
+
+    def answered(self) -> None:
+        """The server is there."""
+
+    def anew(self) -> Waiting:
+        """For another thread's calls."""
 
 
 class Patience:

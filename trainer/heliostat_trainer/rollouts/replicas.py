@@ -17,22 +17,20 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_engines.sampling.solvers import Solver
-from heliostat_proto import control_pb2
-from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.rollouts.client import CONTROL_TIMEOUT_S, RolloutServer
-from heliostat_trainer.rollouts.exploration import Backlog
+from heliostat_trainer.rollouts.backlog import Backlog
+from heliostat_trainer.rollouts.caller import Caller
+from heliostat_trainer.rollouts.client import RolloutClient
 from heliostat_trainer.rollouts.failures import ServerAwayError, ServerUnableError
 from heliostat_trainer.rollouts.patience import Patience
 from heliostat_trainer.rollouts.published import PublishedAdapters
-from heliostat_trainer.rollouts.service import RefusedPrompts, Scores
+from heliostat_trainer.rollouts.replica import Likeness, Replica
+from heliostat_trainer.rollouts.service import RefusedPrompts, ScoreRequest, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     import torch
 
@@ -48,186 +46,16 @@ POLL_S = 0.2
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 5.0
 TRY_AGAIN_S = 30.0
 """After which a lost replica is asked again for what any of the others can do as well."""
-ALIKE = ("family", "runtime", "precision", "resolution_px", "lora_targets", "batch")
-"""What replicas must have in common, besides their weights, for their results to be the same."""
 
 
-class LeftOutError(ServerUnableError):
-    """A server that came later, and cannot do what the others are asked for."""
-
-
-class Standing(Patience):
-    """Whether one of several servers is there; others do what it does not."""
-
-    def __init__(self, url: str, say: Callable[[str], None]) -> None:
-        super().__init__(0.0, url, say)
-        self._lock = threading.Lock()
-        self.lost_at: float | None = None
-        self.cause = ServerAwayError("it has not been asked yet")
-
-    def anew(self) -> Standing:
-        """The same one: its threads share what they know of it."""
-        return self
-
-    def answered(self) -> None:
-        """It is there."""
-        with self._lock:
-            was, self.lost_at = self.lost_at, None
-        if was is not None:
-            self._say(f"the rollout server at {self._url} is back")
-
-    def lost(self, error: ServerAwayError) -> None:
-        """It is not, or of no use."""
-        with self._lock:
-            was, self.lost_at = self.lost_at, time.monotonic()
-            before, self.cause = self.cause, error
-        left_out = isinstance(error, LeftOutError)
-        # One that was away and comes to be left out is news.
-        if was is None or (left_out and not isinstance(before, LeftOutError)):
-            state = "left out" if left_out else "away"
-            self._say(f"the rollout server at {self._url} is {state}: {error}")
-
-    def call(self, action: Callable[[], T]) -> T:
-        """The action's result. Raises ServerAwayError at once."""
-        try:
-            result = action()
-        except ServerAwayError as error:
-            self.lost(error)
-            raise
-        self.answered()
-        return result
-
-
-class Likeness:
-    """What all replicas must serve: what the first that was asked does, and what was explored with."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._first: tuple[str, ServerInfo] | None = None
-        self._asked: set[tuple[bool, Solver, DecoderName]] = set()
-
-    def explored(self, requests: Sequence[GroupRequest]) -> None:
-        """Note how groups are drawn from here on."""
-        with self._lock:
-            self._asked |= {
-                (request.score_after is not None, request.solver, request.decoder)
-                for request in requests
-            }
-
-    def decoded(self, decoder: DecoderName) -> None:
-        """Note what latents are decoded with from here on."""
-        with self._lock:
-            self._asked.add((False, Solver.EULER, decoder))
-
-    def check(self, url: str, info: ServerInfo) -> None:
-        """Refuse a server that does not fit the others.
-
-        Raises:
-            ConfigError: it serves something else; says what.
-            LeftOutError: it is of a version that cannot draw as the others are asked to.
-        """
-        with self._lock:
-            self._first = self._first or (url, info)
-            first, expected = self._first
-            asked = sorted(self._asked)
-        differ = [name for name in ALIKE if getattr(info, name) != getattr(expected, name)]
-        if not info.has_weights(expected.checkpoint, expected.weights_digest):
-            named_alike = info.checkpoint == expected.checkpoint
-            differ.append("weights_digest" if named_alike else "checkpoint")
-        known = info.compute_dtype and expected.compute_dtype  # older servers do not say it
-        if known and info.compute_dtype != expected.compute_dtype:
-            differ.append("compute_dtype")
-        # What they decode with unless they are asked for another; older servers do not say it, either.
-        if info.decoders and expected.decoders and info.decoders[0] != expected.decoders[0]:
-            differ.append("decoders")
-        for name in differ:
-            here, there = getattr(info, name), getattr(expected, name)
-            what = (name, "others") if name == "lora_targets" else (here, there)
-            raise ConfigError(
-                f"server.url: {url} and {first} differ in {name} ({what[0]} and {what[1]}): "
-                "start both with the same settings, or name one of them"
-            )
-        for early, solver, decoder in asked:
-            if lacks := info.shortcoming(early=early, solver=solver, decoder=decoder):
-                raise LeftOutError(f"it {lacks}: start a newer one there")
-
-
-class Replica(RolloutServer):
-    """One of several servers: it is never waited for, and must be like the others."""
-
-    def __init__(
-        self,
-        url: str,
-        experiment: str,
-        likeness: Likeness,
-        published: PublishedAdapters,
-        *,
-        tokens: Tokens | None,
-        authority_file: Path | None,
-        patience_s: float,
-        groups_in_flight: int,
-        say: Callable[[str], None],
-    ) -> None:
-        """`patience_s` is how long it may be silent while it draws."""
-        super().__init__(
-            url,
-            experiment,
-            tokens=tokens,
-            authority_file=authority_file,
-            patience_s=patience_s,
-            groups_in_flight=groups_in_flight,
-            say=say,
-        )
-        self.url = url
-        self.standing = Standing(url, say)
-        self._patience = self.standing
-        self._likeness = likeness
-        self._published = published
-
-    def _read_info(self) -> ServerInfo:
-        info = super()._read_info()
-        self._likeness.check(self.url, info)
-        return info
-
-    def _version(self, adapter: PublishedAdapter, info: ServerInfo) -> int | None:  # noqa: ARG002
-        request = control_pb2.ExperimentRequest(experiment=self._experiment)
-        answer = self._ask("GetExperiment", request, self._opened(), CONTROL_TIMEOUT_S)
-        held = [each.version for each in answer.versions if each.sha256 == adapter.sha256]
-        return max(held, default=None)
-
-
-class RolloutServers:
+class Replicas:
     """A `RolloutService` of several servers. Close it, or use it as a context manager."""
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        experiment: str = "",
-        *,
-        tokens: Tokens | None = None,
-        authority_file: Path | None = None,
-        patience_s: float = 10.0,
-        groups_in_flight: int = 4,
-        say: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        """As `RolloutServer`; `groups_in_flight` are queued at each of them."""
-        likeness, published = Likeness(), PublishedAdapters()
-        self._likeness, self._published = likeness, published
-        self._replicas = [
-            Replica(
-                url,
-                experiment,
-                likeness,
-                published,
-                tokens=tokens,
-                authority_file=authority_file,
-                patience_s=patience_s,
-                groups_in_flight=groups_in_flight,
-                say=say,
-            )
-            for url in urls
-        ]
-        self._patience = Patience(patience_s, " or ".join(urls), say)
+    def __init__(self, urls: Sequence[str], caller: Caller) -> None:
+        """Raises ConfigError."""
+        self._likeness, self._published = Likeness(), PublishedAdapters()
+        self._replicas = [Replica.at(url, caller, self._likeness, self._published) for url in urls]
+        self._patience = Patience(caller.patience_s, " or ".join(urls), caller.say)
         self._batch: int | None = None
 
     def __enter__(self) -> Self:
@@ -239,7 +67,7 @@ class RolloutServers:
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         for replica in self._replicas:
-            replica.close()
+            replica.client.close()
 
     def info(self) -> ServerInfo:
         """What those that are there have in common, asked anew."""
@@ -248,23 +76,23 @@ class RolloutServers:
     def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
         """Make an adapter the experiment's next version at one of them, for all.
 
-        tuned: as `RolloutServer.publish`.
+        tuned: as `RolloutClient.publish`.
         """
         self._published.keep(files, tuned)
-        return self._anywhere(lambda replica: replica.publish(files, tuned))
+        return self._anywhere(lambda replica: replica.client.publish(files, tuned))
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Text embeddings, a row a prompt, in float32."""
-        return self._anywhere(lambda replica: replica.encode(prompts))
+        return self._anywhere(lambda replica: replica.client.encode(prompts))
 
     def refused_prompts(self, prompts: Sequence[str], rewards: Sequence[str]) -> RefusedPrompts:
         """Which of the prompts the rewards refuse; none where the server cannot tell."""
-        return self._anywhere(lambda replica: replica.refused_prompts(prompts, rewards))
+        return self._anywhere(lambda replica: replica.client.refused_prompts(prompts, rewards))
 
     def explore(
         self, requests: Sequence[GroupRequest], adapter: PublishedAdapter | None = None
     ) -> Iterator[Group]:
-        """As `RolloutServer.explore`, by all of them at once."""
+        """As `RolloutClient.explore`, by all of them at once."""
         self._likeness.explored(requests)
         backlog = Backlog(requests)
         answers: queue.SimpleQueue[Group | Exception] = queue.SimpleQueue()
@@ -291,25 +119,20 @@ class RolloutServers:
         return_images: bool = False,
         decoder: DecoderName = DecoderName.FULL,
     ) -> Scores:
-        """As `RolloutServer.score`, a batch here and a batch there."""
+        """As `RolloutClient.score`, a batch here and a batch there."""
         self._likeness.decoded(decoder)
+        request = ScoreRequest(latents, prompts, rewards, return_images, decoder)
         batch = self._batch or self.info().batch
-        waiting = deque(range(0, len(prompts), batch))
+        waiting = deque(range(0, len(request), batch))
         scored: dict[int, Scores] = {}
 
         def score_some(replica: Replica) -> None:
             with suppress(IndexError):
                 while True:
                     start = waiting.popleft()
-                    rows = slice(start, start + batch)
+                    part = request.take(slice(start, start + batch))
                     try:
-                        scored[start] = replica.score(
-                            latents[rows],
-                            prompts[rows],
-                            rewards,
-                            return_images=return_images,
-                            decoder=decoder,
-                        )
+                        scored[start] = replica.client.score_all(part)
                     except ServerAwayError:
                         waiting.appendleft(start)
                         return
@@ -325,10 +148,11 @@ class RolloutServers:
         return Scores.concat([scored[start] for start in sorted(scored)])
 
     def _info(self) -> ServerInfo:
+        # One that is lost would take its time to say so again. It is heard of by what explores or scores.
         infos = []
-        for replica in self._replicas:
+        for replica in self._heard_of() or self._replicas:
             with suppress(ServerAwayError):
-                infos.append(replica.info())
+                infos.append(replica.client.info())
         if not infos:
             raise self._away()
         self._batch = infos[0].batch
@@ -344,6 +168,10 @@ class RolloutServers:
             raise self._away()
 
         return self._patience.call(attempt)
+
+    def _heard_of(self) -> list[Replica]:
+        """Those that are not known to be away."""
+        return [replica for replica in self._replicas if replica.standing.lost_at is None]
 
     def _there(self) -> list[Replica]:
         """Those that are not known to be away, and those that may be back, last; all if none is."""
@@ -363,7 +191,7 @@ class RolloutServers:
             try:
                 return answers.get(timeout=POLL_S)
             except queue.Empty:
-                if all(replica.standing.lost_at is not None for replica in self._replicas):
+                if not self._heard_of():
                     raise self._away() from None
 
     def _away(self) -> ServerAwayError:
@@ -375,19 +203,20 @@ class RolloutServers:
 
 def open_servers(
     config: TrainConfig, urls: Sequence[str], tokens: Tokens, say: Callable[[str], None]
-) -> RolloutServer | RolloutServers:
-    """The run's rollout server, or several as one."""
-    settings, experiment = config.server, config.run.name
-    how: Any = {
-        "tokens": tokens,
-        "authority_file": settings.authority_file,
-        "patience_s": settings.patience_s,
-        "groups_in_flight": settings.groups_in_flight,
-        "say": say,
-    }
+) -> RolloutClient | Replicas:
+    """The run's rollout server, or several as one. Raises ConfigError."""
+    settings = config.server
+    caller = Caller(
+        experiment=config.run.name,
+        tokens=tokens,
+        authority_file=settings.authority_file,
+        patience_s=settings.patience_s,
+        groups_in_flight=settings.groups_in_flight,
+        say=say,
+    )
     if len(urls) == 1:
-        return RolloutServer(urls[0], experiment, **how)
-    return RolloutServers(urls, experiment, **how)
+        return RolloutClient.at(urls[0], caller)
+    return Replicas(urls, caller)
 
 
 def _draw(
@@ -400,7 +229,7 @@ def _draw(
     wait_s = FIRST_WAIT_S
     while backlog.wait():
         try:
-            for group in replica.explore_from(backlog, adapter):
+            for group in replica.client.explore_from(backlog, adapter):
                 answers.put(group)
                 wait_s = FIRST_WAIT_S
         except ServerAwayError:

@@ -1,8 +1,8 @@
-"""What the training loop asks of a rollout server; `client.RolloutServer` asks it over the wire."""
+"""What the training loop asks of a rollout server; `client.RolloutClient` asks it over the wire."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -37,11 +37,40 @@ class RefusedPrompts:
 
 
 @dataclass(frozen=True)
+class ScoreRequest:
+    """Decode clean latents[B, ...] and reward them, a prompt each."""
+
+    latents: torch.Tensor
+    prompts: Sequence[str]
+    rewards: Sequence[str]
+    return_images: bool = False
+    decoder: DecoderName = DecoderName.FULL
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def take(self, rows: slice) -> ScoreRequest:
+        """Some of the rows."""
+        return replace(self, latents=self.latents[rows], prompts=self.prompts[rows])
+
+
+@dataclass(frozen=True)
 class Scores:
     """rewards[B, R] of B latents, and images[B, H, W, 3] if asked for."""
 
     rewards: NDArray[np.float64]
     images: NDArray[np.uint8] | None = None
+
+    @staticmethod
+    def of(
+        columns: Sequence[torch.Tensor], count: int, images: torch.Tensor | None = None
+    ) -> Scores:
+        """Of R rewards' columns[B] for `count` latents, and uint8 images[B, H, W, 3]; R may be 0."""
+        values = [column.double().cpu().numpy() for column in columns]
+        return Scores(
+            np.stack(values, axis=1) if values else np.zeros((count, 0)),
+            None if images is None else images.contiguous().cpu().numpy(),
+        )
 
     @staticmethod
     def concat(scores: Sequence[Scores]) -> Scores:

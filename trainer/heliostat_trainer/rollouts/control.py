@@ -1,0 +1,164 @@
+"""A rollout server's control plane: what it serves, which adapters it has of ours, and new ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heliostat_engines.errors import HeliostatError
+from heliostat_proto import control_pb2
+from heliostat_trainer.errors import ServerRefusedError
+from heliostat_trainer.rollouts.handshake import check_wire
+from heliostat_trainer.types import PublishedAdapter, ServerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from heliostat_engines.adapters import AdapterFiles
+    from heliostat_trainer.rollouts.connection import Connection
+    from heliostat_trainer.rollouts.published import PublishedAdapters
+
+CHUNK_BYTES = 1 << 20
+PUBLISH_TIMEOUT_S = 120.0
+"""Of an adapter that has arrived: the server tries it before it is a version."""
+SLOWEST_UPLOAD = 2**20
+"""Bytes a second: a larger adapter has more time to arrive."""
+
+
+class ControlPlane:
+    """Asks once: who is to wait for the server goes through `Connection.patiently`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        published: PublishedAdapters,
+        *,
+        check: Callable[[ServerInfo], None] = lambda _: None,
+        has_replicas: bool = False,
+    ) -> None:
+        """check: refuses a server that says of itself what does not fit.
+
+        has_replicas: others may have given it our adapters, so it is asked which it has.
+        """
+        self.connection = connection
+        self.published = published
+        self._check = check
+        self._has_replicas = has_replicas
+
+    def anew(self) -> ControlPlane:
+        """The same one over another connection, for another thread."""
+        return ControlPlane(
+            self.connection.anew(),
+            self.published,
+            check=self._check,
+            has_replicas=self._has_replicas,
+        )
+
+    @property
+    def experiment(self) -> str:
+        """Whose adapters they are."""
+        return self.connection.caller.experiment
+
+    def info(self) -> ServerInfo:
+        """Model, limits and rewards, asked anew."""
+        answer = self.connection.ask("Info", control_pb2.InfoRequest(experiment=self.experiment))
+        check_wire(answer, self.connection.url)
+        info = _server_info(answer, self.connection.address)
+        self._check(info)
+        self.connection.info = info
+        return info
+
+    def known_info(self) -> ServerInfo | None:
+        """As it was said last; None if it has to be asked anew, as more may be asked of it by now."""
+        info = self.connection.info
+        if info is None:
+            return None
+        try:
+            self._check(info)
+        except HeliostatError:
+            return None
+        return info
+
+    def publish(self, files: AdapterFiles) -> PublishedAdapter:
+        """Make an adapter the experiment's next version."""
+        messages = _publish_requests(self.experiment, files, self.published.tuned)
+        timeout_s = PUBLISH_TIMEOUT_S + len(files.tensors) / SLOWEST_UPLOAD
+        answer = self.connection.ask("Publish", messages, timeout_s)
+        if answer.sha256 != files.sha256:
+            raise ServerRefusedError(
+                f"published adapter {files.sha256[:12]}, the server holds {answer.sha256[:12]}"
+            )
+        adapter = PublishedAdapter(
+            self.experiment,
+            answer.version,
+            answer.sha256,
+            answer.bound_modules,
+            answer.target_modules,
+        )
+        self.published.published(adapter)
+        return adapter
+
+    def version(self, adapter: PublishedAdapter, info: ServerInfo) -> int | None:
+        """The version under which the server has an adapter; None if it has to be published again.
+
+        info: what it has just said.
+        """
+        if self._has_replicas:
+            return self._version_held(adapter)
+        self.published.seen(info.latest_version)
+        return self.published.version(adapter.sha256)
+
+    def _version_held(self, adapter: PublishedAdapter) -> int | None:
+        request = control_pb2.ExperimentRequest(experiment=self.experiment)
+        answer = self.connection.ask("GetExperiment", request)
+        held = [each.version for each in answer.versions if each.sha256 == adapter.sha256]
+        return max(held, default=None)
+
+
+def _publish_requests(
+    experiment: str, files: AdapterFiles, tuned: str
+) -> Iterator[control_pb2.PublishRequest]:
+    yield control_pb2.PublishRequest(
+        header=control_pb2.AdapterHeader(
+            experiment=experiment,
+            sha256=files.sha256,
+            config=files.config,
+            tensor_bytes=len(files.tensors),
+            tuned=tuned,
+        )
+    )
+    for start in range(0, len(files.tensors), CHUNK_BYTES):
+        yield control_pb2.PublishRequest(chunk=files.tensors[start : start + CHUNK_BYTES])
+
+
+def _server_info(answer: control_pb2.InfoResponse, control_address: str) -> ServerInfo:
+    engine, limits = answer.engine, answer.limits
+    host, _, port = answer.rollout_address.rpartition(":")
+    host = host or control_address.rpartition(":")[0]
+    return ServerInfo(
+        server_version=answer.server_version,
+        rollout_address=f"{host}:{port}",
+        family=engine.family,
+        checkpoint=engine.checkpoint,
+        runtime=engine.runtime,
+        precision=engine.precision,
+        compute_dtype=engine.compute_dtype,
+        lora_targets={
+            name: (shape.in_features, shape.out_features)
+            for name, shape in sorted(engine.lora_targets.items())
+        },
+        max_rank=engine.max_rank,
+        resolution_px=engine.resolution_px,
+        rewards=tuple(answer.rewards),
+        batch=limits.batch,
+        max_steps=limits.max_steps,
+        max_seeds=limits.max_seeds,
+        max_prompt_chars=limits.max_prompt_chars,
+        max_adapter_bytes=limits.max_adapter_bytes,
+        latest_version=answer.latest_version,
+        weights_digest=engine.weights_digest,
+        checks_prompts=answer.checks_prompts,
+        scores_early=answer.scores_early,
+        solvers=tuple(answer.solvers) or ServerInfo.solvers,
+        max_queued_images=answer.max_queued_images or None,
+        decoders=tuple(answer.decoders),
+    )
