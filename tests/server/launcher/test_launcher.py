@@ -132,7 +132,7 @@ def test_stop_kills_what_does_not_listen_and_its_children(tmp_path: Path) -> Non
     deadline = time.monotonic() + 5
     while not (family := psutil.Process(child.pid).children()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert stop(ProcessId.of(child.pid), patience_s=0.2)
+    assert stop(ProcessId.of(child.pid), grace_s=0.2)
     child.wait()
     assert not any(process.is_running() for process in family)
 
