@@ -95,11 +95,6 @@ class Scene:
         """Whether any of its combinations is one that pretraining never shows."""
         return any(is_held_out(combination) for combination in self.combinations)
 
-    @property
-    def entirely_held_out(self) -> bool:
-        """Whether its names on this background, its pair and its count are all unseen."""
-        return all(is_held_out(combination) for combination in self.combinations)
-
 
 def is_held_out(combination: str) -> bool:
     """A property of the words alone: the same on every machine, whatever the vocabulary."""

@@ -42,11 +42,6 @@ class Gpu:
         major, minor = self.capability
         return f"sm{major}{minor}"
 
-    @property
-    def has_fp4(self) -> bool:
-        """Whether it multiplies FP4 matrices."""
-        return self.capability >= BLACKWELL
-
 
 def find_gpu() -> Gpu | None:
     """The GPU that torch uses, if any."""

@@ -65,15 +65,15 @@ def spawn(
         )
 
 
-def stop_child(child: subprocess.Popen[bytes], patience_s: float) -> None:
+def stop_child(child: subprocess.Popen[bytes], grace_s: float) -> None:
     """End a process that `spawn` started, with all its descendants."""
     if child.poll() is None:
-        stop(ProcessId.of(child.pid), patience_s)
+        stop(ProcessId.of(child.pid), grace_s)
     child.wait()
 
 
-def stop(which: ProcessId, patience_s: float) -> bool:
-    """End a process and all its descendants: SIGTERM, and SIGKILL after `patience_s`.
+def stop(which: ProcessId, grace_s: float) -> bool:
+    """End a process and all its descendants: SIGTERM, and SIGKILL after `grace_s`.
 
     Answers whether it was still running.
     """
@@ -85,7 +85,7 @@ def stop(which: ProcessId, patience_s: float) -> bool:
         process.terminate()
     except psutil.NoSuchProcess:
         return False
-    psutil.wait_procs([process], timeout=patience_s)
+    psutil.wait_procs([process], timeout=grace_s)
     _, alive = psutil.wait_procs(family, timeout=0)
     for survivor in alive:
         _kill(survivor)

@@ -17,8 +17,8 @@ class ExperimentShares(Protocol):
 class EqualShares:
     """The same terms for all."""
 
-    def __init__(self, share: Share | None = None) -> None:
-        self._share = share or Share()
+    def __init__(self) -> None:
+        self._share = Share()
 
     def get(self, experiment: str) -> Share:  # noqa: ARG002
         """The terms, whoever asks."""

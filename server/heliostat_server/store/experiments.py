@@ -94,10 +94,6 @@ class ExperimentStore:
         """The one at a redis:// or unix:// URL."""
         return cls(connect(url))
 
-    def close(self) -> None:
-        """Give the connections back."""
-        self._redis.close()
-
     def create(self, name: str) -> None:
         """Make an experiment of the usual terms.
 

@@ -1,18 +1,28 @@
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING
 
+import pytest
+
+from heliostat_engines.errors import FilesError
 from heliostat_engines.families import get_family
+from heliostat_engines.files.atomic import atomic_folder
 from heliostat_server.launcher.staging import (
+    STAGED,
     control_ports,
     latent_axes,
     model_settings,
     triton_ports,
 )
 from heliostat_server.processes.ports import free_ports
-from heliostat_server.processes.state_folder import TritonPorts
+from heliostat_server.processes.state_folder import StateFolder, TritonPorts
 from heliostat_server.settings import AskedLimits, ServeSettings
-from tests.server.launcher.test_launcher import record
+from heliostat_server.triton.installation import BACKENDS
+from tests.server.processes.test_state_folder import record
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_what_is_not_set_is_the_familys() -> None:
@@ -57,3 +67,15 @@ def test_the_planes_ports_are_found_in_its_addresses() -> None:
     assert control_ports(ServeSettings(port=0, http_port=0), last) == (grpc, http)
     chosen = free_ports(1)[0]
     assert control_ports(ServeSettings(port=chosen, http_port=0), last) == (chosen, http)
+
+
+def test_models_and_backends_of_others_are_left(tmp_path: Path) -> None:
+    state = StateFolder(tmp_path / "state")
+    state.claim()
+    for folder, layout in ((state.models, STAGED), (state.backends, BACKENDS)):
+        with atomic_folder(folder, layout) as draft:
+            (draft / "ours").touch()
+        (folder / "mine").touch()
+        with pytest.raises(FilesError, match="holds mine"), atomic_folder(folder, layout):
+            pass
+        assert (folder / "mine").exists()

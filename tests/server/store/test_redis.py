@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,13 @@ from heliostat_engines.adapters import AdapterFiles
 from heliostat_engines.runtimes.engine import EngineInfo
 from heliostat_proto.rollout_pb2 import LoadReport
 from heliostat_server.control.publisher import Publisher
-from heliostat_server.errors import RequestError, ServerStartError, StoreFullError, code_of
+from heliostat_server.errors import (
+    RequestError,
+    ServerStartError,
+    StoreFullError,
+    UnavailableError,
+    code_of,
+)
 from heliostat_server.launcher.embedded_store import valkey_binary
 from heliostat_server.processes.ports import free_ports
 from heliostat_server.settings import LimitSettings
@@ -23,7 +30,7 @@ from heliostat_server.store.adapters import AdapterStore
 from heliostat_server.store.description import ServerDescription
 from heliostat_server.store.experiments import ExperimentStore
 from heliostat_server.store.groups import KeptGroup, RedisGroups
-from heliostat_server.store.redis import answered, redis_problem
+from heliostat_server.store.redis import answered, connect, redis_problem
 from heliostat_server.store.sheets import Sheets
 from heliostat_server.store.usage import RedisUsage
 from heliostat_wire.errors import Code
@@ -235,3 +242,12 @@ def test_a_redis_that_is_away_is_one_to_wait_for() -> None:
 def test_a_url_that_is_none_is_refused() -> None:
     with pytest.raises(ServerStartError, match="--redis http://x"):
         redis_problem("http://x")
+
+
+def test_a_redis_that_never_answers_is_not_waited_for_for_ever() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        before = time.monotonic()
+        with connect(url, 0.2) as client, pytest.raises(UnavailableError, match="does not answer"):
+            answered(client.ping)
+        assert time.monotonic() - before < 10
