@@ -89,10 +89,7 @@ def settings_of_a_server() -> str:
     """Every setting of a server.toml."""
     from heliostat_server.settings import ServeSettings
 
-    said = (
-        "As `heliostat config server --explain` prints them: keys of [a server.toml](../docs/server.md"
-        "#settings), and options of `heliostat serve`, `--max-rank` for `max_rank`."
-    )
+    said = "As `heliostat config server --explain` prints them: keys of [a server.toml](../server.md#settings), and options of `heliostat serve`, `--max-rank` for `max_rank`."
     return "\n".join(["# Settings of a server", "", said, *_settings(ServeSettings)])
 
 

@@ -57,14 +57,14 @@ def server_settings(draw: Callable[..., Any]) -> ServerSettings:
     if draw(st.integers(0, 15)) == 0:
         sections["rewards"] = draw(settings.literals)
     toml = settings.toml_of(sections)
-    if draw(st.integers(0, 2)) == 0:
+    if draw(st.integers(0, 4)) == 0:
         toml += b"\n" + draw(definitions.definitions())
     elif draw(st.integers(0, 2)) == 0:
         judge = {"url": '"http://127.0.0.1:1"', "model": '"m"', "api_key": draw(fitting("api_key"))}
         toml += b"\n" + settings.toml_of({"rewards.vlm_judge": judge})
-    if draw(st.integers(0, 9)) == 0:
+    if draw(st.integers(0, 14)) == 0:
         toml = draw(odd.damages).applied(toml) or b""
-    return ServerSettings(toml, draw(st.just(()) | arguments))
+    return ServerSettings(toml, draw(odd.mostly(st.just(()), arguments)))
 
 
 @st.composite
