@@ -90,8 +90,8 @@ def settings_of_a_server() -> str:
     from heliostat_server.settings import ServeSettings
 
     said = (
-        "As `heliostat config server --explain` prints them: keys of [a server.toml](../server.md"
-        "#settings), and options of `heliostat serve`, `--max-rank` for `max_rank`."
+        "As `heliostat config server --explain` prints them: keys of a [server.toml](../server.md#settings), "
+        "and options of `heliostat serve`, `--max-rank` for `max_rank`."
     )
     return "\n".join(["# Settings of a server", "", said, *_settings(ServeSettings)])
 
@@ -100,12 +100,8 @@ def _settings(model: type[BaseModel]) -> Iterator[str]:
     from heliostat_engines.settings.reference import reference
 
     for section in reference(model):
-        title, _, variant = section.heading.partition("] ")
-        if title:
-            yield from (
-                "",
-                f"## `{title.removesuffix(']')}]`" + (f" `{variant}`" if variant else ""),
-            )
+        if section.heading:
+            yield from ("", f"## `{section.heading}`")
         yield from ("", section.meaning, "")
         yield from ("| key | default | values | meaning |", "|---|---|---|---|")
         for setting in section.settings:

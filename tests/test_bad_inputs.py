@@ -19,6 +19,7 @@ from tests.bad_inputs.sandbox import Sandbox
 SEED = 7
 COUNTS = {
     "settings": 150,
+    "serving": 150,
     "prompts": 150,
     "adapters": 150,
     "definitions": 50,

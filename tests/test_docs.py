@@ -36,6 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("contributing.html", "What CI asks"),
         ("reference/cli.html", "heliostat experiment rollback"),
         ("reference/settings.html", "explore_ahead"),
+        ("reference/server_settings.html", "max_restarts"),
         ("reference/http.html", "/v1/experiments/{name}/versions"),
         ("reference/grpc.html", "rpc Publish"),
     ],

@@ -13,6 +13,7 @@ from typer.models import OptionInfo
 
 from heliostat.cli import app
 from heliostat.commands.settings_options import setting_options
+from heliostat_engines.settings.places import places
 from heliostat_server.settings import ServeSettings
 from tests.bad_inputs import odd, settings
 from tests.bad_inputs.command_line import CLOSED, Command, run_command
@@ -93,6 +94,7 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
     "checkpoint": ("./no", "no/such-model", "out", "a b", "/", "x" * 200, "..", "a/b/c"),
     "device": ("auto", "cpu", "gpu"),
     "place": tuple(f"{section}.{key}" for section, key in settings.KEYS[:20]),
+    "key": tuple(places(ServeSettings)),
     "step": ("latest", "best", "0", "1", "2", "٢", "²", "-1", "1.0"),
     "profile": ("24x64", "1x64,8x64,16x64", "0x0", "1x", "x", "1x64,8x64", "9" * 30 + "x64"),
     "reward": ("hpsv2", "image_reward", "ocr", "colourfulness"),
@@ -100,6 +102,8 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
         ("server", "vlm_judge_url", "redis", "triton_url", "advertise", "host"), ADDRESSES
     ),
 }
+MOSTLY = {"train": ("run.toml",), "serve": ("rewards.toml",), "config": ("server", "recipe.steps")}
+"""What a command begins with well."""
 FILES = settings.RUN_FILES | {
     "rewards.toml": b'[rewards.mix]\nkind = "weighted_sum"\nweights = { colourfulness = 1.0 }\n',
     "empty.toml": b"",
@@ -189,8 +193,10 @@ def command_lines(draw: Callable[..., Any]) -> Command:
             arguments.append(draw(st.sampled_from(parameter.flags)))
             if not parameter.is_switch:
                 arguments.append(draw(value_of(parameter)))
+    if words in MOSTLY:
+        first = st.sampled_from(MOSTLY[words])
+        arguments[:1] = draw(odd.mostly(first.map(lambda one: [one]), st.just(arguments[:1])))
     if words == "train":
-        arguments[:1] = draw(odd.mostly(st.just(["run.toml"]), st.just(arguments[:1])))
         arguments += draw(settings.overrides)
     if draw(st.integers(0, 24)) == 0:
         arguments.append(f"--{draw(odd.words)}")

@@ -18,6 +18,7 @@ from tests.bad_inputs import (
     prompts,
     requests,
     runs,
+    serving,
     settings,
 )
 from tests.bad_inputs.sandbox import Sandbox
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """share: of ten thousand. opened: gives what tries one input, in a folder of its own."""
+    """share: of the whole, beside the others'. opened: gives what tries one input, in a folder of its own."""
 
     name: str
     share: int
@@ -60,6 +61,7 @@ def _at_workbench(root: Path) -> Iterator[Try]:
 
 KINDS = (
     Kind("settings", 2500, settings.run_settings(), _in_sandbox(settings.run)),
+    Kind("serving", 1000, serving.server_settings(), _in_sandbox(serving.run)),
     Kind("prompts", 1600, prompts.prompt_files(), _in_sandbox(prompts.run)),
     Kind("commands", 1200, commands.command_lines(), _in_sandbox(commands.run)),
     Kind("http", 1500, requests.requests(), requests.opened),

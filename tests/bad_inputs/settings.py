@@ -21,7 +21,7 @@ from tests.bad_inputs import odd
 from tests.bad_inputs.outcome import ACCEPTED, Outcome, Verdict, raised
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tests.bad_inputs.sandbox import Sandbox
 
@@ -136,6 +136,11 @@ def fitting(section: str, key: str) -> st.SearchStrategy[str]:
         )
         if key in kind.model_fields
     ]
+    return fitting_types(annotations)
+
+
+def fitting_types(annotations: Iterable[Any]) -> st.SearchStrategy[str]:
+    """Literals of the types that annotations name."""
     kinds = {kind for annotation in annotations for kind in types_within(annotation)}
     choices = [
         toml_string(str(choice.value))

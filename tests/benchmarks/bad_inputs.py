@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.bad_inputs [--count 10000] [--seed 0] [--out bad_inputs.json]
 
-Inputs are made by rule from the seed (tests/bad_inputs): runs' TOML and flags, prompt files, all
-commands' flags, HTTP and gRPC requests to a control plane with a real store, adapters, damaged runs
+Inputs are made by rule from the seed (tests/bad_inputs): runs' TOML and flags, servers'
+TOML, prompt files, all commands' flags, HTTP and gRPC requests to a control plane with a real store, adapters, damaged runs
 and models, definitions of rewards and tokens. Each is tried in a process that is watched, in a
 folder with other people's files, which are compared byte for byte after it. An input is refused if
 the answer is one sentence with the product's own status; anything else is a fault, and the exit

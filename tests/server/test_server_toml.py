@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +21,6 @@ from heliostat_server.rewards.definitions import (
 )
 from heliostat_server.server_toml import load_settings, settings_toml
 from heliostat_server.settings import AskedLimits, ServeSettings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SECRET = "s3cr3t"
 
@@ -134,6 +133,13 @@ def test_a_mistake_is_one_sentence_that_names_file_and_key(
     assert str(error.value).startswith(f"{path}: {sentence}")
     assert "\n" not in str(error.value)
     assert SECRET not in str(error.value)
+
+
+def test_the_file_in_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "server.md").read_text()
+    (toml,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    settings = load_settings(written(tmp_path, toml))
+    assert (settings.family, settings.limits.batch, list(settings.rewards)) == ("flux", 24, ["mix"])
 
 
 def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
