@@ -350,7 +350,7 @@ class RolloutServer:
         request = control_pb2.InfoRequest(experiment=self._experiment)
         answer = self._ask("Info", request, access, CONTROL_TIMEOUT_S)
         check_wire(answer, self._url)
-        self._info = _server_info(answer, self._address)
+        self._info = ServerInfo.read(answer, self._address)
         return self._info
 
     def _publish(self, files: AdapterFiles) -> PublishedAdapter:
@@ -441,37 +441,3 @@ def _transport(url: str, authority_file: Path | None) -> Access:
         raise ConfigError(
             f"server.authority_file = {str(authority_file)!r}: {error.strerror}"
         ) from error
-
-
-def _server_info(answer: control_pb2.InfoResponse, control_address: str) -> ServerInfo:
-    engine, limits = answer.engine, answer.limits
-    host, _, port = answer.rollout_address.rpartition(":")
-    host = host or control_address.rpartition(":")[0]
-    return ServerInfo(
-        server_version=answer.server_version,
-        rollout_address=f"{host}:{port}",
-        family=engine.family,
-        checkpoint=engine.checkpoint,
-        runtime=engine.runtime,
-        precision=engine.precision,
-        compute_dtype=engine.compute_dtype,
-        lora_targets={
-            name: (shape.in_features, shape.out_features)
-            for name, shape in sorted(engine.lora_targets.items())
-        },
-        max_rank=engine.max_rank,
-        resolution_px=engine.resolution_px,
-        rewards=tuple(answer.rewards),
-        batch=limits.batch,
-        max_steps=limits.max_steps,
-        max_seeds=limits.max_seeds,
-        max_prompt_chars=limits.max_prompt_chars,
-        max_adapter_bytes=limits.max_adapter_bytes,
-        latest_version=answer.latest_version,
-        weights_digest=engine.weights_digest,
-        checks_prompts=answer.checks_prompts,
-        scores_early=answer.scores_early,
-        solvers=tuple(answer.solvers) or ServerInfo.solvers,
-        max_queued_images=answer.max_queued_images or None,
-        decoders=tuple(answer.decoders),
-    )
