@@ -25,9 +25,9 @@ BEGIN = "<!-- Written by `python docs/errors_table.py`. -->\n"
 END = "<!-- Up to here. -->\n"
 
 CLASSES: dict[str, tuple[ModuleType, ...]] = {
-    "Of both": (of_engines,),
-    "The server's": (of_server,),
-    "The trainer's": (of_trainer, failures),
+    "Classes of both sides": (of_engines,),
+    "Classes of the server": (of_server,),
+    "Classes of the trainer": (of_trainer, failures),
 }
 
 

@@ -21,6 +21,9 @@ import numpy as np
 
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.sampling.solvers import Solver
+from heliostat_wire.info import (
+    ServerInfo as ServerInfo,  # the wire's; a noun of the trainer's as well
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,74 +33,6 @@ if TYPE_CHECKING:
 
     from heliostat_engines.sampling.stochastic import Trajectory
     from heliostat_trainer.rewards import RewardSum
-
-
-@dataclass(frozen=True)
-class ServerInfo:
-    """What the rollout server says of itself."""
-
-    server_version: str
-    rollout_address: str
-    """host:port of Triton's gRPC endpoint."""
-    family: str
-    checkpoint: str
-    runtime: str
-    precision: str
-    compute_dtype: str
-    """bfloat16 or float32; empty if the server is older than this field."""
-    lora_targets: Mapping[str, tuple[int, int]]
-    """name -> (in_features, out_features) of every linear with a LoRA branch."""
-    max_rank: int
-    resolution_px: int
-    rewards: tuple[str, ...]
-    batch: int
-    """Candidates denoised together; a group's seeds are a multiple of it."""
-    max_steps: int
-    max_seeds: int
-    max_prompt_chars: int
-    max_adapter_bytes: int
-    latest_version: int
-    """The experiment's newest adapter; 0: it has published nothing."""
-    weights_digest: str = ""
-    """Of the transformer's weights; empty where the server does not say."""
-    checks_prompts: bool = False
-    """Whether it can be asked which prompts its rewards refuse."""
-    scores_early: bool = False
-    """Whether it can score candidates before all of their steps."""
-    solvers: tuple[str, ...] = (Solver.EULER,)
-    """What it can draw with."""
-    decoders: tuple[str, ...] = ()
-    """What it can be asked to decode with; none: it knows no decoder by name, and has one."""
-    max_queued_images: int | None = None
-    """Images that the experiment may have waiting, and so in one request; None: it does not say."""
-
-    @property
-    def most_candidates(self) -> int:
-        """Of one prompt, which are one request."""
-        return min(self.max_seeds, self.max_queued_images or self.max_seeds)
-
-    def shortcoming(
-        self,
-        *,
-        early: bool = False,
-        solver: Solver | None = None,
-        decoder: DecoderName = DecoderName.FULL,
-    ) -> str | None:
-        """What keeps it from scoring early, drawing with a solver or decoding so; None: nothing does."""
-        version, decoders = f"(version {self.server_version})", {DecoderName.FULL, *self.decoders}
-        if early and not self.scores_early:
-            return f"{version} scores after all steps only"
-        if solver is not None and solver not in self.solvers:
-            return f"{version} draws with {' and '.join(self.solvers)} alone"
-        if decoder not in decoders:
-            return f"{version} decodes with {' and '.join(sorted(decoders))} alone"
-        return None
-
-    def has_weights(self, checkpoint: str, digest: str) -> bool:
-        """Whether it serves a checkpoint's: by their digests if both are known, else by its name."""
-        if self.weights_digest and digest:
-            return self.weights_digest == digest
-        return self.checkpoint == checkpoint
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from heliostat_proto import control_pb2
 from heliostat_server.experiments.terms import ShareChange
-from heliostat_wire.version import OURS
+from heliostat_wire.info import ServerInfo as ToldInfo
 
 if TYPE_CHECKING:
     from heliostat_server.control.operations import ServerInfo
@@ -17,40 +18,15 @@ if TYPE_CHECKING:
 def info_message(info: ServerInfo) -> control_pb2.InfoResponse:
     """What the server is."""
     description = info.description
-    engine, limits = description.engine, description.limits
-    targets = {
-        name: control_pb2.LinearShape(in_features=shape[0], out_features=shape[1])
-        for name, shape in engine.lora_targets.items()
+    # Of a name that two have, the later holds: what may wait is the experiment's, not all experiments'.
+    said = {
+        **dict(description.engine),
+        **dict(description.limits),
+        **dict(description),
+        **dict(info),
+        "server_version": info.version,
     }
-    return control_pb2.InfoResponse(
-        server_version=info.version,
-        rollout_address=info.rollout_address,
-        engine=control_pb2.EngineInfo(
-            family=engine.family,
-            checkpoint=engine.checkpoint,
-            runtime=engine.runtime,
-            precision=engine.precision,
-            compute_dtype=engine.compute_dtype,
-            nvfp4_linears=engine.nvfp4_linears,
-            linears=engine.linears,
-            lora_targets=targets,
-            max_rank=engine.max_rank,
-            resolution_px=description.resolution_px,
-            weights_digest=engine.weights_digest,
-        ),
-        rewards=description.rewards,
-        limits=control_pb2.Limits(
-            **limits.model_dump(include=set(control_pb2.Limits.DESCRIPTOR.fields_by_name))
-        ),
-        latest_version=info.latest_version,
-        checks_prompts=description.checks_prompts,
-        scores_early=description.scores_early,
-        solvers=description.solvers,
-        max_queued_images=info.max_queued_images,
-        decoders=description.decoders,
-        wire_version=OURS.version,
-        oldest_wire_version=OURS.oldest,
-    )
+    return ToldInfo(**{field.name: said[field.name] for field in fields(ToldInfo)}).message()
 
 
 def published_message(published: Published) -> control_pb2.PublishResponse:

@@ -62,7 +62,7 @@ class ControlPlane:
         """Model, limits and rewards, asked anew."""
         answer = self.connection.ask("Info", control_pb2.InfoRequest(experiment=self.experiment))
         check_wire(answer, self.connection.url)
-        info = _server_info(answer, self.connection.address)
+        info = ServerInfo.read(answer, self.connection.address)
         self._check(info)
         self.connection.info = info
         return info
@@ -128,37 +128,3 @@ def _publish_requests(
     )
     for start in range(0, len(files.tensors), CHUNK_BYTES):
         yield control_pb2.PublishRequest(chunk=files.tensors[start : start + CHUNK_BYTES])
-
-
-def _server_info(answer: control_pb2.InfoResponse, control_address: str) -> ServerInfo:
-    engine, limits = answer.engine, answer.limits
-    host, _, port = answer.rollout_address.rpartition(":")
-    host = host or control_address.rpartition(":")[0]
-    return ServerInfo(
-        server_version=answer.server_version,
-        rollout_address=f"{host}:{port}",
-        family=engine.family,
-        checkpoint=engine.checkpoint,
-        runtime=engine.runtime,
-        precision=engine.precision,
-        compute_dtype=engine.compute_dtype,
-        lora_targets={
-            name: (shape.in_features, shape.out_features)
-            for name, shape in sorted(engine.lora_targets.items())
-        },
-        max_rank=engine.max_rank,
-        resolution_px=engine.resolution_px,
-        rewards=tuple(answer.rewards),
-        batch=limits.batch,
-        max_steps=limits.max_steps,
-        max_seeds=limits.max_seeds,
-        max_prompt_chars=limits.max_prompt_chars,
-        max_adapter_bytes=limits.max_adapter_bytes,
-        latest_version=answer.latest_version,
-        weights_digest=engine.weights_digest,
-        checks_prompts=answer.checks_prompts,
-        scores_early=answer.scores_early,
-        solvers=tuple(answer.solvers) or ServerInfo.solvers,
-        max_queued_images=answer.max_queued_images or None,
-        decoders=tuple(answer.decoders),
-    )
