@@ -53,13 +53,12 @@ from heliostat_engines.settings.places import section_kinds
 from heliostat_engines.suggestions import suggest
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.exploring.requests import group_requests
-from heliostat_trainer.exploring.selection import select
+from heliostat_trainer.exploring.selection import contrasted, most_contrasted, select
 from heliostat_trainer.folder.checkpoint import TENSORS, Checkpoints
 from heliostat_trainer.folder.layout import kept_steps, step_folder
 from heliostat_trainer.folder.run_file import read_settings
 from heliostat_trainer.forecast.work import NVFP4_SPEEDUPS, plan_run, total
 from heliostat_trainer.policy.policy import PolicyName
-from heliostat_trainer.prompts.curriculum import contrasted, most_contrasted
 from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
 from heliostat_trainer.ranks.interrupts import Interrupts

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from heliostat_trainer.prompts.curriculum import is_flat
 from heliostat_trainer.settings.recipe import SelectionName
 from heliostat_trainer.types import Selection
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.types import Group
 
 
@@ -31,6 +35,16 @@ def select(group: Group, how: SelectionName, keep: int, random: np.random.Genera
     )
     ranks = _RULES[how](group.rewards[ranked], keep, random)
     return Selection(group, tuple(ranked[rank] for rank in sorted(ranks)))
+
+
+def contrasted(config: TrainConfig, selections: Sequence[Selection]) -> list[Selection]:
+    """The selections of groups that are not flat."""
+    return [chosen for chosen in selections if not is_flat(config, chosen.group)]
+
+
+def most_contrasted(selections: Sequence[Selection]) -> Selection:
+    """What a step is trained on if all of its groups are flat: it cannot be on nothing."""
+    return max(selections, key=lambda chosen: (chosen.spread, -chosen.group.request.row))
 
 
 def _best_worst(ordered: NDArray[np.float64], keep: int, _: np.random.Generator) -> list[int]:
