@@ -1,4 +1,7 @@
-"""Which candidates of a group are worth drawing again: rewards[N] -> rows[K]."""
+"""Which candidates of a step are trained on: `select` keeps some of each group, `not_flat` some of the groups.
+
+What neither leaves out is redrawn, where the recipe redraws.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def select(group: Group, how: SelectionName, keep: int, random: np.random.Generator) -> Selection:
-    """Keep `keep` candidates, an even number; ties are broken by the seed.
+    """Keep `keep` of a group's candidates, an even number: rewards[N] -> rows[K].
+
+    Ties are broken by the seed.
 
     The choice depends on the candidates and not on their order.
 
@@ -37,12 +42,12 @@ def select(group: Group, how: SelectionName, keep: int, random: np.random.Genera
     return Selection(group, tuple(ranked[rank] for rank in sorted(ranks)))
 
 
-def contrasted(config: TrainConfig, selections: Sequence[Selection]) -> list[Selection]:
-    """The selections of groups that are not flat."""
+def not_flat(config: TrainConfig, selections: Sequence[Selection]) -> list[Selection]:
+    """The selections of groups whose rewards differ by prompts.min_spread at least."""
     return [chosen for chosen in selections if not is_flat(config, chosen.group)]
 
 
-def most_contrasted(selections: Sequence[Selection]) -> Selection:
+def least_flat(selections: Sequence[Selection]) -> Selection:
     """What a step is trained on if all of its groups are flat: it cannot be on nothing."""
     return max(selections, key=lambda chosen: (chosen.spread, -chosen.group.request.row))
 

@@ -1,7 +1,8 @@
 """Which prompts are worth drawing: those whose candidates differ in reward.
 
-A group without contrast teaches nothing. It is skipped before it is redrawn, and a prompt that was
-found flat again and again is drawn less often. All of it follows from what was seen and the seed.
+A group whose rewards hardly differ is flat: it teaches nothing, and is skipped before it is redrawn
+(`exploring.selection`). Here a prompt that was found flat again and again is drawn less often. All
+of it follows from what was seen and the seed.
 """
 
 from __future__ import annotations
