@@ -158,7 +158,7 @@ def _routes(operations: Operations, authority: Authority) -> APIRouter:  # noqa:
 
     @api.delete("/experiments/{name}", status_code=HTTPStatus.NO_CONTENT, tags=["experiments"])
     def delete(by: By, name: str) -> None:
-        """Forget an experiment and all that is its (administrator)."""
+        """Forget an experiment, its tokens, versions, usage and groups; its events stay (administrator)."""
         operations.delete(by, name)
 
     @api.post("/experiments/{name}/open", tags=["tokens"])
