@@ -30,8 +30,7 @@ from heliostat_engines.machine.hardware import usable_cores
 from heliostat_trainer.compare.beside import RECORDING, Recording
 from heliostat_trainer.compare.groups import WITHOUT_EFFECT
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.evaluation.results import RESULTS
-from heliostat_trainer.folder.layout import RUN_FILE, step_folder
+from heliostat_trainer.folder.layout import RESULTS, RUN_FILE, step_folder
 from heliostat_trainer.record import read_run
 from heliostat_trainer.run import train
 from heliostat_trainer.settings.compare import flatten, kept_config

@@ -54,8 +54,8 @@ from heliostat_engines.suggestions import suggest
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.exploring.requests import group_requests
 from heliostat_trainer.exploring.selection import least_flat, not_flat, select
-from heliostat_trainer.folder.checkpoint import TENSORS, Checkpoints
-from heliostat_trainer.folder.layout import kept_steps, step_folder
+from heliostat_trainer.folder.checkpoint import Checkpoints
+from heliostat_trainer.folder.layout import TENSORS, kept_steps, step_folder
 from heliostat_trainer.folder.run_file import read_settings
 from heliostat_trainer.forecast.work import NVFP4_SPEEDUPS, plan_run, total
 from heliostat_trainer.policy.policy import PolicyName

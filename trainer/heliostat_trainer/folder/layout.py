@@ -42,7 +42,31 @@ STEP = "step-"
 RUN_FILE_SIGN = '"lora_targets"'
 """In every run.json that we wrote."""
 
-LAYOUT = Layout(
+STATE = "state.json"
+TENSORS = "tensors.safetensors"
+EXPLORER, REPLAY = "explorer-", "replay-"
+CHECKPOINT_LAYOUT = Layout(
+    kind="a checkpoint",
+    advice="move it out of the run's folder of checkpoints",
+    required=frozenset({STATE, TENSORS}),
+    patterns=tuple(
+        f"{name}*.{kind}" for name in (EXPLORER, REPLAY) for kind in ("json", "safetensors")
+    ),
+)
+RESULTS = "results.json"
+IMAGES = "images.safetensors"
+EVALUATION_LAYOUT = Layout(
+    kind="an evaluation",
+    advice="move it out of the run's folder of evaluations",
+    required=frozenset({RESULTS, IMAGES}),
+)
+SHOWN = "showcase.json"
+SHOWCASE_LAYOUT = Layout(
+    kind="a showcase",
+    advice="move it out of the run's folder",
+    required=frozenset({SHOWN, IMAGES}),
+)
+RUN_LAYOUT = Layout(
     kind="a run",
     advice="set another run.name",
     required=frozenset({RUN_FILE}),
@@ -127,9 +151,9 @@ class RunFolder:
             FilesError: names that we would write there are taken.
         """
         if read_marker(self.path) is None:
-            require_own_file(self.run_file, RUN_FILE_SIGN, LAYOUT.advice)
+            require_own_file(self.run_file, RUN_FILE_SIGN, RUN_LAYOUT.advice)
         is_new = not self.path.exists()
-        claim_folder(self.path, LAYOUT, beside_others=True)
+        claim_folder(self.path, RUN_LAYOUT, beside_others=True)
         who, advice = "heliostat train", "wait for it, stop it, or set another run.name"
         with locked(self.path / LOCK, who, advice, warn):
             for folder, layout in replaced.items():
