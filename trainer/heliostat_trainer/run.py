@@ -97,7 +97,7 @@ def train(
         open_servers(
             config,
             urls,
-            RunTokens(config.run.path, config.server.token_file, known_token),
+            RunTokens(RunFolder(config.run.path).token, config.server.token_file, known_token),
             progress.say,
         ) as server,
         Interrupts(repeated=ranks.size > 1).installed() as interrupts,
