@@ -16,7 +16,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from heliostat_engines.adapters import AdapterFiles
+from heliostat_engines.adapters import CONFIG_FILE, TENSORS_FILE, AdapterFiles
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.settings import Settings
 from heliostat_server.control.operations import Operations, ServerInfo
@@ -181,8 +181,8 @@ def _routes(operations: Operations, authority: Authority) -> APIRouter:  # noqa:
         by: By,
         name: str,
         sha256: Annotated[str, Form(max_length=64)],
-        config: Annotated[UploadFile, File(description="PEFT's adapter_config.json")],
-        tensors: Annotated[UploadFile, File(description="adapter_model.safetensors")],
+        config: Annotated[UploadFile, File(description=f"PEFT's {CONFIG_FILE}")],
+        tensors: Annotated[UploadFile, File(description=TENSORS_FILE)],
     ) -> PublishedVersion:
         """Publish an adapter; `sha256` is of the config followed by the tensors."""
         files = AdapterFiles(config.file.read(), tensors.file.read())
