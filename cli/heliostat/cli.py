@@ -35,7 +35,7 @@ app = typer.Typer(
 Reinforcement-learning post-training for text-to-image diffusion models: **FP4 explore, BF16 train**.
 
 A shared server draws a large pool of cheap NVFP4 candidates; the trainer redraws only the most
-telling seeds in BF16, trains a LoRA on them and refits the server with it every step.
+telling seeds in BF16, trains a LoRA on them and publishes it to the server every step.
 
 **First time?**  `heliostat doctor` says what this machine can do; `heliostat demo` starts a server, trains for eight minutes and writes a report.
 

@@ -106,7 +106,7 @@ class InProcessService:
     def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:  # noqa: ARG002
         """Make an adapter resident."""
         adapter = parse_adapter(files)
-        binding = self._engine.refit(adapter)
+        binding = self._engine.make_resident(adapter)
         self._published += 1
         return PublishedAdapter(
             "in-process", self._published, adapter.sha256, binding.bound, binding.targets

@@ -20,6 +20,10 @@ from heliostat_engines.settings import LARGEST_FLOAT
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+CONFIG_FILE = "adapter_config.json"
+TENSORS_FILE = "adapter_model.safetensors"
+"""As PEFT names them, and so does every sentence about an adapter."""
+
 _KEY = re.compile(
     r"^(?:base_model\.model\.)?(?:transformer\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight$"
 )
@@ -170,11 +174,11 @@ def check_binding(
 
 def _parse_config(config: bytes) -> dict[str, object]:
     try:
-        parsed = parse_json(config, "adapter_config.json")
+        parsed = parse_json(config, CONFIG_FILE)
     except FileError as error:
         raise AdapterError(str(error)) from error
     if not isinstance(parsed, dict) or parsed.get("peft_type") != "LORA":
-        raise AdapterError("adapter_config.json is not a PEFT LoRA's: peft_type must be LORA")
+        raise AdapterError(f"{CONFIG_FILE} is not a PEFT LoRA's: peft_type must be LORA")
     unsupported = [
         key
         for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
@@ -182,11 +186,11 @@ def _parse_config(config: bytes) -> dict[str, object]:
     ]
     if unsupported or parsed.get("bias", "none") != "none":
         raise AdapterError(
-            f"only plain LoRA is served; adapter_config.json sets {', '.join(unsupported) or 'bias'}"
+            f"only plain LoRA is served; {CONFIG_FILE} sets {', '.join(unsupported) or 'bias'}"
         )
     alpha = parsed.get("lora_alpha")
     if not isinstance(alpha, int | float) or not abs(alpha) <= LARGEST_FLOAT:
-        raise AdapterError("adapter_config.json has no finite number lora_alpha")
+        raise AdapterError(f"{CONFIG_FILE} has no finite number lora_alpha")
     return parsed
 
 

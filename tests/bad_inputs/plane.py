@@ -63,7 +63,7 @@ class LocalEngine:
 
     def load_adapter(self, sha256: str, timeout_s: float) -> LoadReport:  # noqa: ARG002
         with self._one_thread:
-            binding = self._engine.refit(parse_adapter(self._adapters.fetch(sha256)))
+            binding = self._engine.make_resident(parse_adapter(self._adapters.fetch(sha256)))
         return LoadReport(bound_modules=binding.bound, target_modules=binding.targets)
 
     def draw(self, *_: object) -> Any:

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.adapter_swap [--threads 2] [--out adapter_swap.json]
 
-A swap is: parse and check the files, refit with its probe, and whatever the first velocity takes
+A swap is: parse and check the files, make it resident with its probe, and whatever the first velocity takes
 beyond a later one. It is put beside one batch of 6 steps of the same model; the two are measured
-in turn, and the share is taken within each round. The first refit of an engine also draws the
+in turn, and the share is taken within each round. The first adapter of an engine also draws the
 base model's probe: it is listed by itself.
 """
 
@@ -150,7 +150,7 @@ def _swap(engine: TorchEngine, files: AdapterFiles) -> tuple[float, str]:
     """Seconds from an adapter's bytes until the engine serves it, and its digest."""
     start = time.perf_counter()
     adapter = parse_adapter(files)
-    engine.refit(adapter)
+    engine.make_resident(adapter)
     return time.perf_counter() - start, adapter.sha256
 
 

@@ -30,8 +30,7 @@ from heliostat_engines.machine.hardware import usable_cores
 from heliostat_trainer.compare.beside import RECORDING, Recording
 from heliostat_trainer.compare.groups import WITHOUT_EFFECT
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.evaluation.results import RESULTS
-from heliostat_trainer.folder.layout import RUN_FILE, step_folder
+from heliostat_trainer.folder.layout import RESULTS, RunEntry, RunFolder, step_folder
 from heliostat_trainer.record import read_run
 from heliostat_trainer.run import train
 from heliostat_trainer.settings.compare import flatten, kept_config
@@ -42,12 +41,11 @@ from tests.benchmarks.gradient_signal import cpu
 if TYPE_CHECKING:
     from heliostat_trainer.record import RunRecord
 
-METRICS = "metrics.jsonl"
 LAYOUT = Layout(
     kind="a recorded run",
     advice="give another folder with --out",
-    required=frozenset({RUN_FILE, RECORDING}),
-    patterns=(METRICS, "evaluation/*"),
+    required=frozenset({RunEntry.RUN_FILE, RECORDING}),
+    patterns=(RunEntry.METRICS, RunEntry.EVALUATIONS.pattern),
 )
 BASELINE = {
     "run.name": "demo-baseline",
@@ -123,21 +121,21 @@ def record_run(run: Path, out: Path) -> None:
     if not last or record.progress[-1].step != last:
         raise RunFolderError(f"{run} has not finished: train it to the end, then record it")
     with atomic_folder(out, LAYOUT) as draft:
-        _write(draft / RUN_FILE, _run_file(record))
+        _write(draft / RunEntry.RUN_FILE, _run_file(record))
         _write(draft / RECORDING, asdict(_recording(record)))
         lines = [
             _rounded({key: line[key] for key in OF_STEPS if key in line}) for line in record.steps
         ]
         text = "".join(f"{json.dumps(line)}\n" for line in lines)
-        (draft / METRICS).write_text(text, encoding="utf-8")
+        (draft / RunEntry.METRICS).write_text(text, encoding="utf-8")
         for evaluation in record.progress:
-            folder = step_folder(draft / "evaluation", evaluation.step)
+            folder = step_folder(draft / RunEntry.EVALUATIONS, evaluation.step)
             folder.mkdir(parents=True)
             _write(folder / RESULTS, [_rounded(asdict(evaluation))])
 
 
 def _recording(record: RunRecord) -> Recording:
-    ended = datetime.fromtimestamp((record.folder / METRICS).stat().st_mtime, UTC)
+    ended = datetime.fromtimestamp((RunFolder(record.folder).metrics).stat().st_mtime, UTC)
     return Recording(
         machine=f"{cpu()}, {usable_cores()} cores",
         date=f"{ended:%Y-%m-%d}",

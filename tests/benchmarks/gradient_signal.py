@@ -53,13 +53,12 @@ from heliostat_engines.settings.places import section_kinds
 from heliostat_engines.suggestions import suggest
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.exploring.requests import group_requests
-from heliostat_trainer.exploring.selection import select
-from heliostat_trainer.folder.checkpoint import TENSORS, Checkpoints
-from heliostat_trainer.folder.layout import kept_steps, step_folder
+from heliostat_trainer.exploring.selection import least_flat, not_flat, select
+from heliostat_trainer.folder.checkpoint import Checkpoints
+from heliostat_trainer.folder.layout import TENSORS, kept_steps, step_folder
 from heliostat_trainer.folder.run_file import read_settings
 from heliostat_trainer.forecast.work import NVFP4_SPEEDUPS, plan_run, total
 from heliostat_trainer.policy.policy import PolicyName
-from heliostat_trainer.prompts.curriculum import contrasted, most_contrasted
 from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.randomness import Purpose, candidate_seeds, stream
 from heliostat_trainer.ranks.interrupts import Interrupts
@@ -454,7 +453,7 @@ class Studio:
             group = Group.rewarded(request, pool.parts, pool.latents, trajectory=pool.path)
             random = stream(config.run.seed, Purpose.SELECTION, draw, request.row)
             selections.append(select(group, recipe.selection, recipe.kept, random))
-        chosen = contrasted(config, selections) or [most_contrasted(selections)]
+        chosen = not_flat(config, selections) or [least_flat(selections)]
         if not recipe.redraws:
             return [selection.as_samples() for selection in chosen]
         kept = [selection.redrawn_in(recipe.steps) for selection in chosen]

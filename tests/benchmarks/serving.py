@@ -94,7 +94,7 @@ def measure_in_process(arguments: argparse.Namespace, threads: int) -> tuple[flo
     rows = conditioning.repeat(arguments.batch)
     reward = RewardBook("demo").get(arguments.reward)
     adapter = parse_adapter(random_adapter(engine.describe().lora_targets, seed=0))
-    engine.refit(adapter)
+    engine.make_resident(adapter)
     velocity = partial(engine.velocity, conditioning=rows, adapter=adapter.sha256)
 
     @torch.inference_mode()

@@ -168,7 +168,7 @@ def test_a_published_adapter_draws_as_in_process(
     assert (answer.version, answer.sha256) == (1, files.sha256)
     assert answer.bound_modules == answer.target_modules == len(client.targets())
     assert client.info("as-in-process").latest_version == 1
-    in_process.engine.refit(parse_adapter(files))
+    in_process.engine.make_resident(parse_adapter(files))
     rewards = {
         version: client.rewards(range(BATCH), experiment="as-in-process", version=version)
         for version in (0, 1)

@@ -56,7 +56,7 @@ def test_sana_is_served_as_in_process(tmp_path: Path) -> None:
         client.close()
     engine = TorchEngine(family, checkpoint, max_rank=8)
     adapter = parse_adapter(files)
-    engine.refit(adapter)
+    engine.make_resident(adapter)
     encoder = family.load_text_encoder(checkpoint).to("cpu")  # in the CPU's arithmetic, as served
     conditioning = encoder.encode(["a red cat"]).repeat(len(SEEDS))
     expected = sample_euler(

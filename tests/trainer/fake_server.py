@@ -103,7 +103,7 @@ class FakeServer:
     def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
         self.tuned = tuned
         with self._one_thread:
-            binding = self.engine.refit(parse_adapter(files))
+            binding = self.engine.make_resident(parse_adapter(files))
         self.version += 1
         self.adapters[self.version] = files.sha256
         self.adapters.pop(self.version - KEPT, None)

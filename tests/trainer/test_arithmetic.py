@@ -61,7 +61,7 @@ def drawn_by_trainer() -> torch.Tensor:
 def drawn_by_server(precision: Precision) -> torch.Tensor:
     adapter = parse_adapter(make_policy().trained.pack(4.0))
     engine = TorchEngine(FAMILY, CHECKPOINT, precision=precision)
-    engine.refit(adapter)
+    engine.make_resident(adapter)
     return sample_euler(
         lambda latents, sigma: engine.velocity(latents, sigma, CONDITIONING, adapter.sha256),
         noise(),

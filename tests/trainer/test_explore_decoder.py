@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from heliostat_engines.decoders import DecoderName
-from heliostat_trainer.folder.layout import RUN_FILE
+from heliostat_trainer.folder.layout import RunFolder
 from tests.trainer.test_loop import run
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def test_a_run_of_before_there_was_a_choice_goes_on_in_full(
 ) -> None:
     config = configure("--run.steps", "1")
     run(config, server)
-    path = config.run.path / RUN_FILE
+    path = RunFolder(config.run.path).run_file
     content = json.loads(path.read_text())
     assert content["config"]["recipe"].pop("explore_decoder") == "full"
     path.write_text(json.dumps(content))

@@ -9,7 +9,7 @@ import torch
 
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.evaluation.results import pair, read_evaluations
-from heliostat_trainer.folder.layout import RUN_FILE
+from heliostat_trainer.folder.layout import RunFolder
 from heliostat_trainer.policy.policy import PolicyName
 from tests.trainer.test_loop import make_trainer, run
 
@@ -64,7 +64,7 @@ def test_a_run_of_before_there_was_a_choice_goes_on_as_it_was(
 ) -> None:
     config = configure("--run.steps", "1")
     run(config, server)
-    forget(config.run.path / RUN_FILE, lambda content: content["config"]["recipe"])
+    forget(RunFolder(config.run.path).run_file, lambda content: content["config"]["recipe"])
     for results in config.run.path.glob("evaluation/*/results.json"):
         forget(results, lambda content: content[0])
     base, trained = read_evaluations(config.run.path / "evaluation")

@@ -19,8 +19,8 @@ class Phase(StrEnum):
 
     EXPLORE = "explore"
     """Waiting for the server's candidates."""
-    REGENERATE = "regenerate"
-    """Drawing samples in BF16."""
+    REDRAW = "regenerate"
+    """Drawing samples in BF16. Named in metrics.jsonl as it always was."""
     SCORE = "score"
     """Waiting for rewards of the trainer's own samples."""
     WATCH = "watch"

@@ -1,4 +1,4 @@
-"""The training loop: explore, select, regenerate, optimise, publish."""
+"""The training loop: explore, select, redraw, train, publish."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from heliostat_trainer.evaluation.milestones import Milestones
 from heliostat_trainer.exploring.ahead import ExploreAhead
 from heliostat_trainer.exploring.explorers import Explorers
 from heliostat_trainer.exploring.requests import Requests
-from heliostat_trainer.exploring.selection import select
+from heliostat_trainer.exploring.selection import least_flat, not_flat, select
 from heliostat_trainer.exploring.watch import Watcher, verdict_on
 from heliostat_trainer.forecast.outlook import Outlook
 from heliostat_trainer.learning.replay import replayed
 from heliostat_trainer.learning.tensors import learned_tensors
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.policy.redrawing import Redrawing
-from heliostat_trainer.prompts.curriculum import contrasted, most_contrasted
 from heliostat_trainer.randomness import Purpose, stream
 from heliostat_trainer.steps import StepResult
 
@@ -162,8 +161,8 @@ class Trainer:
         for groups in self._redrawing.drawn_together(explored, shape):
             chosen = [self._select(group, number) for group in groups]
             selections += chosen
-            samples += self._regenerate(contrasted(self._config, chosen), conditioning)
-        samples = samples or self._regenerate([most_contrasted(selections)], conditioning)
+            samples += self._redraw(not_flat(self._config, chosen), conditioning)
+        samples = samples or self._redraw([least_flat(selections)], conditioning)
         groups = [chosen.group for chosen in selections]
         watched = self._watcher.watch(groups, conditioning, number, shape)
         self.parts.tuner.prepare(self.state, number)
@@ -227,9 +226,7 @@ class Trainer:
         kept = self._requests.shape(self.state, step).kept
         return select(group, self._recipe.selection, kept, random)
 
-    def _regenerate(
-        self, selections: Sequence[Selection], conditioning: Conditioning
-    ) -> list[Samples]:
+    def _redraw(self, selections: Sequence[Selection], conditioning: Conditioning) -> list[Samples]:
         """Draw the kept seeds again, unless the recipe trains on the candidates themselves."""
         if self._recipe.redraws and selections:
             requests = [chosen.redrawn_in(self._recipe.steps) for chosen in selections]

@@ -9,7 +9,7 @@ from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluation.guards import Alarm, alarms
 from heliostat_trainer.evaluation.results import Evaluation, pair, read_evaluations, read_pictures
 from heliostat_trainer.evaluation.showcase import Showcase, read_showcase
-from heliostat_trainer.folder.layout import RUN_FILE, RunFolder, step_folder
+from heliostat_trainer.folder.layout import RunEntry, RunFolder, step_folder
 from heliostat_trainer.folder.metrics import number, read_metrics
 from heliostat_trainer.folder.run_file import (
     Arithmetic,
@@ -156,7 +156,7 @@ def read_run(folder: Path) -> RunRecord:
     """
     files = RunFolder(folder)
     if not files.run_file.exists():
-        raise RunFolderError(f"{folder} is no run folder: it has no {RUN_FILE}")
+        raise RunFolderError(f"{folder} is no run folder: it has no {RunEntry.RUN_FILE}")
     problems: list[str] = []
     record = RunRecord(
         name=folder.resolve().name,

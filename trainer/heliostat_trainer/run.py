@@ -23,13 +23,12 @@ from heliostat_trainer.errors import (
     RunFolderError,
 )
 from heliostat_trainer.evaluation.evaluate import Evaluator
-from heliostat_trainer.evaluation.showcase import LAYOUT as SHOWCASE
 from heliostat_trainer.evaluation.showcase import keep_showcase
 from heliostat_trainer.exploring.requests import showcase_request
 from heliostat_trainer.export import export_run
 from heliostat_trainer.export.formats import Format
 from heliostat_trainer.folder.checkpoint import Checkpoints, RunState
-from heliostat_trainer.folder.layout import RunFolder
+from heliostat_trainer.folder.layout import SHOWCASE_LAYOUT, RunFolder
 from heliostat_trainer.folder.metrics import MetricsLog
 from heliostat_trainer.folder.resuming import contents_of
 from heliostat_trainer.folder.run_file import arithmetic_changes, write_run_file
@@ -98,7 +97,7 @@ def train(
         open_servers(
             config,
             urls,
-            RunTokens(config.run.path, config.server.token_file, known_token),
+            RunTokens(RunFolder(config.run.path).token, config.server.token_file, known_token),
             progress.say,
         ) as server,
         Interrupts(repeated=ranks.size > 1).installed() as interrupts,
@@ -175,7 +174,7 @@ def working_in_run(
         open_run(config, resume=True)  # Before anything is made: run.name may be mistyped.
     files = RunFolder(config.run.path)
     lora = Format.DIFFUSERS.layout(files.path.name, is_own_place=True)
-    with files.held(warn, {files.lora: lora, files.showcase: SHOWCASE}):
+    with files.held(warn, {files.lora: lora, files.showcase: SHOWCASE_LAYOUT}):
         yield open_run(config, resume=resume)
 
 

@@ -261,7 +261,7 @@ def paid(
         evaluation=(a_candidate - look) / shape.score_after,
         look=look,
         reward=reward,
-        redraw=a_sample(Phase.REGENERATE),
+        redraw=a_sample(Phase.REDRAW),
         training=(replay + 1) * median(own_training) / (shape.prompts * shape.kept),
     )
 

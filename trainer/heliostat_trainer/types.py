@@ -132,7 +132,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Selection:
-    """What is trained on: `kept` are rows of the group's candidates, lowest reward first."""
+    """What is kept of a group: `kept` are rows of its candidates, lowest reward first."""
 
     group: Group
     kept: tuple[int, ...]
@@ -313,7 +313,7 @@ class StepMetrics:
     """How well their ranking is that of their BF16 redraws, by a policy `version_lag` steps newer;
     None where the step was not watched."""
     skipped_groups: int = 0
-    """Groups with too little contrast to be trained on (prompts.min_spread)."""
+    """Groups too flat to be trained on (prompts.min_spread)."""
     resting_prompts: int = 0
     """Prompts that are drawn less often because they were skipped repeatedly."""
     rewards: Mapping[str, float] = field(default_factory=dict)

@@ -133,7 +133,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Forget an experiment, its tokens, versions and usage."""
+    """Forget an experiment, its tokens, versions, usage and groups; its events stay."""
     from heliostat.control import Administration
 
     if not yes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from heliostat.examples import example
 from heliostat_trainer.compare import read_beside
 from heliostat_trainer.errors import CompareError, RunFolderError
-from heliostat_trainer.folder.layout import RUN_FILE
+from heliostat_trainer.folder.layout import RunEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ def beside_baseline(run: Path, say: Callable[[str], None]) -> Beside | None:
 
 
 def _read(run: Path) -> Beside:
-    beside = read_beside(run, example(f"{NAME}/{RUN_FILE}").parent)
+    beside = read_beside(run, example(f"{NAME}/{RunEntry.RUN_FILE}").parent)
     if not beside.have_same_weights:
         raise CompareError(f"{NAME} trains other weights (model.checkpoint) than {beside.own.name}")
     return beside

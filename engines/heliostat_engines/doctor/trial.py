@@ -1,4 +1,4 @@
-"""A small engine built, refitted in every mode and compared with torch: the demo's transformer."""
+"""A small engine built and given adapters in every mode, and compared with torch: the demo's transformer."""
 
 from __future__ import annotations
 
@@ -129,11 +129,11 @@ class Trials:
         first, second = (_adapter(engine, seed) for seed in range(2))
         base = self._draw(reference, None)
         base_error = _distance(self._draw(engine, None), base)
-        engine.refit(first)
+        engine.make_resident(first)
         drawn = self._draw(engine, first)
-        engine.refit(second)
-        engine.refit(first)
-        reference.refit(first)
+        engine.make_resident(second)
+        engine.make_resident(first)
+        reference.make_resident(first)
         expected = self._draw(reference, first)
         return ModeTrial(
             mode=mode,

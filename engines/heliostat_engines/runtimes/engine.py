@@ -44,7 +44,7 @@ class Engine(Protocol):
     def describe(self) -> EngineInfo:
         """Family, runtime, precision, LoRA targets and limits."""
 
-    def refit(self, adapter: Adapter) -> Binding:
+    def make_resident(self, adapter: Adapter) -> Binding:
         """Make an adapter resident; the batches in flight keep theirs. Idempotent.
 
         Raises:
@@ -52,7 +52,7 @@ class Engine(Protocol):
         """
 
     def is_resident(self, sha256: str) -> bool:
-        """Whether `velocity` can be asked for this adapter without a refit."""
+        """Whether `velocity` can be asked for this adapter as it is."""
 
     def velocity(
         self,

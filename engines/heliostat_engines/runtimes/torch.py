@@ -122,7 +122,7 @@ class TorchEngine:
         """Whether the adapter is loaded."""
         return sha256 in self._resident
 
-    def refit(self, adapter: Adapter) -> Binding:
+    def make_resident(self, adapter: Adapter) -> Binding:
         """Load an adapter into a slot, after checking that it binds and has an effect."""
         binding = check_binding(adapter, self._targets, self._max_rank)
         if self.is_resident(adapter.sha256):

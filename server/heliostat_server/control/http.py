@@ -16,7 +16,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from heliostat_engines.adapters import AdapterFiles
+from heliostat_engines.adapters import CONFIG_FILE, TENSORS_FILE, AdapterFiles
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.settings import Settings
 from heliostat_server.control.operations import Operations, ServerInfo
@@ -158,7 +158,7 @@ def _routes(operations: Operations, authority: Authority) -> APIRouter:  # noqa:
 
     @api.delete("/experiments/{name}", status_code=HTTPStatus.NO_CONTENT, tags=["experiments"])
     def delete(by: By, name: str) -> None:
-        """Forget an experiment and all that is its (administrator)."""
+        """Forget an experiment, its tokens, versions, usage and groups; its events stay (administrator)."""
         operations.delete(by, name)
 
     @api.post("/experiments/{name}/open", tags=["tokens"])
@@ -181,8 +181,8 @@ def _routes(operations: Operations, authority: Authority) -> APIRouter:  # noqa:
         by: By,
         name: str,
         sha256: Annotated[str, Form(max_length=64)],
-        config: Annotated[UploadFile, File(description="PEFT's adapter_config.json")],
-        tensors: Annotated[UploadFile, File(description="adapter_model.safetensors")],
+        config: Annotated[UploadFile, File(description=f"PEFT's {CONFIG_FILE}")],
+        tensors: Annotated[UploadFile, File(description=TENSORS_FILE)],
     ) -> PublishedVersion:
         """Publish an adapter; `sha256` is of the config followed by the tensors."""
         files = AdapterFiles(config.file.read(), tensors.file.read())

@@ -113,7 +113,7 @@ class Operations:
         return self._experiments.get(experiment)
 
     def delete(self, caller: Caller, experiment: str) -> None:
-        """Forget an experiment and all that is its."""
+        """Forget an experiment, as `ExperimentStore.delete` does."""
         caller.check_admin()
         check_experiment(experiment)
         self._experiments.delete(experiment)

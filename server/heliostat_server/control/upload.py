@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heliostat_engines.adapters import AdapterFiles
+from heliostat_engines.adapters import CONFIG_FILE, TENSORS_FILE, AdapterFiles
 from heliostat_server.errors import RequestError
 from heliostat_server.store.keys import check_experiment
 
@@ -45,8 +45,8 @@ def check_digest(files: AdapterFiles, announced: str) -> None:
     if files.sha256 != announced:
         raise RequestError(
             f"the adapter arrived with digest {files.sha256}, its header says "
-            f"{announced[:64] or 'nothing'}: the digest is of adapter_config.json followed by "
-            "adapter_model.safetensors; send it again"
+            f"{announced[:64] or 'nothing'}: the digest is of {CONFIG_FILE} followed by "
+            f"{TENSORS_FILE}; send it again"
         )
 
 
@@ -54,7 +54,7 @@ def _check_header(header: AdapterHeader, max_bytes: int) -> None:
     check_experiment(header.experiment)
     if len(header.config) > MAX_CONFIG_BYTES:
         raise RequestError(
-            f"adapter_config.json has {len(header.config)} bytes, more than {MAX_CONFIG_BYTES}"
+            f"{CONFIG_FILE} has {len(header.config)} bytes, more than {MAX_CONFIG_BYTES}"
         )
     if header.tensor_bytes <= 0:
         raise RequestError("the header announces no tensors: set tensor_bytes")

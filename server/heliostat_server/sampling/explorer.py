@@ -99,7 +99,7 @@ class Explorer:
         """Fetch an adapter and make it resident. Raises AdapterError, NotFoundError."""
         adapter = parse_adapter(self._adapters.fetch(sha256))
         with self._metrics.refit_seconds.time():
-            return self._engine.refit(adapter)
+            return self._engine.make_resident(adapter)
 
     def prepare(self, rollout: Rollout) -> Drawing:
         """Resolve the version and encode the prompt. Raises NotFoundError."""

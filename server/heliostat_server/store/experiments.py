@@ -54,25 +54,35 @@ redis.call('SET', KEYS[3], ARGV[2])
 return 1
 """
 
-_REVOKE = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
-local tokens = redis.call('SMEMBERS', KEYS[2])
-for _, digest in ipairs(tokens) do redis.call('DEL', ARGV[1] .. digest) end
-redis.call('DEL', KEYS[2])
-return #tokens
+_VOID_TOKENS = """
+local function void_tokens(tokens, token)
+  local digests = redis.call('SMEMBERS', tokens)
+  for _, digest in ipairs(digests) do redis.call('DEL', token .. digest) end
+  redis.call('DEL', tokens)
+  return #digests
+end
+"""
+"""Of scripts: forgets whose an experiment's tokens are; gives how many there were."""
+
+_REVOKE = f"""
+{_VOID_TOKENS}
+local experiment, tokens, token = KEYS[1], KEYS[2], ARGV[1]
+if redis.call('EXISTS', experiment) == 0 then return -1 end
+return void_tokens(tokens, token)
 """
 
 _DELETE = f"""
 {DROP_VERSION}
-local names, experiment, tokens = KEYS[1], KEYS[2], KEYS[3]
+{_VOID_TOKENS}
+local names, experiment, tokens = KEYS[1], KEYS[2], KEYS[3]  -- and others, from the fourth on
 local name, token, adapter, users, ttl = unpack(ARGV)
 if redis.call('EXISTS', experiment) == 0 then return 0 end
-for _, digest in ipairs(redis.call('SMEMBERS', tokens)) do redis.call('DEL', token .. digest) end
+void_tokens(tokens, token)
 for _, field in ipairs(redis.call('HKEYS', experiment)) do
   local version = string.match(field, '^v(%d+)$')
   if version then drop_version(experiment, name, version, adapter, users, ttl) end
 end
-redis.call('DEL', unpack(KEYS, 2))
+redis.call('DEL', experiment, unpack(KEYS, 4))
 redis.call('SREM', names, name)
 return 1
 """
@@ -147,8 +157,17 @@ class ExperimentStore:
                 self.note(name, "tuned", kept)
 
     def delete(self, name: str) -> None:
-        """Forget an experiment, its tokens, versions and usage. Raises NotFoundError."""
-        keys, arguments = [EXPERIMENTS, *ExperimentKeys(name).all()], [name, TOKEN, *DROPPING]
+        """Forget an experiment: its terms, tokens, versions, pins, usage and list of groups.
+
+        Its events stay, and so does for a while what goes by itself (`keys`): pictures of its groups,
+        say, which nothing leads to any more.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        of = ExperimentKeys(name)
+        keys = [EXPERIMENTS, of.record, of.tokens, *of.others]
+        arguments = [name, TOKEN, *DROPPING]
         self._require(name, answered(lambda: self._delete(keys=keys, args=arguments)))
         self.note(name, "deleted")
 

@@ -9,7 +9,8 @@ All begin with `heliostat:`
     experiment:<name>:usage   hash: images, nfes, seconds.
     experiment:<name>:groups  stream of what was drawn (groups.py).
     token:<digest>            the experiment whose token it is.
-    events                    stream of what was done, the last ten thousand.
+    events                    stream of what was done, the last ten thousand; those of an experiment
+                              outlive it.
     adapter:<sha256>          hash: config, bytes, chunks, and the tensors in chunks 0, 1, ...
                               Whole once `chunks` is there. Expires while staged, stays once
                               committed.
@@ -82,9 +83,10 @@ class ExperimentKeys:
         """What was drawn for it."""
         return f"{self.record}:groups"
 
-    def all(self) -> list[str]:
-        """What goes with it: the record, the tokens, and then the rest in any order."""
-        return [self.record, self.tokens, self.pinned, self.usage, self.groups]
+    @property
+    def others(self) -> list[str]:
+        """Its keys besides the record and the tokens, which a script has to name, in any order."""
+        return [self.pinned, self.usage, self.groups]
 
 
 def token_key(digest: str) -> str:

@@ -199,7 +199,7 @@ class Reference:
         )
         self._adapter = adapter
         if adapter is not None:
-            self._engine.refit(adapter)
+            self._engine.make_resident(adapter)
 
     def velocity(self, sample: Sample) -> torch.Tensor:
         return self._engine.velocity(

@@ -54,7 +54,7 @@ def test_the_engine_draws_images_with_an_adapter_on_every_target(
     for precision in (Precision.BF16, Precision.NVFP4):
         engine = TorchEngine(family, checkpoint, precision=precision)
         adapter = adapter_for(engine)
-        binding = engine.refit(adapter)
+        binding = engine.make_resident(adapter)
         assert len(adapter.pairs) == len(engine.describe().lora_targets) > 0, str(binding)
         for which in (None, adapter.sha256):
             drawn[precision, which] = sample_euler(

@@ -130,7 +130,7 @@ def test_it_draws_as_the_torch_engine_does(
     assert compiled.describe().lora_targets == reference.describe().lora_targets
     assert compiled.describe().nvfp4_linears == reference.describe().nvfp4_linears
     for engine in (compiled, reference):
-        assert engine.refit(adapter).bound == SITES
+        assert engine.make_resident(adapter).bound == SITES
     base, expected_base = draw(compiled).float(), draw(reference).float()
     drawn, expected = draw(compiled, adapter).float(), draw(reference, adapter).float()
     assert relative_error(base, expected_base) < FLIPPED_CODES
@@ -144,7 +144,7 @@ def test_bound_and_refitted_adapters_give_the_same_bits(
     bound, refitted = (load(built(mode).folder) for mode in (LoraMode.INPUTS, LoraMode.REFIT))
     adapter = make_adapter(bound, seed=3)
     for engine in (bound, refitted):
-        engine.refit(adapter)
+        engine.make_resident(adapter)
     assert torch.equal(draw(bound, adapter), draw(refitted, adapter))
     assert torch.equal(draw(bound), draw(refitted))
 
@@ -156,12 +156,12 @@ def test_a_then_b_then_a_is_a_to_the_bit(
     engine = load(built(mode).folder, slots=1)
     first, second = make_adapter(engine, 0), make_adapter(engine, 1)
     base = draw(engine)
-    engine.refit(first)
+    engine.make_resident(first)
     expected = draw(engine, first)
-    engine.refit(second)
+    engine.make_resident(second)
     assert not engine.is_resident(first.sha256)
     assert not torch.equal(draw(engine, second), expected)
-    engine.refit(first)
+    engine.make_resident(first)
     assert torch.equal(draw(engine, first), expected)
     assert torch.equal(draw(engine), base)
 
@@ -179,7 +179,7 @@ def test_random_switches_leave_no_residue(
 
     def draw_one(adapter: Adapter | None) -> torch.Tensor:
         if adapter is not None:
-            engine.refit(adapter)
+            engine.make_resident(adapter)
         return engine.velocity(
             NOISE[:1], SIGMA[:1], CONDITIONING.take([0]), adapter and adapter.sha256
         )
@@ -200,7 +200,7 @@ def test_every_refit_sends_every_name(
     engine = load(built(mode).folder, library)
     for seed in range(2):
         adapter = make_adapter(engine, seed)
-        engine.refit(adapter)
+        engine.make_resident(adapter)
         draw(engine, adapter)
         draw(engine)
     assert len(library.refits) == 1 + 2 * 2
@@ -214,18 +214,18 @@ def test_a_failed_refit_takes_the_engine_out_of_service_until_one_succeeds(
     library = FakeTensorRT()
     engine = load(built(LoraMode.REFIT).folder, library)
     first, second = make_adapter(engine, 0), make_adapter(engine, 1)
-    engine.refit(first)
+    engine.make_resident(first)
     expected, base = draw(engine, first), draw(engine)
     library.refits_fail = True
     with pytest.raises(EngineFaultError, match="out of service until"):
-        engine.refit(second)
+        engine.make_resident(second)
     assert not engine.is_resident(first.sha256)
     with pytest.raises(EngineFaultError, match="out of service since"):
         draw(engine)
     with pytest.raises(EngineFaultError, match="out of service until"):
-        engine.refit(first)
+        engine.make_resident(first)
     library.refits_fail = False
-    engine.refit(first)
+    engine.make_resident(first)
     assert torch.equal(draw(engine, first), expected)
     assert torch.equal(draw(engine), base)
 
@@ -241,16 +241,16 @@ def test_a_library_that_raises_leaves_no_adapter_that_seems_to_be_there(
 
     engine = load(built(LoraMode.REFIT).folder)
     first, second = make_adapter(engine, 0), make_adapter(engine, 1)
-    engine.refit(first)
+    engine.make_resident(first)
     expected = draw(engine, first)
     with monkeypatch.context() as patch:
         patch.setattr(fake_tensorrt.Refitter, failing, raises)
         with pytest.raises(RuntimeError, match="CUDA error"):
-            engine.refit(second)
+            engine.make_resident(second)
     assert not engine.is_resident(first.sha256)
     with pytest.raises(EngineFaultError, match="out of service"):
         draw(engine)
-    engine.refit(first)
+    engine.make_resident(first)
     assert torch.equal(draw(engine, first), expected)
 
 
@@ -259,7 +259,7 @@ def test_graphs_are_kept_by_slot_and_shape(built: Callable[[LoraMode], BuiltEngi
     engine = load(built(LoraMode.INPUTS).folder, library, slots=2)
     before = library.captures
     first = make_adapter(engine, 0)
-    engine.refit(first)
+    engine.make_resident(first)
     for _ in range(3):
         draw(engine)
         draw(engine, first)
@@ -282,7 +282,7 @@ def test_refused_adapters_leave_the_engine_as_it_was(
     }
     for message, adapter in refusals.items():
         with pytest.raises(AdapterError, match=message):
-            engine.refit(adapter)
+            engine.make_resident(adapter)
         assert not engine.is_resident(adapter.sha256)
     assert torch.equal(draw(engine), before)
     with pytest.raises(KeyError):
@@ -294,11 +294,11 @@ def test_the_least_recently_used_adapter_leaves_and_its_slot_is_used_again(
 ) -> None:
     engine = load(built(LoraMode.INPUTS).folder, slots=2)
     first, second, third = (make_adapter(engine, seed) for seed in range(3))
-    engine.refit(first)
+    engine.make_resident(first)
     expected = draw(engine, first)
-    engine.refit(second)
+    engine.make_resident(second)
     draw(engine, first)
-    engine.refit(third)
+    engine.make_resident(third)
     assert engine.is_resident(first.sha256)
     assert not engine.is_resident(second.sha256)
     assert torch.equal(draw(engine, first), expected)
@@ -385,11 +385,11 @@ def test_on_a_gpu_the_real_library_draws_as_torch_does(
     )
     reference = TorchEngine(FAMILY, str(calibrated), max_rank=RANK)
     first, second = make_adapter(engine, 0), make_adapter(engine, 1)
-    engine.refit(first)
+    engine.make_resident(first)
     expected = draw(engine, first)
-    engine.refit(second)
-    engine.refit(first)
+    engine.make_resident(second)
+    engine.make_resident(first)
     assert torch.equal(draw(engine, first), expected)
-    reference.refit(first)
+    reference.make_resident(first)
     difference = (expected.float() - draw(reference, first).float()).norm()
     assert difference / expected.float().norm() < (0.25 if mode is LoraMode.MERGE else 0.05)

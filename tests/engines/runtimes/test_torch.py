@@ -88,7 +88,7 @@ def test_the_precision_map_decides_what_is_quantised(random_checkpoint: Path) ->
 def test_the_branch_equals_the_adapter_merged_in_float32(random_checkpoint: Path) -> None:
     engine = make_engine(random_checkpoint, precision=Precision.BF16)
     adapter = make_adapter(engine)
-    engine.refit(adapter)
+    engine.make_resident(adapter)
     merged = FAMILY.load_transformer(str(random_checkpoint), torch.float32)
     for name, pair in adapter.pairs.items():
         merged.get_submodule(name).weight.data += pair.up @ pair.down
@@ -108,7 +108,9 @@ def test_the_branch_equals_the_adapter_merged_in_float32(random_checkpoint: Path
 def test_a_zero_adapter_is_the_base_model_to_the_bit(random_checkpoint: Path) -> None:
     engine = make_engine(random_checkpoint)
     zero = make_adapter(engine, size=0.0)
-    assert str(engine.refit(zero)) == f"bound {len(zero.pairs)} of {len(zero.pairs)} modules"
+    assert (
+        str(engine.make_resident(zero)) == f"bound {len(zero.pairs)} of {len(zero.pairs)} modules"
+    )
     assert torch.equal(draw(engine, zero), draw(engine))
 
 
@@ -118,11 +120,11 @@ def test_a_then_b_then_a_is_a_to_the_bit(random_checkpoint: Path, precision: Pre
     engine = make_engine(random_checkpoint, precision=precision, slots=1)
     first, second = make_adapter(engine, 0), make_adapter(engine, 1)
     base = draw(engine)
-    engine.refit(first)
+    engine.make_resident(first)
     expected = draw(engine, first)
-    engine.refit(second)
+    engine.make_resident(second)
     assert not torch.equal(draw(engine, second), expected)
-    engine.refit(first)
+    engine.make_resident(first)
     assert torch.equal(draw(engine, first), expected)
     assert torch.equal(draw(engine), base)
 
@@ -136,7 +138,7 @@ def test_a_thousand_random_switches_leave_no_residue(random_checkpoint: Path) ->
 
     def draw_one(adapter: Adapter | None) -> torch.Tensor:
         if adapter is not None:
-            engine.refit(adapter)
+            engine.make_resident(adapter)
         return engine.velocity(noise, sigma, conditioning, adapter and adapter.sha256)
 
     choices: list[Adapter | None] = [None, *adapters]
@@ -151,10 +153,10 @@ def test_a_thousand_random_switches_leave_no_residue(random_checkpoint: Path) ->
 def test_the_least_recently_used_adapter_leaves_a_full_engine(random_checkpoint: Path) -> None:
     engine = make_engine(random_checkpoint, slots=2)
     first, second, third = (make_adapter(engine, seed) for seed in range(3))
-    engine.refit(first)
-    engine.refit(second)
+    engine.make_resident(first)
+    engine.make_resident(second)
     draw(engine, first)
-    engine.refit(third)
+    engine.make_resident(third)
     assert engine.is_resident(first.sha256)
     assert not engine.is_resident(second.sha256)
     with pytest.raises(KeyError):
@@ -173,7 +175,7 @@ def test_refused_adapters_leave_the_engine_as_it_was(random_checkpoint: Path) ->
     }
     for message, adapter in refusals.items():
         with pytest.raises(AdapterError, match=message):
-            engine.refit(adapter)
+            engine.make_resident(adapter)
         assert not engine.is_resident(adapter.sha256)
     assert torch.equal(draw(engine), before)
 

@@ -59,14 +59,14 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.resident: set[str] = set()
-        self.refits = 0
+        self.loads = 0
         self.before_velocity: Callable[[], None] = lambda: None
 
     def is_resident(self, sha256: str) -> bool:
         return sha256 in self.resident
 
-    def refit(self, adapter: Adapter) -> Binding:
-        self.refits += 1
+    def make_resident(self, adapter: Adapter) -> Binding:
+        self.loads += 1
         self.resident.add(adapter.sha256)
         return Binding(1, 1)
 
@@ -180,7 +180,7 @@ def test_answers_batch_by_batch_under_the_version_asked_for(harness: Harness) ->
     assert [batch.seeds for batch in reply.batches] == [(0, 1, 2, 3), (4, 5, 6, 7)]
     assert {batch.version for batch in reply.batches} == {1}
     assert all(batch.latents is None for batch in reply.batches)
-    assert harness.engine.refits == 1
+    assert harness.engine.loads == 1
 
 
 def test_a_reward_does_not_depend_on_how_requests_are_split(harness: Harness) -> None:

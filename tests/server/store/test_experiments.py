@@ -9,6 +9,7 @@ from heliostat_server.errors import ExistsError, NotFoundError, RequestError, Un
 from heliostat_server.experiments.terms import Share
 from heliostat_server.experiments.tokens import digest
 from heliostat_server.store.experiments import MAX_TOKENS, ExperimentStore
+from heliostat_server.store.keys import ExperimentKeys
 from heliostat_server.store.shares import StoredShares
 
 if TYPE_CHECKING:
@@ -93,6 +94,24 @@ def test_a_deleted_experiment_leaves_nothing_but_others_adapters(
         experiments.delete("a")
     experiments.create("a")
     assert experiments.get("a").latest_version == 0
+
+
+def test_every_key_of_a_deleted_experiment_goes_and_its_events_stay(
+    experiments: ExperimentStore, store: AdapterStore
+) -> None:
+    of = ExperimentKeys("a")
+    names = [name for name, each in vars(ExperimentKeys).items() if isinstance(each, property)]
+    keys = {getattr(of, name) for name in names if name != "others"}
+    assert keys == {of.record, of.tokens, *of.others}
+    publish(store, "a", "x")
+    store.pin("a", 1)
+    experiments.issue_token("a")
+    experiments._redis.hset(of.usage, "images", 1)
+    experiments._redis.xadd(of.groups, {"prompt": "a fox"})
+    assert experiments._redis.exists(*keys) == len(keys)
+    experiments.delete("a")
+    assert experiments._redis.exists(*keys) == 0
+    assert [event.what for event in experiments.events("a")][:2] == ["deleted", "token issued"]
 
 
 def test_versions_and_usage_are_told(experiments: ExperimentStore, store: AdapterStore) -> None:

@@ -52,7 +52,7 @@ def test_a_terminal_gets_a_live_panel() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with open_progress(console, Outlook(0, 10, 0.0, 8.0)) as progress:
         assert isinstance(progress, LiveProgress)
-        with progress.phase(Phase.REGENERATE):
+        with progress.phase(Phase.REDRAW):
             progress.stages.count(24, 96, "images")
             progress.explored(8, 16)
             console.print(progress._panel())

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliostat_trainer.exploring.selection import select
+from heliostat_trainer.exploring.selection import least_flat, not_flat, select
+from heliostat_trainer.rewards import RewardSum
 from heliostat_trainer.settings.recipe import SelectionName
+from heliostat_trainer.types import Group, GroupRequest, Selection
 from tests.trainer.fake_server import make_group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from heliostat_trainer.settings.config import TrainConfig
 
 rewards = st.lists(
     st.one_of(st.floats(-10, 10), st.sampled_from([0.0, 1.0])), min_size=4, max_size=40
@@ -75,3 +84,24 @@ def test_spread_is_of_the_kept() -> None:
 def test_more_than_there_are_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot keep 4 of 2"):
         select(make_group([0.0, 1.0]), SelectionName.BEST_WORST, 4, random())
+
+
+def kept_of(*rewards: float, row: int = 0) -> Selection:
+    """The best and the worst of a group at this row of the step."""
+    request = GroupRequest(row, "a prompt", tuple(range(len(rewards))), 2, RewardSum.single("r"))
+    group = Group.rewarded(request, np.array(rewards)[:, None])
+    return select(group, SelectionName.BEST_WORST, 2, random())
+
+
+def test_flat_groups_are_left_out_and_those_of_the_spread_asked_for_are_not(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    groups = [kept_of(0.0, 2.0), kept_of(0.0, 1.0), kept_of(0.5, 0.5)]  # deviations 1, 0.5 and 0
+    assert not_flat(configure("--prompts.min_spread", "0.5"), groups) == groups[:2]
+    assert not_flat(configure("--prompts.min_spread", "2"), groups) == []
+    assert not_flat(configure(), groups) == groups
+
+
+def test_of_nothing_but_flat_groups_the_widest_is_taken_and_the_first_of_several() -> None:
+    narrow, wide, as_wide = kept_of(0.0, 1.0), kept_of(0.0, 2.0, row=1), kept_of(1.0, 3.0, row=2)
+    assert least_flat([narrow, as_wide, wide]) is wide

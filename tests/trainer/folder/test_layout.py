@@ -11,7 +11,7 @@ import pytest
 from heliostat_engines.errors import FilesError, FolderBusyError
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluation.results import read_evaluations
-from heliostat_trainer.folder.layout import RunFolder
+from heliostat_trainer.folder.layout import RunEntry, RunFolder
 from heliostat_trainer.report import write_report
 from heliostat_trainer.run import working_in_run
 from tests.trainer.test_loop import make_trainer, run
@@ -56,16 +56,18 @@ def test_a_mistyped_name_makes_no_folder(configure: Configure) -> None:
     assert not config.run.path.exists()
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "run.json", "lora", "evaluation/step-000001"])
-def test_a_folder_with_others_files_of_our_names_is_no_run(configure: Configure, name: str) -> None:
+@pytest.mark.parametrize("entry", RunEntry)
+def test_a_folder_with_others_files_of_our_names_is_no_run(
+    configure: Configure, entry: RunEntry
+) -> None:
     config = configure()
-    file = config.run.path / name if "." in name else config.run.path / name / "file"
+    file = config.run.path / (f"{entry}file" if entry.endswith("/") else entry)
     file.parent.mkdir(parents=True)
     file.write_text("{}")
     with pytest.raises(FilesError, match=r"set another run\.name"), working_in(config):
         pass
     assert file.read_text() == "{}"
-    assert [path.name for path in config.run.path.iterdir()] == [name.partition("/")[0]]
+    assert [path.name for path in config.run.path.iterdir()] == [entry.rstrip("/")]
 
 
 def test_what_others_keep_beside_a_run_is_left(configure: Configure, server: FakeServer) -> None:

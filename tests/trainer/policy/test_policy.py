@@ -92,7 +92,7 @@ def test_the_server_computes_the_same_as_the_policy(policy: Policy, checkpoint: 
     stir(policy, PolicyName.OLD)
     engine = TorchEngine(get_family("demo"), str(checkpoint), precision=Precision.BF16)
     adapter = parse_adapter(policy.weights[PolicyName.OLD].pack(ALPHA))
-    engine.refit(adapter)
+    engine.make_resident(adapter)
     served = engine.velocity(*point(), adapter.sha256).float()
     ours = policy.velocity(PolicyName.OLD, *point())
     base = policy.velocity(PolicyName.BASE, *point())

@@ -484,12 +484,12 @@ def test_the_first_token_that_the_server_takes_opens_the_experiment(
     (tmp_path / "token").write_text("revoked")
     (tmp_path / "given").write_text("admin\n")
     monkeypatch.setenv("HELIOSTAT_TOKEN", "another server's")
-    tokens = RunTokens(tmp_path, tmp_path / "given", lambda: pytest.fail("not needed"))
+    tokens = RunTokens(tmp_path / "token", tmp_path / "given", lambda: pytest.fail("not needed"))
     with RolloutClient.at(wire.url, Caller("mine", tokens=tokens)) as client:
         client.info()
     assert (tmp_path / "token").read_text() == "of-mine"
     assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
-    with RolloutClient.at(wire.url, Caller("mine", tokens=RunTokens(tmp_path))) as client:
+    with RolloutClient.at(wire.url, Caller("mine", tokens=RunTokens(tmp_path / "token"))) as client:
         client.info()
 
 
@@ -498,7 +498,7 @@ def test_a_token_is_read_as_people_have_it(
 ) -> None:
     """A line end in the variable, a byte-order mark in the file, and a damaged file of ours."""
     monkeypatch.setenv("HELIOSTAT_TOKEN", " admin\r\n")
-    with RolloutClient.at(wire.url, Caller("mine", tokens=RunTokens(tmp_path))) as client:
+    with RolloutClient.at(wire.url, Caller("mine", tokens=RunTokens(tmp_path / "token"))) as client:
         client.info()
     monkeypatch.delenv("HELIOSTAT_TOKEN")
     given = tmp_path / "given"
@@ -506,7 +506,7 @@ def test_a_token_is_read_as_people_have_it(
     for damaged in (b"", b"\xff\x00", b"one\ntwo"):
         (tmp_path / "token").write_bytes(damaged)
         with RolloutClient.at(
-            wire.url, Caller("mine", tokens=RunTokens(tmp_path, given))
+            wire.url, Caller("mine", tokens=RunTokens(tmp_path / "token", given))
         ) as client:
             client.info()
         assert (tmp_path / "token").read_text() == "of-mine"
@@ -526,9 +526,9 @@ def test_a_token_that_cannot_be_sent_is_named_and_not_printed(
 
     given = tmp_path / "given"
     given.write_text(token)
-    from_file = refusal(RunTokens(tmp_path / "run", given))
+    from_file = refusal(RunTokens(tmp_path / "run" / "token", given))
     monkeypatch.setenv("HELIOSTAT_TOKEN", token)
-    from_variable = refusal(RunTokens(tmp_path / "run"))
+    from_variable = refusal(RunTokens(tmp_path / "run" / "token"))
     assert from_file.startswith(f"server.token_file: {given} is ")
     assert from_variable.startswith("HELIOSTAT_TOKEN is ")
     for sentence in (from_file, from_variable):
@@ -541,9 +541,9 @@ def test_a_token_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     given = tmp_path / "given"
     given.write_bytes(b"\xff\xfes\x00")
     with pytest.raises(SecretError, match=r"server.token_file: .*given, line 1: this is not UTF-8"):
-        next(RunTokens(tmp_path / "run", given).candidates())
+        next(RunTokens(tmp_path / "run" / "token", given).candidates())
     with pytest.raises(SecretError, match=r"server.token_file: cannot read .*none: No such file"):
-        next(RunTokens(tmp_path / "run", tmp_path / "none").candidates())
+        next(RunTokens(tmp_path / "run" / "token", tmp_path / "none").candidates())
 
 
 def test_without_a_token_the_sentence_says_where_to_put_one(wire: WireServer) -> None:

@@ -21,7 +21,6 @@ from heliostat_trainer.evaluation.budget import (
     allowed_s,
 )
 from heliostat_trainer.evaluation.results import (
-    LAYOUT,
     Conditions,
     Evaluation,
     pair,
@@ -31,7 +30,7 @@ from heliostat_trainer.evaluation.results import (
     write_results,
 )
 from heliostat_trainer.evaluation.statistics import PER_IMAGE, diversity
-from heliostat_trainer.folder.layout import kept_steps, step_folder
+from heliostat_trainer.folder.layout import EVALUATION_LAYOUT, kept_steps, step_folder
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.randomness import Purpose, candidate_seeds
 
@@ -113,7 +112,7 @@ class Evaluator:
         """
         for done in kept_steps(self._folder):
             if done > step:
-                discard_folder(self.path(done), LAYOUT)
+                discard_folder(self.path(done), EVALUATION_LAYOUT)
 
     @property
     def prompts(self) -> tuple[str, ...]:

@@ -17,12 +17,17 @@ import torch
 from safetensors.torch import load_file, save
 
 from heliostat_engines.files.atomic import atomic_folder
-from heliostat_engines.files.ownership import Layout
 from heliostat_engines.files.text import content_of, read_json
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluation.statistics import Interval, interval
-from heliostat_trainer.folder.layout import kept_steps, step_folder
+from heliostat_trainer.folder.layout import (
+    EVALUATION_LAYOUT,
+    IMAGES,
+    RESULTS,
+    kept_steps,
+    step_folder,
+)
 from heliostat_trainer.policy.policy import PolicyName
 
 if TYPE_CHECKING:
@@ -32,14 +37,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from heliostat_trainer.rewards import RewardSum
-
-RESULTS = "results.json"
-IMAGES = "images.safetensors"
-LAYOUT = Layout(
-    kind="an evaluation",
-    advice="move it out of the run's folder of evaluations",
-    required=frozenset({RESULTS, IMAGES}),
-)
 
 
 @dataclass(frozen=True)
@@ -201,7 +198,7 @@ def write_results(
         FilesError: they cannot be written.
     """
     images = {_key(each): shown for each, shown in zip(evaluations, pictures, strict=True)}
-    with atomic_folder(folder, LAYOUT) as draft:
+    with atomic_folder(folder, EVALUATION_LAYOUT) as draft:
         content = json.dumps([asdict(evaluation) for evaluation in evaluations])
         (draft / RESULTS).write_text(content, encoding="utf-8")
         (draft / IMAGES).write_bytes(save(images))

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save
 from scipy import stats
 
 from heliostat_engines.files.atomic import atomic_folder
-from heliostat_engines.files.ownership import Layout
 from heliostat_engines.files.text import content_of, read_json
 from heliostat_trainer.errors import RunFolderError
+from heliostat_trainer.folder.layout import IMAGES, SHOWCASE_LAYOUT, SHOWN
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.types import ExploreSteps
 
@@ -27,14 +27,6 @@ if TYPE_CHECKING:
     from heliostat_trainer.policy.artist import Artist
     from heliostat_trainer.rollouts.service import RolloutService, Scores
     from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter
-
-RECORD = "showcase.json"
-IMAGES = "images.safetensors"
-LAYOUT = Layout(
-    kind="a showcase",
-    advice="move it out of the run's folder",
-    required=frozenset({RECORD, IMAGES}),
-)
 
 
 @dataclass(frozen=True)
@@ -90,7 +82,7 @@ def keep_showcase(
 
 def read_showcase(folder: Path) -> Showcase | None:
     """What `keep_showcase` kept; None if the run has none. Raises RunFolderError."""
-    path = folder / RECORD
+    path = folder / SHOWN
     if not path.exists():
         return None
     with content_of(path, kind=RunFolderError):
@@ -144,6 +136,6 @@ def _write(group: Group, seen: Scores, truth: Scores, steps: int, folder: Path, 
         "explored": torch.from_numpy(seen.images[rows].copy()),
         "redrawn": torch.from_numpy(truth.images[rows].copy()),
     }
-    with atomic_folder(folder, LAYOUT) as draft:
-        (draft / RECORD).write_text(json.dumps(content), encoding="utf-8")
+    with atomic_folder(folder, SHOWCASE_LAYOUT) as draft:
+        (draft / SHOWN).write_text(json.dumps(content), encoding="utf-8")
         (draft / IMAGES).write_bytes(save(images))

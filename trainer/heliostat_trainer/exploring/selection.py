@@ -1,4 +1,7 @@
-"""Which candidates of a group are worth drawing again: rewards[N] -> rows[K]."""
+"""Which candidates of a step are trained on: `select` keeps some of each group, `not_flat` some of the groups.
+
+What neither leaves out is redrawn, where the recipe redraws.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from heliostat_trainer.prompts.curriculum import is_flat
 from heliostat_trainer.settings.recipe import SelectionName
 from heliostat_trainer.types import Selection
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.types import Group
 
 
 def select(group: Group, how: SelectionName, keep: int, random: np.random.Generator) -> Selection:
-    """Keep `keep` candidates, an even number; ties are broken by the seed.
+    """Keep `keep` of a group's candidates, an even number: rewards[N] -> rows[K].
+
+    Ties are broken by the seed.
 
     The choice depends on the candidates and not on their order.
 
@@ -31,6 +40,16 @@ def select(group: Group, how: SelectionName, keep: int, random: np.random.Genera
     )
     ranks = _RULES[how](group.rewards[ranked], keep, random)
     return Selection(group, tuple(ranked[rank] for rank in sorted(ranks)))
+
+
+def not_flat(config: TrainConfig, selections: Sequence[Selection]) -> list[Selection]:
+    """The selections of groups whose rewards differ by prompts.min_spread at least."""
+    return [chosen for chosen in selections if not is_flat(config, chosen.group)]
+
+
+def least_flat(selections: Sequence[Selection]) -> Selection:
+    """What a step is trained on if all of its groups are flat: it cannot be on nothing."""
+    return max(selections, key=lambda chosen: (chosen.spread, -chosen.group.request.row))
 
 
 def _best_worst(ordered: NDArray[np.float64], keep: int, _: np.random.Generator) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from heliostat_engines.adapters import CONFIG_FILE, TENSORS_FILE
 from heliostat_engines.files.ownership import Layout
 
 CARD = "README.md"
@@ -34,7 +35,7 @@ class Format(StrEnum):
         required: tuple[str, ...] = ()
         patterns: tuple[str, ...] = ()
         if self is Format.DIFFUSERS:
-            required = ("adapter_config.json", "adapter_model.safetensors", DIFFUSERS_FILE)
+            required = (CONFIG_FILE, TENSORS_FILE, DIFFUSERS_FILE)
             patterns = (CARD,)
         elif self is Format.COMFYUI and is_own_place:
             required = (f"{name}.safetensors", CARD)

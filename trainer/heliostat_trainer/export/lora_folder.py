@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heliostat_engines.adapters import pack_adapter
+from heliostat_engines.adapters import CONFIG_FILE, TENSORS_FILE, pack_adapter
 from heliostat_engines.files.atomic import atomic_folder
 from heliostat_trainer.export.formats import CARD, DIFFUSERS_FILE, Format
 from heliostat_trainer.export.metadata import save_described
@@ -49,8 +49,8 @@ def write_lora_folder(
         tensors[f"transformer.{module}.lora_B.weight"] = stored(scaled, dtype)
     layout = Format.DIFFUSERS.layout(folder.name, is_own_place=False)
     with atomic_folder(folder, layout) as draft:
-        (draft / "adapter_config.json").write_bytes(files.config)
-        (draft / "adapter_model.safetensors").write_bytes(files.tensors)
+        (draft / CONFIG_FILE).write_bytes(files.config)
+        (draft / TENSORS_FILE).write_bytes(files.tensors)
         (draft / DIFFUSERS_FILE).write_bytes(save_described(tensors, metadata or {}))
         if card is not None:
             (draft / CARD).write_text(card, encoding="utf-8")

@@ -9,8 +9,7 @@ from safetensors import safe_open
 
 from heliostat_engines.files.text import content_of, read_json
 from heliostat_trainer.errors import RunFolderError
-from heliostat_trainer.folder.checkpoint import STATE, TENSORS
-from heliostat_trainer.folder.layout import RunFolder, kept_steps, step_folder
+from heliostat_trainer.folder.layout import STATE, TENSORS, RunFolder, kept_steps, step_folder
 from heliostat_trainer.policy.policy import NOT_FINITE, LoraWeights, PolicyName
 
 if TYPE_CHECKING:

@@ -19,10 +19,19 @@ from safetensors.torch import load, load_file, save
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_engines.errors import FilesError
 from heliostat_engines.files.atomic import atomic_folder, discard_folder
-from heliostat_engines.files.ownership import Layout
 from heliostat_engines.files.text import content_of, read_json
 from heliostat_trainer.errors import DIVERGED, DivergedError, RunFolderError
-from heliostat_trainer.folder.layout import kept_steps, numbered, numbers_in, step_folder
+from heliostat_trainer.folder.layout import (
+    CHECKPOINT_LAYOUT,
+    EXPLORER,
+    REPLAY,
+    STATE,
+    TENSORS,
+    kept_steps,
+    numbered,
+    numbers_in,
+    step_folder,
+)
 from heliostat_trainer.folder.packing import packed, unpacked
 from heliostat_trainer.folder.resuming import begun, check_settings, continued
 from heliostat_trainer.policy.policy import ADAPTERS, NOT_FINITE, are_finite
@@ -38,18 +47,6 @@ if TYPE_CHECKING:
 
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.types import Samples
-
-STATE = "state.json"
-TENSORS = "tensors.safetensors"
-EXPLORER, REPLAY = "explorer-", "replay-"
-LAYOUT = Layout(
-    kind="a checkpoint",
-    advice="move it out of the run's folder of checkpoints",
-    required=frozenset({STATE, TENSORS}),
-    patterns=tuple(
-        f"{name}*.{kind}" for name in (EXPLORER, REPLAY) for kind in ("json", "safetensors")
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class Checkpoints:
                 )
         content = {"state": _plain(state), "settings": flatten(self.config)}
         try:
-            with atomic_folder(step_folder(self._folder, state.step), LAYOUT) as draft:
+            with atomic_folder(step_folder(self._folder, state.step), CHECKPOINT_LAYOUT) as draft:
                 # As bytes: safetensors' own writer maps the file and dies of SIGBUS on a full disk.
                 (draft / TENSORS).write_bytes(save(dict(tensors)))
                 (draft / STATE).write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -125,7 +122,7 @@ class Checkpoints:
         for step in steps:
             if step not in kept:
                 with suppress(FilesError):  # It holds somebody's notes: it may stay.
-                    discard_folder(step_folder(self._folder, step), LAYOUT)
+                    discard_folder(step_folder(self._folder, step), CHECKPOINT_LAYOUT)
 
     def started(self) -> Checkpoints:
         """The same ones, to be saved with the settings of a run that starts (`begun`)."""

@@ -1,5 +1,8 @@
 """A run's folder: what lies where in it, whose it is, and one process at a time. Reads no torch.
 
+`RunEntry` names all that heliostat puts there, the constants below it what lies in its folders; an
+export's files are named in `export.formats`.
+
 Names with a step in them are six digits, or more if need be; those that are not exactly ours are left alone.
 """
 
@@ -8,6 +11,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from heliostat_engines.files.atomic import claim_folder
@@ -24,36 +28,64 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-RUN_FILE = "run.json"
-METRICS = "metrics.jsonl"
-CHECKPOINTS = "checkpoints"
-EVALUATIONS = "evaluation"
-EXPORTS = "export"
-LORA = "lora"
-SHOWCASE = "showcase"
-TENSORBOARD = "tensorboard"
-WANDB = "wandb"
-"""Which W&B makes itself."""
-WANDB_ID = "wandb-id.txt"
-LOCK = "lock"
-REPORT = "report.html"
+
+class RunEntry(StrEnum):
+    """What heliostat puts in a run's folder; the name of a folder ends in "/"."""
+
+    RUN_FILE = "run.json"
+    METRICS = "metrics.jsonl"
+    TOKEN = "token"  # noqa: S105
+    CHECKPOINTS = "checkpoints/"
+    EVALUATIONS = "evaluation/"
+    EXPORTS = "export/"
+    LORA = "lora/"
+    SHOWCASE = "showcase/"
+    TENSORBOARD = "tensorboard/"
+    WANDB = "wandb/"
+    """Which W&B makes itself."""
+    WANDB_ID = "wandb-id.txt"
+    REPORT = "report.html"
+    LOCK = "lock"
+
+    @property
+    def pattern(self) -> str:
+        """Of what lies there, as a `Layout` has it."""
+        return f"{self}*" if self.endswith("/") else self.value
+
 
 STEP = "step-"
 RUN_FILE_SIGN = '"lora_targets"'
 """In every run.json that we wrote."""
 
-LAYOUT = Layout(
+STATE = "state.json"
+TENSORS = "tensors.safetensors"
+EXPLORER, REPLAY = "explorer-", "replay-"
+CHECKPOINT_LAYOUT = Layout(
+    kind="a checkpoint",
+    advice="move it out of the run's folder of checkpoints",
+    required=frozenset({STATE, TENSORS}),
+    patterns=tuple(
+        f"{name}*.{kind}" for name in (EXPLORER, REPLAY) for kind in ("json", "safetensors")
+    ),
+)
+RESULTS = "results.json"
+IMAGES = "images.safetensors"
+EVALUATION_LAYOUT = Layout(
+    kind="an evaluation",
+    advice="move it out of the run's folder of evaluations",
+    required=frozenset({RESULTS, IMAGES}),
+)
+SHOWN = "showcase.json"
+SHOWCASE_LAYOUT = Layout(
+    kind="a showcase",
+    advice="move it out of the run's folder",
+    required=frozenset({SHOWN, IMAGES}),
+)
+RUN_LAYOUT = Layout(
     kind="a run",
     advice="set another run.name",
-    required=frozenset({RUN_FILE}),
-    patterns=(
-        METRICS,
-        WANDB_ID,
-        *(
-            f"{name}/*"
-            for name in (CHECKPOINTS, EVALUATIONS, EXPORTS, LORA, SHOWCASE, TENSORBOARD, WANDB)
-        ),
-    ),
+    required=frozenset({RunEntry.RUN_FILE}),
+    patterns=tuple(entry.pattern for entry in RunEntry),
 )
 
 
@@ -66,51 +98,56 @@ class RunFolder:
     @property
     def run_file(self) -> Path:
         """Settings, server and arithmetic (`run_file`)."""
-        return self.path / RUN_FILE
+        return self.path / RunEntry.RUN_FILE
 
     @property
     def metrics(self) -> Path:
         """A line a step (`metrics`)."""
-        return self.path / METRICS
+        return self.path / RunEntry.METRICS
+
+    @property
+    def token(self) -> Path:
+        """The server's for this experiment, readable by its owner alone (`rollouts.tokens`)."""
+        return self.path / RunEntry.TOKEN
 
     @property
     def checkpoints(self) -> Path:
         """A folder for each step that is kept (`checkpoint`)."""
-        return self.path / CHECKPOINTS
+        return self.path / RunEntry.CHECKPOINTS
 
     @property
     def evaluations(self) -> Path:
         """A folder for each step that was evaluated (`evaluation.results`)."""
-        return self.path / EVALUATIONS
+        return self.path / RunEntry.EVALUATIONS
 
     @property
     def lora(self) -> Path:
         """What the run has trained, for PEFT and diffusers."""
-        return self.path / LORA
+        return self.path / RunEntry.LORA
 
     def export(self, kind: str) -> Path:
         """An export in the format `kind`, unless it is put elsewhere."""
-        return self.path / EXPORTS / kind
+        return self.path / RunEntry.EXPORTS / kind
 
     @property
     def showcase(self) -> Path:
         """One group to look at (`evaluation.showcase`)."""
-        return self.path / SHOWCASE
+        return self.path / RunEntry.SHOWCASE
 
     @property
     def tensorboard(self) -> Path:
         """TensorBoard's events."""
-        return self.path / TENSORBOARD
+        return self.path / RunEntry.TENSORBOARD
 
     @property
     def wandb_id(self) -> Path:
         """Under which W&B knows the run."""
-        return self.path / WANDB_ID
+        return self.path / RunEntry.WANDB_ID
 
     @property
     def report(self) -> Path:
         """The page of `heliostat report`, unless it is put elsewhere."""
-        return self.path / REPORT
+        return self.path / RunEntry.REPORT
 
     @contextmanager
     def held(self, warn: Callable[[str], None], replaced: Mapping[Path, Layout]) -> Iterator[None]:
@@ -127,11 +164,11 @@ class RunFolder:
             FilesError: names that we would write there are taken.
         """
         if read_marker(self.path) is None:
-            require_own_file(self.run_file, RUN_FILE_SIGN, LAYOUT.advice)
+            require_own_file(self.run_file, RUN_FILE_SIGN, RUN_LAYOUT.advice)
         is_new = not self.path.exists()
-        claim_folder(self.path, LAYOUT, beside_others=True)
+        claim_folder(self.path, RUN_LAYOUT, beside_others=True)
         who, advice = "heliostat train", "wait for it, stop it, or set another run.name"
-        with locked(self.path / LOCK, who, advice, warn):
+        with locked(self.path / RunEntry.LOCK, who, advice, warn):
             for folder, layout in replaced.items():
                 require_replaceable(
                     folder, replace(layout, advice="move it out of the run's folder")
@@ -146,7 +183,7 @@ class RunFolder:
 def _remove_if_unused(path: Path) -> None:
     """Remove a folder that we made if there is nothing in it but what claims it."""
     names = {entry.name for entry in path.iterdir()}
-    if names <= {MARKER, LOCK}:
+    if names <= {MARKER, RunEntry.LOCK}:
         for name in names:
             (path / name).unlink()
         path.rmdir()

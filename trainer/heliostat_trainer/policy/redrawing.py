@@ -43,7 +43,7 @@ class Redrawing:
         requests: Sequence[GroupRequest],
         conditioning: Conditioning,
         *,
-        drawing: Phase = Phase.REGENERATE,
+        drawing: Phase = Phase.REDRAW,
         scoring: Phase = Phase.SCORE,
     ) -> list[Samples]:
         """Samples of each request, with all steps, as they are trained on."""

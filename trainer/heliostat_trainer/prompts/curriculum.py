@@ -1,7 +1,8 @@
 """Which prompts are worth drawing: those whose candidates differ in reward.
 
-A group without contrast teaches nothing. It is skipped before it is redrawn, and a prompt that was
-found flat again and again is drawn less often. All of it follows from what was seen and the seed.
+A group whose rewards hardly differ is flat: it teaches nothing, and is skipped before it is redrawn
+(`exploring.selection`). Here a prompt that was found flat again and again is drawn less often. All
+of it follows from what was seen and the seed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.tuning import Decision
-    from heliostat_trainer.types import Group, Selection
+    from heliostat_trainer.types import Group
 
 
 class Sighting(NamedTuple):
@@ -47,16 +48,6 @@ KEPT_OF_SPREAD = 0.5
 def is_flat(config: TrainConfig, group: Group) -> bool:
     """Whether a group's rewards differ by less than prompts.min_spread."""
     return _spread_of(group) < config.prompts.min_spread
-
-
-def contrasted(config: TrainConfig, selections: Sequence[Selection]) -> list[Selection]:
-    """The selections of groups that are not flat."""
-    return [chosen for chosen in selections if not is_flat(config, chosen.group)]
-
-
-def most_contrasted(selections: Sequence[Selection]) -> Selection:
-    """What a step is trained on if all of its groups are flat: it cannot be on nothing."""
-    return max(selections, key=lambda chosen: (chosen.spread, -chosen.group.request.row))
 
 
 def sightings(

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ENVIRONMENT = "HELIOSTAT_TOKEN"
-FILE = "token"
-"""In the run folder, readable by its owner alone."""
 
 
 def environment_token() -> str | None:
@@ -49,16 +47,19 @@ class GivenTokens:
 
 
 class RunTokens:
-    """The run folder's own, HELIOSTAT_TOKEN, server.token_file, and what the user is known by."""
+    """The run's own, HELIOSTAT_TOKEN, server.token_file, and what the user is known by."""
 
     def __init__(
         self,
-        folder: Path,
+        own: Path,
         token_file: Path | None = None,
         known: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """known: the token that was left for the server by whoever started or logged in to it."""
-        self._own = folder / FILE
+        """`known` is the token that was left for the server by whoever started or logged in to it.
+
+        own: the file that the run's own is kept in (`RunFolder.token`).
+        """
+        self._own = own
         self._token_file = token_file
         self._known = known
 
@@ -76,7 +77,7 @@ class RunTokens:
     def _kept(self) -> str | None:
         """The run folder's own; None if there is none, or a damaged one: the server gives another."""
         try:
-            return read_token(self._own, FILE)
+            return read_token(self._own, self._own.name)
         except SecretError:
             return None
 

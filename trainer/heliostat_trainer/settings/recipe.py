@@ -53,7 +53,7 @@ class UsedBy(Mark):
 
 
 class SelectionName(StrEnum):
-    """Which candidates of a group are trained on."""
+    """Which candidates of a group are kept: trained on, unless the group is flat (prompts.min_spread)."""
 
     BEST_WORST = "best_worst"
     """The `keep_pairs` best and the `keep_pairs` worst."""

@@ -1,4 +1,12 @@
-"""How an adapter reaches a compiled engine: bound as inputs, refitted, or merged and refitted."""
+"""How an adapter reaches a compiled engine: by the mode that it was built in (`LoraMode`).
+
+    inputs    `InputSlots` bind its tensors. Nothing is refitted.
+    refit     `RefittedConstants` give its tensors to `WeightRefitter` (`refitting`).
+    merge     the same, of the weights with it added (`MergedWeights`).
+
+It is made ready once, when it becomes resident (`prepare`), and put to work with each batch
+(`activate`): there a plan is refitted, if the adapter is another than the one before.
+"""
 
 from __future__ import annotations
 

@@ -102,8 +102,11 @@ class TensorRTEngine:
         """Whether the adapter is loaded."""
         return sha256 in self._resident
 
-    def refit(self, adapter: Adapter) -> Binding:
+    def make_resident(self, adapter: Adapter) -> Binding:
         """Load an adapter, after checking that it binds and has an effect.
+
+        How it gets in is `delivery`'s: in the modes refit and merge the probe refits the plan with it,
+        and every batch under another adapter than the one before does so again (`_run`).
 
         Raises:
             EngineFaultError: the library refused it; every adapter has left the engine, which is
@@ -152,7 +155,7 @@ class TensorRTEngine:
 
     def _run(self, slot: DeviceSlot, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         try:
-            bound = self._delivery.activate(slot)
+            bound = self._delivery.activate(slot)  # here a plan is refitted, if it is to be
         finally:
             if not self._delivery.is_in_service:
                 for leaving in self._resident.clear():

@@ -1,4 +1,4 @@
-"""Replacing an engine's constants, all of them every time."""
+"""Replacing a plan's constants, all of them every time: in the LoRA modes refit and merge alone."""
 
 from __future__ import annotations
 
