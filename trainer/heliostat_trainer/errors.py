@@ -20,6 +20,27 @@ class TokenRefusedError(ServerRefusedError):
     """The server takes none of the tokens that the trainer has, or gives them no right to this."""
 
 
+class ServerAwayError(HeliostatError, ConnectionError):
+    """The transport failed or a model is not up: the same request may succeed in a while."""
+
+
+class ServerUnableError(ServerAwayError):
+    """The server is there, and says itself that it cannot do this just now."""
+
+
+class LeftOutError(ServerUnableError):
+    """A server that came later, and cannot do what the others are asked for."""
+
+
+class ServerBusyError(ServerUnableError):
+    """The server has too much of ours waiting: it takes that one request again later."""
+
+    def __init__(self, sentence: str, retry_after_s: float, request_id: str) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
+        self.request_id = request_id
+
+
 class ServerUnreachableError(HeliostatError, ConnectionError):
     """The server stayed away for longer than server.patience_s."""
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import grpc
 
 from heliostat_proto import control_pb2, control_pb2_grpc
-from heliostat_trainer.errors import ConfigError, TokenRefusedError
-from heliostat_trainer.rollouts.failures import ServerAwayError, control_error
+from heliostat_trainer.errors import ConfigError, ServerAwayError, TokenRefusedError
+from heliostat_trainer.rollouts.failures import control_error
 from heliostat_trainer.rollouts.wire import Access
 from heliostat_trainer.settings.server import TLS_SCHEME, server_address
 

@@ -6,8 +6,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from heliostat_trainer.errors import ServerRefusedError
-from heliostat_trainer.rollouts.failures import ServerAwayError, ServerBusyError
+from heliostat_trainer.errors import ServerAwayError, ServerBusyError, ServerRefusedError
 
 if TYPE_CHECKING:
     from heliostat_trainer.rollouts.backlog import Backlog, PendingGroup

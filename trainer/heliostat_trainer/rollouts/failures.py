@@ -28,37 +28,23 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from heliostat_engines.errors import HeliostatError
 from heliostat_engines.machine.network import grpc_detour
-from heliostat_trainer.errors import ServerRefusedError, TokenRefusedError
+from heliostat_trainer.errors import (
+    ServerAwayError,
+    ServerBusyError,
+    ServerRefusedError,
+    ServerUnableError,
+    TokenRefusedError,
+)
 from heliostat_wire.errors import Again, Code, Refusal, foreign_code
 from heliostat_wire.names import CODE_KEY
 
 if TYPE_CHECKING:
     from tritonclient.utils import InferenceServerException
 
+    from heliostat_engines.errors import HeliostatError
+
 _TOKEN_CODES = (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED)
-
-
-class ServerAwayError(HeliostatError, ConnectionError):
-    """The transport failed or a model is not up: the same request may succeed in a while."""
-
-
-class ServerUnableError(ServerAwayError):
-    """The server is there, and says itself that it cannot do this just now."""
-
-
-class LeftOutError(ServerUnableError):
-    """A server that came later, and cannot do what the others are asked for."""
-
-
-class ServerBusyError(ServerUnableError):
-    """The server has too much of ours waiting: it takes that one request again later."""
-
-    def __init__(self, sentence: str, retry_after_s: float, request_id: str) -> None:
-        super().__init__(sentence)
-        self.retry_after_s = retry_after_s
-        self.request_id = request_id
 
 
 def triton_error(error: InferenceServerException, address: str) -> HeliostatError:

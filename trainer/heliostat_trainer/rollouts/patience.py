@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
-from heliostat_trainer.errors import ServerUnreachableError
-from heliostat_trainer.rollouts.failures import ServerAwayError, ServerUnableError
+from heliostat_trainer.errors import ServerAwayError, ServerUnableError, ServerUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

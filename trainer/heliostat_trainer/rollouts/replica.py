@@ -9,11 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from heliostat_engines.sampling.solvers import Solver
-from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.errors import ConfigError, LeftOutError, ServerAwayError
 from heliostat_trainer.rollouts.client import RolloutClient
 from heliostat_trainer.rollouts.connection import Connection
 from heliostat_trainer.rollouts.control import ControlPlane
-from heliostat_trainer.rollouts.failures import LeftOutError, ServerAwayError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -20,10 +20,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from heliostat_engines.decoders import DecoderName
+from heliostat_trainer.errors import ServerAwayError, ServerUnableError
 from heliostat_trainer.rollouts.backlog import Backlog
 from heliostat_trainer.rollouts.caller import Caller
 from heliostat_trainer.rollouts.client import RolloutClient
-from heliostat_trainer.rollouts.failures import ServerAwayError, ServerUnableError
 from heliostat_trainer.rollouts.patience import Patience
 from heliostat_trainer.rollouts.published import PublishedAdapters
 from heliostat_trainer.rollouts.replica import Likeness, Replica

@@ -10,9 +10,9 @@ import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
-from heliostat_trainer.errors import ServerRefusedError
+from heliostat_trainer.errors import ServerAwayError, ServerRefusedError
 from heliostat_trainer.rollouts.connection import CONTROL_TIMEOUT_S
-from heliostat_trainer.rollouts.failures import ServerAwayError, triton_error
+from heliostat_trainer.rollouts.failures import triton_error
 from heliostat_trainer.rollouts.wire import Outputs, infer_inputs
 from heliostat_wire.names import Model
 from heliostat_wire.specs import spec_name
