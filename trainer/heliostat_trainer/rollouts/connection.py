@@ -31,7 +31,8 @@ CONTROL_TIMEOUT_S = 10.0
 class Connection:
     """Channels that are opened when they are needed, with the first of the caller's tokens that is taken.
 
-    What goes through `patiently` is asked again over fresh channels if it fails for now. Threads share none: each has one of its own (`anew`).
+    What goes through `patiently` is asked again over fresh channels if it fails for now. Threads share
+    none: each has one of its own (`anew`).
     """
 
     def __init__(self, url: str, caller: Caller, waiting: Waiting, transport: Access) -> None:

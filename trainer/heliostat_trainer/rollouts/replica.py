@@ -41,7 +41,7 @@ class Standing:
         self._say = say
         self._lock = threading.Lock()
         self.failed_at: float | None = None
-        """None: it did what it was asked last."""
+        """None unless what it was asked last failed."""
         self.cause: AskAgainError = ServerGoneError("it has not been asked yet")
         """Why it is of no use, if it is not."""
 

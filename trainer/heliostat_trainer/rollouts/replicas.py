@@ -1,7 +1,7 @@
 """Several rollout servers as one: replicas that any group may be drawn by, and that may come and go.
 
-Groups wait in one backlog, and whichever replica has room takes the next. When one fails,
-only the groups that it has not answered go back there; it is tried again all the time, and used when it is back.
+Groups wait in one backlog, and whichever replica has room takes the next. When one fails, only the groups
+that it has not answered go back there; it is tried again all the time, and used when it is back.
 Only while all fail does `server.patience_s` run. A seed's reward does not depend on who drew it.
 
 Before a replica draws with an adapter it is asked under which version it holds it, by digest: those
@@ -170,20 +170,20 @@ class Replicas:
         return self._patience.call(attempt)
 
     def _heard_of(self) -> list[Replica]:
-        """Those that did what they were asked last."""
+        """Those that have not failed at what they were asked last."""
         return [replica for replica in self._replicas if replica.standing.failed_at is None]
 
     def _there(self) -> list[Replica]:
-        """Those that did what they were asked last, then those that may be back; all if there is neither."""
+        """Those heard of, then those that may be back; all if there is neither."""
         now = time.monotonic()
         failed = {replica.url: replica.standing.failed_at for replica in self._replicas}
-        there = [replica for replica in self._replicas if failed[replica.url] is None]
+        heard_of = [replica for replica in self._replicas if failed[replica.url] is None]
         back = [
             replica
             for replica in self._replicas
             if (at := failed[replica.url]) is not None and now - at > TRY_AGAIN_S
         ]
-        return there + back or self._replicas
+        return heard_of + back or self._replicas
 
     def _next(self, answers: queue.SimpleQueue[Group | Exception]) -> Group | Exception:
         """The next answer of any. Raises AskAgainError while all fail."""
