@@ -12,7 +12,6 @@ from heliostat_engines import errors as of_engines
 from heliostat_engines.errors import HeliostatError
 from heliostat_server import errors as of_server
 from heliostat_trainer import errors as of_trainer
-from heliostat_trainer.rollouts import failures
 from heliostat_trainer.rollouts.failures import refusal_error
 from heliostat_wire.errors import Code, Refusal
 
@@ -27,7 +26,7 @@ END = "<!-- Up to here. -->\n"
 CLASSES: dict[str, tuple[ModuleType, ...]] = {
     "Classes of both sides": (of_engines,),
     "Classes of the server": (of_server,),
-    "Classes of the trainer": (of_trainer, failures),
+    "Classes of the trainer": (of_trainer,),
 }
 
 

@@ -9,7 +9,8 @@ import grpc
 
 from heliostat.credentials import token_for
 from heliostat_proto import control_pb2, control_pb2_grpc
-from heliostat_trainer.rollouts.failures import ServerUnableError, control_error
+from heliostat_trainer.errors import ServerUnableError
+from heliostat_trainer.rollouts.failures import control_error
 from heliostat_trainer.rollouts.handshake import check_wire
 from heliostat_trainer.rollouts.wire import Access
 from heliostat_trainer.settings.server import server_address

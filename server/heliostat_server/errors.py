@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from heliostat_engines.errors import HeliostatError
-from heliostat_wire.errors import Code, Refusal
+from heliostat_wire.errors import Code, Refusal, foreign_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,7 +101,9 @@ _ERRORS: Mapping[Code, type[HeliostatError]] = {
     Code.DEADLINE_EXCEEDED: UnavailableError,
     Code.RESOURCE_EXHAUSTED: UnavailableError,
 }
-"""What another process's error is raised as; of the other codes as a ModelError."""
+"""What a model's error is raised as by who asked it; of the other codes as a ModelError."""
+_TRACEBACK = "\n\nAt:"
+"""What Triton puts behind the sentence of an exception."""
 
 
 def code_of(error: BaseException) -> Code:
@@ -109,9 +111,23 @@ def code_of(error: BaseException) -> Code:
     return next((code for kind, code in CODES if isinstance(error, kind)), Code.INTERNAL)
 
 
-def error_of(code: Code | None, sentence: str) -> HeliostatError:
-    """The error to raise here for one that another process told; None: it told no code."""
-    return (ModelError if code is None else _ERRORS.get(code, ModelError))(sentence)
+def error_of(who: str, text: str, status: str) -> HeliostatError:
+    """The error to raise for one of a model that was asked, or of Triton in its place.
+
+    Args:
+        who: was asked, as in "the engine".
+        text: of the error.
+        status: its name in gRPC or in Triton; empty if there is none.
+    """
+    refusal = Refusal.read(text)
+    code = foreign_code(status) if refusal is None else refusal.code
+    told = text if refusal is None else refusal.sentence
+    sentence = told.partition(_TRACEBACK)[0].strip() or "no reason given"
+    if refusal is None and code is Code.UNAVAILABLE:
+        return UnavailableError(
+            f"{who} is not there just now ({sentence}): try again in a few seconds"
+        )
+    return _ERRORS.get(code, ModelError)(sentence)
 
 
 def describe(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from heliostat_server.launcher.background import background_server
 from heliostat_server.launcher.health import find_problem
 from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
-from heliostat_trainer.errors import ServerUnreachableError
+from heliostat_trainer.errors import PatienceEndedError
 from heliostat_trainer.rewards import RewardSum
 from heliostat_trainer.rollouts.caller import Caller
 from heliostat_trainer.rollouts.client import RolloutClient
@@ -87,7 +87,7 @@ def test_all_endpoints_speak_tls_alone(
         RolloutClient.at(
             f"grpc://{server.record.control}", Caller("e", tokens=tokens, patience_s=1)
         ) as plain,
-        pytest.raises(ServerUnreachableError),
+        pytest.raises(PatienceEndedError),
     ):
         plain.info()
     request = Request(

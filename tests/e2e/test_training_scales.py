@@ -74,8 +74,8 @@ def test_a_replica_killed_in_a_step_changes_nothing(
         replica.kill_all()
         output = training.result()
     assert_same(run.lora(), alone)
-    assert f"{replica.url} is away" in output
-    assert f"{server.url} is away" not in output
+    assert f"{replica.url} is gone" in output
+    assert f"{server.url} is gone" not in output
 
 
 def test_ranks_train_as_one_process_does(

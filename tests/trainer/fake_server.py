@@ -55,6 +55,8 @@ class FakeServer:
         self.engine = TorchEngine(self.family, str(checkpoint), max_rank=16)
         self._one_thread = threading.Lock()
         self.checkpoint = str(checkpoint)
+        self.group_s = 1.0
+        """What exploring a group is said to take."""
         self.reverse = reverse
         self.version = 0
         self.tuned = ""
@@ -123,7 +125,7 @@ class FakeServer:
             columns = [REWARDS[name](latents) for name in request.reward.names]
             values = Scores.of(columns, len(latents)).rewards
             kept = latents if request.return_latents else None
-            yield Group.rewarded(request, values, kept, elapsed_s=1.0)
+            yield Group.rewarded(request, values, kept, elapsed_s=self.group_s)
 
     def score(
         self,

@@ -18,8 +18,8 @@ from heliostat_trainer.errors import (
     ConfigError,
     DivergedError,
     OutOfMemoryError,
+    PatienceEndedError,
     RunFolderError,
-    ServerUnreachableError,
 )
 from heliostat_trainer.evaluation.results import paired_difference, read_evaluations
 from heliostat_trainer.folder.metrics import read_metrics
@@ -325,11 +325,11 @@ def test_what_goes_wrong_while_exploring_ahead_is_raised_in_its_own_step(
 
     def fails_at_step_two(requests, adapter):
         if len(server.explored) == 2:
-            raise ServerUnreachableError("gone")
+            raise PatienceEndedError("gone")
         return explore(requests, adapter)
 
     monkeypatch.setattr(server, "explore", fails_at_step_two)
-    with pytest.raises(ServerUnreachableError):
+    with pytest.raises(PatienceEndedError):
         run(config, server)
     assert open_run(config, resume=True).latest() == 1
 
@@ -467,11 +467,11 @@ def test_an_unreachable_server_leaves_the_last_complete_step(
 
     def leaves_in_the_third_step(requests, adapter):
         if server.version == 3:
-            raise ServerUnreachableError("gone")
+            raise PatienceEndedError("gone")
         return explore(requests, adapter)
 
     monkeypatch.setattr(server, "explore", leaves_in_the_third_step)
-    with pytest.raises(ServerUnreachableError):
+    with pytest.raises(PatienceEndedError):
         run(config, server)
     assert open_run(config, resume=True).latest() == 2
 

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     Configure = Callable[..., TrainConfig]
 
 TUNED = ("--recipe.tune", "true", "--recipe.candidates", "16", "--run.steps", "7")
-"""Exploring takes a second a group at the test's server, and all else next to nothing."""
+DEAR_S = 1000.0
+"""Of exploring a group: all else is next to nothing beside it, however busy the machine is."""
 DECIDED = 1 + ENOUGH
 """The first step warms up."""
 
@@ -73,6 +74,7 @@ def test_a_run_whose_exploring_is_dear_explores_less_and_says_why(
     configure: Configure, server: FakeServer, ahead: str
 ) -> None:
     config = configure(*TUNED, "--recipe.explore_ahead", ahead)
+    server.group_s = DEAR_S
     shown = train(config, server)
     lines = list(read_metrics(config.run.path / "metrics.jsonl"))
     decided = [line["step"] for line in lines if line["tuned"]]
@@ -94,7 +96,9 @@ def test_a_resumed_run_goes_by_the_decisions_that_were_made(
     configure: Configure, checkpoint: Path
 ) -> None:
     config = configure(*TUNED, "--checkpoint.every", "100", "--checkpoint.keep", "9")
-    train(config, FakeServer(checkpoint))
+    server = FakeServer(checkpoint)
+    server.group_s = DEAR_S
+    train(config, server)
     checkpoints = config.run.path / "checkpoints"
     assert DECIDED in kept_steps(checkpoints)  # though none was due
     whole, lines = lora(config), list(read_metrics(config.run.path / "metrics.jsonl"))

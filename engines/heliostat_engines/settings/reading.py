@@ -77,10 +77,14 @@ def require_tables(model: type[BaseModel], settings: Mapping[str, object], path:
     for section in settings.keys() & model.model_fields.keys():
         if is_plain(model, section) or isinstance(settings[section], dict):
             continue
-        heading = f"[{section}.NAME]" if table_kinds(model, section) else f"[{section}]"
+        # What should be tables may hold anything, a secret too, as [[rewards]] would.
+        heading, given = (
+            (f"[{section}.NAME]", section)
+            if table_kinds(model, section)
+            else (f"[{section}]", f"{section} = {settings[section]!r}")
+        )
         raise ConfigError(
-            f"{path}: {section} = {settings[section]!r} is no section: write {heading}, and "
-            "its settings below it"
+            f"{path}: {given} is no section: write {heading}, and its settings below it"
         )
 
 

@@ -8,7 +8,8 @@ import torch
 import triton_python_backend_utils as pb
 
 from heliostat_proto.rollout_pb2 import ScoreSpec
-from heliostat_server.models.tensors import error_from, outputs, pb_tensors
+from heliostat_server.errors import error_of
+from heliostat_server.models.tensors import outputs, pb_tensors
 from heliostat_wire.names import Model, Tensor
 from heliostat_wire.tensors import (
     ENCODE_OUTPUTS,
@@ -59,5 +60,6 @@ class Models:
             parameters=self._parameters,
         ).exec()
         if answer.has_error():
-            raise error_from(model, answer.error())
+            error = answer.error()
+            raise error_of(f"the server's model {model}", error.message(), error.code().name)
         return outputs(answer, names)

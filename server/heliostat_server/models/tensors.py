@@ -8,8 +8,7 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb
 
-from heliostat_server.errors import UnavailableError, error_of, refusal_of
-from heliostat_wire.errors import Code, Refusal, foreign_code
+from heliostat_server.errors import refusal_of
 from heliostat_wire.names import Tensor
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from heliostat_engines.errors import HeliostatError
+    from heliostat_wire.errors import Code
     from heliostat_wire.tensors import Arrays
 
 
@@ -58,20 +57,6 @@ def stream_error_response(error: BaseException, request_id: str) -> Any:
     """An answer within a stream that is an error."""
     refusal = refusal_of(error, request_id)
     return pb.InferenceResponse(error=pb.TritonError(str(refusal), _triton_code(refusal.code)))
-
-
-def error_from(model: str, error: Any) -> HeliostatError:
-    """What another model's error means here."""
-    message: str = error.message()
-    refusal = Refusal.read(message)
-    if refusal is not None:
-        return error_of(refusal.code, refusal.sentence)
-    code = foreign_code(error.code().name)
-    if code is Code.UNAVAILABLE:
-        return UnavailableError(
-            f"the server's model {model} is not there just now ({message}): try again in a few seconds"
-        )
-    return error_of(code, message)
 
 
 def outputs(answer: Any, names: Sequence[str]) -> Arrays:

@@ -11,8 +11,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from heliostat_engines.machine.network import grpc_options
 from heliostat_proto.rollout_pb2 import ExploreSpec, LoadReport, LoadSpec, RolloutSpec, ScoreSpec
-from heliostat_server.errors import ModelError, UnavailableError, error_of
-from heliostat_wire.errors import Code, Refusal, foreign_code
+from heliostat_server.errors import ModelError, error_of
 from heliostat_wire.kserve import infer_request, read_outputs
 from heliostat_wire.names import Model, Tensor
 from heliostat_wire.specs import read_json_element
@@ -24,10 +23,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from heliostat_engines.errors import HeliostatError
     from heliostat_server.settings import ServeSettings
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+_ENGINE = "the engine"
 _GRACE_S = 5.0
 """Beyond a request's own time, so that the server is the one to say that it is over."""
 
@@ -133,7 +132,7 @@ class TritonClient:
         answers = self._call(lambda: self._stream(request, timeout_s))
         for answer in answers:
             if answer.error_message:
-                raise _error_of("", answer.error_message)
+                raise error_of(_ENGINE, answer.error_message, "")
         return [answer.infer_response for answer in answers if answer.infer_response.outputs]
 
     def _stream(self, request: object, timeout: float) -> list[Any]:
@@ -148,22 +147,4 @@ class TritonClient:
         try:
             return method()
         except grpc.RpcError as error:
-            raise _error_of(error.code().name, error.details() or "") from error
-
-
-def _error_of(status: str, message: str) -> HeliostatError:
-    """The error to raise of a call; of a stream's errors there is only the message."""
-    refusal = Refusal.read(message)
-    if refusal is not None:
-        return error_of(refusal.code, _sentence(refusal.sentence))
-    code, sentence = foreign_code(status), _sentence(message)
-    if code is Code.UNAVAILABLE:
-        return UnavailableError(
-            f"the engine is not there just now ({sentence}): try again in a few seconds"
-        )
-    return error_of(code, sentence)
-
-
-def _sentence(details: str) -> str:
-    """What the model said, without what Triton puts around it."""
-    return (details or "no reason given").split("\n\nAt:")[0].strip()
+            raise error_of(_ENGINE, error.details() or "", error.code().name) from error

@@ -194,7 +194,7 @@ def test_what_is_said_of_tables_is_taken_from_a_command_line() -> None:
 def test_tables_have_to_be_tables_and_keys_above_may_be_anything(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     require_tables(Program, {"store": 3, "shapes": {}}, path)
-    with pytest.raises(ConfigError, match=r"shapes = 3 is no section: write \[shapes\.NAME\]"):
+    with pytest.raises(ConfigError, match=r"x\.toml: shapes is no section: write \[shapes\.NAME\]"):
         require_tables(Program, {"shapes": 3}, path)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from heliostat_trainer.display.progress import LineProgress
-from heliostat_trainer.errors import ConfigError, RunFolderError, ServerUnreachableError
+from heliostat_trainer.errors import ConfigError, PatienceEndedError, RunFolderError
 from heliostat_trainer.evaluation.results import read_evaluations
 from heliostat_trainer.export import export_run
 from heliostat_trainer.folder.metrics import read_metrics
@@ -183,11 +183,11 @@ def test_the_lora_is_written_whatever_happens_to_the_evaluation(
 
     def gone_at_the_end(step, *arguments):  # type: ignore[no-untyped-def]
         if step:
-            raise ServerUnreachableError("gone")
+            raise PatienceEndedError("gone")
         return evaluate(step, *arguments)
 
     monkeypatch.setattr(trainer.parts.evaluator, "run", gone_at_the_end)
-    with pytest.raises(ServerUnreachableError):
+    with pytest.raises(PatienceEndedError):
         run_trainer(config, trainer)
     assert open_run(config, resume=True).latest() == 2
     assert any(value.any() for key, value in lora_of(config).items() if "lora_B" in key)

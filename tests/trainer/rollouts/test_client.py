@@ -18,8 +18,8 @@ from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import SecretError
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.errors import (
+    PatienceEndedError,
     ServerRefusedError,
-    ServerUnreachableError,
     TokenRefusedError,
 )
 from heliostat_trainer.rewards import Normalise, RewardSum
@@ -360,10 +360,10 @@ def test_a_dead_model_behind_a_live_server_exhausts_patience(wire: WireServer) -
     with RolloutClient.at(wire.url, Caller("mine", tokens=ADMIN, patience_s=1)) as client:
         client.info()
         wire.faults.score = ["Stub process 'score_0' is not healthy."] * 100
-        with pytest.raises(ServerUnreachableError, match=r"within 1 s .*not healthy"):
+        with pytest.raises(PatienceEndedError, match=r"within 1 s .*not healthy"):
             client.score(torch.ones(1, 1), ["x"], ["judge"])
         wire.faults.streams = [lambda _: "Stub process 'explore_0' is not healthy."] * 100
-        with pytest.raises(ServerUnreachableError, match=r"raise server.patience_s"):
+        with pytest.raises(PatienceEndedError, match=r"raise server.patience_s"):
             list(client.explore(requests(1)))
 
 
@@ -389,9 +389,7 @@ def test_a_server_that_cannot_go_on_is_waited_for_and_never_called_absent(
         wire.faults.score = [f"[UNAVAILABLE] {full}"] * 2
         assert len(client.score(torch.ones(1, 2, 2), ["x"], ["judge"]).rewards) == 1
         wire.faults.control = full
-        with pytest.raises(
-            ServerUnreachableError, match=f"could not go on within 1 s: {full}"
-        ) as e:
+        with pytest.raises(PatienceEndedError, match=f"could not go on within 1 s: {full}") as e:
             client.publish(adapter())
     assert "heliostat serve" not in str(e.value)
 
@@ -410,7 +408,7 @@ def test_a_proxy_on_the_way_to_a_server_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("https_proxy", "http://me:secret@127.0.0.1:9")
     with (
         RolloutClient.at("grpc://gpu.invalid:8600", Caller(tokens=ADMIN, patience_s=0.2)) as client,
-        pytest.raises(ServerUnreachableError, match="proxy of the variable https_proxy") as error,
+        pytest.raises(PatienceEndedError, match="proxy of the variable https_proxy") as error,
     ):
         client.info()
     assert "secret" not in str(error.value)
@@ -421,7 +419,7 @@ def test_nobody_there_is_one_sentence(said: list[str]) -> None:
         RolloutClient.at(
             "127.0.0.1:9", Caller("mine", tokens=ADMIN, patience_s=0.5, say=said.append)
         ) as client,
-        pytest.raises(ServerUnreachableError, match="heliostat serve"),
+        pytest.raises(PatienceEndedError, match="heliostat serve"),
     ):
         client.info()
     assert len(said) == 1

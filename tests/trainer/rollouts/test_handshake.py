@@ -14,7 +14,8 @@ from heliostat_trainer.prompts.places import place_of
 from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.rewards import RewardSum
 from heliostat_trainer.rollouts import handshake
-from heliostat_trainer.rollouts.client import RolloutServer
+from heliostat_trainer.rollouts.caller import Caller
+from heliostat_trainer.rollouts.client import RolloutClient
 from heliostat_trainer.rollouts.handshake import (
     check_against_server,
     check_decisions,
@@ -196,7 +197,7 @@ def test_a_server_whose_wire_is_not_understood_is_refused(
     monkeypatch.setattr(handshake, "OURS", ours)
     wire.wire_version, wire.oldest_wire_version = theirs
     with (
-        RolloutServer(wire.url, "mine", tokens=GivenTokens("admin")) as client,
+        RolloutClient.at(wire.url, Caller("mine", GivenTokens("admin"))) as client,
         pytest.raises(ServerRefusedError, match=f"{wire.url}: {says}"),
     ):
         client.info()
@@ -207,14 +208,14 @@ def test_a_newer_server_that_understands_us_is_used(
 ) -> None:
     monkeypatch.setattr(handshake, "OURS", WireVersion(3, 2))
     wire.wire_version, wire.oldest_wire_version = 9, 3
-    with RolloutServer(wire.url, "mine", tokens=GivenTokens("admin")) as client:
+    with RolloutClient.at(wire.url, Caller("mine", GivenTokens("admin"))) as client:
         assert client.info().family == "demo"
 
 
 def test_a_server_that_is_replaced_by_one_that_is_not_understood_is_refused(
     wire: WireServer,
 ) -> None:
-    with RolloutServer(wire.url, "mine", tokens=GivenTokens("admin")) as client:
+    with RolloutClient.at(wire.url, Caller("mine", GivenTokens("admin"))) as client:
         client.info()
         wire.wire_version = wire.oldest_wire_version = 9
         with pytest.raises(ServerRefusedError, match="update heliostat here"):

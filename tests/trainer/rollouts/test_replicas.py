@@ -14,7 +14,7 @@ import torch
 
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.sampling.solvers import Solver
-from heliostat_trainer.errors import ConfigError, ServerRefusedError, ServerUnreachableError
+from heliostat_trainer.errors import ConfigError, PatienceEndedError, ServerRefusedError
 from heliostat_trainer.rollouts import replicas as module
 from heliostat_trainer.rollouts.caller import Caller
 from heliostat_trainer.rollouts.replicas import Replicas
@@ -100,7 +100,7 @@ def test_a_replica_lost_in_a_step_costs_only_what_it_has_not_answered(two: Runni
     lost, other = (drawn_by(two.wires[number]) for number in (1, 0))
     assert len(lost & other) <= 2  # those in flight
     assert all(seeds for _, seeds, _ in two.wires[0].asked)
-    assert [line for line in two.said if "is away" in line] == [two.said[0]]
+    assert [line for line in two.said if "is gone" in line] == [two.said[0]]
     assert two.wires[1].url in two.said[0]
 
 
@@ -159,7 +159,7 @@ def test_all_gone_for_too_long_is_one_sentence() -> None:
         lambda: list(replicas.servers.explore(requests(2))),
         lambda: replicas.servers.score(torch.zeros(3, 2, 2), ["p"] * 3, ["judge"]),
     ):
-        with pytest.raises(ServerUnreachableError) as error:
+        with pytest.raises(PatienceEndedError) as error:
             action()
         assert all(wire.url in str(error.value) for wire in replicas.wires)
         assert "server.patience_s" in str(error.value)
@@ -246,7 +246,7 @@ def test_what_is_known_of_one_that_is_lost_does_not_bring_it_back(
     check(list(two.servers.explore(requests(6))), requests(6))
     two.servers.score(latents, prompts, ["judge"])
     assert len(two.said) == 1
-    assert "is away" in two.said[0]
+    assert "is gone" in two.said[0]
 
 
 def test_replicas_that_differ_are_one_sentence(two: Running) -> None:

@@ -52,8 +52,8 @@ MAX_CHECK_PROMPTS = 1000
 class RolloutClient:
     """A `RolloutService` over gRPC. Close it, or use it as a context manager.
 
-    Transport failures are retried for `patience_s`; what was answered before one is kept, and the
-    rollout address is read anew after it. What the server refuses is raised at once, in its words.
+    What fails for now is asked again for `patience_s`; what was answered before is kept, and the
+    rollout address is read anew. What the server refuses is raised at once, in its words.
     If it comes back without our adapters (its state was lost), they are published again.
     The first call opens the experiment with the first of the tokens that the server takes.
     """
@@ -105,7 +105,7 @@ class RolloutClient:
     ) -> Iterator[Group]:
         """As `explore`, with groups of a backlog that others may take from too.
 
-        If the server stays away, what it was asked for goes back there.
+        If the server stays of no use, what it was asked for goes back there.
         """
         control = self._control.anew()
         source = StreamSource(control, adapter)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import grpc
 
 from heliostat_proto import control_pb2, control_pb2_grpc
-from heliostat_trainer.errors import ConfigError, TokenRefusedError
-from heliostat_trainer.rollouts.failures import ServerAwayError, control_error
+from heliostat_trainer.errors import AskAgainError, ConfigError, TokenRefusedError
+from heliostat_trainer.rollouts.failures import control_error
 from heliostat_trainer.rollouts.wire import Access
 from heliostat_trainer.settings.server import TLS_SCHEME, server_address
 
@@ -31,8 +31,8 @@ CONTROL_TIMEOUT_S = 10.0
 class Connection:
     """Channels that are opened when they are needed, with the first of the caller's tokens that is taken.
 
-    What fails because the server is away goes through `patiently`, and is then asked over fresh
-    channels. Threads share none: each has one of its own (`anew`).
+    What goes through `patiently` is asked again over fresh channels if it fails for now. Threads share
+    none: each has one of its own (`anew`).
     """
 
     def __init__(self, url: str, caller: Caller, waiting: Waiting, transport: Access) -> None:
@@ -74,12 +74,12 @@ class Connection:
         self._channel = self._triton = self.info = None
 
     def patiently(self, action: Callable[[], T]) -> T:
-        """Retry while the server is away, over fresh channels. Raises what `Waiting.call` does."""
+        """Ask again what fails for now, over fresh channels. Raises what `Waiting.call` does."""
 
         def attempt() -> T:
             try:
                 return action()
-            except ServerAwayError:
+            except AskAgainError:
                 self.close()
                 raise
             except TokenRefusedError:
@@ -93,7 +93,7 @@ class Connection:
         return self.waiting.call(attempt)
 
     def ask(self, method: str, request: object, timeout_s: float = CONTROL_TIMEOUT_S) -> Any:
-        """Call the control plane. Raises ServerAwayError, ServerRefusedError, TokenRefusedError."""
+        """Call the control plane. Raises AskAgainError, ServerRefusedError, TokenRefusedError."""
         return self._ask(method, request, self.opened(), timeout_s)
 
     def triton(self, address: str) -> InferenceServerClient:

@@ -6,8 +6,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from heliostat_trainer.errors import ServerRefusedError
-from heliostat_trainer.rollouts.failures import ServerAwayError, ServerBusyError
+from heliostat_trainer.errors import (
+    AskAgainError,
+    ServerBusyError,
+    ServerGoneError,
+    ServerRefusedError,
+)
 
 if TYPE_CHECKING:
     from heliostat_trainer.rollouts.backlog import Backlog, PendingGroup
@@ -49,7 +53,7 @@ class Exploration:
         None if others took what there was to draw, or nobody reads any more.
 
         Raises:
-            ServerAwayError: the stream broke; what was answered is kept.
+            AskAgainError: the stream broke; what was answered is kept.
             ServerRefusedError: the server refuses.
         """
         try:
@@ -59,7 +63,7 @@ class Exploration:
                 group = self._take(stream, answer)
                 if group is not None:
                     return group
-        except (ServerAwayError, ServerRefusedError):
+        except (AskAgainError, ServerRefusedError):
             self.close()
             raise
         return None
@@ -101,7 +105,7 @@ class Exploration:
                 return None
             now = time.monotonic()
             if now - self._heard > self._caller.silence_s:
-                raise ServerAwayError(f"no answer for {self._caller.silence_s:g} s")
+                raise ServerGoneError(f"no answer for {self._caller.silence_s:g} s")
             if now - probed > PROBE_EVERY_S:
                 self._source.probe(stream)
                 probed = now
@@ -130,11 +134,11 @@ class Exploration:
         if not pending.missing():
             del self._asked[answer.row]
             self._backlog.handed_out()
-            with suppress(ServerAwayError):  # the next call meets it, and this group is whole
+            with suppress(AskAgainError):  # the next call meets it, and this group is whole
                 self._ask_more(stream)
             return pending.group(time.monotonic() - self._backlog.started)
         if answer.final:
-            raise ServerAwayError(
+            raise ServerGoneError(
                 f"the server ended a rollout with {len(pending.missing())} seeds unanswered"
             )
         return None

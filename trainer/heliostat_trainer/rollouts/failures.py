@@ -1,25 +1,36 @@
-"""When a server counts as gone, unable, busy or refusing: which error each failure of a call is.
+"""When a server counts as gone, unable, busy, left out or refusing: which error each failure of a call is.
 
-`ServerAwayError`: gone. What was asked is asked again over fresh connections, for `server.patience_s`
-(`patience`); of several servers the others draw meanwhile (`replicas`). It is raised
+The errors are declared in `heliostat_trainer/errors.py`. Four of them are an `AskAgainError`: what was asked is
+asked again over fresh connections for `server.patience_s` (`patience`); of several servers the others draw meanwhile
+(`replicas`).
 
-- of a call that fails with no code of the server's own, which is the network's error, or Triton's of a model
-  whose process is down or loading, unless its status speaks of the request itself (`foreign_code`);
-- of a stream on which nothing was heard for too long, or which ended before all seeds were answered
-  (`exploration`);
-- if a model is not ready, the server has moved to another address, or it has lost the run's adapter with its
-  state (`stream`).
+`ServerGoneError`: nobody of ours answered, or nothing that is of use. It is raised here of
 
-`ServerUnableError`: it is there, and says itself with a code that is worth asking again (`Code.again`) that it
-cannot do this now. Asked again as above; only the last sentence differs once patience ends. A replica that is
-left out for a while counts as this (`LeftOutError`).
+- a call or stream that fails with no code of the server's own, which is the network's error, or Triton's of a model
+  whose process is down or loading, unless its status speaks of the request itself: those statuses are a table of
+  `foreign_code` (`heliostat_wire/errors.py`). A call that was not answered in its time is one of them: scores and
+  text embeddings have `Caller.silence_s`, where rewards may have to load `REWARDS_LOAD_S` (`client`), calls of the
+  control plane `CONTROL_TIMEOUT_S` (`connection`);
 
-`ServerBusyError`: it put one request off until a time that it names. That request alone is sent again then;
-the others go on, and no patience is used up (`exploration`).
+and, where there is no error to look at, of
 
-`TokenRefusedError`: it takes none of the tokens that were tried. Another may be taken: `connection` tries each once.
+- a stream on which nothing was heard for `Caller.silence_s`, or which ended a rollout before all of its seeds were
+  answered (`exploration`);
+- a server that has moved to another address, whose model `explore` is not ready, or that has lost the run's adapter
+  with its state (`stream`);
+- several servers of which none is of use and one is gone (`replicas`); one counts as gone until it was asked for the
+  first time (`replica`).
 
-`ServerRefusedError`: everything else. Asking again would not help: the run ends with the server's sentence.
+`ServerUnableError`: the server is there, and says itself with a code that is worth asking again (`Code.again`) that
+it cannot do this now. It differs by what is said when patience ends.
+
+`ServerBusyError`: it put one request off until a time that it names. That request alone is sent again then; the
+others go on, and no patience is used up (`exploration`).
+
+`ServerLeftOutError`: one of several is of a version that cannot draw as the others are asked to (`replica`).
+
+The others end the run. `TokenRefusedError`: the server takes none of the tokens that were tried; each is tried once
+(`connection`). `ServerRefusedError`: everything else, in the server's own sentence.
 """
 
 from __future__ import annotations
@@ -28,50 +39,33 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from heliostat_engines.errors import HeliostatError
 from heliostat_engines.machine.network import grpc_detour
-from heliostat_trainer.errors import ServerRefusedError, TokenRefusedError
+from heliostat_trainer.errors import (
+    ServerBusyError,
+    ServerGoneError,
+    ServerRefusedError,
+    ServerUnableError,
+    TokenRefusedError,
+)
 from heliostat_wire.errors import Again, Code, Refusal, foreign_code
 from heliostat_wire.names import CODE_KEY
 
 if TYPE_CHECKING:
     from tritonclient.utils import InferenceServerException
 
+    from heliostat_engines.errors import HeliostatError
+
 _TOKEN_CODES = (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED)
 
 
-class ServerAwayError(HeliostatError, ConnectionError):
-    """The transport failed or a model is not up: the same request may succeed in a while."""
-
-
-class ServerUnableError(ServerAwayError):
-    """The server is there, and says itself that it cannot do this just now."""
-
-
-class LeftOutError(ServerUnableError):
-    """A server that came later, and cannot do what the others are asked for."""
-
-
-class ServerBusyError(ServerUnableError):
-    """The server has too much of ours waiting: it takes that one request again later."""
-
-    def __init__(self, sentence: str, retry_after_s: float, request_id: str) -> None:
-        super().__init__(sentence)
-        self.retry_after_s = retry_after_s
-        self.request_id = request_id
-
-
 def triton_error(error: InferenceServerException, address: str) -> HeliostatError:
-    """The error to raise of a call to host:port: away, and worth asking again, or refused."""
-    message = str(error.message() or "")
-    refusal = Refusal.read(message)
-    if refusal is not None:
-        return refusal_error(refusal)
-    return _foreign_error(message, str(error.status() or ""), address)
+    """The error to raise of a call of Triton at host:port."""
+    text = str(error.message() or "")
+    return _error(Refusal.read(text), text, str(error.status() or ""), address)
 
 
 def control_error(error: grpc.RpcError, url: str) -> HeliostatError:
-    """As `triton_error`, for the control plane at a URL."""
+    """The error to raise of a call of the control plane at a URL."""
     assert isinstance(error, grpc.Call)
     details = error.details() or ""
     # Of a server that speaks HTTP/1, as our own HTTP API does, gRPC has no status: only its words say so.
@@ -81,16 +75,15 @@ def control_error(error: grpc.RpcError, url: str) -> HeliostatError:
             "address that `heliostat serve` prints"
         )
     code = dict(error.trailing_metadata() or ()).get(CODE_KEY)
-    if code is not None:
-        return refusal_error(Refusal(Code.named(str(code)), details))
-    return _foreign_error(details, str(error.code()), url)
+    refusal = None if code is None else Refusal(Code.named(str(code)), details)
+    return _error(refusal, details, str(error.code()), url)
 
 
 def refusal_error(refusal: Refusal) -> HeliostatError:
     """The error to raise of one that the server itself told."""
     sentence = refusal.sentence.strip() or refusal.code.value
     if refusal.retry_after_s is not None:
-        return ServerBusyError(refusal.sentence, refusal.retry_after_s, refusal.request_id)
+        return ServerBusyError(sentence, refusal.retry_after_s, refusal.request_id)
     if refusal.code in _TOKEN_CODES:
         return TokenRefusedError(sentence)
     if refusal.again is Again.NEVER:
@@ -98,9 +91,11 @@ def refusal_error(refusal: Refusal) -> HeliostatError:
     return ServerUnableError(sentence)
 
 
-def _foreign_error(message: str, status: str, address: str) -> HeliostatError:
-    """Of what lies between us and the server, or of Triton."""
-    code, sentence = foreign_code(status.rpartition(".")[2]), message.strip() or status
+def _error(refusal: Refusal | None, text: str, status: str, address: str) -> HeliostatError:
+    """Of what the server itself told; if that is nothing, of what Triton or the network says."""
+    if refusal is not None:
+        return refusal_error(refusal)
+    code, sentence = foreign_code(status.rpartition(".")[2]), text.strip() or status
     if code is Code.UNAVAILABLE:
-        return ServerAwayError(sentence + grpc_detour(address))
+        return ServerGoneError(sentence + grpc_detour(address))
     return refusal_error(Refusal(code, sentence))

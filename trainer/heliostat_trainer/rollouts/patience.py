@@ -1,4 +1,4 @@
-"""Waiting for a server that went away, for as long as `server.patience_s` says."""
+"""Waiting for a server that is gone or cannot go on, for as long as `server.patience_s` says."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
-from heliostat_trainer.errors import ServerUnreachableError
-from heliostat_trainer.rollouts.failures import ServerAwayError, ServerUnableError
+from heliostat_trainer.errors import AskAgainError, PatienceEndedError, ServerGoneError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,10 +19,10 @@ LONGEST_WAIT_S = 3.0
 
 
 class Waiting(Protocol):
-    """What becomes of a call while the server is away."""
+    """What becomes of a call that fails for now."""
 
     def call(self, action: Callable[[], T]) -> T:
-        """The action's result. Raises ServerAwayError or ServerUnreachableError."""
+        """The action's result. Raises AskAgainError or PatienceEndedError."""
 
     def answered(self) -> None:
         """The server is there."""
@@ -33,7 +32,7 @@ class Waiting(Protocol):
 
 
 class Patience:
-    """Retries an action while the server is away, and counts how long that has been.
+    """Retries an action that fails for now, and counts for how long it has.
 
     The clock starts at the first failure after an answer, so that a long rollout does not use
     up the patience of an outage at its end.
@@ -43,7 +42,7 @@ class Patience:
         self._seconds = seconds
         self._url = url
         self._say = say
-        self._away_since: float | None = None
+        self._failing_since: float | None = None
 
     def anew(self) -> Patience:
         """As patient, for another thread's requests."""
@@ -51,16 +50,16 @@ class Patience:
 
     def answered(self) -> None:
         """The server is there: the next failure starts the clock anew."""
-        self._away_since = None
+        self._failing_since = None
 
     def call(self, action: Callable[[], T]) -> T:
         """The action's result.
 
         Raises:
-            ServerUnreachableError: it still fails `seconds` after the first failure.
+            PatienceEndedError: it still fails `seconds` after the first failure.
         """
         retrying = Retrying(
-            retry=retry_if_exception_type(ServerAwayError),
+            retry=retry_if_exception_type(AskAgainError),
             stop=self._exhausted,
             wait=wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
             before_sleep=self._announce,
@@ -72,9 +71,9 @@ class Patience:
 
     def _exhausted(self, state: RetryCallState) -> bool:  # noqa: ARG002
         now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
-        return now - self._away_since >= self._seconds
+        if self._failing_since is None:
+            self._failing_since = now
+        return now - self._failing_since >= self._seconds
 
     def _announce(self, state: RetryCallState) -> None:
         if state.attempt_number == 1:
@@ -84,14 +83,14 @@ class Patience:
             )
 
     def _give_up(self, state: RetryCallState) -> NoReturn:
-        if isinstance(_error(state), ServerUnableError):
-            raise ServerUnreachableError(
-                f"the rollout server at {self._url} could not go on within {self._seconds:g} s: "
-                f"{_cause(state)}; continue with --resume, or raise server.patience_s"
+        if isinstance(_error(state), ServerGoneError):
+            raise PatienceEndedError(
+                f"no rollout server at {self._url} within {self._seconds:g} s ({_cause(state)}): start "
+                "it with `heliostat serve`, correct server.url, or raise server.patience_s"
             )
-        raise ServerUnreachableError(
-            f"no rollout server at {self._url} within {self._seconds:g} s ({_cause(state)}): start "
-            "it with `heliostat serve`, correct server.url, or raise server.patience_s"
+        raise PatienceEndedError(
+            f"the rollout server at {self._url} could not go on within {self._seconds:g} s: "
+            f"{_cause(state)}; continue with --resume, or raise server.patience_s"
         )
 
 

@@ -9,11 +9,15 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from heliostat_engines.sampling.solvers import Solver
-from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.errors import (
+    AskAgainError,
+    ConfigError,
+    ServerGoneError,
+    ServerLeftOutError,
+)
 from heliostat_trainer.rollouts.client import RolloutClient
 from heliostat_trainer.rollouts.connection import Connection
 from heliostat_trainer.rollouts.control import ControlPlane
-from heliostat_trainer.rollouts.failures import LeftOutError, ServerAwayError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,8 +40,10 @@ class Standing:
         self._url = url
         self._say = say
         self._lock = threading.Lock()
-        self.lost_at: float | None = None
-        self.cause = ServerAwayError("it has not been asked yet")
+        self.failed_at: float | None = None
+        """None unless what it was asked last failed."""
+        self.cause: AskAgainError = ServerGoneError("it has not been asked yet")
+        """Why it is of no use, if it is not."""
 
     def anew(self) -> Standing:
         """The same one: its threads share what they know of it."""
@@ -46,27 +52,26 @@ class Standing:
     def answered(self) -> None:
         """It is there."""
         with self._lock:
-            was, self.lost_at = self.lost_at, None
+            was, self.failed_at = self.failed_at, None
         if was is not None:
             self._say(f"the rollout server at {self._url} is back")
 
-    def lost(self, error: ServerAwayError) -> None:
-        """It is not, or of no use."""
+    def failed(self, error: AskAgainError) -> None:
+        """It is not there, or of no use."""
         with self._lock:
-            was, self.lost_at = self.lost_at, time.monotonic()
+            was, self.failed_at = self.failed_at, time.monotonic()
             before, self.cause = self.cause, error
-        left_out = isinstance(error, LeftOutError)
-        # One that was away and comes to be left out is news.
-        if was is None or (left_out and not isinstance(before, LeftOutError)):
-            state = "left out" if left_out else "away"
-            self._say(f"the rollout server at {self._url} is {state}: {error}")
+        left_out = isinstance(error, ServerLeftOutError)
+        # One that was gone and comes to be left out is news.
+        if was is None or (left_out and not isinstance(before, ServerLeftOutError)):
+            self._say(f"the rollout server at {self._url} {error.state}: {error}")
 
     def call(self, action: Callable[[], T]) -> T:
-        """The action's result. Raises ServerAwayError at once."""
+        """The action's result. Raises AskAgainError at once."""
         try:
             result = action()
-        except ServerAwayError as error:
-            self.lost(error)
+        except AskAgainError as error:
+            self.failed(error)
             raise
         self.answered()
         return result
@@ -98,7 +103,7 @@ class Likeness:
 
         Raises:
             ConfigError: it serves something else; says what.
-            LeftOutError: it is of a version that cannot draw as the others are asked to.
+            ServerLeftOutError: it is of a version that cannot draw as the others are asked to.
         """
         with self._lock:
             self._first = self._first or (url, info)
@@ -123,7 +128,7 @@ class Likeness:
             )
         for early, solver, decoder in asked:
             if lacks := info.shortcoming(early=early, solver=solver, decoder=decoder):
-                raise LeftOutError(f"it {lacks}: start a newer one there")
+                raise ServerLeftOutError(f"it {lacks}: start a newer one there")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Several rollout servers as one: replicas that any group may be drawn by, and that may come and go.
 
-Groups wait in one backlog, and whichever replica has room takes the next. When one is lost, only
-the groups that it has not answered go back there; it is tried again all the time, and used when it is back.
-Only while all are gone does `server.patience_s` run. A seed's reward does not depend on who drew it.
+Groups wait in one backlog, and whichever replica has room takes the next. When one fails, only the groups
+that it has not answered go back there; it is tried again all the time, and used when it is back.
+Only while all fail does `server.patience_s` run. A seed's reward does not depend on who drew it.
 
 Before a replica draws with an adapter it is asked under which version it holds it, by digest: those
 on one store all know what one of them was given, any other is given it then.
@@ -20,10 +20,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from heliostat_engines.decoders import DecoderName
+from heliostat_trainer.errors import AskAgainError, ServerGoneError, ServerUnableError
 from heliostat_trainer.rollouts.backlog import Backlog
 from heliostat_trainer.rollouts.caller import Caller
 from heliostat_trainer.rollouts.client import RolloutClient
-from heliostat_trainer.rollouts.failures import ServerAwayError, ServerUnableError
 from heliostat_trainer.rollouts.patience import Patience
 from heliostat_trainer.rollouts.published import PublishedAdapters
 from heliostat_trainer.rollouts.replica import Likeness, Replica
@@ -45,7 +45,7 @@ T = TypeVar("T")
 POLL_S = 0.2
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 5.0
 TRY_AGAIN_S = 30.0
-"""After which a lost replica is asked again for what any of the others can do as well."""
+"""After which a replica that failed is asked again for what any of the others can do as well."""
 
 
 class Replicas:
@@ -133,7 +133,7 @@ class Replicas:
                     part = request.take(slice(start, start + batch))
                     try:
                         scored[start] = replica.client.score_all(part)
-                    except ServerAwayError:
+                    except AskAgainError:
                         waiting.appendleft(start)
                         return
 
@@ -142,19 +142,19 @@ class Replicas:
             with ThreadPoolExecutor(len(replicas)) as lanes:
                 list(lanes.map(score_some, replicas))
             if waiting:
-                raise self._away()
+                raise self._none_of_use()
 
         self._patience.call(score_all)
         return Scores.concat([scored[start] for start in sorted(scored)])
 
     def _info(self) -> ServerInfo:
-        # One that is lost would take its time to say so again. It is heard of by what explores or scores.
+        # One that is gone would take its time to show it again. It is heard of by what explores or scores.
         infos = []
         for replica in self._heard_of() or self._replicas:
-            with suppress(ServerAwayError):
+            with suppress(AskAgainError):
                 infos.append(replica.client.info())
         if not infos:
-            raise self._away()
+            raise self._none_of_use()
         self._batch = infos[0].batch
         return _common(infos)
 
@@ -163,41 +163,42 @@ class Replicas:
 
         def attempt() -> T:
             for replica in self._there():
-                with suppress(ServerAwayError):
+                with suppress(AskAgainError):
                     return action(replica)
-            raise self._away()
+            raise self._none_of_use()
 
         return self._patience.call(attempt)
 
     def _heard_of(self) -> list[Replica]:
-        """Those that are not known to be away."""
-        return [replica for replica in self._replicas if replica.standing.lost_at is None]
+        """Those that have not failed at what they were asked last."""
+        return [replica for replica in self._replicas if replica.standing.failed_at is None]
 
     def _there(self) -> list[Replica]:
-        """Those that are not known to be away, and those that may be back, last; all if none is."""
+        """Those heard of, then those that may be back; all if there is neither."""
         now = time.monotonic()
-        lost = {replica.url: replica.standing.lost_at for replica in self._replicas}
-        there = [replica for replica in self._replicas if lost[replica.url] is None]
+        failed = {replica.url: replica.standing.failed_at for replica in self._replicas}
+        heard_of = [replica for replica in self._replicas if failed[replica.url] is None]
         back = [
             replica
             for replica in self._replicas
-            if (at := lost[replica.url]) is not None and now - at > TRY_AGAIN_S
+            if (at := failed[replica.url]) is not None and now - at > TRY_AGAIN_S
         ]
-        return there + back or self._replicas
+        return heard_of + back or self._replicas
 
     def _next(self, answers: queue.SimpleQueue[Group | Exception]) -> Group | Exception:
-        """The next answer of any. Raises ServerAwayError while all are away."""
+        """The next answer of any. Raises AskAgainError while all fail."""
         while True:
             try:
                 return answers.get(timeout=POLL_S)
             except queue.Empty:
                 if not self._heard_of():
-                    raise self._away() from None
+                    raise self._none_of_use() from None
 
-    def _away(self) -> ServerAwayError:
+    def _none_of_use(self) -> AskAgainError:
+        """Gone if one of them is: that is what somebody has to look at first."""
         causes = [replica.standing.cause for replica in self._replicas]
-        unable = all(isinstance(cause, ServerUnableError) for cause in causes)
-        kind = ServerUnableError if unable else ServerAwayError
+        gone = any(isinstance(cause, ServerGoneError) for cause in causes)
+        kind = ServerGoneError if gone else ServerUnableError
         return kind("; ".join(dict.fromkeys(map(str, causes))))
 
 
@@ -225,14 +226,14 @@ def _draw(
     adapter: PublishedAdapter | None,
     answers: queue.SimpleQueue[Group | Exception],
 ) -> None:
-    """Have a replica draw groups of the backlog until all are drawn, however often it goes away."""
+    """Have a replica draw groups of the backlog until all are drawn, however often it fails."""
     wait_s = FIRST_WAIT_S
     while backlog.wait():
         try:
             for group in replica.client.explore_from(backlog, adapter):
                 answers.put(group)
                 wait_s = FIRST_WAIT_S
-        except ServerAwayError:
+        except AskAgainError:
             backlog.rest(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
         except Exception as error:  # raised where the groups are read

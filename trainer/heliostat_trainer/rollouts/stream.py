@@ -10,9 +10,9 @@ import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
-from heliostat_trainer.errors import ServerRefusedError
+from heliostat_trainer.errors import ServerGoneError, ServerRefusedError
 from heliostat_trainer.rollouts.connection import CONTROL_TIMEOUT_S
-from heliostat_trainer.rollouts.failures import ServerAwayError, triton_error
+from heliostat_trainer.rollouts.failures import triton_error
 from heliostat_trainer.rollouts.wire import Outputs, infer_inputs
 from heliostat_wire.names import Model
 from heliostat_wire.specs import spec_name
@@ -101,7 +101,7 @@ class RolloutStream:
         """The next answer, or None if none came in time.
 
         Raises:
-            ServerAwayError: the stream broke.
+            AskAgainError: the stream broke.
             ServerBusyError: one request has to be asked again later; the others are drawn.
             ServerRefusedError: the server refuses a request, in its words.
         """
@@ -133,7 +133,7 @@ class StreamSource:
     def open(self) -> RolloutStream:
         """A stream to the server as it is now; an adapter that it has lost is published again.
 
-        Raises ServerAwayError, ServerRefusedError.
+        Raises AskAgainError, ServerRefusedError.
         """
         control, connection = self._control, self._control.connection
         info = control.info()
@@ -147,10 +147,10 @@ class StreamSource:
         )
 
     def probe(self, stream: RolloutStream) -> None:
-        """Raises ServerAwayError if the stream's server is gone without a word."""
+        """Raises AskAgainError: the stream's server is gone without a word, or cannot go on."""
         address = self._control.info().rollout_address
         if address != stream.address:
-            raise ServerAwayError(f"the server moved from {stream.address} to {address}")
+            raise ServerGoneError(f"the server moved from {stream.address} to {address}")
         self._require_ready(address)
 
     def unless_forgotten(self, action: Callable[[], T]) -> T:
@@ -165,7 +165,7 @@ class StreamSource:
             adapter, control = self._adapter, self._control
             if adapter is None or control.version(adapter, control.info()) is not None:
                 raise
-            raise ServerAwayError(f"its state was lost: {refusal}") from refusal
+            raise ServerGoneError(f"its state was lost: {refusal}") from refusal
 
     def _publish_again(self, adapter: PublishedAdapter) -> int:
         return self._control.publish(self._control.published.files(adapter.sha256)).version
@@ -179,7 +179,7 @@ class StreamSource:
         finally:
             client.close()
         if not ready:
-            raise ServerAwayError(f"the model {Model.EXPLORE.value!r} is not ready")
+            raise ServerGoneError(f"the model {Model.EXPLORE.value!r} is not ready")
 
 
 def _decode(result: Any) -> Answer:

@@ -32,8 +32,8 @@ class ServerSection(Settings):
     """With grpcs://: the certificates (PEM) that the server's must be signed by; by default the
     system's."""
     patience_s: Seconds = 120.0
-    """How long the trainer waits for a server that went away, of several for the last, before it
-    gives up."""
+    """How long the trainer waits for a server that is gone or cannot go on, of several for the last, before
+    it gives up."""
     groups_in_flight: Count = 4
     """Group requests that are queued at the server at once, at each of several."""
 
