@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
+
+from cachetools import LRUCache
 
 from heliostat_server.errors import ForbiddenError, TokenError, UnavailableError
 from heliostat_server.experiments.tokens import digest
@@ -74,7 +75,7 @@ class Authority:
         self._owners = owners
         self._admins = admin_digests
         self._clock = clock
-        self._known: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._known: LRUCache[str, tuple[float, str]] = LRUCache(MAX_KNOWN)
         self._lock = Lock()
 
     def caller(self, authorization: str | None) -> Caller:
@@ -119,6 +120,4 @@ class Authority:
                     "deleted, or be another server's"
                 )
             self._known[presented] = (now, owner)
-            while len(self._known) > MAX_KNOWN:
-                self._known.popitem(last=False)
         return owner

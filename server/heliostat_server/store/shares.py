@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import redis
 import structlog
+from cachetools import LRUCache
 from pydantic import ValidationError
 
 from heliostat_server.experiments.terms import Share
@@ -34,7 +34,7 @@ class StoredShares:
     def __init__(self, client: redis.Redis, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis = client
         self._clock = clock
-        self._known: OrderedDict[str, tuple[float, Share]] = OrderedDict()
+        self._known: LRUCache[str, tuple[float, Share]] = LRUCache(MAX_KNOWN)
         self._log = structlog.get_logger("shares")
 
     @classmethod
@@ -48,9 +48,6 @@ class StoredShares:
         if self._clock() - read_at >= REREAD_AFTER_S:
             share = self._read(experiment, share)
             self._known[experiment] = (self._clock(), share)
-        self._known.move_to_end(experiment)
-        if len(self._known) > MAX_KNOWN:
-            self._known.popitem(last=False)
         return share
 
     def _read(self, experiment: str, known: Share) -> Share:

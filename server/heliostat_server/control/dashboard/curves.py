@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, deque
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from enum import StrEnum
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
+from cachetools import LRUCache
 
 from heliostat_server.store.groups import MAX_GROUPS
 
@@ -59,7 +60,7 @@ class Curves:
 
     def __init__(self, groups: RedisGroups) -> None:
         self._groups = groups
-        self._known: OrderedDict[tuple[str, datetime], deque[Outcome]] = OrderedDict()
+        self._known: LRUCache[tuple[str, datetime], deque[Outcome]] = LRUCache(MAX_EXPERIMENTS)
         self._lock = Lock()
 
     def of(self, experiment: Experiment) -> list[Outcome]:
@@ -68,9 +69,6 @@ class Curves:
         key = (experiment.name, experiment.created)
         with self._lock:
             known = self._known.setdefault(key, deque(maxlen=MAX_GROUPS))
-            self._known.move_to_end(key)
-            while len(self._known) > MAX_EXPERIMENTS:
-                self._known.popitem(last=False)
             last = known[-1].id if known else ""
             known.extend(map(_outcome, self._groups.after(experiment.name, last)))
             return list(known)
