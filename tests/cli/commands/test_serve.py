@@ -205,6 +205,21 @@ def test_rewards_are_set_by_the_file_by_another_and_by_key(
     assert str(refused.exception) == "[rewards.ocr_fails], at_least: Field required"
 
 
+def test_the_judges_options_replace_its_table_whose_other_keys_are_set_as_any_tables(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = server_toml(
+        folder, {"rewards": {"vlm_judge": {"url": "http://a", "model": "a", "attempts": 2}}}
+    )
+    words = ("--vlm-judge-url", "http://b", "--vlm-judge-model", "b")
+    rewards: Any = settings_of(monkeypatch, path, *words).rewards
+    judge = rewards["vlm_judge"]
+    assert (judge.url, judge.model, judge.attempts) == ("http://b", "b", 5)
+    words = (*words, "--rewards.vlm_judge.concurrency", "4")
+    changed: Any = settings_of(monkeypatch, path, *words).rewards
+    assert changed["vlm_judge"] == judge.model_copy(update={"concurrency": 4})
+
+
 def test_a_key_may_be_written_as_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("--max_rank", "8", "--tls_name=x_y", "--keep_versions=2")
     settings = settings_of(monkeypatch, *words)
