@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heliostat.commands.bench import bench_app
+from heliostat.commands.config import config
 from heliostat.commands.demo import demo_app
 from heliostat.commands.doctor import doctor
 from heliostat.commands.engine import engine_app
 from heliostat.commands.experiment import experiment_app
 from heliostat.commands.messages import say
 from heliostat.commands.rewards import rewards_app
+from heliostat.commands.running_server import health, info, login
 from heliostat.commands.runs import compare, export, report
 from heliostat.commands.serve import ServeCommand, serve
-from heliostat.commands.server import health, info, login
-from heliostat.commands.train import config, init, train
+from heliostat.commands.train import init, train
 from heliostat_engines.errors import HeliostatError
 
 if TYPE_CHECKING:

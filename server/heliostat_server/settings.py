@@ -1,4 +1,8 @@
-"""Every setting of the server, in one place. Imports no torch: a command line reads it."""
+"""Every setting of the server, in one place. Imports no torch: a command line reads it.
+
+A new one is a field of `ServeSettings`, or of `SharedSettings` if the models in Triton read it: the option of `heliostat
+serve`, the key of a server.toml, `heliostat config server` and the models' own file follow from that.
+"""
 
 from __future__ import annotations
 
@@ -69,38 +73,8 @@ class ThreadSettings(Settings):
         return ThreadSettings(explore=threads, score=max(1, threads // 2))
 
 
-class ModelSettings(Settings):
-    """What the Triton models read at load time, from the JSON file that their config names."""
-
-    family: str
-    checkpoint: str
-    resolution_px: int
-    precision: Precision
-    precision_map: MapName
-    device: Literal["cpu", "gpu"]
-    max_rank: int
-    slots: int
-    limits: LimitSettings
-    threads: ThreadSettings
-    redis: str
-    keep_versions: int
-    admin_digest: str = ""
-    """SHA-256, in hexadecimal, of the administrator's token, which the control plane sends."""
-    internal_token: str
-    """What the models send each other."""
-    engine: Path | None = None
-    """A compiled engine's folder, relative to this file; None: the torch runtime."""
-    rewards: RewardDefinitions = Field(default_factory=dict)
-    """Rewards beside the built-in ones, or instead of the one of the same name."""
-
-    @property
-    def torch_device(self) -> str:
-        """What torch calls the device."""
-        return "cuda" if self.device == "gpu" else "cpu"
-
-
-class ServeSettings(Settings):
-    """Settings of `heliostat serve`."""
+class SharedSettings(Settings):
+    """Settings of `heliostat serve` that the Triton models read too."""
 
     family: str = "demo"
     """The diffusion model family to explore with."""
@@ -121,16 +95,48 @@ class ServeSettings(Settings):
     """The largest LoRA rank accepted."""
     slots: Annotated[int, Field(ge=2)] = 8
     """Adapters resident in the engine at once; the least recently used one leaves."""
+    keep_versions: Count = 3
+    """Adapter versions kept of each experiment, the latest included."""
     limits: AskedLimits = AskedLimits()
     """What one request may ask for."""
     rewards: RewardDefinitions = Field(default_factory=dict)
     """Rewards beside the built-in ones, or instead of the one of the same name."""
+
+
+class ModelSettings(SharedSettings):
+    """What the Triton models read at load time, from the JSON file that their config names.
+
+    What may be left open when the server is started is settled here, by its family, machine or store.
+    """
+
+    family: str
+    checkpoint: str
+    resolution_px: WireCount
+    engine: Path | None = None
+    """A compiled engine's folder, relative to this file; None: the torch runtime."""
+    device: Literal["cpu", "gpu"]
+    limits: LimitSettings
+    threads: ThreadSettings
+    redis: str
+    """URL, with its password."""
+    admin_digest: str = ""
+    """SHA-256, in hexadecimal, of the administrator's token, which the control plane sends."""
+    internal_token: str
+    """What the models send each other."""
+
+    @property
+    def torch_device(self) -> str:
+        """What torch calls the device."""
+        return "cuda" if self.device == "gpu" else "cpu"
+
+
+class ServeSettings(SharedSettings):
+    """Settings of `heliostat serve`: those that its models read too, and the server's own."""
+
     threads: WireCount | None = None
     """CPU threads; by default as many as there are cores that this process may use."""
     score_threads: WireCount | None = None
     """CPU threads of decoding and rewarding; by default half of `threads`."""
-    keep_versions: Count = 3
-    """Adapter versions kept of each experiment, the latest included."""
     state: Path = Path(".heliostat/server")
     """Folder of all that outlives the process: adapters, logs, who runs where."""
     host: str = LOOPBACK

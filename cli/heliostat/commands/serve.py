@@ -1,4 +1,10 @@
-"""`heliostat serve`: start the rollout server. Imports stay light."""
+"""`heliostat serve`: start the rollout server. Imports stay light.
+
+Its options are of two kinds. Those of the settings follow from the server's `ServeSettings` (`SettingsCommand`): a new
+setting is written there alone. The others are written here, for each is no key of its own: SERVER.TOML and --rewards
+name files that have settings, --vlm-judge-* are short for a whole table [rewards.vlm_judge], which they replace, with
+the rubric read from a file, and --print-settings is about the command.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +16,10 @@ import typer
 from heliostat.commands.settings_options import SettingsCommand
 
 if TYPE_CHECKING:
+    from heliostat_server.rewards.definitions import VlmJudgeSettings
     from heliostat_server.settings import ServeSettings
 
+VLM_JUDGE = "vlm_judge"
 VLM_JUDGE_KEY = "HELIOSTAT_VLM_JUDGE_KEY"
 
 
@@ -81,31 +89,17 @@ def serve(
     in the state folder. Trainers of this user on this machine need no token; for others see
     `heliostat experiment create`.
     """
-    from pydantic import ValidationError
-
     from heliostat.credentials import remember
-    from heliostat_engines.files.secret import sendable
-    from heliostat_engines.files.text import read_text
-    from heliostat_server.control.validation import first_problem
-    from heliostat_server.errors import ServerStartError
-    from heliostat_server.rewards.definitions import VlmJudgeSettings, load_definitions
+    from heliostat_server.rewards.definitions import load_definitions
     from heliostat_server.server_toml import load_settings, settings_toml
 
     defined = load_definitions(rewards) if rewards else {}
     if (vlm_judge_url is None) != (vlm_judge_model is None):
         raise typer.BadParameter("give --vlm-judge-url and --vlm-judge-model together")
     if vlm_judge_url is not None and vlm_judge_model is not None:
-        if "vlm_judge" in defined:
-            raise typer.BadParameter(f"vlm_judge is defined in {rewards} and by --vlm-judge-url")
-        try:
-            defined["vlm_judge"] = VlmJudgeSettings(
-                url=vlm_judge_url,
-                model=vlm_judge_model,
-                rubric=read_text(vlm_judge_rubric) if vlm_judge_rubric else None,
-                api_key=sendable(vlm_judge_key, VLM_JUDGE_KEY) if vlm_judge_key else None,
-            )
-        except ValidationError as error:
-            raise ServerStartError(f"--vlm-judge-{first_problem(error.errors())}") from error
+        if VLM_JUDGE in defined:
+            raise typer.BadParameter(f"{VLM_JUDGE} is defined in {rewards} and by --vlm-judge-url")
+        defined[VLM_JUDGE] = _judge(vlm_judge_url, vlm_judge_model, vlm_judge_rubric, vlm_judge_key)
     settings = load_settings(config, context.obj, defined)
     if print_settings:
         typer.echo(settings_toml(settings), nl=False)
@@ -114,3 +108,24 @@ def serve(
     from heliostat_server.serve import serve as run
 
     run(settings, remember)
+
+
+def _judge(url: str, model: str, rubric: Path | None, key: str | None) -> VlmJudgeSettings:
+    """The judge that the options define. Raises HeliostatError."""
+    from pydantic import ValidationError
+
+    from heliostat_engines.files.secret import sendable
+    from heliostat_engines.files.text import read_text
+    from heliostat_server.control.validation import first_problem
+    from heliostat_server.errors import ServerStartError
+    from heliostat_server.rewards.definitions import VlmJudgeSettings
+
+    try:
+        return VlmJudgeSettings(
+            url=url,
+            model=model,
+            rubric=read_text(rubric) if rubric else None,
+            api_key=sendable(key, VLM_JUDGE_KEY) if key else None,
+        )
+    except ValidationError as error:
+        raise ServerStartError(f"--vlm-judge-{first_problem(error.errors())}") from error

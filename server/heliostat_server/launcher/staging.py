@@ -12,7 +12,12 @@ from heliostat_engines.machine.hardware import choose_device
 from heliostat_server.experiments.tokens import new_token
 from heliostat_server.processes.ports import choose_port
 from heliostat_server.processes.state_folder import TritonPorts
-from heliostat_server.settings import DEFAULT_HTTP_PORT, DEFAULT_PORT, ModelSettings
+from heliostat_server.settings import (
+    DEFAULT_HTTP_PORT,
+    DEFAULT_PORT,
+    ModelSettings,
+    SharedSettings,
+)
 from heliostat_server.triton.repository import COMPILED, FILES, stage_repository
 
 if TYPE_CHECKING:
@@ -36,7 +41,7 @@ def model_settings(
     redis: str,
     admin_digest: str = "",
 ) -> ModelSettings:
-    """What the models are to do; what is not set is the family's.
+    """What the models are to do: what the server was given of it, and settled what it was not.
 
     Args:
         settings: the server's, with what an engine decides filled in.
@@ -45,24 +50,19 @@ def model_settings(
         redis: URL with its password.
         admin_digest: of the administrator's token.
     """
-    return ModelSettings(
-        family=family.name,
-        checkpoint=settings.checkpoint or family.default_checkpoint,
-        resolution_px=settings.resolution_px or family.default_resolution_px,
-        precision=settings.precision,
-        precision_map=settings.precision_map,
-        device=device,
-        max_rank=settings.max_rank,
-        slots=settings.slots,
-        limits=settings.limits.of(family.explore_batch),
-        threads=settings.thread_settings(),
-        redis=redis,
-        keep_versions=settings.keep_versions,
-        admin_digest=admin_digest,
-        internal_token=new_token(),
-        engine=settings.engine,
-        rewards=settings.rewards,
-    )
+    shared = {name: getattr(settings, name) for name in SharedSettings.model_fields}
+    settled = {
+        "family": family.name,
+        "checkpoint": settings.checkpoint or family.default_checkpoint,
+        "resolution_px": settings.resolution_px or family.default_resolution_px,
+        "device": device,
+        "limits": settings.limits.of(family.explore_batch),
+        "threads": settings.thread_settings(),
+        "redis": redis,
+        "admin_digest": admin_digest,
+        "internal_token": new_token(),
+    }
+    return ModelSettings.model_validate(shared | settled)
 
 
 def latent_axes(family: Family, models: ModelSettings) -> int:

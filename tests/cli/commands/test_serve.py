@@ -188,21 +188,6 @@ def test_every_kind_of_reward_is_explained() -> None:
             assert key == "kind" or " ".join(str(field.description).split()) in explained()
 
 
-def test_both_meanings_of_server_are_told_apart() -> None:
-    """The section of a run stays what it was; behind server, a key is the server's."""
-    runner = CliRunner()
-    run = runner.invoke(app, ["config", "server.url"]).stdout
-    both = runner.invoke(app, ["config", "server"]).stdout
-    assert "grpc://127.0.0.1:8600" in run
-    assert "max_rank" not in run
-    assert "grpc://127.0.0.1:8600" in both
-    assert "max_rank" in both
-    assert "grpc://" not in runner.invoke(app, ["config", "server", "limits"]).stdout
-    refused = runner.invoke(app, ["config", "recipe", "limits.batch"])
-    assert refused.exit_code == 2
-    assert "'limits.batch' follows 'recipe'" in refused.output
-
-
 def test_rewards_are_set_by_the_file_by_another_and_by_key(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +203,21 @@ def test_rewards_are_set_by_the_file_by_another_and_by_key(
     refused = CliRunner().invoke(app, ["serve", *new])
     assert isinstance(refused.exception, RewardSettingsError)
     assert str(refused.exception) == "[rewards.ocr_fails], at_least: Field required"
+
+
+def test_the_judges_options_replace_its_table_whose_other_keys_are_set_as_any_tables(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = server_toml(
+        folder, {"rewards": {"vlm_judge": {"url": "http://a", "model": "a", "attempts": 2}}}
+    )
+    words = ("--vlm-judge-url", "http://b", "--vlm-judge-model", "b")
+    rewards: Any = settings_of(monkeypatch, path, *words).rewards
+    judge = rewards["vlm_judge"]
+    assert (judge.url, judge.model, judge.attempts) == ("http://b", "b", 5)
+    words = (*words, "--rewards.vlm_judge.concurrency", "4")
+    changed: Any = settings_of(monkeypatch, path, *words).rewards
+    assert changed["vlm_judge"] == judge.model_copy(update={"concurrency": 4})
 
 
 def test_a_key_may_be_written_as_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from heliostat_engines.errors import FilesError
 from heliostat_engines.families import get_family
 from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.precisions import MapName, Precision
 from heliostat_server.launcher.staging import (
     STAGED,
     control_ports,
@@ -17,12 +18,10 @@ from heliostat_server.launcher.staging import (
 )
 from heliostat_server.processes.ports import free_ports
 from heliostat_server.processes.state_folder import StateFolder, TritonPorts
-from heliostat_server.settings import AskedLimits, ServeSettings
+from heliostat_server.rewards.definitions import Success
+from heliostat_server.settings import AskedLimits, ModelSettings, ServeSettings, SharedSettings
 from heliostat_server.triton.installation import BACKENDS
 from tests.server.processes.test_state_folder import record
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_what_is_not_set_is_the_familys() -> None:
@@ -48,6 +47,23 @@ def test_what_is_set_holds_and_each_start_has_a_token_of_its_own() -> None:
     assert (first.checkpoint, first.resolution_px, first.slots) == ("weights", 128, 3)
     assert (first.limits.batch, first.admin_digest, first.device) == (5, "d", "gpu")
     assert first.internal_token != second.internal_token
+
+
+def test_what_the_models_share_with_the_server_reaches_them_as_it_was_given() -> None:
+    settings = ServeSettings(
+        precision=Precision.BF16,
+        precision_map=MapName.WIDE,
+        engine=Path("engine"),
+        max_rank=3,
+        slots=4,
+        keep_versions=5,
+        rewards={"good": Success(kind="success", reward="ocr", at_least=0.5)},
+    )
+    models = model_settings(settings, get_family("demo"), device="cpu", redis="r")
+    settled = {"family", "checkpoint", "resolution_px", "device", "limits"}
+    for name in SharedSettings.model_fields.keys() - settled:
+        assert getattr(models, name) == getattr(settings, name), name
+    assert models == ModelSettings.model_validate_json(models.model_dump_json())
 
 
 def test_tritons_ports_are_the_last_times_if_they_are_free() -> None:
