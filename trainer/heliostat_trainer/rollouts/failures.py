@@ -22,7 +22,8 @@ and, where there is no error to look at, of
   first time (`replica`).
 
 `ServerUnableError`: the server is there, and says itself with a code that is worth asking again (`Code.again`) that
-it cannot do this now. It differs by what is said when patience ends.
+it cannot do this now; also of several servers of which none is of use and none is gone (`replicas`). Only the
+sentence differs once patience ends (`patience`).
 
 `ServerBusyError`: it put one request off until a time that it names. That request alone is sent again then; the
 others go on, and no patience is used up (`exploration`).
