@@ -74,3 +74,5 @@ class Helper:
                 Update.read(message, prepare).do(self._learner)
             case Restore.NAME:
                 Restore.read(message).do(self._learner)
+            case unknown:  # passed over, it would leave the leader waiting for this rank
+                raise ValueError(f"the leader calls for {unknown!r}, which no other rank knows")

@@ -14,10 +14,13 @@ from heliostat_trainer.learning.updates import Restore, Update
 from heliostat_trainer.policy.draws import Draw, Rollout
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.ranks.calls import announced, listen
+from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.ranks.ranks import Ranks
 from heliostat_trainer.settings.load import load_config
-from heliostat_trainer.team import Start
+from heliostat_trainer.team import Helper, Start
 from heliostat_trainer.types import Samples
+from heliostat_trainer.workshop import build_workshop
+from tests.trainer.fake_server import FakeServer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,3 +106,13 @@ def test_a_checkpoint_arrives_whole() -> None:
 def test_the_start_arrives_as_json_carries_it(toml: Path) -> None:
     start = Start(load_config(toml), {"a.to_q": (4, 6)}, "float32")
     assert Start.read(told(start)) == start
+
+
+def test_a_call_that_no_other_rank_makes_is_not_passed_over(toml: Path, checkpoint: Path) -> None:
+    config, targets = load_config(toml), FakeServer(checkpoint).info().lora_targets
+    ranks = OneByOne()
+    workshop = build_workshop(config, targets, ranks, Interrupts())
+    with announced(ranks, Start(config, targets, "float32")):
+        pass
+    with pytest.raises(ValueError, match="calls for 'start'"):
+        Helper(ranks, workshop.artist, workshop.learner).help()

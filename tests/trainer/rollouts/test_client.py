@@ -280,6 +280,17 @@ def test_a_server_that_moved_to_another_port_is_found(
     assert client.score(torch.ones(1, 1), ["x"], ["judge"]).rewards[0, 0] == 1
 
 
+def test_a_server_that_says_where_it_is_now_is_asked_there_at_once(
+    client: RolloutClient, wire: WireServer, said: list[str]
+) -> None:
+    client.encode(["a"])
+    wire.start_triton()
+    client.info()
+    client.encode(["b"])
+    assert wire.encoded == [["a"], ["b"]]
+    assert said == []
+
+
 def test_a_whole_restart_is_waited_for(wire: WireServer, said: list[str]) -> None:
     with RolloutClient.at(
         wire.url, Caller("mine", tokens=ADMIN, patience_s=20, groups_in_flight=1, say=said.append)

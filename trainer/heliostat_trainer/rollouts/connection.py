@@ -47,6 +47,7 @@ class Connection:
         self._access: Access | None = None
         self._channel: grpc.Channel | None = None
         self._triton: InferenceServerClient | None = None
+        self._triton_address = ""
 
     @classmethod
     def to(cls, url: str, caller: Caller, waiting: Waiting) -> Self:
@@ -99,8 +100,11 @@ class Connection:
     def triton(self, address: str) -> InferenceServerClient:
         """A client of the KServe endpoint at host:port, which is closed with the connection."""
         access = self.opened()
+        if self._triton is not None and self._triton_address != address:
+            self._triton.close()
+            self._triton = None
         if self._triton is None:
-            self._triton = access.triton(address)
+            self._triton, self._triton_address = access.triton(address), address
         return self._triton
 
     def opened(self) -> Access:
