@@ -37,7 +37,7 @@ CACHE = Layout(
 
 
 def default_cache_root() -> Path:
-    """Under XDG_CACHE_HOME, or ~/.cache."""
+    """In the user's folder for caches: on Linux under XDG_CACHE_HOME, or ~/.cache."""
     return user_cache_path("heliostat") / "engines"
 
 

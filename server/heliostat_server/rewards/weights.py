@@ -80,7 +80,7 @@ Weights = HubWeights | ConvertedWeights
 
 
 def converted_folder(reward: str) -> Path:
-    """Where converted weights are kept: under XDG_CACHE_HOME, or ~/.cache."""
+    """Where converted weights are kept: in the user's folder for caches, on Linux XDG_CACHE_HOME or ~/.cache."""
     return user_cache_path("heliostat") / "rewards" / reward
 
 
