@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 POSITIONS = "position_ids"
 """0, 1, 2, ...: in checkpoints of older releases of transformers, whose models now make them."""
+_ADVICE = "point the checkpoint at a folder in diffusers' layout, or leave it out for the family's default"
+
+
+def require_place(checkpoint: str) -> None:
+    """Refuse at once a local folder that is not there; what it has to hold is its family's to say.
+
+    Raises:
+        CheckpointError: it is not there, and no name on the hub either.
+    """
+    if not _is_on_hub(checkpoint) and not Path(checkpoint).is_dir():
+        raise CheckpointError(f"{checkpoint} is not there: {_ADVICE}")
 
 
 def load_part(
@@ -135,10 +146,7 @@ def _check(checkpoint: str, config: str, class_name: str) -> Mapping[str, Any]:
     else:
         path = Path(checkpoint) / config
         if not path.is_file():
-            raise CheckpointError(
-                f"{checkpoint} has no {config}: point the checkpoint at a folder in diffusers' "
-                "layout, or leave it out for the family's default"
-            )
+            raise CheckpointError(f"{checkpoint} has no {config}: {_ADVICE}")
         content = _read_json(path)
     found = content.get("_class_name")
     if found != class_name:

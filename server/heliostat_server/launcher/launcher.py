@@ -192,8 +192,13 @@ class Launcher:
     def _find_family(self) -> Family:
         # Here, because it imports torch: a second server on the folder is told so at once.
         from heliostat_engines.families import get_family
+        from heliostat_engines.families.checkpoint import require_place
 
-        return get_family(self._settings.family)
+        settings = self._settings
+        # An engine's, and those of a Triton elsewhere, are looked for where they are read.
+        if settings.checkpoint and settings.engine is None and settings.triton_url is None:
+            require_place(settings.checkpoint)
+        return get_family(settings.family)
 
     def _start_store(self) -> None:
         settings = self._settings
