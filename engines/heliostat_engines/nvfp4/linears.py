@@ -1,4 +1,4 @@
-"""Linears of the torch engine: NVFP4 products, and a LoRA branch beside any linear."""
+"""Linears of the torch engine whose products are NVFP4's."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from torch.nn import functional
 from heliostat_engines.nvfp4 import format as nvfp4
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from heliostat_engines.adapters import LoraPair
+    from collections.abc import Callable
 
 Quantised = TypeVar("Quantised")
 
@@ -106,28 +104,3 @@ class NVFP4WeightLinear(nn.Module):
 
 def _bias(linear: nn.Linear) -> torch.Tensor | None:
     return None if linear.bias is None else linear.bias.detach()
-
-
-class LoraSlot:
-    """Which adapter's weights the branches read; shared by all branches of an engine."""
-
-    def __init__(self) -> None:
-        self.active: Mapping[str, LoraPair] | None = None
-
-
-class LoraBranch(nn.Module):
-    """base(x) + (x A^T)(s B)^T, the branch on the unquantised x."""
-
-    def __init__(self, name: str, base: nn.Module, slot: LoraSlot) -> None:
-        super().__init__()
-        self.base = base
-        self._name = name
-        self._slot = slot
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The base's output alone while no adapter is active."""
-        output: torch.Tensor = self.base(x)
-        if self._slot.active is None:
-            return output
-        pair = self._slot.active[self._name]
-        return output + functional.linear(functional.linear(x, pair.down), pair.up)

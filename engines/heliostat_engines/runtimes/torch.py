@@ -12,16 +12,11 @@ from torch import nn
 from heliostat_engines.adapters import Adapter, Binding, LoraPair, check_binding
 from heliostat_engines.families.precision import LinearPlan, lora_targets, plan_linears
 from heliostat_engines.families.weights import weights_digest
+from heliostat_engines.linears import LoraBranch, LoraSlot
 from heliostat_engines.machine.arithmetic import compute_dtype, name_of, ready_for
 from heliostat_engines.nvfp4 import format as nvfp4
 from heliostat_engines.nvfp4 import native as native_fp4
-from heliostat_engines.nvfp4.linears import (
-    LoraBranch,
-    LoraSlot,
-    NVFP4Linear,
-    NVFP4WeightLinear,
-    SharedActivations,
-)
+from heliostat_engines.nvfp4.linears import NVFP4Linear, NVFP4WeightLinear, SharedActivations
 from heliostat_engines.precisions import MapName, Precision
 from heliostat_engines.runtimes.engine import EngineInfo
 from heliostat_engines.runtimes.resident import (
