@@ -1,17 +1,19 @@
-"""A LoRA branch beside any linear of the torch engine."""
+"""What linears of the torch engine share, whatever they compute in: a LoRA branch, one quantiser an input."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from heliostat_engines.adapters import LoraPair
+
+Result = TypeVar("Result")
 
 
 class LoraSlot:
@@ -37,3 +39,34 @@ class LoraBranch(nn.Module):
             return output
         pair = self._slot.active[self._name]
         return output + functional.linear(functional.linear(x, pair.down), pair.up)
+
+
+class LastCall(Generic[Result]):
+    """A function of tensors that remembers its last call: the same ones again have the same result.
+
+    So q, k and v, which read one input, quantise it once.
+    """
+
+    def __init__(self, function: Callable[..., Result]) -> None:
+        self._function = function
+        self._arguments: tuple[torch.Tensor | None, ...] | None = None
+        self._result: Result
+
+    def __call__(self, *arguments: torch.Tensor | None) -> Result:
+        """What the function makes of the arguments; the same are the same objects, not equal ones."""
+        known = self._arguments
+        if known is None or any(a is not b for a, b in zip(known, arguments, strict=True)):
+            self._result = self._function(*arguments)
+            self._arguments = arguments
+        return self._result
+
+    def forget(self) -> None:
+        """Let go of the last tensors."""
+        self._arguments = None
+        if hasattr(self, "_result"):
+            del self._result
+
+
+def bias_of(linear: nn.Linear) -> torch.Tensor | None:
+    """A linear's bias[out], detached, if it has one."""
+    return None if linear.bias is None else linear.bias.detach()

@@ -24,6 +24,7 @@ AUTO = "auto"
 """Leaves the choice to `choose_device`."""
 BLACKWELL = (10, 0)
 HOPPER = (9, 0)
+ADA = (8, 9)
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 
