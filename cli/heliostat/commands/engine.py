@@ -91,11 +91,12 @@ def build(
         ),
     ] = None,
     precision: Annotated[
-        Precision,
+        Precision | None,
         typer.Option(
-            help="`nvfp4-w4a16` quantises weights alone; `bf16` is what to compare speed with."
+            help="`nvfp4-w4a16` quantises weights alone; `bf16` is what to compare speed with. By "
+            "default what the GPU multiplies: `fp8` for Ada and Hopper, else `nvfp4`."
         ),
-    ] = Precision.NVFP4,
+    ] = None,
     precision_map: Annotated[
         MapName, typer.Option(help="Which linears are quantised: see `inspect`.")
     ] = MapName.PUBLISHED,

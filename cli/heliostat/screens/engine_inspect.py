@@ -106,11 +106,11 @@ def _summary(inspection: Inspection) -> Table:
     for name, value in (
         (
             f"FLOPs of block linears in {format_name}",
-            f"{inspection.quantised_share(blocks_only=True):.1%}",
+            f"{inspection.share(blocks_only=True):.1%}",
         ),
         (
             f"FLOPs of all linears in {format_name}",
-            f"{inspection.quantised_share(blocks_only=False):.1%}",
+            f"{inspection.share(blocks_only=False):.1%}",
         ),
         ("weights in BF16", filesize.decimal(inspection.bf16_bytes)),
         ("weights under this map", filesize.decimal(inspection.bytes)),

@@ -96,15 +96,15 @@ class Inspection:
         """Of all linears, for one evaluation of one image."""
         return sum(linear.flops for linear in self.linears)
 
-    def quantised_share(self, *, blocks_only: bool) -> float:
-        """Share of the linears' FLOPs that is quantised, 0..1; of the blocks' linears or of all."""
+    def share(self, *, blocks_only: bool) -> float:
+        """Share of the linears' FLOPs in `precision`, 0..1; of the blocks' linears or of all."""
         counted = [linear for linear in self.linears if linear.in_block or not blocks_only]
-        quantised = sum(
+        own = sum(
             linear.flops
             for linear in counted
-            if linear.plan.runs_in(self.precision) is not Precision.BF16
+            if linear.plan.runs_in(self.precision) is self.precision
         )
-        return quantised / sum(linear.flops for linear in counted)
+        return own / sum(linear.flops for linear in counted)
 
 
 def transformer_bytes(

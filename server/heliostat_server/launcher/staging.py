@@ -8,7 +8,7 @@ import structlog
 
 from heliostat_engines.files.atomic import atomic_folder
 from heliostat_engines.files.ownership import Layout
-from heliostat_engines.machine.hardware import choose_device
+from heliostat_engines.machine.hardware import choose_device, default_precision, find_gpu
 from heliostat_server.experiments.tokens import new_token
 from heliostat_server.processes.ports import choose_port
 from heliostat_server.processes.state_folder import TritonPorts
@@ -36,7 +36,7 @@ def model_settings(
     redis: str,
     admin_digest: str = "",
 ) -> ModelSettings:
-    """What the models are to do; what is not set is the family's.
+    """What the models are to do; what is not set is the family's, or the device's.
 
     Args:
         settings: the server's, with what an engine decides filled in.
@@ -45,11 +45,12 @@ def model_settings(
         redis: URL with its password.
         admin_digest: of the administrator's token.
     """
+    gpu = find_gpu() if device == "gpu" else None
     return ModelSettings(
         family=family.name,
         checkpoint=settings.checkpoint or family.default_checkpoint,
         resolution_px=settings.resolution_px or family.default_resolution_px,
-        precision=settings.precision,
+        precision=settings.precision or default_precision(gpu and gpu.capability),
         precision_map=settings.precision_map,
         device=device,
         max_rank=settings.max_rank,
