@@ -49,22 +49,18 @@ class LastCall(Generic[Result]):
 
     def __init__(self, function: Callable[..., Result]) -> None:
         self._function = function
-        self._arguments: tuple[torch.Tensor | None, ...] | None = None
-        self._result: Result
+        self._last: tuple[tuple[torch.Tensor | None, ...], Result] | None = None
 
     def __call__(self, *arguments: torch.Tensor | None) -> Result:
         """What the function makes of the arguments; the same are the same objects, not equal ones."""
-        known = self._arguments
-        if known is None or any(a is not b for a, b in zip(known, arguments, strict=True)):
-            self._result = self._function(*arguments)
-            self._arguments = arguments
-        return self._result
+        last = self._last
+        if last is None or any(a is not b for a, b in zip(last[0], arguments, strict=True)):
+            self._last = last = arguments, self._function(*arguments)
+        return last[1]
 
     def forget(self) -> None:
         """Let go of the last tensors."""
-        self._arguments = None
-        if hasattr(self, "_result"):
-            del self._result
+        self._last = None
 
 
 def bias_of(linear: nn.Linear) -> torch.Tensor | None:

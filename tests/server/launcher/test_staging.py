@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from heliostat_engines.errors import FilesError
 from heliostat_engines.families import get_family
 from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.machine.hardware import Gpu
+from heliostat_engines.precisions import Precision
+from heliostat_server.launcher import staging
 from heliostat_server.launcher.staging import (
     STAGED,
     control_ports,
@@ -48,6 +51,24 @@ def test_what_is_set_holds_and_each_start_has_a_token_of_its_own() -> None:
     assert (first.checkpoint, first.resolution_px, first.slots) == ("weights", 128, 3)
     assert (first.limits.batch, first.admin_digest, first.device) == (5, "d", "gpu")
     assert first.internal_token != second.internal_token
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [((9, 0), Precision.FP8), ((12, 0), Precision.NVFP4)],
+)
+def test_a_precision_that_is_not_set_is_what_the_card_multiplies(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: Precision
+) -> None:
+    monkeypatch.setattr(staging, "find_gpu", lambda: Gpu("a card", capability, 1, 1))
+    family = get_family("demo")
+
+    def precision_of(settings: ServeSettings, device: Literal["cpu", "gpu"]) -> Precision:
+        return model_settings(settings, family, device=device, redis="r").precision
+
+    assert precision_of(ServeSettings(), "gpu") is precision
+    assert precision_of(ServeSettings(), "cpu") is Precision.NVFP4
+    assert precision_of(ServeSettings(precision=Precision.BF16), "gpu") is Precision.BF16
 
 
 def test_tritons_ports_are_the_last_times_if_they_are_free() -> None:
