@@ -46,11 +46,12 @@ def model_settings(
         admin_digest: of the administrator's token.
     """
     gpu = find_gpu() if device == "gpu" else None
+    capability = None if gpu is None else gpu.capability
     return ModelSettings(
         family=family.name,
         checkpoint=settings.checkpoint or family.default_checkpoint,
         resolution_px=settings.resolution_px or family.default_resolution_px,
-        precision=settings.precision or default_precision(gpu and gpu.capability),
+        precision=settings.precision or default_precision(capability),
         precision_map=settings.precision_map,
         device=device,
         max_rank=settings.max_rank,
