@@ -43,7 +43,7 @@ ROUNDING = Distance(0.02, 0.9998)
 """Of BF16: a value keeps 8 bits, 0.4 %; a stretch between two quantisers rounds some ten times, and
 the file rounds scales where torch rounds products."""
 BY_ROWS = Distance(0.1, 0.995)
-"""Of BF16, and of FP8's steps of 6 %: torch has a scale a row where a file has a calibrated one for all."""
+"""Of FP8, a sixteenth of a value at most, in either: torch has a scale a row, a file a calibrated one for all."""
 EXACT = 1e-4
 """Of float32, at most ten thousand of its steps; one wrong branch, scale or row is 1e-2 and more."""
 SIZES = {
