@@ -12,8 +12,20 @@ class Precision(StrEnum):
     """Weights and activations in NVFP4 (W4A4)."""
     NVFP4_W4A16 = "nvfp4-w4a16"
     """Weights in NVFP4, activations in BF16."""
+    FP8 = "fp8"
+    """Weights and activations in FP8 (W8A8)."""
     BF16 = "bf16"
     """Weights and activations in BF16."""
+
+    @property
+    def format_name(self) -> str:
+        """What quantised linears are in, for people."""
+        return self.upper().removesuffix("-W4A16")
+
+    @property
+    def quantises_inputs(self) -> bool:
+        """Whether a product's activations are quantised, too."""
+        return self in {Precision.NVFP4, Precision.FP8}
 
 
 class MapName(StrEnum):

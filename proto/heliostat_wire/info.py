@@ -41,7 +41,7 @@ class ServerInfo:
     latest_version: int
     """The experiment's newest adapter; 0: it has published nothing."""
     nvfp4_linears: int = 0
-    """Of the transformer's linears, how many run in NVFP4."""
+    """Of the transformer's linears, how many are quantised, in whatever `precision` says."""
     linears: int = 0
     weights_digest: str = ""
     """Of the transformer's weights; empty where the server does not say."""

@@ -68,7 +68,7 @@ def _summary(launcher: Launcher) -> Table:
         "rollouts": f"gRPC {record.rollout}",
         "metrics": _metrics(launcher),
         "model": f"{engine.family} on {engine.runtime}, {engine.precision}, "
-        f"{engine.nvfp4_linears} of {engine.linears} linears in NVFP4",
+        f"{engine.nvfp4_linears} of {engine.linears} linears quantised",
         "batch": str(description.limits.batch),
         "rewards": ", ".join(description.rewards),
         "state": str(state.path),

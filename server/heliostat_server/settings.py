@@ -82,8 +82,9 @@ class SharedSettings(Settings):
     """Its weights: a folder in diffusers' layout or a Hugging Face name; by default the family's."""
     resolution_px: WireCount | None = None
     """Side of the images in pixels; by default the family's."""
-    precision: Precision = Precision.NVFP4
-    """What the transformer's block linears run in."""
+    precision: Precision | None = None
+    """What the transformer's block linears run in; by default what the card multiplies: fp8 on Ada and Hopper,
+    nvfp4 on Blackwell and on all others."""
     precision_map: MapName = MapName.PUBLISHED
     """Which of the family's maps says what is quantised."""
     engine: Path | None = None
@@ -112,6 +113,7 @@ class ModelSettings(SharedSettings):
     family: str
     checkpoint: str
     resolution_px: WireCount
+    precision: Precision
     engine: Path | None = None
     """A compiled engine's folder, relative to this file; None: the torch runtime."""
     device: Literal["cpu", "gpu"]

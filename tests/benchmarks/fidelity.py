@@ -1,4 +1,4 @@
-"""Does NVFP4 at few steps rank candidates as BF16 at full steps does?
+"""Does NVFP4, or FP8, at few steps rank candidates as BF16 at full steps does?
 
     python -m tests.benchmarks.fidelity [--prompts 16] [--candidates 96] [--early | --solvers | --decoders]
         [--out fidelity.json]
@@ -113,6 +113,8 @@ def arms(explore_steps: int, steps: int) -> tuple[Arm, ...]:
         Arm(f"bf16, {steps} steps", Precision.BF16, steps),
         Arm(f"nvfp4, {explore_steps} steps (explore)", Precision.NVFP4, explore_steps),
         Arm(f"nvfp4, {steps} steps (precision alone)", Precision.NVFP4, steps),
+        Arm(f"fp8, {explore_steps} steps (explore)", Precision.FP8, explore_steps),
+        Arm(f"fp8, {steps} steps (precision alone)", Precision.FP8, steps),
         Arm(f"bf16, {explore_steps} steps (steps alone)", Precision.BF16, explore_steps),
         Arm(f"bf16, {steps} steps, other batches (noise floor)", Precision.BF16, steps, batch=32),
     )

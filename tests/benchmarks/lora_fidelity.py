@@ -34,8 +34,9 @@ from torch import nn
 from heliostat_engines.adapters import LoraPair
 from heliostat_engines.families import get_family
 from heliostat_engines.families.precision import plan_linears
+from heliostat_engines.linears import LoraBranch, LoraSlot
 from heliostat_engines.nvfp4 import format as nvfp4
-from heliostat_engines.nvfp4.linears import LoraBranch, LoraSlot, NVFP4Linear
+from heliostat_engines.nvfp4.linears import NVFP4Linear
 
 RATIOS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 WIDTHS = {"SANA": (2240, 2240), "SD3.5-Large": (2432, 2432), "FLUX.1": (3072, 3072)}

@@ -21,6 +21,7 @@ from heliostat_engines.errors import HeliostatError
 from heliostat_engines.families import get_family
 from heliostat_engines.files.atomic import atomic_text
 from heliostat_engines.files.ownership import require_own_file
+from heliostat_engines.fp8 import linears as fp8_linears
 from heliostat_engines.machine.arithmetic import compute_dtype, name_of, ready_for
 from heliostat_engines.machine.hardware import AUTO, choose_device
 from heliostat_engines.nvfp4 import native as native_fp4
@@ -64,13 +65,14 @@ class BenchError(HeliostatError, ValueError):
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """The command's options. engines: folders; compiled, nvfp4: whether torch draws so too."""
+    """The command's options. engines: folders; compiled, nvfp4, fp8: whether torch draws so too."""
 
     family: str
     engines: tuple[Path, ...]
     checkpoint: str | None
     compiled: bool
     nvfp4: bool
+    fp8: bool
     prompts: Path | None
     groups: int
     candidates: int
@@ -216,18 +218,24 @@ class Bench:
         yield Way(f"torch {dtype}, eager", self._plain(plain))
         if settings.compiled:
             yield Way(f"torch {dtype}, compiled", self._plain(torch.compile(plain)))  # type: ignore[arg-type]
+        device = torch.device(self._device)
         if settings.nvfp4:
-            engine = TorchEngine(
-                family, self._checkpoint, precision=Precision.NVFP4, device=self._device
-            )
-            native = native_fp4.usable_on(torch.device(self._device))
-            note = "" if native else "emulated: its speed is not FP4's"
-            yield Way("torch NVFP4", engine.velocity, note)
+            yield self._quantised(Precision.NVFP4, is_native=native_fp4.usable_on(device))
+        if settings.fp8:
+            yield self._quantised(Precision.FP8, is_native=fp8_linears.usable_on(device))
         for given in settings.engines:
             folder = engine_folder(given)
             compiled = TensorRTEngine(folder, slots=1)
             info = compiled.describe()
             yield Way(f"{info.runtime} {info.precision}, {given}", compiled.velocity)
+
+    def _quantised(self, precision: Precision, *, is_native: bool) -> Way:
+        engine = TorchEngine(
+            self._family, self._checkpoint, precision=precision, device=self._device
+        )
+        bits = "FP4" if precision is Precision.NVFP4 else "FP8"
+        note = "" if is_native else f"emulated: its speed is not {bits}'s"
+        return Way(f"torch {precision.format_name}", engine.velocity, note)
 
     def _plain(self, transformer: nn.Module) -> Draws:
         """The transformer as diffusers has it, without a LoRA branch: a merged adapter's speed."""

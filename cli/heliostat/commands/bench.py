@@ -27,6 +27,7 @@ class TorchWay(StrEnum):
 
     COMPILED = "compiled"
     NVFP4 = "nvfp4"
+    FP8 = "fp8"
 
 
 @bench_app.command()
@@ -72,8 +73,8 @@ def engine(
 ) -> None:
     """Images a second of every way to draw, beside what it changes in the images.
 
-    The ladder from eager BF16 at full steps to NVFP4 at exploration's, one change at a time, so that
-    compilation, fewer steps and FP4 each get the credit that is theirs. The images that are timed
+    The ladder from eager BF16 at full steps to NVFP4 and FP8 at exploration's, one change at a time, so that
+    compilation, fewer steps and fewer bits each get the credit that is theirs. The images that are timed
     are the ones that are compared.
 
     Here and now: `heliostat bench engine demo --reward demo_judge`
@@ -91,6 +92,7 @@ def engine(
             checkpoint=checkpoint,
             compiled=TorchWay.COMPILED not in (without or ()),
             nvfp4=TorchWay.NVFP4 not in (without or ()),
+            fp8=TorchWay.FP8 not in (without or ()),
             prompts=prompts,
             groups=groups,
             candidates=candidates,

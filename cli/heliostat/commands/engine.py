@@ -14,7 +14,7 @@ from heliostat_engines.precisions import MapName, Precision
 engine_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Compile a model family's transformer to an engine; look at what runs in NVFP4 and what "
+    help="Compile a model family's transformer to an engine; look at what is quantised and what "
     "carries LoRA.",
 )
 
@@ -29,11 +29,14 @@ def inspect(
             "NVFP4, those that carry LoRA included."
         ),
     ] = MapName.PUBLISHED,
+    precision: Annotated[
+        Precision, typer.Option(help="What the linears that the map quantises are to run in.")
+    ] = Precision.NVFP4,
     every: Annotated[
         bool, typer.Option("--all", help="One line a linear; repeated blocks are folded without.")
     ] = False,
 ) -> None:
-    """Show every linear of a family's transformer: NVFP4 or BF16 and why, LoRA, bytes, work.
+    """Show every linear of a family's transformer: quantised or BF16 and why, LoRA, bytes, work.
 
     Needs no weights, no GPU and a few seconds. Work is counted for one image at the family's
     own resolution: text, image and modulation linears see different numbers of rows.
@@ -42,7 +45,7 @@ def inspect(
     """
     from heliostat.screens.engine_inspect import show
 
-    show(family, precision_map, every=every)
+    show(family, precision_map, precision, every=every)
 
 
 class LoraOption(StrEnum):
@@ -88,11 +91,12 @@ def build(
         ),
     ] = None,
     precision: Annotated[
-        Precision,
+        Precision | None,
         typer.Option(
-            help="`nvfp4-w4a16` quantises weights alone; `bf16` is what to compare speed with."
+            help="`nvfp4-w4a16` quantises weights alone; `bf16` is what to compare speed with. By "
+            "default what the GPU multiplies: `fp8` for Ada and Hopper, else `nvfp4`."
         ),
-    ] = Precision.NVFP4,
+    ] = None,
     precision_map: Annotated[
         MapName, typer.Option(help="Which linears are quantised: see `inspect`.")
     ] = MapName.PUBLISHED,

@@ -16,10 +16,11 @@ from rich.table import Table
 from heliostat.screens.console import table_console
 from heliostat_engines.compiling.builder import BuildRequest, build_engine
 from heliostat_engines.compiling.cache import EngineCache, default_cache_root
-from heliostat_engines.compiling.target import Target
+from heliostat_engines.compiling.target import Target, precision_for
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
 from heliostat_engines.files.ownership import require_replaceable
+from heliostat_engines.machine.hardware import find_gpu
 from heliostat_engines.plans.graph_manifest import ExportOptions, LoraMode
 from heliostat_engines.plans.profiles import Point, Profile, parse_profile
 from heliostat_engines.progress import shown
@@ -40,12 +41,14 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """The command's options. profiles: as written; none is the family's default."""
+    """The command's options. profiles: as written; none is the family's default. precision: None is the
+    target's default.
+    """
 
     family: str
     out: Path
     checkpoint: str | None
-    precision: Precision
+    precision: Precision | None
     precision_map: MapName
     lora: str
     rank: int
@@ -86,19 +89,19 @@ def quieten() -> None:
 
 
 def _request(settings: BuildSettings) -> BuildRequest:
-    family = get_family(settings.family)
+    family, target = get_family(settings.family), Target(settings.target)
     return BuildRequest(
         family=family,
         checkpoint=settings.checkpoint or family.default_checkpoint,
         options=ExportOptions(
-            precision=settings.precision,
+            precision=settings.precision or precision_for(target, find_gpu()),
             precision_map=settings.precision_map,
             lora=LoraMode(settings.lora),
             max_rank=settings.rank,
         ),
         profiles=tuple(parse_profile(text) for text in settings.profiles)
         or (_default_profile(family),),
-        target=Target(settings.target),
+        target=target,
         decoder=None if settings.decoder is None else DecoderName(settings.decoder),
     )
 
@@ -123,7 +126,7 @@ def _summary(built: BuiltEngine, out: Path) -> Table:
     rows = {
         "engine": f"{recipe.family}, {options.precision}, {options.precision_map} map, for "
         f"{recipe.sm} by {recipe.runtime} {recipe.runtime_version}",
-        "transformer": f"{len(manifest.graph.nvfp4_linears)} of {manifest.linears} linears in NVFP4; "
+        "transformer": f"{len(manifest.graph.nvfp4_linears)} of {manifest.linears} linears quantised; "
         f"weights {filesize.decimal(manifest.graph.weight_bytes)}, plan "
         f"{filesize.decimal(manifest.plan_bytes)}",
         "LoRA": f"{len(manifest.lora_targets)} linears up to rank {options.max_rank}, by "

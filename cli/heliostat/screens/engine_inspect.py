@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from heliostat_engines.families.inspection import InspectedLinear, Inspection
-    from heliostat_engines.precisions import MapName
+    from heliostat_engines.precisions import MapName, Precision
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Line:
     linears: tuple[InspectedLinear, ...]
 
 
-def show(family_name: str, map_name: MapName, *, every: bool) -> None:
+def show(family_name: str, map_name: MapName, precision: Precision, *, every: bool) -> None:
     """Print every linear of a family (`every`), or alike ones of repeated blocks as one line.
 
     Raises:
         UnknownFamilyError: there is no such family.
     """
-    inspection = inspect(get_family(family_name), map_name)
+    inspection = inspect(get_family(family_name), map_name, precision)
     lines = each(inspection.linears) if every else folded(inspection.linears)
     console = table_console()
     console.print(_table(inspection, lines))
@@ -91,7 +91,7 @@ def _table(inspection: Inspection, lines: list[Line]) -> Table:
             str(first.plan.in_features),
             str(first.plan.out_features),
             str(first.rows),
-            first.plan.precision,
+            first.plan.runs_in(inspection.precision),
             "LoRA" if first.plan.carries_lora else "",
             filesize.decimal(sum(linear.bytes for linear in line.linears)),
             f"{sum(linear.flops for linear in line.linears) / inspection.flops:.2%}",
@@ -102,9 +102,16 @@ def _table(inspection: Inspection, lines: list[Line]) -> Table:
 
 def _summary(inspection: Inspection) -> Table:
     table = Table(show_header=False, box=None)
+    format_name = inspection.precision.format_name
     for name, value in (
-        ("FLOPs of block linears in NVFP4", f"{inspection.nvfp4_share(blocks_only=True):.1%}"),
-        ("FLOPs of all linears in NVFP4", f"{inspection.nvfp4_share(blocks_only=False):.1%}"),
+        (
+            f"FLOPs of block linears in {format_name}",
+            f"{inspection.share(blocks_only=True):.1%}",
+        ),
+        (
+            f"FLOPs of all linears in {format_name}",
+            f"{inspection.share(blocks_only=False):.1%}",
+        ),
         ("weights in BF16", filesize.decimal(inspection.bf16_bytes)),
         ("weights under this map", filesize.decimal(inspection.bytes)),
         ("linears that carry LoRA", str(inspection.lora_sites)),

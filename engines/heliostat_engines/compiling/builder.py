@@ -101,7 +101,7 @@ def build_engine(request: BuildRequest, cache: EngineCache, progress: Progress) 
         return BuiltEngine(found, read_manifest(found), is_new=False)
     source = CheckpointSource(request.family, checkpoint)
     plans = _plans(request, source)
-    amax = known_magnitudes(request.family, checkpoint, _with_fp4_inputs(request, plans))
+    amax = known_magnitudes(request.family, checkpoint, _with_quantised_inputs(request, plans))
     needs = _needs(request, source, plans, is_measuring=amax is None)
     check_space(needs, toolchain, gpu, free_memory_bytes(), free_disk_bytes(cache.root))
     work = _Work(request, recipe, checkpoint, source, plans, amax, vendor, cache, progress)
@@ -239,11 +239,12 @@ def _plans(request: BuildRequest, source: TransformerSource) -> tuple[LinearPlan
     return plan_linears(source.skeleton(), rules, family.lora_targets)
 
 
-def _with_fp4_inputs(request: BuildRequest, plans: tuple[LinearPlan, ...]) -> list[str]:
+def _with_quantised_inputs(request: BuildRequest, plans: tuple[LinearPlan, ...]) -> list[str]:
     """The linears whose input is quantised."""
-    if request.options.precision is not Precision.NVFP4:
+    precision = request.options.precision
+    if not precision.quantises_inputs:
         return []
-    return [plan.name for plan in plans if plan.precision is Precision.NVFP4]
+    return [plan.name for plan in plans if plan.runs_in(precision) is not Precision.BF16]
 
 
 def _needs(

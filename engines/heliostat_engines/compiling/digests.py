@@ -24,6 +24,7 @@ _SOURCE = (
     "plans",
     "compiling",
     "precisions.py",
+    "fp8/format.py",
     "nvfp4/format.py",
     "sampling/euler.py",
 )

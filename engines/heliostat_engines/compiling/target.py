@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from heliostat_engines.errors import BuildError, HardwareError
-from heliostat_engines.machine.hardware import BLACKWELL, HOPPER
+from heliostat_engines.machine.hardware import ADA, BLACKWELL, HOPPER, default_precision
 from heliostat_engines.plans.graph_manifest import LoraMode
 from heliostat_engines.plans.vendor import Runtime
 from heliostat_engines.precisions import Precision
@@ -70,6 +70,15 @@ def choose_toolchain(target: Target, gpu: Gpu | None) -> Toolchain:
     is_rtx_blackwell = gpu.capability[0] == RTX_BLACKWELL
     runtime = Runtime.TENSORRT_RTX if is_rtx_blackwell else Runtime.TENSORRT
     return Toolchain(runtime, gpu.sm, gpu.capability)
+
+
+def precision_for(target: Target, gpu: Gpu | None) -> Precision:
+    """What to compile for a target in if nobody says.
+
+    Raises:
+        HardwareError: `auto` on a machine without a GPU.
+    """
+    return default_precision(choose_toolchain(target, gpu).capability)
 
 
 def check_options(
@@ -150,22 +159,37 @@ def check_space(
 def _check_precision(toolchain: Toolchain, precision: Precision) -> None:
     if precision is Precision.BF16 or toolchain.capability >= BLACKWELL:
         return
+    if precision is Precision.FP8:
+        _check_fp8(toolchain)
+        return
     if toolchain.runtime is Runtime.TENSORRT_RTX:
         raise HardwareError(
             f"TensorRT-RTX compiles FP4 weights for Blackwell only, not for {toolchain.sm}: choose "
-            "--precision bf16, or --target auto on that GPU with --precision nvfp4-w4a16"
+            f"{'--precision fp8, ' if toolchain.capability >= ADA else ''}--precision bf16, or "
+            "--target auto on that GPU with --precision nvfp4-w4a16"
         )
     if precision is Precision.NVFP4_W4A16:
         return
     if toolchain.capability >= HOPPER:
         structlog.get_logger("build").warning(
-            "this GPU has no FP4 tensor cores: NVFP4 saves memory here, not time", sm=toolchain.sm
+            "this GPU has no FP4 tensor cores: NVFP4 saves memory here, not time; --precision fp8 "
+            "saves time, too",
+            sm=toolchain.sm,
         )
         return
     raise HardwareError(
-        f"NVFP4 products need a Blackwell GPU, this one is {toolchain.sm}: choose --precision "
+        f"NVFP4 products need a Blackwell GPU, this one is {toolchain.sm}: choose "
+        f"{'--precision fp8, or ' if toolchain.capability >= ADA else ''}--precision "
         "nvfp4-w4a16, which keeps the activations in BF16"
     )
+
+
+def _check_fp8(toolchain: Toolchain) -> None:
+    if toolchain.capability < ADA:
+        raise HardwareError(
+            f"FP8 products need an Ada, Hopper or newer GPU, this one is {toolchain.sm}: choose "
+            "--precision bf16, or --target auto on that GPU with --precision nvfp4-w4a16"
+        )
 
 
 def _gigabytes(size: float) -> str:

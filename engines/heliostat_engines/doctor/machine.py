@@ -1,4 +1,4 @@
-"""The machine's parts: system, GPU, torch, FP4, compilers."""
+"""The machine's parts: system, GPU, torch, FP4, FP8, compilers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.errors import RuntimeMissingError
 from heliostat_engines.machine import arithmetic
 from heliostat_engines.machine.hardware import (
+    ADA,
     BLACKWELL,
-    HOPPER,
     free_disk_bytes,
     free_memory_bytes,
     total_memory_bytes,
@@ -45,6 +45,7 @@ def examine_machine(gpu: Gpu | None, cache: Path) -> list[Finding]:
         Finding(part="torch", level=Level.GOOD, text=torch.__version__),
         Finding(part="CPU arithmetic", level=Level.GOOD, text=arithmetic.explanation()),
         _fp4(gpu),
+        _fp8(gpu),
         _c_compiler(),
         *(_vendor(runtime) for runtime in Runtime),
     ]
@@ -113,9 +114,18 @@ def _why_emulated(gpu: Gpu | None) -> str:
         return "since there is no GPU: results are those of FP4, speed is not"
     if gpu.capability >= BLACKWELL:
         return "though this GPU has FP4 tensor cores: pip install 'heliostat[fp4]'"
-    if gpu.capability >= HOPPER:
-        return f"since {gpu.sm} has no FP4 tensor cores: NVFP4 engines save memory, not time"
+    if gpu.capability >= ADA:
+        return f"since {gpu.sm} has no FP4 tensor cores: the default here is --precision fp8"
     return f"since {gpu.sm} has no FP4 tensor cores: build engines with --precision nvfp4-w4a16"
+
+
+def _fp8(gpu: Gpu | None) -> Finding:
+    if gpu is not None and gpu.capability >= ADA:
+        text = f"native: torch and engines multiply on {gpu.sm}'s FP8 tensor cores"
+        return Finding(part="FP8", level=Level.GOOD, text=text)
+    lack = "there is no GPU" if gpu is None else f"{gpu.sm} has no FP8 tensor cores"
+    text = f"emulated exactly, since {lack}: results are those of FP8, speed is not"
+    return Finding(part="FP8", level=Level.NOTE, text=text)
 
 
 def _c_compiler() -> Finding:

@@ -14,7 +14,7 @@ from heliostat_engines.compiling.target import Target
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.errors import HeliostatError
-from heliostat_engines.machine.hardware import HOPPER
+from heliostat_engines.machine.hardware import ADA, default_precision
 from heliostat_engines.plans.graph_manifest import ExportOptions, LoraMode
 from heliostat_engines.plans.profiles import parse_profile
 from heliostat_engines.precisions import Precision
@@ -43,7 +43,7 @@ UPDATE = 0.03
 """Size of a trial adapter's B: its update then is about as large as the velocity itself."""
 TOLERANCE = {LoraMode.INPUTS: 0.15, LoraMode.REFIT: 0.15, LoraMode.MERGE: 0.2}
 """Largest relative error of a velocity against torch's: 0.08 is usual. What rounds to BF16 elsewhere
-falls to another FP4 code now and then; merging also quantises the adapter, which a branch does not.
+falls to another code now and then, and torch scales FP8's activations by rows; merging also quantises the adapter, which a branch does not.
 """
 
 
@@ -160,7 +160,8 @@ class Trials:
 
     @property
     def _precision(self) -> Precision:
-        return Precision.NVFP4 if self.gpu.capability >= HOPPER else Precision.NVFP4_W4A16
+        capability = self.gpu.capability
+        return default_precision(capability) if capability >= ADA else Precision.NVFP4_W4A16
 
 
 def _build(

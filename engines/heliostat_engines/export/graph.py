@@ -11,18 +11,13 @@ import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from heliostat_engines.errors import ExportError
+from heliostat_engines.export import fp8_nodes, nvfp4_nodes
 from heliostat_engines.export.data_file import DataFile
 from heliostat_engines.export.linears import find_linears
 from heliostat_engines.export.lora_nodes import LoraBranches, lora_sites, lora_tensors
-from heliostat_engines.export.nvfp4_nodes import (
-    TRT_DOMAIN,
-    ActivationQuantisers,
-    QuantisedWeight,
-    quantise_weight,
-)
+from heliostat_engines.export.quantised_linears import ActivationQuantisers
 from heliostat_engines.export.tracing import OPSET, TracedGraph, trace
 from heliostat_engines.families.precision import plan_linears
-from heliostat_engines.nvfp4 import format as nvfp4
 from heliostat_engines.plans.graph_manifest import (
     DATA_FILE,
     GRAPH_FILE,
@@ -30,6 +25,7 @@ from heliostat_engines.plans.graph_manifest import (
     LoraMode,
     TensorSpec,
 )
+from heliostat_engines.plans.merged_tensors import quantised_tensors
 from heliostat_engines.precisions import Precision
 
 if TYPE_CHECKING:
@@ -37,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from heliostat_engines.export.linears import LinearNodes
+    from heliostat_engines.export.quantised_linears import QuantisedWeight
     from heliostat_engines.export.sources import TransformerSource
     from heliostat_engines.families.family import Family
     from heliostat_engines.families.precision import LinearPlan
@@ -67,12 +64,12 @@ def export_graph(
         source: its transformer; weights are read one by one and leave memory once written.
         options: precision and LoRA mode.
         folder: where to write; made if need be.
-        activation_amax: calibrated largest input magnitude per linear; W4A4 needs it.
+        activation_amax: calibrated largest input magnitude per linear; quantised inputs need it.
         progress: is told of each weight written.
 
     Raises:
-        ExportError: the graph does not hold the linears that the family plans, or W4A4 lacks
-            calibration.
+        ExportError: the graph does not hold the linears that the family plans, or inputs to
+            quantise lack calibration.
         CheckpointError: the source lacks a tensor.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +119,7 @@ class Rewriter:
         self._lora_constants: list[ir.Value] = []
 
     def rewrite(self) -> None:
-        """Put NVFP4 products and LoRA branches into the graph."""
+        """Put quantised products and LoRA branches into the graph."""
         wanted = [plan for plan in self._plans if self._is_quantised(plan) or plan in self._lora]
         linears = find_linears(self._traced.weights, wanted)
         inputs = {linear.plan.name: linear.x for linear in linears}
@@ -149,21 +146,37 @@ class Rewriter:
             data.append(graph, value, _fitting(name, source.read(name), value))
         for done, weight in enumerate(self.quantised, start=len(plain)):
             progress("weights", done, total)
-            _write_quantised(graph, weight, source, data)
+            self._write_quantised(weight, source, data)
         for value in self._lora_constants:
             data.append(graph, value, torch.zeros(tuple(value.shape), dtype=torch.bfloat16))  # type: ignore[arg-type]
         progress("weights", total, total)
 
     def _is_quantised(self, plan: LinearPlan) -> bool:
-        return self._options.precision is not Precision.BF16 and plan.precision is Precision.NVFP4
+        return plan.runs_in(self._options.precision) is not Precision.BF16
 
     def _quantise(self, linears: Sequence[LinearNodes]) -> None:
-        self.quantised = [quantise_weight(linear) for linear in linears]
-        if self._options.precision is Precision.NVFP4:
-            quantisers = ActivationQuantisers(self._traced.graph, self._activation_amax)
-            for linear in linears:
-                quantisers.quantise(linear)
-            self._traced.model.opset_imports[TRT_DOMAIN] = 1
+        precision = self._options.precision
+        nodes = fp8_nodes if precision is Precision.FP8 else nvfp4_nodes
+        self.quantised = [nodes.quantise_weight(linear) for linear in linears]
+        if not precision.quantises_inputs:
+            return
+        quantisers = ActivationQuantisers(
+            self._traced.graph, self._activation_amax, nodes.quantise_activation
+        )
+        for linear in linears:
+            quantisers.quantise(linear)
+        if precision is Precision.NVFP4:
+            self._traced.model.opset_imports[nvfp4_nodes.TRT_DOMAIN] = 1
+
+    def _write_quantised(
+        self, weight: QuantisedWeight, source: TransformerSource, data: DataFile
+    ) -> None:
+        name = f"{weight.module}.weight"
+        read = _fitting(name, source.read(name), weight.original)
+        tensors = quantised_tensors(self._options.precision, weight.module, read)
+        for part in weight.parts:
+            assert part.name is not None
+            data.append(self._traced.graph, part, tensors[part.name])
 
     def _branch(self, linears: Sequence[LinearNodes], inputs: Mapping[str, ir.Value]) -> None:
         graph = self._traced.graph
@@ -176,16 +189,6 @@ class Rewriter:
             graph.inputs.extend(tensors.values())
         else:
             self._lora_constants = list(tensors.values())
-
-
-def _write_quantised(
-    graph: ir.Graph, weight: QuantisedWeight, source: TransformerSource, data: DataFile
-) -> None:
-    name = f"{weight.module}.weight"
-    quantised = nvfp4.quantise(_fitting(name, source.read(name), weight.original))
-    data.append(graph, weight.codes, quantised.codes)
-    data.append(graph, weight.block_scales, quantised.block_scales)
-    data.append(graph, weight.global_scale, quantised.global_scale)
 
 
 def _fitting(name: str, tensor: torch.Tensor, value: ir.Value) -> torch.Tensor:

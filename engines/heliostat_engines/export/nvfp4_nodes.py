@@ -9,100 +9,64 @@ Source of the pattern: TensorRT documentation, "Working with Quantized Types", d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
-from heliostat_engines.errors import ExportError
-from heliostat_engines.export.linears import LinearNodes, insert
-from heliostat_engines.nvfp4.format import BLOCK, E2M1_MAX, E4M3_MAX
+from heliostat_engines.export.linears import insert
+from heliostat_engines.export.quantised_linears import (
+    COMPUTE,
+    QuantisedWeight,
+    empty_value,
+    scale_constant,
+)
+from heliostat_engines.fp8.format import E4M3_MAX
+from heliostat_engines.nvfp4.format import BLOCK, E2M1_MAX
+from heliostat_engines.plans.merged_tensors import NVFP4_PARTS, part_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from heliostat_engines.export.linears import LinearNodes
 
 TRT_DOMAIN = "trt"
-COMPUTE = ir.DataType.BFLOAT16
-
-
-@dataclass(frozen=True)
-class QuantisedWeight:
-    """The graph values that hold one weight[out, in]; they have no data yet."""
-
-    module: str
-    original: ir.Value
-    """What stood in its place: its shape and dtype."""
-    codes: ir.Value
-    block_scales: ir.Value
-    global_scale: ir.Value
 
 
 def quantise_weight(linear: LinearNodes) -> QuantisedWeight:
     """Put codes and scales in the weight's place."""
     name = f"{linear.plan.name}.weight"
     shape = (linear.plan.out_features, linear.plan.in_features)
-    weight = QuantisedWeight(
-        linear.plan.name,
-        linear.weight,
-        _value(f"{name}_codes", ir.DataType.FLOAT4E2M1, shape),
-        _value(f"{name}_block_scales", ir.DataType.FLOAT8E4M3FN, (shape[0], shape[1] // BLOCK)),
-        _value(f"{name}_scale", ir.DataType.FLOAT, ()),
+    kinds = (
+        (ir.DataType.FLOAT4E2M1, shape),
+        (ir.DataType.FLOAT8E4M3FN, (shape[0], shape[1] // BLOCK)),
+        (ir.DataType.FLOAT, ()),
     )
-    values = _dequantised(
-        linear.transpose, name, weight.codes, weight.block_scales, weight.global_scale
+    codes, block_scales, global_scale = (
+        empty_value(part_name(linear.plan.name, part), *kind)
+        for part, kind in zip(NVFP4_PARTS, kinds, strict=True)
     )
+    values = _dequantised(linear.transpose, name, codes, block_scales, global_scale)
     linear.transpose.replace_input_with(0, values)
-    return weight
+    return QuantisedWeight(linear.plan.name, linear.weight, (codes, block_scales, global_scale))
 
 
-class ActivationQuantisers:
-    """Quantises linears' inputs, the same input only once: q, k and v share a quantiser."""
-
-    def __init__(self, graph: ir.Graph, amax: Mapping[str, float]) -> None:
-        """`amax` is the calibrated largest input magnitude by module."""
-        self._graph = graph
-        self._amax = amax
-        self._quantised: dict[tuple[ir.Value, float], ir.Value] = {}
-
-    def quantise(self, linear: LinearNodes) -> None:
-        """Let the matrix product read its quantised input.
-
-        Raises:
-            ExportError: there is no calibrated magnitude for this linear.
-        """
-        name = linear.plan.name
-        if name not in self._amax:
-            raise ExportError(
-                f"linear {name} has no calibrated activation magnitude, which W4A4 needs: "
-                "calibrate the checkpoint first, or choose --precision nvfp4-w4a16"
-            )
-        key = (linear.x, self._amax[name])
-        if key not in self._quantised:
-            self._quantised[key] = self._quantiser(linear)
-        linear.matmul.replace_input_with(0, self._quantised[key])
-
-    def _quantiser(self, linear: LinearNodes) -> ir.Value:
-        name = f"{linear.plan.name}/x"
-        amax = np.float32(self._amax[linear.plan.name])
-        scale = ir.Value(
-            name=f"{name}_scale",
-            const_value=ir.tensor(amax / np.float32(E2M1_MAX * E4M3_MAX), name=f"{name}_scale"),
-        )
-        self._graph.register_initializer(scale)
-        node = ir.node(
-            "TRT_FP4DynamicQuantize",
-            [linear.x, scale],
-            {"axis": -1, "block_size": BLOCK, "scale_type": int(ir.DataType.FLOAT8E4M3FN)},
-            domain=TRT_DOMAIN,
-            num_outputs=2,
-            name=f"{name}_quantised",
-        )
-        codes, block_scales = node.outputs
-        codes.name, codes.dtype = f"{name}_codes", ir.DataType.FLOAT4E2M1
-        block_scales.name, block_scales.dtype = f"{name}_block_scales", ir.DataType.FLOAT8E4M3FN
-        self._graph.insert_before(linear.matmul, node)
-        return _dequantised(linear.matmul, name, codes, block_scales, scale)
+def quantise_activation(graph: ir.Graph, linear: LinearNodes, amax: float) -> ir.Value:
+    """Put a quantiser before a linear; gives the values that its product is to read."""
+    name = f"{linear.plan.name}/x"
+    wanted = np.float32(amax) / np.float32(E2M1_MAX * E4M3_MAX)
+    scale = scale_constant(graph, f"{name}_scale", wanted)
+    node = ir.node(
+        "TRT_FP4DynamicQuantize",
+        [linear.x, scale],
+        {"axis": -1, "block_size": BLOCK, "scale_type": int(ir.DataType.FLOAT8E4M3FN)},
+        domain=TRT_DOMAIN,
+        num_outputs=2,
+        name=f"{name}_quantised",
+    )
+    codes, block_scales = node.outputs
+    codes.name, codes.dtype = f"{name}_codes", ir.DataType.FLOAT4E2M1
+    block_scales.name, block_scales.dtype = f"{name}_block_scales", ir.DataType.FLOAT8E4M3FN
+    graph.insert_before(linear.matmul, node)
+    return _dequantised(linear.matmul, name, codes, block_scales, scale)
 
 
 def _dequantised(
@@ -125,7 +89,3 @@ def _dequantised(
         axis=-1,
         block_size=BLOCK,
     )
-
-
-def _value(name: str, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.Value:
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from heliostat_engines.precisions import MapName
 
 BF16_BYTES = 2
-GLOBAL_SCALE_BYTES = 4
+SCALE_BYTES = 4
+"""Of one that is float32: NVFP4's global ones, FP8's."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class InspectedLinear:
     """One linear: what becomes of it, and what it costs for one image."""
 
     plan: LinearPlan
+    precision: Precision
+    """Of the engine; the linear's own is what it `runs_in`."""
     in_block: bool
     """Whether it is part of a repeated block."""
     has_bias: bool
@@ -49,10 +52,8 @@ class InspectedLinear:
 
     @property
     def bytes(self) -> int:
-        """Weight and bias as the map has them: NVFP4 is half a byte, and a scale a block of 16."""
-        if self.plan.precision is Precision.BF16:
-            return self.bf16_bytes
-        return nvfp4_bytes(self._weights) + BF16_BYTES * self._biases
+        """Weight and bias as the map has them, in an engine of that precision."""
+        return weight_bytes(self.plan, self.precision) + BF16_BYTES * self._biases
 
     @property
     def _weights(self) -> int:
@@ -65,10 +66,11 @@ class InspectedLinear:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A family's transformer at its published size under one precision map."""
+    """A family's transformer at its published size under one precision map, in an engine of one precision."""
 
     family: str
     map_name: MapName
+    precision: Precision
     resolution_px: int
     linears: tuple[InspectedLinear, ...]
     other_bytes: int
@@ -94,36 +96,48 @@ class Inspection:
         """Of all linears, for one evaluation of one image."""
         return sum(linear.flops for linear in self.linears)
 
-    def nvfp4_share(self, *, blocks_only: bool) -> float:
-        """Share of the linears' FLOPs in NVFP4, 0..1; of the blocks' linears or of all."""
+    def share(self, *, blocks_only: bool) -> float:
+        """Share of the linears' FLOPs in `precision`, 0..1; of the blocks' linears or of all."""
         counted = [linear for linear in self.linears if linear.in_block or not blocks_only]
-        quantised = sum(
-            linear.flops for linear in counted if linear.plan.precision is Precision.NVFP4
+        own = sum(
+            linear.flops
+            for linear in counted
+            if linear.plan.runs_in(self.precision) is self.precision
         )
-        return quantised / sum(linear.flops for linear in counted)
+        return own / sum(linear.flops for linear in counted)
 
 
 def transformer_bytes(
     transformer: nn.Module, plans: Sequence[LinearPlan], precision: Precision
 ) -> int:
-    """Bytes of a transformer's tensors in BF16, with the planned linears in NVFP4 unless `precision`
-    is BF16. Works on the meta device.
+    """Bytes of a transformer's tensors in BF16, with the planned linears quantised to `precision`.
+    Works on the meta device.
     """
     stored: int = sum(BF16_BYTES * tensor.numel() for tensor in transformer.state_dict().values())
-    if precision is Precision.BF16:
-        return stored
-    weights = [
-        plan.in_features * plan.out_features for plan in plans if plan.precision is Precision.NVFP4
-    ]
-    return stored - sum(BF16_BYTES * count - nvfp4_bytes(count) for count in weights)
+    return stored - sum(
+        BF16_BYTES * plan.in_features * plan.out_features - weight_bytes(plan, precision)
+        for plan in plans
+    )
 
 
-def nvfp4_bytes(weights: int) -> int:
-    """Of so many weights of one linear: half a byte each, a scale a block of 16, one for all."""
-    return weights // 2 + weights // BLOCK + GLOBAL_SCALE_BYTES
+def weight_bytes(plan: LinearPlan, precision: Precision) -> int:
+    """Of one linear's weight in an engine of that precision, with its scales.
+
+    NVFP4: half a byte each, a scale a block of 16, one for all. FP8: a byte each, a scale a row.
+    """
+    weights = plan.in_features * plan.out_features
+    match plan.runs_in(precision):
+        case Precision.NVFP4 | Precision.NVFP4_W4A16:
+            return weights // 2 + weights // BLOCK + SCALE_BYTES
+        case Precision.FP8:
+            return weights + SCALE_BYTES * plan.out_features
+        case Precision.BF16:
+            return BF16_BYTES * weights
 
 
-def inspect(family: Family, map_name: MapName) -> Inspection:
+def inspect(
+    family: Family, map_name: MapName, precision: Precision = Precision.NVFP4
+) -> Inspection:
     """Look at the published transformer on the meta device; takes no memory for weights."""
     transformer = family.build_transformer(Size.PUBLISHED)
     rows = count_rows(family, transformer, family.default_resolution_px)
@@ -132,6 +146,7 @@ def inspect(family: Family, map_name: MapName) -> Inspection:
     inspected = tuple(
         InspectedLinear(
             plan,
+            precision,
             in_block=plan.name.startswith(blocks),
             has_bias=linears[plan.name].bias is not None,
             rows=rows[plan.name],
@@ -142,6 +157,7 @@ def inspect(family: Family, map_name: MapName) -> Inspection:
     return Inspection(
         family.name,
         map_name,
+        precision,
         family.default_resolution_px,
         inspected,
         other_bytes=stored - sum(linear.bf16_bytes for linear in inspected),

@@ -53,8 +53,13 @@ class LinearPlan:
     in_features: int
     out_features: int
     precision: Precision
+    """As the map has it: NVFP4 is what an engine quantises, in whatever it quantises to."""
     reason: str
     carries_lora: bool
+
+    def runs_in(self, precision: Precision) -> Precision:
+        """What the linear runs in, in an engine of that precision: BF16 if the map keeps it."""
+        return precision if self.precision is Precision.NVFP4 else Precision.BF16
 
 
 def plan_linears(

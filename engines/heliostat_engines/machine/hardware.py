@@ -14,6 +14,7 @@ import psutil  # type: ignore[import-untyped]
 
 from heliostat_engines.errors import HardwareError
 from heliostat_engines.machine import cgroups
+from heliostat_engines.precisions import Precision
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +24,10 @@ CPU_DTYPE = "HELIOSTAT_CPU_DTYPE"
 AUTO = "auto"
 """Leaves the choice to `choose_device`."""
 BLACKWELL = (10, 0)
+"""From here on tensor cores multiply FP4."""
 HOPPER = (9, 0)
+ADA = (8, 9)
+"""From here on tensor cores multiply FP8."""
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 
@@ -56,6 +60,14 @@ def find_gpu() -> Gpu | None:
         total_bytes,
         free_bytes,
     )
+
+
+def default_precision(capability: tuple[int, int] | None) -> Precision:
+    """What a card of that compute capability explores in if nobody says: FP8 if it multiplies that and not
+    FP4, as Ada and Hopper; NVFP4 on all others and, capability None, on a CPU.
+    """
+    is_fp8_best = capability is not None and ADA <= capability < BLACKWELL
+    return Precision.FP8 if is_fp8_best else Precision.NVFP4
 
 
 def choose_device(asked: str, setting: str) -> str:

@@ -16,11 +16,11 @@ from typing import Protocol
 
 import torch
 
+from heliostat_engines.fp8.format import E4M3_MAX, not_zero
 from heliostat_engines.nvfp4 import cpu as nvfp4_cpu
 
 BLOCK = 16
 E2M1_MAX = 6.0
-E4M3_MAX = 448.0
 E4M3_TINY = 2.0**-9
 """Smallest positive E4M3 value: block scales are not let below it. A block of zeros, or of values
 too small beside the tensor's largest for a float32 quotient, has the scale 1."""
@@ -54,8 +54,7 @@ class NVFP4Tensor:
 
 def global_scale_of(amax: torch.Tensor) -> torch.Tensor:
     """The tensor's scale, float32, from its largest magnitude; 1 for an all-zero tensor."""
-    scale = amax.float() / (E2M1_MAX * E4M3_MAX)
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
+    return not_zero(amax.float() / (E2M1_MAX * E4M3_MAX))
 
 
 def quantise(values: torch.Tensor, global_scale: torch.Tensor | None = None) -> NVFP4Tensor:

@@ -1,4 +1,4 @@
-"""Linears of the torch engine: NVFP4 products, and a LoRA branch beside any linear."""
+"""Linears of the torch engine whose products are NVFP4's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from heliostat_engines.linears import LastCall, bias_of
 from heliostat_engines.nvfp4 import format as nvfp4
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from heliostat_engines.adapters import LoraPair
+    from collections.abc import Callable
 
 Quantised = TypeVar("Quantised")
 
@@ -25,8 +24,7 @@ class SharedActivations(Generic[Quantised]):
         """`quantise` takes x[..., K] and its global scale."""
         self._quantise = quantise
         self._scales: dict[tuple[float, torch.device], torch.Tensor] = {}
-        self._last: tuple[torch.Tensor, torch.Tensor | None] | None = None
-        self._quantised: tuple[Quantised, torch.Tensor]
+        self._last = LastCall(self._quantised)
 
     def scale_of(self, amax: float | None, device: torch.device) -> torch.Tensor | None:
         """The global scale of activations whose calibrated largest magnitude is `amax`.
@@ -42,15 +40,17 @@ class SharedActivations(Generic[Quantised]):
         self, x: torch.Tensor, scale: torch.Tensor | None
     ) -> tuple[Quantised, torch.Tensor]:
         """x[..., K] quantised, and its global scale: `scale` from `scale_of`, or x's own if None."""
-        if self._last is None or self._last[0] is not x or self._last[1] is not scale:
-            global_scale = nvfp4.global_scale_of(x.abs().amax()) if scale is None else scale
-            self._quantised = self._quantise(x, global_scale), global_scale
-            self._last = x, scale
-        return self._quantised
+        return self._last(x, scale)
 
     def forget(self) -> None:
         """Let go of the last tensor."""
-        self._last = None
+        self._last.forget()
+
+    def _quantised(
+        self, x: torch.Tensor, scale: torch.Tensor | None
+    ) -> tuple[Quantised, torch.Tensor]:
+        global_scale = nvfp4.global_scale_of(x.abs().amax()) if scale is None else scale
+        return self._quantise(x, global_scale), global_scale
 
 
 class NVFP4Linear(nn.Module):
@@ -71,7 +71,7 @@ class NVFP4Linear(nn.Module):
         weight = nvfp4.quantise(linear.weight)
         self._unscaled_weight = nvfp4.unscaled_values(weight, linear.weight.dtype)
         self._weight_scale = weight.global_scale
-        self._bias = _bias(linear)
+        self._bias = bias_of(linear)
         self._activations = activations or SharedActivations(nvfp4.fake_quantise)
         self._scale = self._activations.scale_of(activation_amax, linear.weight.device)
 
@@ -93,7 +93,7 @@ class NVFP4WeightLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self._dequantised = nvfp4.dequantise(nvfp4.quantise(linear.weight), linear.weight.dtype)
-        self._bias = _bias(linear)
+        self._bias = bias_of(linear)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """A product with the weights that the codes stand for."""
@@ -102,32 +102,3 @@ class NVFP4WeightLinear(nn.Module):
     def extra_repr(self) -> str:
         """Shown in the module tree."""
         return f"in_features={self.in_features}, out_features={self.out_features}, nvfp4-w4a16"
-
-
-def _bias(linear: nn.Linear) -> torch.Tensor | None:
-    return None if linear.bias is None else linear.bias.detach()
-
-
-class LoraSlot:
-    """Which adapter's weights the branches read; shared by all branches of an engine."""
-
-    def __init__(self) -> None:
-        self.active: Mapping[str, LoraPair] | None = None
-
-
-class LoraBranch(nn.Module):
-    """base(x) + (x A^T)(s B)^T, the branch on the unquantised x."""
-
-    def __init__(self, name: str, base: nn.Module, slot: LoraSlot) -> None:
-        super().__init__()
-        self.base = base
-        self._name = name
-        self._slot = slot
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The base's output alone while no adapter is active."""
-        output: torch.Tensor = self.base(x)
-        if self._slot.active is None:
-            return output
-        pair = self._slot.active[self._name]
-        return output + functional.linear(functional.linear(x, pair.down), pair.up)

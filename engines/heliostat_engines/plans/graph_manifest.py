@@ -83,6 +83,7 @@ class GraphManifest(BaseModel):
     outputs: tuple[TensorSpec, ...]
     lora: tuple[LoraSite, ...]
     nvfp4_linears: tuple[str, ...]
+    """The quantised ones, to the options' precision; the name is of when there was NVFP4 alone."""
     weight_bytes: int
     """Bytes of all constants."""
     sha256: str

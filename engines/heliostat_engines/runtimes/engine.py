@@ -23,10 +23,11 @@ class EngineInfo(BaseModel):
     runtime: str
     """tensorrt, tensorrt_rtx or torch."""
     precision: str
-    """nvfp4, nvfp4-w4a16 or bf16: what the block linears run in."""
+    """nvfp4, nvfp4-w4a16, fp8 or bf16: what the block linears run in."""
     compute_dtype: str = "bfloat16"
     """bfloat16 or float32: what is not quantised, and the products of what is."""
     nvfp4_linears: int
+    """How many are quantised, to `precision`; the name is of when there was NVFP4 alone."""
     linears: int
     lora_targets: dict[str, tuple[int, int]]
     """name -> (in_features, out_features) of every linear with a LoRA side branch."""

@@ -1,4 +1,4 @@
-"""The torch runtime: the NVFP4 reference, on FP4 tensor cores or emulated on any device."""
+"""The torch runtime: the reference of NVFP4 and FP8, on tensor cores or emulated on any device."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from torch import nn
 from heliostat_engines.adapters import Adapter, Binding, LoraPair, check_binding
 from heliostat_engines.families.precision import LinearPlan, lora_targets, plan_linears
 from heliostat_engines.families.weights import weights_digest
+from heliostat_engines.fp8 import format as fp8
+from heliostat_engines.fp8 import linears as fp8_linears
+from heliostat_engines.linears import LastCall, LoraBranch, LoraSlot
 from heliostat_engines.machine.arithmetic import compute_dtype, name_of, ready_for
 from heliostat_engines.nvfp4 import format as nvfp4
 from heliostat_engines.nvfp4 import native as native_fp4
-from heliostat_engines.nvfp4.linears import (
-    LoraBranch,
-    LoraSlot,
-    NVFP4Linear,
-    NVFP4WeightLinear,
-    SharedActivations,
-)
+from heliostat_engines.nvfp4.linears import NVFP4Linear, NVFP4WeightLinear, SharedActivations
 from heliostat_engines.precisions import MapName, Precision
 from heliostat_engines.runtimes.engine import EngineInfo
 from heliostat_engines.runtimes.resident import (
@@ -44,7 +41,7 @@ smaller one they wait for each other at every product."""
 
 
 class TorchEngine:
-    """A family's transformer with NVFP4 linears and LoRA branches, run by torch.
+    """A family's transformer with quantised linears and LoRA branches, run by torch.
 
     Adapters are immutable once resident, so a batch in flight keeps its own whatever is
     published meanwhile. One thread at a time may call `velocity`.
@@ -66,12 +63,12 @@ class TorchEngine:
         Args:
             family: the model family.
             checkpoint: where its weights are; the family's default if None.
-            precision: NVFP4 and NVFP4_W4A16 follow the map; BF16 keeps every linear.
+            precision: what the map quantises is quantised to; BF16 keeps every linear.
             precision_map: which of the family's maps.
             max_rank: the largest LoRA rank accepted.
             slots: adapters resident at once; the least recently used one leaves.
-            device: where the transformer and the adapters are; NVFP4 products run on its FP4
-                tensor cores if it has them.
+            device: where the transformer and the adapters are; quantised products run on its
+                tensor cores if it has such.
 
         Raises:
             CheckpointError: the checkpoint cannot be read.
@@ -83,9 +80,11 @@ class TorchEngine:
         self._slot = LoraSlot()
         self._device = torch.device(device)
         self._dtype = compute_dtype(self._device)
-        self._native = native_fp4.usable_on(self._device)
+        self._has_fp4 = native_fp4.usable_on(self._device)
+        self._has_fp8 = fp8_linears.usable_on(self._device)
         self._emulated_activations = SharedActivations(nvfp4.fake_quantise)
         self._native_activations = SharedActivations(native_fp4.quantise)
+        self._fp8_activations = LastCall(fp8.quantise_unchecked)
         self._conditioning = MovedConditioning(self._dtype, self._device)
         self._resident: ResidentAdapters[Mapping[str, LoraPair]] = ResidentAdapters(slots)
         transformer = family.load_transformer(self._checkpoint, torch.bfloat16)
@@ -170,6 +169,7 @@ class TorchEngine:
             self._slot.active = None
             self._emulated_activations.forget()
             self._native_activations.forget()
+            self._fp8_activations.forget()
 
     def _rewrite(self, plan: LinearPlan, activation_amax: float | None) -> None:
         linear = self._transformer.get_submodule(plan.name)
@@ -180,12 +180,16 @@ class TorchEngine:
         _set_submodule(self._transformer, plan.name, module)
 
     def _is_quantised(self, plan: LinearPlan) -> bool:
-        return self._precision is not Precision.BF16 and plan.precision is Precision.NVFP4
+        return plan.runs_in(self._precision) is not Precision.BF16
 
     def _quantised(self, linear: nn.Linear, activation_amax: float | None) -> nn.Module:
+        if self._precision is Precision.FP8:
+            is_native = self._has_fp8 and fp8_linears.fits(linear)
+            kind = fp8_linears.NativeFP8Linear if is_native else fp8_linears.FP8Linear
+            return kind(linear, self._fp8_activations)
         if self._precision is Precision.NVFP4_W4A16:
             return NVFP4WeightLinear(linear)
-        if self._native and native_fp4.fits(linear):
+        if self._has_fp4 and native_fp4.fits(linear):
             return native_fp4.NativeNVFP4Linear(linear, activation_amax, self._native_activations)
         return NVFP4Linear(linear, activation_amax, self._emulated_activations)
 

@@ -8,7 +8,7 @@ import structlog
 
 from heliostat_engines.files.atomic import atomic_folder
 from heliostat_engines.files.ownership import Layout
-from heliostat_engines.machine.hardware import choose_device
+from heliostat_engines.machine.hardware import choose_device, default_precision, find_gpu
 from heliostat_server.experiments.tokens import new_token
 from heliostat_server.processes.ports import choose_port
 from heliostat_server.processes.state_folder import TritonPorts
@@ -41,7 +41,7 @@ def model_settings(
     redis: str,
     admin_digest: str = "",
 ) -> ModelSettings:
-    """What the models are to do: what the server was given of it, and settled what it was not.
+    """What the models are to do: what the server was given of it, and settled what it was not: by family or device.
 
     Args:
         settings: the server's, with what an engine decides filled in.
@@ -50,11 +50,14 @@ def model_settings(
         redis: URL with its password.
         admin_digest: of the administrator's token.
     """
+    gpu = find_gpu() if device == "gpu" else None
+    capability = None if gpu is None else gpu.capability
     shared = {name: getattr(settings, name) for name in SharedSettings.model_fields}
     settled = {
         "family": family.name,
         "checkpoint": settings.checkpoint or family.default_checkpoint,
         "resolution_px": settings.resolution_px or family.default_resolution_px,
+        "precision": settings.precision or default_precision(capability),
         "device": device,
         "limits": settings.limits.of(family.explore_batch),
         "threads": settings.thread_settings(),

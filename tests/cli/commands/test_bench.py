@@ -40,11 +40,11 @@ def bench(*options: str) -> list[dict[str, object]]:
 def test_every_way_is_timed_and_compared(tmp_path: Path) -> None:
     rows = bench("--reward", "demo_judge", "--out", str(tmp_path / "bench.json"))
     dtype = name_of(cpu_dtype())
-    ways = [f"torch {dtype}, eager", f"torch {dtype}, compiled", "torch NVFP4"]
+    ways = [f"torch {dtype}, eager", f"torch {dtype}, compiled", "torch NVFP4", "torch FP8"]
     assert [(row["way"], row["steps"]) for row in rows] == [(w, s) for w in ways for s in (3, 2)]
     errors = {(row["way"], row["steps"]): row["latent_error"] for row in rows}
     assert errors[ways[0], 3] == 0.0
-    assert 0 < errors[ways[1], 3] < errors[ways[2], 3] < 0.5  # type: ignore[operator]
+    assert 0 < errors[ways[1], 3] < errors[ways[3], 3] < errors[ways[2], 3] < 0.5  # type: ignore[operator]
     for row in rows:
         assert row["images_per_s"] > 0  # type: ignore[operator]
         assert row["lowest_speedup"] <= row["speedup"] <= row["highest_speedup"]  # type: ignore[operator]
@@ -54,7 +54,7 @@ def test_every_way_is_timed_and_compared(tmp_path: Path) -> None:
 
 def test_ways_can_be_left_out_and_no_reward_is_needed(tmp_path: Path) -> None:
     out = str(tmp_path / "bench.json")
-    rows = bench("--without", "compiled", "--without", "nvfp4", "--out", out)
+    rows = bench("--without", "compiled", "--without", "nvfp4", "--without", "fp8", "--out", out)
     assert [row["steps"] for row in rows] == [3, 2]
     assert all(row["agreement"] is None for row in rows)
     assert rows[1]["psnr_db"] < rows[0]["psnr_db"]  # type: ignore[operator]

@@ -39,7 +39,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.mark.slow
 def test_it_prints_what_it_compiled(repository: tuple[Path, str]) -> None:
     _, printed = repository
-    assert "45 of 60 linears in NVFP4" in printed
+    assert "45 of 60 linears quantised" in printed
     assert "31 linears up to rank 16, by inputs" in printed
     assert "heliostat serve --engine" in printed
 
@@ -106,7 +106,7 @@ def test_a_folder_of_others_is_refused_before_anything_is_built(tmp_path: Path) 
     [
         (["--target", "auto"], "--target sm120"),
         (["--target", "sm120", "--lora", "refit"], "choose --lora inputs"),
-        (["--target", "sm89"], "--precision bf16"),
+        (["--target", "sm89", "--precision", "nvfp4"], "--precision bf16"),
         (["--target", "sm120", "--profile", "24"], "cannot read the profile '24'"),
         (["--target", "sm120", "--profile", "1x512"], "set resolution_px = 64"),
         (["--target", "sm120", "--checkpoint", "/nowhere"], "there is no folder /nowhere"),

@@ -11,6 +11,7 @@ from heliostat_engines.compiling.target import (
     check_options,
     check_space,
     choose_toolchain,
+    precision_for,
 )
 from heliostat_engines.errors import BuildError, HardwareError, HeliostatError, RuntimeMissingError
 from heliostat_engines.machine.hardware import Gpu
@@ -64,6 +65,34 @@ def test_each_refusal_names_the_way_out() -> None:
     assert "--lora inputs" in refusal(Target.SM120, None, lora=LoraMode.REFIT)
     assert "--lora inputs" in refusal(Target.SM120, None, lora=LoraMode.MERGE)
     assert "has sm90: choose" in refusal(Target.SM120, gpu(9), lora=LoraMode.REFIT)
+
+
+def test_fp8_needs_ada_and_is_what_ada_and_hopper_are_offered() -> None:
+    fp8 = {"precision": Precision.FP8}
+    assert "--precision nvfp4-w4a16" in refusal(Target.AUTO, gpu(8, 6), **fp8)
+    assert "--precision bf16" in refusal(Target.SM80, None, **fp8)
+    for card in (gpu(8, 9), gpu(9), gpu(10), gpu(12)):
+        assert refusal(Target.AUTO, card, **fp8) == "accepted"
+    assert refusal(Target.SM89, None, **fp8) == refusal(Target.SM120, None, **fp8) == "accepted"
+    for refused in (refusal(Target.SM89, None), refusal(Target.AUTO, gpu(8, 9))):
+        assert "--precision fp8" in refused
+
+
+@pytest.mark.parametrize(
+    ("target", "card", "precision"),
+    [
+        (Target.AUTO, gpu(8), Precision.NVFP4),
+        (Target.AUTO, gpu(8, 9), Precision.FP8),
+        (Target.AUTO, gpu(9), Precision.FP8),
+        (Target.AUTO, gpu(10), Precision.NVFP4),
+        (Target.SM89, None, Precision.FP8),
+        (Target.SM120, gpu(9), Precision.NVFP4),
+    ],
+)
+def test_the_default_is_what_the_target_multiplies(
+    target: Target, card: Gpu | None, precision: Precision
+) -> None:
+    assert precision_for(target, card) is precision
 
 
 def test_older_cards_take_fp4_weights_and_hopper_is_only_warned() -> None:

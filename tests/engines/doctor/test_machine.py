@@ -25,8 +25,9 @@ def examined(card: Gpu | None, part: str, tmp_path: Path) -> Finding:
     ("card", "words"),
     [
         (None, "speed is not"),
-        (gpu(8, 9), "sm89 has no FP4 tensor cores: build engines with --precision nvfp4-w4a16"),
-        (gpu(9), "sm90 has no FP4 tensor cores: NVFP4 engines save memory, not time"),
+        (gpu(8, 9), "sm89 has no FP4 tensor cores: the default here is --precision fp8"),
+        (gpu(8), "sm80 has no FP4 tensor cores: build engines with --precision nvfp4-w4a16"),
+        (gpu(9), "sm90 has no FP4 tensor cores: the default here is --precision fp8"),
         (gpu(12), "pip install 'heliostat\\[fp4\\]'"),
     ],
 )
@@ -42,6 +43,24 @@ def test_emulation_has_its_reason(
 def test_native_fp4_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine.native_fp4, "usable_on", lambda _: True)
     assert examined(gpu(10), "FP4", tmp_path).level is Level.GOOD
+
+
+@pytest.mark.parametrize(
+    ("card", "level", "words"),
+    [
+        (None, Level.NOTE, "there is no GPU"),
+        (gpu(8, 6), Level.NOTE, "sm86 has no FP8 tensor cores"),
+        (gpu(8, 9), Level.GOOD, "sm89's FP8 tensor cores"),
+        (gpu(12), Level.GOOD, "sm120's FP8 tensor cores"),
+    ],
+)
+def test_whether_fp8_is_native_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, card: Gpu | None, level: Level, words: str
+) -> None:
+    monkeypatch.setattr(machine.native_fp4, "usable_on", lambda _: False)
+    found = examined(card, "FP8", tmp_path)
+    assert found.level is level
+    assert words in found.text
 
 
 def test_a_missing_gpu_is_no_problem_but_one_that_torch_cannot_use_is(

@@ -22,6 +22,7 @@ from heliostat_engines.families import get_family
 from heliostat_engines.families.calibration import calibrate
 from heliostat_engines.families.family import Family, Size
 from heliostat_engines.families.precision import LinearPlan, lora_targets, plan_linears
+from heliostat_engines.fp8 import format as fp8
 from heliostat_engines.nvfp4 import format as nvfp4
 from heliostat_engines.plans.adapter_tensors import adapter_tensors
 from heliostat_engines.plans.graph_manifest import ExportOptions, GraphManifest, LoraMode
@@ -253,13 +254,13 @@ def in_step(transformer: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Itera
 
 
 def quantised_inputs(model: onnx.ModelProto, evaluation: Evaluation) -> dict[str, torch.Tensor]:
-    """What each NVFP4 linear of a file read, before it was quantised, by module."""
+    """What each quantised linear of a file read, before it was quantised, by module."""
     read = linear_inputs(model.graph)
     return {module: to_torch(evaluation.values[name]) for module, name in read.items()}
 
 
 class ExactLinear(nn.Module):
-    """What a linear means, in float32: NVFP4 values multiplied without rounding, plus the branch."""
+    """What a linear means, in float32: quantised values multiplied without rounding, plus the branch."""
 
     def __init__(
         self, linear: nn.Linear, precision: Precision, amax: float, pair: LoraPair | None
@@ -268,16 +269,20 @@ class ExactLinear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self._precision = precision
         self._weight = linear.weight.detach().float()
-        if precision is not Precision.BF16:
+        if precision is Precision.FP8:
+            self._weight = fp8.dequantise(fp8.quantise(self._weight))
+        elif precision is not Precision.BF16:
             self._weight = nvfp4.dequantise(nvfp4.quantise(self._weight))
         self._bias = linear.bias
-        self._scale = nvfp4.global_scale_of(torch.tensor(amax))
+        self._amax = torch.tensor(amax)
         self._pair = pair
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         values = x
         if self._precision is Precision.NVFP4:
-            values = nvfp4.dequantise(nvfp4.quantise(x, self._scale))
+            values = nvfp4.dequantise(nvfp4.quantise(x, nvfp4.global_scale_of(self._amax)))
+        elif self._precision is Precision.FP8:
+            values = fp8.dequantise(fp8.quantise(x, fp8.scale_of(self._amax)))
         output = functional.linear(values, self._weight, self._bias)
         if self._pair is None:
             return output
@@ -298,12 +303,11 @@ class Exact:
         self.transformer = copy.deepcopy(model.transformer).float()
         self._family = model.family
         for plan in model.plans(map_name):
-            is_quantised = precision is not Precision.BF16 and plan.precision is Precision.NVFP4
             linear = self.transformer.get_submodule(plan.name)
             assert isinstance(linear, nn.Linear)
             exact = ExactLinear(
                 linear,
-                precision if is_quantised else Precision.BF16,
+                plan.runs_in(precision),
                 model.amax.get(plan.name, 1.0),
                 adapter.pairs.get(plan.name) if adapter else None,
             )

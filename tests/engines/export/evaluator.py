@@ -145,7 +145,7 @@ def _wide(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def linear_inputs(graph: onnx.GraphProto) -> dict[str, str]:
-    """By module, the value that each NVFP4 linear of a file reads, before it is quantised."""
+    """By module, the value that each quantised linear of a file reads, before it is quantised."""
     producer = {output: node for node in graph.node for output in node.output}
     inputs = {}
     for node in graph.node:

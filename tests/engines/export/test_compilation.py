@@ -1,4 +1,4 @@
-"""TensorRT-RTX compiles the exported files for SM120, a GPU that is not here."""
+"""TensorRT-RTX compiles the exported files for SM120 and SM89, GPUs that are not here."""
 
 from __future__ import annotations
 
@@ -48,6 +48,16 @@ def test_every_family_compiles_with_dynamic_shapes(
     model = tiny_model(name)
     manifest = export(model, ExportOptions(precision, max_rank=MAX_RANK), tmp_path)
     assert len(compile_file(model, manifest, tmp_path)) > manifest.weight_bytes
+
+
+@pytest.mark.parametrize("sm", ["sm89", "sm120"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_compiles_in_fp8_from_ada_on(
+    name: str, sm: str, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    model = tiny_model(name)
+    manifest = export(model, ExportOptions(Precision.FP8, max_rank=MAX_RANK), tmp_path)
+    assert len(compile_file(model, manifest, tmp_path, sm)) > manifest.weight_bytes
 
 
 @pytest.mark.slow

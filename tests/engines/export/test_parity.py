@@ -1,4 +1,4 @@
-"""An exported file, run by onnx.reference, is torch's NVFP4 model."""
+"""An exported file, run by onnx.reference, is torch's quantised model."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ TinyModel = Callable[[str], Model]
 ROUNDING = Distance(0.02, 0.9998)
 """Of BF16: a value keeps 8 bits, 0.4 %; a stretch between two quantisers rounds some ten times, and
 the file rounds scales where torch rounds products."""
+BY_ROWS = Distance(0.1, 0.995)
+"""Of FP8, a sixteenth of a value at most, in either: torch has a scale a row, a file a calibrated one for all."""
 EXACT = 1e-4
 """Of float32, at most ten thousand of its steps; one wrong branch, scale or row is 1e-2 and more."""
 SIZES = {
@@ -73,10 +75,11 @@ def assert_proven(
     proof = prove(model, manifest, folder, sample, adapter)
     assert len(proof.exact.linears) == len(manifest.nvfp4_linears)
     assert proof.exact.worst.relative < EXACT
-    assert proof.engine.worst.relative < ROUNDING.relative
-    assert proof.engine.worst.cosine > ROUNDING.cosine
+    limit = BY_ROWS if wanted.precision is Precision.FP8 else ROUNDING
+    assert proof.engine.worst.relative < limit.relative
+    assert proof.engine.worst.cosine > limit.cosine
     if wanted.precision is not Precision.NVFP4:  # FP4 steps in activations part trajectories.
-        assert proof.engine.free.relative < ROUNDING.relative
+        assert proof.engine.free.relative < limit.relative
 
 
 @pytest.mark.parametrize("size", [0.0, 0.3], ids=["zero", "adapted"])
@@ -88,12 +91,21 @@ def test_a_file_is_torchs_nvfp4_model(
     assert_proven(tiny_model(name), options(lora=lora), tmp_path, size)
 
 
+@pytest.mark.parametrize("lora", list(LoraMode))
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_file_is_torchs_fp8_model(
+    name: str, lora: LoraMode, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    assert_proven(tiny_model(name), options(Precision.FP8, lora), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("precision", "lora", "map_name"),
     [
         (Precision.NVFP4_W4A16, LoraMode.INPUTS, MapName.PUBLISHED),
         (Precision.BF16, LoraMode.REFIT, MapName.PUBLISHED),
         (Precision.NVFP4, LoraMode.INPUTS, MapName.WIDE),
+        (Precision.FP8, LoraMode.INPUTS, MapName.WIDE),
     ],
 )
 @pytest.mark.parametrize("name", FAMILIES)
@@ -149,7 +161,7 @@ def velocity_error(
     sample = make_sample(model.family, model.transformer)
     evaluator = Evaluator(folder, Arithmetic.WIDE)
     evaluation = evaluator.run(feed(manifest, sample) | tensors, constants)
-    exact = Exact(model, Precision.NVFP4, adapter=make_adapter(model))
+    exact = Exact(model, manifest.options.precision, adapter=make_adapter(model))
     return compare(evaluator, evaluation, exact, sample).worst.relative
 
 
@@ -179,6 +191,25 @@ def test_an_error_in_one_branch_one_row_or_one_scale_shows(
     for name in (weight, activation):
         scaled = {name: constants[name] * 1.1}
         assert velocity_error(exported, lora_inputs(), scaled) > 10 * EXACT
+
+
+def test_an_error_in_one_scale_of_fp8_shows(tiny_model: TinyModel, tmp_path: Path) -> None:
+    model = tiny_model("sd3.5-medium")
+    manifest = export(model, options(Precision.FP8), tmp_path)
+    file = model, manifest, tmp_path
+    tensors = adapter_tensors(manifest, make_adapter(model))
+    assert velocity_error(file, tensors, {}) < EXACT
+    constants = {
+        value.name: to_torch(onnx.numpy_helper.to_array(value))
+        for value in Evaluator(tmp_path).model.graph.initializer
+        if value.name.endswith((".weight_scales", "/x_scale"))
+    }
+    weight = next(name for name in constants if name.endswith(".weight_scales"))
+    one_channel = constants[weight].clone()
+    one_channel[0] *= 1.5
+    assert velocity_error(file, tensors, {weight: one_channel}) > 10 * EXACT
+    activation = next(name for name in constants if name.endswith("/x_scale"))
+    assert velocity_error(file, tensors, {activation: constants[activation] * 100}) > 10 * EXACT
 
 
 def test_a_refitted_file_goes_back_to_the_base_model(tiny_model: TinyModel, tmp_path: Path) -> None:

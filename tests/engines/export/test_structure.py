@@ -12,12 +12,14 @@ import pytest
 from heliostat_engines.errors import ExportError
 from heliostat_engines.export.graph import export_graph
 from heliostat_engines.export.sources import ModuleSource
+from heliostat_engines.families.precision import lora_targets
 from heliostat_engines.plans.graph_manifest import (
     GRAPH_FILE,
     ExportOptions,
     GraphManifest,
     LoraMode,
 )
+from heliostat_engines.plans.merged_tensors import refittable_names
 from heliostat_engines.precisions import MapName, Precision
 from tests.engines.export.cases import FAMILIES, MAX_RANK, Model, export
 
@@ -131,9 +133,16 @@ def test_constants_take_the_bytes_that_their_precision_takes(
     for plan in model.plans():
         if plan.name in manifest.nvfp4_linears:
             elements = plan.in_features * plan.out_features
-            expected += elements // 2 + elements // 16 + 4 - 2 * elements
+            kept = elements + 4 * plan.out_features
+            if precision is not Precision.FP8:
+                kept = elements // 2 + elements // 16 + 4
+            expected += kept - 2 * elements
     buffers = sum(buffer.nbytes for buffer in model.transformer.buffers())
     assert expected <= manifest.weight_bytes <= expected + buffers
+    graph = onnx.load(tmp_path / GRAPH_FILE, load_external_data=False).graph
+    merged = refittable_names(manifest, lora_targets(model.plans()))
+    assert merged
+    assert set(merged) <= {constant.name for constant in graph.initializer}
 
 
 def test_w4a4_without_calibration_is_refused(tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_the_engine_draws_images_with_an_adapter_on_every_target(
     conditioning = family.load_text_encoder(checkpoint).encode(PROMPTS)
     decoder = family.load_decoder(checkpoint)
     drawn = {}
-    for precision in (Precision.BF16, Precision.NVFP4):
+    for precision in (Precision.BF16, Precision.FP8, Precision.NVFP4):
         engine = TorchEngine(family, checkpoint, precision=precision)
         adapter = adapter_for(engine)
         binding = engine.make_resident(adapter)
@@ -66,8 +66,11 @@ def test_the_engine_draws_images_with_an_adapter_on_every_target(
     assert images.shape == (2, 3, smallest(family), smallest(family))
     assert all(torch.isfinite(latents).all() for latents in drawn.values())
     base, adapted = drawn[Precision.BF16, None], drawn[Precision.BF16, adapter.sha256]
-    quantised = drawn[Precision.NVFP4, None]
-    assert 0.001 < (quantised - base).norm() / base.norm() < 0.35
+    fp8, nvfp4 = (
+        (drawn[precision, None] - base).norm() / base.norm()
+        for precision in (Precision.FP8, Precision.NVFP4)
+    )
+    assert 0.001 < fp8 < nvfp4 < 0.35
     assert (adapted - base).norm() / base.norm() > 0.01
 
 

@@ -16,11 +16,13 @@ from heliostat_engines.errors import HardwareError
 from heliostat_engines.machine import hardware
 from heliostat_engines.machine.hardware import (
     choose_device,
+    default_precision,
     default_threads,
     free_memory_bytes,
     total_memory_bytes,
     usable_cores,
 )
+from heliostat_engines.precisions import Precision
 
 GIB = 2**30
 
@@ -188,3 +190,20 @@ def test_auto_is_cuda_where_there_is_a_card(monkeypatch: pytest.MonkeyPatch) -> 
 def test_it_is_imported_without_torch() -> None:
     probe = f"import sys, {hardware.__name__}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [
+        (None, Precision.NVFP4),
+        ((8, 0), Precision.NVFP4),
+        ((8, 9), Precision.FP8),
+        ((9, 0), Precision.FP8),
+        ((10, 0), Precision.NVFP4),
+        ((12, 1), Precision.NVFP4),
+    ],
+)
+def test_a_card_explores_in_what_it_multiplies(
+    capability: tuple[int, int] | None, precision: Precision
+) -> None:
+    assert default_precision(capability) is precision

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from heliostat_engines.errors import FilesError
 from heliostat_engines.families import get_family
 from heliostat_engines.files.atomic import atomic_folder
+from heliostat_engines.machine.hardware import Gpu
 from heliostat_engines.precisions import MapName, Precision
+from heliostat_server.launcher import staging
 from heliostat_server.launcher.staging import (
     STAGED,
     control_ports,
@@ -60,10 +63,28 @@ def test_what_the_models_share_with_the_server_reaches_them_as_it_was_given() ->
         rewards={"good": Success(kind="success", reward="ocr", at_least=0.5)},
     )
     models = model_settings(settings, get_family("demo"), device="cpu", redis="r")
-    settled = {"family", "checkpoint", "resolution_px", "device", "limits"}
+    settled = {"family", "checkpoint", "resolution_px", "precision", "device", "limits"}
     for name in SharedSettings.model_fields.keys() - settled:
         assert getattr(models, name) == getattr(settings, name), name
     assert models == ModelSettings.model_validate_json(models.model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [((9, 0), Precision.FP8), ((12, 0), Precision.NVFP4)],
+)
+def test_a_precision_that_is_not_set_is_what_the_card_multiplies(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: Precision
+) -> None:
+    monkeypatch.setattr(staging, "find_gpu", lambda: Gpu("a card", capability, 1, 1))
+    family = get_family("demo")
+
+    def precision_of(settings: ServeSettings, device: Literal["cpu", "gpu"]) -> Precision:
+        return model_settings(settings, family, device=device, redis="r").precision
+
+    assert precision_of(ServeSettings(), "gpu") is precision
+    assert precision_of(ServeSettings(), "cpu") is Precision.NVFP4
+    assert precision_of(ServeSettings(precision=Precision.BF16), "gpu") is Precision.BF16
 
 
 def test_tritons_ports_are_the_last_times_if_they_are_free() -> None:

@@ -1,0 +1,1 @@
+"""FP8: the format, and linears that compute in it, on tensor cores or emulated."""
