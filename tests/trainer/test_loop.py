@@ -542,6 +542,7 @@ def test_a_spent_time_budget_ends_the_run_after_the_step(
         ),
         (("--model.family", "demoo"), "did you mean 'demo'"),
         (("--model.resolution_px", "128"), "set model.resolution_px = 64"),
+        (("--model.resolution_px", "64x128"), "set model.resolution_px = 64, not [64, 128]"),
         (("--model.checkpoint", "nowhere"), "nowhere has no transformer/config.json"),
         (("--run.device", "cuda"), "set it to cpu"),
     ],

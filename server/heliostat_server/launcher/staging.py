@@ -45,16 +45,17 @@ def model_settings(
         redis: URL with its password.
         admin_digest: of the administrator's token.
     """
+    resolution_px = settings.resolution_px or family.default_resolution_px
     return ModelSettings(
         family=family.name,
         checkpoint=settings.checkpoint or family.default_checkpoint,
-        resolution_px=settings.resolution_px or family.default_resolution_px,
+        resolution_px=resolution_px,
         precision=settings.precision,
         precision_map=settings.precision_map,
         device=device,
         max_rank=settings.max_rank,
         slots=settings.slots,
-        limits=settings.limits.of(family.explore_batch),
+        limits=settings.limits.of(family.explore_batch, resolution_px),
         threads=settings.thread_settings(),
         redis=redis,
         keep_versions=settings.keep_versions,
@@ -66,7 +67,9 @@ def model_settings(
 
 
 def latent_axes(family: Family, models: ModelSettings) -> int:
-    """Axes of a batch of latents."""
+    """Axes of a batch of latents. Raises ResolutionError: the family does not draw some image."""
+    for size in models.limits.resolutions_px[1:]:
+        family.resolutions.check(family.name, size, "in limits.resolutions_px")
     return 1 + len(family.latent_shape(models.resolution_px))
 
 

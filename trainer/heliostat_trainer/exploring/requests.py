@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from heliostat_engines.families import get_family
 from heliostat_trainer.exploring.explorers import explored_after
 from heliostat_trainer.exploring.watch import explore_steps
 from heliostat_trainer.prompts.curriculum import draw_prompts, flats, known_spreads
@@ -61,6 +62,7 @@ def _request(
         score_after=explored_in.score_after,
         solver=recipe.solver,
         decoder=recipe.pool_decoder,
+        resolution_px=config.model.resolution_of(get_family(config.model.family)),
     )
 
 

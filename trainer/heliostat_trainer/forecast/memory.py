@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from heliostat_engines.families.family import Family
+    from heliostat_engines.resolution import Resolution
     from heliostat_trainer.settings.config import TrainConfig
 
 
@@ -40,7 +41,7 @@ def memory_of(
     config: TrainConfig,
     family: Family,
     transformer: nn.Module,
-    resolution_px: int,
+    resolution_px: Resolution,
     ranks: int = 1,
 ) -> TrainerMemory:
     """With a LoRA on each of the family's targets, which is left in the transformer."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Family
+    from heliostat_engines.resolution import Resolution
     from heliostat_engines.sampling.stochastic import StochasticSampler, Trajectory
     from heliostat_trainer.policy.policy import Policy, PolicyName
 
@@ -35,7 +36,7 @@ class Artist:
         self,
         policy: Policy,
         family: Family,
-        resolution_px: int,
+        resolution_px: Resolution,
         batch: int,
         sampler: StochasticSampler | None = None,
         ranks: Ranks | None = None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from heliostat_engines.resolution import written
+from heliostat_engines.settings.writing import literal
 from heliostat_engines.suggestions import suggest
 from heliostat_trainer.errors import ConfigError, ServerRefusedError
 from heliostat_trainer.prompts.places import place_of
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from heliostat_engines.resolution import Resolution
     from heliostat_proto.control_pb2 import InfoResponse
     from heliostat_trainer.prompts.sets import PromptSets
     from heliostat_trainer.rollouts.service import RolloutService
@@ -35,7 +38,7 @@ def check_wire(answer: InfoResponse, url: str) -> None:
 
 
 def check_against_server(
-    config: TrainConfig, info: ServerInfo, prompts: PromptSets, resolution_px: int
+    config: TrainConfig, info: ServerInfo, prompts: PromptSets, resolution_px: Resolution
 ) -> None:
     """Compare the settings with what the server serves and allows.
 
@@ -122,16 +125,17 @@ def checkpoint_warnings(checkpoint: str, digest: str, info: ServerInfo) -> tuple
     )
 
 
-def _check_model(config: TrainConfig, info: ServerInfo, resolution_px: int) -> None:
+def _check_model(config: TrainConfig, info: ServerInfo, resolution_px: Resolution) -> None:
     if config.model.family != info.family:
         raise ConfigError(
             f"the server serves the model family {info.family!r}: set model.family to it, or "
             f"server.url to a server of {config.model.family!r}"
         )
-    if resolution_px != info.resolution_px:
+    if resolution_px not in info.sizes:
         raise ConfigError(
-            f"the server draws {info.resolution_px} px images: set model.resolution_px = "
-            f"{info.resolution_px}, not {resolution_px}"
+            f"the server draws {' and '.join(map(written, info.sizes))} px images: set model.resolution_px = "
+            f"{' or '.join(map(literal, info.sizes))}, not {literal(resolution_px)}, or start the server with "
+            f"--resolutions-px {written(resolution_px)}"
         )
     if config.lora.rank > info.max_rank:
         raise ConfigError(
