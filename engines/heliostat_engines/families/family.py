@@ -188,6 +188,11 @@ class Family(ABC):
         width_px, height_px = width_height(resolution_px)
         return (self.latent_channels, height_px // self.downscale, width_px // self.downscale)
 
+    def resolution_of(self, latent_shape: tuple[int, ...]) -> Resolution:
+        """Of the images whose latents have a shape: what `latent_shape` made it of."""
+        _, height, width = latent_shape
+        return resolution_of(width * self.downscale, height * self.downscale)
+
     def rules(self, name: MapName) -> PrecisionMap:
         """The precision map of that name."""
         return self.precision_map if name is MapName.PUBLISHED else self.wide_precision_map

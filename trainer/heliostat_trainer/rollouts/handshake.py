@@ -55,6 +55,7 @@ def check_against_server(
     _check_rewards(config, info)
     _check_rollouts(config, info)
     _check_decoder(config, info)
+    _check_sizes(config, info, prompts)
     for source in _sources(config, prompts):
         longest = max(source.prompts, key=len)
         if len(longest) > info.max_prompt_chars:
@@ -204,6 +205,17 @@ def _check_decoder(config: TrainConfig, info: ServerInfo) -> None:
             f"recipe.explore_decoder = {decoder.value!r}, but the server {lacks}: leave it out, or start a "
             "newer server that finds one in its checkpoint's folder vae_tiny or in the Hugging Face cache"
         )
+
+
+def _check_sizes(config: TrainConfig, info: ServerInfo, prompts: PromptSets) -> None:
+    for prompt, size in prompts.sizes.items():
+        if size not in info.sizes:
+            place = _Source("prompts.train", config.prompts.train, (), ()).place(prompt)
+            raise ConfigError(
+                f"{place}: resolution = {literal(size)}, but the server draws "
+                f"{' and '.join(map(written, info.sizes))} px images alone: change it, or start the server "
+                f"with --resolutions-px {written(size)}"
+            )
 
 
 def _check_rollouts(config: TrainConfig, info: ServerInfo) -> None:
