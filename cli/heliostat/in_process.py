@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.conditioning import Conditioning
+    from heliostat_engines.resolution import Resolution
     from heliostat_server.rewards.definitions import RewardDefinitions
     from heliostat_trainer.types import GroupRequest
 
@@ -55,7 +56,7 @@ class InProcessService:
         encode: Callable[[Sequence[str]], Conditioning],
         *,
         batch: int = 48,
-        resolution_px: int = 64,
+        resolution_px: Resolution = 64,
         rewards: RewardDefinitions | None = None,
     ) -> None:
         """`encode` is the family's text encoder's; `batch` candidates are denoised together.

@@ -25,7 +25,7 @@ class InfoRequest(_message.Message):
     def __init__(self, experiment: _Optional[str] = ...) -> None: ...
 
 class InfoResponse(_message.Message):
-    __slots__ = ("server_version", "rollout_address", "engine", "rewards", "limits", "latest_version", "checks_prompts", "scores_early", "solvers", "max_queued_images", "decoders", "wire_version", "oldest_wire_version")
+    __slots__ = ("server_version", "rollout_address", "engine", "rewards", "limits", "latest_version", "checks_prompts", "scores_early", "solvers", "max_queued_images", "decoders", "wire_version", "oldest_wire_version", "sizes")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     ROLLOUT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,7 @@ class InfoResponse(_message.Message):
     DECODERS_FIELD_NUMBER: _ClassVar[int]
     WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
     OLDEST_WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     rollout_address: str
     engine: EngineInfo
@@ -52,7 +53,16 @@ class InfoResponse(_message.Message):
     decoders: _containers.RepeatedScalarFieldContainer[str]
     wire_version: int
     oldest_wire_version: int
-    def __init__(self, server_version: _Optional[str] = ..., rollout_address: _Optional[str] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., latest_version: _Optional[int] = ..., checks_prompts: _Optional[bool] = ..., scores_early: _Optional[bool] = ..., solvers: _Optional[_Iterable[str]] = ..., max_queued_images: _Optional[int] = ..., decoders: _Optional[_Iterable[str]] = ..., wire_version: _Optional[int] = ..., oldest_wire_version: _Optional[int] = ...) -> None: ...
+    sizes: _containers.RepeatedCompositeFieldContainer[ImageSize]
+    def __init__(self, server_version: _Optional[str] = ..., rollout_address: _Optional[str] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., latest_version: _Optional[int] = ..., checks_prompts: _Optional[bool] = ..., scores_early: _Optional[bool] = ..., solvers: _Optional[_Iterable[str]] = ..., max_queued_images: _Optional[int] = ..., decoders: _Optional[_Iterable[str]] = ..., wire_version: _Optional[int] = ..., oldest_wire_version: _Optional[int] = ..., sizes: _Optional[_Iterable[_Union[ImageSize, _Mapping]]] = ...) -> None: ...
+
+class ImageSize(_message.Message):
+    __slots__ = ("width_px", "height_px")
+    WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_PX_FIELD_NUMBER: _ClassVar[int]
+    width_px: int
+    height_px: int
+    def __init__(self, width_px: _Optional[int] = ..., height_px: _Optional[int] = ...) -> None: ...
 
 class EngineInfo(_message.Message):
     __slots__ = ("family", "checkpoint", "runtime", "precision", "nvfp4_linears", "linears", "lora_targets", "max_rank", "resolution_px", "weights_digest", "compute_dtype")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rrollout.proto\x12\x0cheliostat.v1\"p\n\x0b\x45xploreSpec\x12,\n\x07rollout\x18\x01 \x01(\x0b\x32\x19.heliostat.v1.RolloutSpecH\x00\x12&\n\x04load\x18\x02 \x01(\x0b\x32\x16.heliostat.v1.LoadSpecH\x00\x42\x0b\n\toperation\"\xc2\x01\n\x0bRolloutSpec\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\r\n\x05steps\x18\x04 \x01(\x05\x12\x10\n\x08guidance\x18\x05 \x01(\x02\x12\x0f\n\x07rewards\x18\x06 \x03(\t\x12\x16\n\x0ereturn_latents\x18\x07 \x01(\x08\x12\x13\n\x0bscore_after\x18\x08 \x01(\x05\x12\x0e\n\x06solver\x18\t \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\n \x01(\t\"\x1a\n\x08LoadSpec\x12\x0e\n\x06sha256\x18\x01 \x01(\t\";\n\nLoadReport\x12\x15\n\rbound_modules\x18\x01 \x01(\x05\x12\x16\n\x0etarget_modules\x18\x02 \x01(\x05\"l\n\tScoreSpec\x12\x0f\n\x07prompts\x18\x01 \x03(\t\x12\x0f\n\x07rewards\x18\x02 \x03(\t\x12\x15\n\rreturn_images\x18\x03 \x01(\x08\x12\x15\n\rcheck_prompts\x18\x04 \x01(\x08\x12\x0f\n\x07\x64\x65\x63oder\x18\x05 \x01(\t\"N\n\x0cPromptReport\x12-\n\x08refusals\x18\x01 \x03(\x0b\x32\x1b.heliostat.v1.PromptRefusal\x12\x0f\n\x07refused\x18\x02 \x01(\x05\"/\n\rPromptRefusal\x12\x0e\n\x06prompt\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rrollout.proto\x12\x0cheliostat.v1\"p\n\x0b\x45xploreSpec\x12,\n\x07rollout\x18\x01 \x01(\x0b\x32\x19.heliostat.v1.RolloutSpecH\x00\x12&\n\x04load\x18\x02 \x01(\x0b\x32\x16.heliostat.v1.LoadSpecH\x00\x42\x0b\n\toperation\"\xe7\x01\n\x0bRolloutSpec\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\r\n\x05steps\x18\x04 \x01(\x05\x12\x10\n\x08guidance\x18\x05 \x01(\x02\x12\x0f\n\x07rewards\x18\x06 \x03(\t\x12\x16\n\x0ereturn_latents\x18\x07 \x01(\x08\x12\x13\n\x0bscore_after\x18\x08 \x01(\x05\x12\x0e\n\x06solver\x18\t \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\n \x01(\t\x12\x10\n\x08width_px\x18\x0b \x01(\x05\x12\x11\n\theight_px\x18\x0c \x01(\x05\"\x1a\n\x08LoadSpec\x12\x0e\n\x06sha256\x18\x01 \x01(\t\";\n\nLoadReport\x12\x15\n\rbound_modules\x18\x01 \x01(\x05\x12\x16\n\x0etarget_modules\x18\x02 \x01(\x05\"l\n\tScoreSpec\x12\x0f\n\x07prompts\x18\x01 \x03(\t\x12\x0f\n\x07rewards\x18\x02 \x03(\t\x12\x15\n\rreturn_images\x18\x03 \x01(\x08\x12\x15\n\rcheck_prompts\x18\x04 \x01(\x08\x12\x0f\n\x07\x64\x65\x63oder\x18\x05 \x01(\t\"N\n\x0cPromptReport\x12-\n\x08refusals\x18\x01 \x03(\x0b\x32\x1b.heliostat.v1.PromptRefusal\x12\x0f\n\x07refused\x18\x02 \x01(\x05\"/\n\rPromptRefusal\x12\x0e\n\x06prompt\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,15 +34,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLORESPEC']._serialized_start=31
   _globals['_EXPLORESPEC']._serialized_end=143
   _globals['_ROLLOUTSPEC']._serialized_start=146
-  _globals['_ROLLOUTSPEC']._serialized_end=340
-  _globals['_LOADSPEC']._serialized_start=342
-  _globals['_LOADSPEC']._serialized_end=368
-  _globals['_LOADREPORT']._serialized_start=370
-  _globals['_LOADREPORT']._serialized_end=429
-  _globals['_SCORESPEC']._serialized_start=431
-  _globals['_SCORESPEC']._serialized_end=539
-  _globals['_PROMPTREPORT']._serialized_start=541
-  _globals['_PROMPTREPORT']._serialized_end=619
-  _globals['_PROMPTREFUSAL']._serialized_start=621
-  _globals['_PROMPTREFUSAL']._serialized_end=668
+  _globals['_ROLLOUTSPEC']._serialized_end=377
+  _globals['_LOADSPEC']._serialized_start=379
+  _globals['_LOADSPEC']._serialized_end=405
+  _globals['_LOADREPORT']._serialized_start=407
+  _globals['_LOADREPORT']._serialized_end=466
+  _globals['_SCORESPEC']._serialized_start=468
+  _globals['_SCORESPEC']._serialized_end=576
+  _globals['_PROMPTREPORT']._serialized_start=578
+  _globals['_PROMPTREPORT']._serialized_end=656
+  _globals['_PROMPTREFUSAL']._serialized_start=658
+  _globals['_PROMPTREFUSAL']._serialized_end=705
 # @@protoc_insertion_point(module_scope)

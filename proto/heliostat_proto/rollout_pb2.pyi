@@ -15,7 +15,7 @@ class ExploreSpec(_message.Message):
     def __init__(self, rollout: _Optional[_Union[RolloutSpec, _Mapping]] = ..., load: _Optional[_Union[LoadSpec, _Mapping]] = ...) -> None: ...
 
 class RolloutSpec(_message.Message):
-    __slots__ = ("experiment", "version", "prompt", "steps", "guidance", "rewards", "return_latents", "score_after", "solver", "decoder")
+    __slots__ = ("experiment", "version", "prompt", "steps", "guidance", "rewards", "return_latents", "score_after", "solver", "decoder", "width_px", "height_px")
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,8 @@ class RolloutSpec(_message.Message):
     SCORE_AFTER_FIELD_NUMBER: _ClassVar[int]
     SOLVER_FIELD_NUMBER: _ClassVar[int]
     DECODER_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_PX_FIELD_NUMBER: _ClassVar[int]
     experiment: str
     version: int
     prompt: str
@@ -36,7 +38,9 @@ class RolloutSpec(_message.Message):
     score_after: int
     solver: str
     decoder: str
-    def __init__(self, experiment: _Optional[str] = ..., version: _Optional[int] = ..., prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., rewards: _Optional[_Iterable[str]] = ..., return_latents: _Optional[bool] = ..., score_after: _Optional[int] = ..., solver: _Optional[str] = ..., decoder: _Optional[str] = ...) -> None: ...
+    width_px: int
+    height_px: int
+    def __init__(self, experiment: _Optional[str] = ..., version: _Optional[int] = ..., prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., rewards: _Optional[_Iterable[str]] = ..., return_latents: _Optional[bool] = ..., score_after: _Optional[int] = ..., solver: _Optional[str] = ..., decoder: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ...) -> None: ...
 
 class LoadSpec(_message.Message):
     __slots__ = ("sha256",)

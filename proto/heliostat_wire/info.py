@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from heliostat_engines.decoders import DecoderName
+from heliostat_engines.resolution import resolution_of, width_height, written
 from heliostat_engines.sampling.solvers import Solver
-from heliostat_proto.control_pb2 import EngineInfo, InfoResponse, Limits, LinearShape
+from heliostat_proto.control_pb2 import EngineInfo, ImageSize, InfoResponse, Limits, LinearShape
 from heliostat_wire.version import OURS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from heliostat_engines.resolution import Resolution
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class ServerInfo:
     lora_targets: Mapping[str, tuple[int, int]]
     """name -> (in_features, out_features) of every linear with a LoRA branch."""
     max_rank: int
-    resolution_px: int
+    resolution_px: Resolution
     rewards: tuple[str, ...]
     batch: int
     """Candidates denoised together; a group's seeds are a multiple of it."""
@@ -53,8 +56,15 @@ class ServerInfo:
     """What it can draw with."""
     decoders: tuple[str, ...] = ()
     """What it can be asked to decode with; none: it knows no decoder by name, and has one."""
+    resolutions_px: tuple[Resolution, ...] = ()
+    """Sizes that a rollout may ask for, its own first; none: it draws that one alone."""
     max_queued_images: int | None = None
     """Images that the experiment may have waiting, and so in one request; None: it does not say."""
+
+    @property
+    def sizes(self) -> tuple[Resolution, ...]:
+        """Sizes of images that it draws, its own first."""
+        return self.resolutions_px or (self.resolution_px,)
 
     @property
     def most_candidates(self) -> int:
@@ -67,8 +77,9 @@ class ServerInfo:
         early: bool = False,
         solver: Solver | None = None,
         decoder: DecoderName = DecoderName.FULL,
+        resolution_px: Resolution | None = None,
     ) -> str | None:
-        """What keeps it from scoring early, drawing with a solver or decoding so; None: nothing does."""
+        """What keeps it from scoring early, drawing with a solver or such images, or decoding so; None: nothing does."""
         version, decoders = f"(version {self.server_version})", {DecoderName.FULL, *self.decoders}
         if early and not self.scores_early:
             return f"{version} scores after all steps only"
@@ -76,6 +87,8 @@ class ServerInfo:
             return f"{version} draws with {' and '.join(self.solvers)} alone"
         if decoder not in decoders:
             return f"{version} decodes with {' and '.join(sorted(decoders))} alone"
+        if resolution_px not in {None, *self.sizes}:
+            return f"{version} draws {' and '.join(map(written, self.sizes))} px images alone"
         return None
 
     def has_weights(self, checkpoint: str, digest: str) -> bool:
@@ -103,7 +116,8 @@ class ServerInfo:
                 linears=self.linears,
                 lora_targets=targets,
                 max_rank=self.max_rank,
-                resolution_px=self.resolution_px,
+                # 0 is refused by trainers of before there were others than squares.
+                resolution_px=self.resolution_px if isinstance(self.resolution_px, int) else 0,
                 weights_digest=self.weights_digest,
             ),
             rewards=self.rewards,
@@ -120,6 +134,7 @@ class ServerInfo:
             solvers=self.solvers,
             max_queued_images=self.max_queued_images or 0,
             decoders=self.decoders,
+            sizes=[_size(each) for each in self.resolutions_px],
             wire_version=OURS.version,
             oldest_wire_version=OURS.oldest,
         )
@@ -134,6 +149,7 @@ class ServerInfo:
         """
         engine, limits = message.engine, message.limits
         host, _, port = message.rollout_address.rpartition(":")
+        sizes = tuple(resolution_of(each.width_px, each.height_px) for each in message.sizes)
         host = host or control_address.rpartition(":")[0]
         return ServerInfo(
             server_version=message.server_version,
@@ -150,7 +166,7 @@ class ServerInfo:
                 for name, shape in sorted(engine.lora_targets.items())
             },
             max_rank=engine.max_rank,
-            resolution_px=engine.resolution_px,
+            resolution_px=engine.resolution_px or next(iter(sizes), 0),
             weights_digest=engine.weights_digest,
             rewards=tuple(message.rewards),
             batch=limits.batch,
@@ -164,4 +180,10 @@ class ServerInfo:
             solvers=tuple(message.solvers) or ServerInfo.solvers,
             max_queued_images=message.max_queued_images or None,
             decoders=tuple(message.decoders),
+            resolutions_px=sizes,
         )
+
+
+def _size(resolution_px: Resolution) -> ImageSize:
+    width_px, height_px = width_height(resolution_px)
+    return ImageSize(width_px=width_px, height_px=height_px)

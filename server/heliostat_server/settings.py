@@ -13,6 +13,10 @@ from pydantic import Field, model_validator
 
 from heliostat_engines.machine.hardware import usable_cores
 from heliostat_engines.precisions import MapName, Precision
+from heliostat_engines.resolution import (
+    Resolution,  # noqa: TC001
+    ResolutionPx,  # noqa: TC001 (pydantic reads it)
+)
 from heliostat_engines.settings import Count, Seconds, Settings, WireCount
 from heliostat_engines.settings.marks import Flag, Secret
 from heliostat_server.rewards.definitions import RewardDefinitions  # noqa: TC001 (pydantic reads it)
@@ -44,10 +48,20 @@ class AskedLimits(Settings):
     """Characters of a prompt."""
     max_adapter_bytes: Annotated[Count, Flag("--max-adapter-bytes")] = 2**30
     """Bytes of a published adapter."""
+    resolutions_px: Annotated[tuple[ResolutionPx, ...], Flag("--resolutions-px")] = ()
+    """Sizes of images that a rollout may ask for besides resolution_px, as [1024, [832, 1216]]; on the command
+    line once for each, as 832x1216."""
 
-    def of(self, family_batch: int) -> LimitSettings:
-        """The limits that hold: the family's batch where none was asked for."""
-        return LimitSettings.model_validate(dict(self) | {"batch": self.batch or family_batch})
+    def of(self, family_batch: int, resolution_px: Resolution) -> LimitSettings:
+        """The limits that hold: the family's batch where none was asked for, and the server's own size first."""
+        others = [size for size in self.resolutions_px if size != resolution_px]
+        return LimitSettings.model_validate(
+            dict(self)
+            | {
+                "batch": self.batch or family_batch,
+                "resolutions_px": (resolution_px, *dict.fromkeys(others)),
+            }
+        )
 
 
 class LimitSettings(AskedLimits):
@@ -80,8 +94,9 @@ class SharedSettings(Settings):
     """The diffusion model family to explore with."""
     checkpoint: str | None = None
     """Its weights: a folder in diffusers' layout or a Hugging Face name; by default the family's."""
-    resolution_px: WireCount | None = None
-    """Side of the images in pixels; by default the family's."""
+    resolution_px: ResolutionPx | None = None
+    """Size of the images in pixels: the side of a square, or [width, height], on the command line 832x1216; by
+    default the family's."""
     precision: Precision | None = None
     """What the transformer's block linears run in; by default what the card multiplies: fp8 on Ada and Hopper,
     nvfp4 on Blackwell and on all others."""
@@ -112,7 +127,7 @@ class ModelSettings(SharedSettings):
 
     family: str
     checkpoint: str
-    resolution_px: WireCount
+    resolution_px: ResolutionPx
     precision: Precision
     engine: Path | None = None
     """A compiled engine's folder, relative to this file; None: the torch runtime."""
@@ -125,6 +140,11 @@ class ModelSettings(SharedSettings):
     """SHA-256, in hexadecimal, of the administrator's token, which the control plane sends."""
     internal_token: str
     """What the models send each other."""
+
+    @property
+    def resolutions(self) -> tuple[Resolution, ...]:
+        """Sizes of images that may be drawn, their own first."""
+        return self.limits.resolutions_px or (self.resolution_px,)
 
     @property
     def torch_device(self) -> str:

@@ -27,7 +27,15 @@ def test_an_unknown_setting_is_an_error() -> None:
 
 
 def test_a_server_that_is_told_no_batch_takes_its_familys() -> None:
-    assert ServeSettings(limits=AskedLimits(max_steps=9)).limits.of(8) == LimitSettings(
-        batch=8, max_steps=9
+    assert ServeSettings(limits=AskedLimits(max_steps=9)).limits.of(8, 64) == LimitSettings(
+        batch=8, max_steps=9, resolutions_px=(64,)
     )
-    assert AskedLimits(batch=4).of(8).batch == 4
+    assert AskedLimits(batch=4).of(8, 64).batch == 4
+
+
+def test_a_servers_own_size_is_the_first_that_may_be_asked_for_and_none_is_twice() -> None:
+    limits = AskedLimits.model_validate(
+        {"resolutions_px": ["832x1216", 1024, [1024, 1024], [832, 1216]]}
+    )
+    assert limits.of(8, 1024).resolutions_px == (1024, (832, 1216))
+    assert limits.of(8, (1216, 832)).resolutions_px == ((1216, 832), (832, 1216), 1024)

@@ -15,6 +15,7 @@ from heliostat_engines.adapters import AdapterFiles, parse_adapter
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
+from heliostat_engines.resolution import Resolution
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling.euler import SAMPLERS, cut_after
 from heliostat_engines.sampling.noise import initial_noise
@@ -67,6 +68,7 @@ class FakeServer:
         self.poison: float | None = None
         self.scores_early = True
         self.solvers = tuple(Solver)
+        self.sizes: tuple[Resolution, ...] = (64,)
         self.max_queued_images: int | None = None
         self.decoders = tuple(DecoderName)
         self.decoded_with: list[DecoderName] = []
@@ -85,7 +87,8 @@ class FakeServer:
             compute_dtype=engine.compute_dtype,
             lora_targets=engine.lora_targets,
             max_rank=engine.max_rank,
-            resolution_px=64,
+            resolution_px=self.sizes[0],
+            resolutions_px=self.sizes,
             rewards=tuple(REWARDS),
             batch=BATCH,
             max_steps=50,
@@ -164,10 +167,12 @@ class FakeServer:
         def velocity(latents: torch.Tensor, sigma: torch.Tensor, /) -> torch.Tensor:
             return self.engine.velocity(latents, sigma, conditioning, adapter)
 
-        whole = self.family.sigmas(request.steps, 64)
+        size = request.resolution_px or self.sizes[0]
+        shape = self.family.latent_shape(size)
+        whole = self.family.sigmas(request.steps, size)
         sigmas = cut_after(whole, request.score_after or request.steps)
         with self._one_thread:
-            return SAMPLERS[request.solver](velocity, initial_noise(seeds, SHAPE), sigmas)
+            return SAMPLERS[request.solver](velocity, initial_noise(seeds, shape), sigmas)
 
 
 def with_rewards(group: Group, rewards: Sequence[float]) -> Group:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -12,6 +12,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from heliostat_engines.errors import HeliostatError
+from heliostat_engines.families.demo.family import DemoFamily
+from heliostat_engines.families.family import Resolutions
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.display.progress import LineProgress
 from heliostat_trainer.errors import (
@@ -23,16 +25,20 @@ from heliostat_trainer.errors import (
 )
 from heliostat_trainer.evaluation.results import paired_difference, read_evaluations
 from heliostat_trainer.folder.metrics import read_metrics
+from heliostat_trainer.learning.learner import Learner
 from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.run import build_trainer, open_run, run_trainer, train
 from heliostat_trainer.settings.config import TrainConfig
+from tests.trainer.conftest import HELDOUT, PROMPTS
 from tests.trainer.fake_server import FakeServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from heliostat_engines.resolution import Resolution
     from heliostat_trainer.loop import Trainer
+    from heliostat_trainer.types import Samples
 
 Configure = "Callable[..., TrainConfig]"
 
@@ -116,6 +122,72 @@ def test_training_raises_the_reward(configure: Configure, server: FakeServer) ->
     run(config, server)
     base, trained = read_evaluations(config.run.path / "evaluation")
     assert trained.means["warmth"].mean > base.means["warmth"].mean + 0.005
+
+
+def test_prompts_are_explored_redrawn_and_trained_on_at_a_size_of_their_own(
+    configure: Configure, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tiny transformer knows the places of 8 x 8 latents: all that is smaller fits.
+    monkeypatch.setattr(DemoFamily, "resolutions", Resolutions(32, 64, 8))
+    server.sizes = (64, (48, 64), (64, 32))
+    own = dict(zip(PROMPTS, (None, (48, 64), (64, 32), 64, (48, 64), (64, 32)), strict=True))
+    path = write_sized(tmp_path, own)
+    config = configure("--prompts.train", path, "--run.steps", "3", "--recipe.replay", "1")
+    trained: dict[str, set[tuple[int, ...]]] = {}
+    update = Learner.train
+
+    def watched(learner: Learner, samples: list[Samples], *others: Any) -> Any:
+        for group in samples:
+            trained.setdefault(group.prompt, set()).add(tuple(group.latents.shape))
+        return update(learner, samples, *others)
+
+    monkeypatch.setattr(Learner, "train", watched)
+    whole = run(config, server)
+    asked = {request.prompt: request.resolution_px for request in server.explored}
+    shown = {HELDOUT[0]: 64}  # the showcase's
+    assert asked == {prompt: size or 64 for prompt, size in own.items()} | shown
+    assert trained == {
+        prompt: {(4, *server.family.latent_shape(size or 64))} for prompt, size in own.items()
+    }
+    other = FakeServer(Path(server.checkpoint), reverse=True)
+    other.sizes = server.sizes
+    again = configure("--prompts.train", path, "--recipe.replay", "1", "--run.name", "again")
+    assert same(whole, run(again, other))
+
+
+def test_a_size_that_is_the_runs_own_changes_no_bit(
+    configure: Configure, server: FakeServer, tmp_path: Path
+) -> None:
+    plain = run(configure("--run.steps", "2"), server)
+    path = write_sized(tmp_path, dict.fromkeys(PROMPTS, 64))
+    other = FakeServer(Path(server.checkpoint))
+    sized = configure("--run.steps", "2", "--run.name", "sized", "--prompts.train", path)
+    assert same(plain, run(sized, other))
+
+
+def test_a_size_that_the_server_does_not_draw_is_named_by_file_and_line(
+    configure: Configure, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DemoFamily, "resolutions", Resolutions(32, 64, 8))
+    own = dict.fromkeys(PROMPTS, None) | {PROMPTS[1]: (48, 64)}
+    path = write_sized(tmp_path, own)
+    with pytest.raises(ConfigError) as error:
+        run(configure("--prompts.train", path), server)
+    assert str(error.value) == (
+        f"prompts.train: {path}, line 2: resolution = [48, 64], but the server draws 64 px images alone: "
+        "change it, or start the server with --resolutions-px 48x64"
+    )
+
+
+def write_sized(folder: Path, sizes: Mapping[str, Resolution | None]) -> str:
+    """A JSONL file of prompts, some with a size of their own."""
+    lines = [
+        {"prompt": prompt} | ({"resolution": size} if size else {})
+        for prompt, size in sizes.items()
+    ]
+    path = folder / "sized.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
 
 
 def test_the_optimiser_follows_the_schedule(configure: Configure, server: FakeServer) -> None:
@@ -542,6 +614,7 @@ def test_a_spent_time_budget_ends_the_run_after_the_step(
         ),
         (("--model.family", "demoo"), "did you mean 'demo'"),
         (("--model.resolution_px", "128"), "set model.resolution_px = 64"),
+        (("--model.resolution_px", "64x128"), "set model.resolution_px = 64, not [64, 128]"),
         (("--model.checkpoint", "nowhere"), "nowhere has no transformer/config.json"),
         (("--run.device", "cuda"), "set it to cpu"),
     ],

@@ -36,6 +36,7 @@ INFO = ServerInfo(
     solvers=("euler", "dpm2m"),
     decoders=("full", "tiny"),
     max_queued_images=96,
+    resolutions_px=(512, (832, 1216)),
 )
 
 
@@ -56,6 +57,26 @@ def test_no_field_of_the_answer_is_left_unwritten() -> None:
     assert [unset(part) for part in (answer, answer.engine, answer.limits)] == [[], [], []]
 
 
+def test_images_that_are_no_squares_are_refused_by_who_knows_squares_alone() -> None:
+    sizes = ((832, 1216), 1024)
+    info = replace(INFO, resolution_px=sizes[0], resolutions_px=sizes)
+    message = info.message()
+    assert message.engine.resolution_px == 0
+    assert ServerInfo.read(message, "host:1") == info
+    assert INFO.message().engine.resolution_px == 512
+
+
+def test_a_size_that_a_server_does_not_draw_is_a_shortcoming() -> None:
+    for size in (None, 512, (832, 1216)):
+        assert INFO.shortcoming(resolution_px=size) is None
+    assert INFO.shortcoming(resolution_px=(1216, 832)) == (
+        "(version 0.9) draws 512 and 832x1216 px images alone"
+    )
+    older = replace(INFO, resolutions_px=())
+    assert older.shortcoming(resolution_px=512) is None
+    assert older.shortcoming(resolution_px=(832, 1216)) == "(version 0.9) draws 512 px images alone"
+
+
 def test_without_a_host_rollouts_are_asked_for_where_the_control_plane_is() -> None:
     message = replace(INFO, rollout_address=":8001").message()
     assert ServerInfo.read(message, "gpu.lab:8600").rollout_address == "gpu.lab:8001"
@@ -64,4 +85,5 @@ def test_without_a_host_rollouts_are_asked_for_where_the_control_plane_is() -> N
 def test_what_an_older_server_does_not_say_is_what_it_can_do() -> None:
     info = ServerInfo.read(InfoResponse(rollout_address="gpu:8001"), "gpu:8600")
     assert (info.solvers, info.decoders, info.max_queued_images) == (("euler",), (), None)
+    assert info.resolutions_px == ()
     assert (info.checks_prompts, info.scores_early, info.weights_digest) == (False, False, "")

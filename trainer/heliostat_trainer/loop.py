@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.learning.learner import Learner
     from heliostat_trainer.policy.artist import Artist
     from heliostat_trainer.policy.policy import Policy
+    from heliostat_trainer.prompts.sets import PromptSets
     from heliostat_trainer.ranks.interrupts import Interrupts
     from heliostat_trainer.rollouts.service import RolloutService
     from heliostat_trainer.settings.config import TrainConfig
@@ -70,14 +71,14 @@ class Trainer:
     """Runs training steps from a state on; what it is at is `state`, at a step's boundary."""
 
     def __init__(
-        self, config: TrainConfig, prompts: Sequence[str], parts: Parts, state: RunState
+        self, config: TrainConfig, prompts: PromptSets, parts: Parts, state: RunState
     ) -> None:
         self._config = config
         self._recipe = config.recipe
         self.parts = parts
         self.state = state
         self._clock = clock = RunClock(parts.progress.phase, state.elapsed_s)
-        self._requests = Requests(config, tuple(prompts))
+        self._requests = Requests(config, prompts)
         self._explorers = Explorers(parts.server, config.recipe.depth, clock)
         self._ahead = ExploreAhead(parts.server, clock.server)
         self._redrawing = Redrawing(config, parts.artist, parts.server, clock)

@@ -262,7 +262,7 @@ def build_trainer(
         trackers=open_trackers(config, state.step, progress.say),
         interrupts=interrupts,
     )
-    return Trainer(config, prompts.train, parts, state)
+    return Trainer(config, prompts, parts, state)
 
 
 def run_trainer(config: TrainConfig, trainer: Trainer) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from heliostat_engines.resolution import Resolution
     from heliostat_engines.sampling.stochastic import Trajectory
     from heliostat_trainer.rewards import RewardSum
 
@@ -86,6 +87,8 @@ class GroupRequest:
     solver: Solver = Solver.EULER
     decoder: DecoderName = DecoderName.FULL
     """What decodes the latents that are scored."""
+    resolution_px: Resolution | None = None
+    """Size of the images; None: the server's own."""
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,17 @@ def build_workshop(
             stages,
             config.recipe.solver,
         ),
-        Learner(config, policy, objective, sigmas, interrupts, ranks, undisturbed, stages),
+        Learner(
+            config,
+            policy,
+            objective,
+            sigmas,
+            interrupts,
+            ranks,
+            undisturbed,
+            stages,
+            lambda shape: family.sigmas(config.recipe.steps, family.resolution_of(shape)),
+        ),
     )
 
 

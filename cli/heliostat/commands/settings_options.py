@@ -101,10 +101,16 @@ def _option(key: str, section: str, field: FieldInfo, kind: Any) -> inspect.Para
 
 
 def _kind(annotation: Any) -> Any:
-    """The type below `Annotated[...]` and `... | None`."""
-    while get_origin(annotation) in {Annotated, Union, UnionType}:
-        annotation = next(each for each in get_args(annotation) if each is not NoneType)
-    return annotation
+    """The type below `Annotated[...]` and `... | None`; of one of several kinds text, which the model reads."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kind(get_args(annotation)[0])
+    if origin is tuple:  # one option for each
+        return list[_kind(get_args(annotation)[0])]  # type: ignore[misc]
+    if origin not in {Union, UnionType}:
+        return annotation
+    kinds = [each for each in get_args(annotation) if each is not NoneType]
+    return _kind(kinds[0]) if len(kinds) == 1 else str
 
 
 def _made(model: type[BaseModel]) -> list[Any]:

@@ -19,6 +19,7 @@ from heliostat_trainer.prompts.sets import prompt_notes, read_prompt_sets
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from heliostat_engines.resolution import Resolution
     from heliostat_trainer.forecast.work import Activity, Cost, Plan
     from heliostat_trainer.settings.config import TrainConfig
 
@@ -46,7 +47,7 @@ def show(config: TrainConfig, ranks: int = 1) -> None:
     console.print(_costs("In all", plan.in_all))
     console.print(LEGEND, style="dim", highlight=False)
     console.print(_facts([("time", _time(config))]))
-    console.print(_facts(_memory(config, ranks)))
+    console.print(_facts(_memory(config, ranks, prompts.sizes.values())))
 
 
 def _title(config: TrainConfig) -> str:
@@ -115,14 +116,16 @@ def _time(config: TrainConfig) -> str:
     )
 
 
-def _memory(config: TrainConfig, ranks: int) -> Iterable[tuple[str, str]]:
+def _memory(
+    config: TrainConfig, ranks: int, sizes: Iterable[Resolution]
+) -> Iterable[tuple[str, str]]:
     try:
         from heliostat_trainer.forecast.memory import trainer_memory
     except ImportError as error:
         text = f"not counted: {error.name} is missing, pip install 'heliostat[trainer]'"
         return [("trainer's memory", text)]
     with shown(Console(stderr=True)) as stages, stages.during("count the memory"):
-        memory = trainer_memory(config, ranks)
+        memory = trainer_memory(config, ranks, sizes)
     parts = {
         "transformer in BF16": memory.transformer,
         "LoRA of three policies": memory.lora,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Family
+    from heliostat_engines.resolution import Resolution
 
 HEADROOM = 2.0
 """Measured maxima are widened by this: training moves activations, and a wider scale costs nothing
@@ -35,7 +36,7 @@ def calibrate(
     conditioning: Conditioning,
     seeds: Sequence[int],
     steps: int,
-    resolution_px: int | None = None,
+    resolution_px: Resolution | None = None,
 ) -> dict[str, float]:
     """Largest input magnitude of each linear that any map quantises, times the headroom.
 
@@ -45,7 +46,7 @@ def calibrate(
         conditioning: a row a seed, typical of what will be drawn.
         seeds: what to draw.
         steps: with how many denoising steps.
-        resolution_px: side of what is drawn; None is the family's own.
+        resolution_px: size of what is drawn; None is the family's own.
     """
     resolution_px = resolution_px or family.default_resolution_px
     device = next(transformer.parameters()).device

@@ -15,7 +15,9 @@ from heliostat_engines.families.assumptions import check_assumptions
 from heliostat_engines.families.checkpoint import check_part, load_part
 from heliostat_engines.families.random_weights import build_module, randomise
 from heliostat_engines.precisions import MapName
+from heliostat_engines.resolution import resolution_of, width_height, written
 from heliostat_engines.sampling.euler import unshifted_sigmas
+from heliostat_engines.settings.writing import literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from heliostat_engines.families.original_layout import OriginalLinear
     from heliostat_engines.families.precision import PrecisionMap
     from heliostat_engines.families.public_names import PublicNames
+    from heliostat_engines.resolution import Resolution
 
 
 def dtype_of(transformer: nn.Module) -> torch.dtype:
@@ -68,16 +71,18 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Resolutions:
-    """The square images that a family draws: smallest to largest, in steps of `multiple` px."""
+    """The images that a family draws: each side from smallest to largest, in steps of `multiple` px."""
 
     smallest_px: int
     largest_px: int
     multiple_px: int
 
-    def check(self, family: str, resolution_px: int) -> None:
-        """Raises ResolutionError, naming the nearest resolution that works."""
-        nearest = self.multiple_px * round(resolution_px / self.multiple_px)
-        nearest = min(max(nearest, self.smallest_px), self.largest_px)
+    def check(
+        self, family: str, resolution_px: Resolution, setting: str = "resolution_px ="
+    ) -> None:
+        """Raises ResolutionError, naming the nearest resolution that works, to be set as `setting` says."""
+        width_px, height_px = width_height(resolution_px)
+        nearest = resolution_of(self._nearest(width_px), self._nearest(height_px))
         if nearest == resolution_px:
             return
         some = (
@@ -86,8 +91,12 @@ class Resolutions:
         one = f"{self.smallest_px} px images only"
         raise ResolutionError(
             f"{family} draws {one if self.smallest_px == self.largest_px else some}, "
-            f"not {resolution_px}: set resolution_px = {nearest}"
+            f"not {written(resolution_px)}: set {setting} {literal(nearest)}"
         )
+
+    def _nearest(self, side_px: int) -> int:
+        nearest = self.multiple_px * round(side_px / self.multiple_px)
+        return min(max(nearest, self.smallest_px), self.largest_px)
 
 
 class Family(ABC):
@@ -173,11 +182,16 @@ class Family(ABC):
     def public_names(self, config: Mapping[str, Any]) -> PublicNames:
         """What others call the model of that transformer configuration."""
 
-    def latent_shape(self, resolution_px: int) -> tuple[int, ...]:
+    def latent_shape(self, resolution_px: Resolution) -> tuple[int, ...]:
         """Shape of one sample's latents: (channels, height, width). Raises ResolutionError."""
         self.resolutions.check(self.name, resolution_px)
-        side = resolution_px // self.downscale
-        return (self.latent_channels, side, side)
+        width_px, height_px = width_height(resolution_px)
+        return (self.latent_channels, height_px // self.downscale, width_px // self.downscale)
+
+    def resolution_of(self, latent_shape: tuple[int, ...]) -> Resolution:
+        """Of the images whose latents have a shape: what `latent_shape` made it of."""
+        _, height, width = latent_shape
+        return resolution_of(width * self.downscale, height * self.downscale)
 
     def rules(self, name: MapName) -> PrecisionMap:
         """The precision map of that name."""
@@ -244,7 +258,7 @@ class Family(ABC):
             for block in transformer.get_submodule(name).children()
         ]
 
-    def sigmas(self, steps: int, resolution_px: int) -> torch.Tensor:  # noqa: ARG002
+    def sigmas(self, steps: int, resolution_px: Resolution) -> torch.Tensor:  # noqa: ARG002
         """Noise levels[steps + 1] from 1 to 0; unshifted unless the family says otherwise."""
         return unshifted_sigmas(steps)
 

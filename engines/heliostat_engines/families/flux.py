@@ -31,6 +31,7 @@ from heliostat_engines.families.original_layout import OriginalLinear
 from heliostat_engines.families.precision import Keep, PrecisionMap
 from heliostat_engines.families.public_names import FLUX_CODE, PublicNames
 from heliostat_engines.families.text import PipelineTextEncoder, check_width, load_text_pipeline
+from heliostat_engines.resolution import width_height
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from heliostat_engines.families.decoder import VaeDecoder
+    from heliostat_engines.resolution import Resolution
 
 PATCH = 2
 """The transformer sees latents packed: one token a patch of 2x2."""
@@ -175,14 +177,14 @@ class Flux1Family(Family):
         )
 
     @override
-    def sigmas(self, steps: int, resolution_px: int) -> torch.Tensor:
+    def sigmas(self, steps: int, resolution_px: Resolution) -> torch.Tensor:
         """The published pipeline's levels: dev's shifted further the more tokens an image has."""
         from diffusers import FlowMatchEulerDiscreteScheduler
 
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(self.scheduler))
-        tokens = (resolution_px // self.downscale // PATCH) ** 2
+        width, height = (side // self.downscale // PATCH for side in width_height(resolution_px))
         levels = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).numpy()
-        scheduler.set_timesteps(sigmas=levels, mu=shift_exponent(tokens))
+        scheduler.set_timesteps(sigmas=levels, mu=shift_exponent(width * height))
         levels_and_zero: torch.Tensor = scheduler.sigmas
         return levels_and_zero
 

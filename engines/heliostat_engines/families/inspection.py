@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from heliostat_engines.families.family import Family
     from heliostat_engines.families.precision import LinearPlan
     from heliostat_engines.precisions import MapName
+    from heliostat_engines.resolution import Resolution
 
 BF16_BYTES = 2
 SCALE_BYTES = 4
@@ -164,7 +165,7 @@ def inspect(
     )
 
 
-def count_rows(family: Family, transformer: nn.Module, resolution_px: int) -> dict[str, int]:
+def count_rows(family: Family, transformer: nn.Module, resolution_px: Resolution) -> dict[str, int]:
     """Input rows of each linear in one evaluation of one image, counted while it runs.
 
     Runs on the transformer's device, so on "meta" nothing is computed.

@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from heliostat_engines.errors import BuildError
+from heliostat_engines.resolution import (
+    Resolution,
+    ResolutionPx,
+    resolution_of,
+    width_height,
+    written,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,22 +22,22 @@ if TYPE_CHECKING:
     from heliostat_engines.families.family import Family
     from heliostat_engines.plans.graph_manifest import TensorSpec
 
-_POINT = re.compile(r"(\d{1,9})x(\d{1,9})")
+_POINT = re.compile(r"(\d{1,9})x(\d{1,9})(?:x(\d{1,9}))?")
 Shape = tuple[int, ...]
 DECODER_BATCH = 4
 """Images decoded together: more take memory and gain nothing at megapixels."""
 
 
 class Point(BaseModel):
-    """So many square images of so many pixels a side."""
+    """So many images of that size."""
 
     model_config = ConfigDict(frozen=True)
 
     batch: int
-    resolution_px: int
+    resolution_px: ResolutionPx
 
     def __str__(self) -> str:
-        return f"{self.batch}x{self.resolution_px}"
+        return f"{self.batch}x{written(self.resolution_px)}"
 
 
 class Profile(BaseModel):
@@ -45,13 +52,26 @@ class Profile(BaseModel):
     @model_validator(mode="after")
     def _is_ordered(self) -> Self:
         points = (self.smallest, self.best, self.largest)
-        for values in ([p.batch for p in points], [p.resolution_px for p in points]):
-            if not 0 < values[0] <= values[1] <= values[2]:
+        sizes = [(point.batch, *width_height(point.resolution_px)) for point in points]
+        for low, middle, high in zip(*sizes, strict=True):
+            if not 0 < low <= middle <= high:
                 raise ValueError("must grow from the smallest over the best to the largest")
         return self
 
     def __str__(self) -> str:
         return f"{self.smallest},{self.best},{self.largest}"
+
+    def holds(self, batch: int, resolution_px: Resolution) -> bool:
+        """Whether so many images of that size lie between the smallest and the largest."""
+        low, asked, high = (
+            (count, *width_height(size))
+            for count, size in (
+                (self.smallest.batch, self.smallest.resolution_px),
+                (batch, resolution_px),
+                (self.largest.batch, self.largest.resolution_px),
+            )
+        )
+        return all(least <= own <= most for least, own, most in zip(low, asked, high, strict=True))
 
 
 class ShapeRange(BaseModel):
@@ -72,7 +92,7 @@ class ShapeRange(BaseModel):
 
 
 def parse_profile(text: str) -> Profile:
-    """Read `BATCHxPIXELS`, or three of them as `smallest,best,largest`.
+    """Read `BATCHxPIXELS` or `BATCHxWIDTHxHEIGHT`, or three of them as `smallest,best,largest`.
 
     Raises:
         BuildError: it is neither, or not in ascending order.
@@ -80,18 +100,22 @@ def parse_profile(text: str) -> Profile:
     parts = [_POINT.fullmatch(part.strip()) for part in text.split(",")]
     if len(parts) not in (1, 3) or not all(parts):
         raise BuildError(
-            f"cannot read the profile {text!r}: write BATCHxPIXELS, such as 8x1024, or smallest, "
-            "best and largest, such as 1x1024,8x1024,16x1024"
+            f"cannot read the profile {text!r}: write BATCHxPIXELS, such as 8x1024, or "
+            "BATCHxWIDTHxHEIGHT, or smallest, best and largest, such as 1x1024,8x1024,16x1024"
         )
-    points = [Point(batch=int(part[1]), resolution_px=int(part[2])) for part in parts if part]
-    smallest, best, largest = points * 3 if len(points) == 1 else points
     try:
+        points = [_point(*part.groups()) for part in parts if part]
+        smallest, best, largest = points * 3 if len(points) == 1 else points
         return Profile(smallest=smallest, best=best, largest=largest)
     except ValueError as error:
         raise BuildError(
-            f"the profile {text!r} is out of order: batch and resolution must grow from smallest "
+            f"the profile {text!r} is out of order: batch, width and height must grow from smallest "
             "over best to largest"
         ) from error
+
+
+def _point(batch: str, width: str, height: str | None) -> Point:
+    return Point(batch=int(batch), resolution_px=resolution_of(int(width), int(height or width)))
 
 
 def decoder_profile(profile: Profile) -> Profile:

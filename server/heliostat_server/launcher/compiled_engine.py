@@ -11,6 +11,7 @@ from heliostat_engines.families import get_family
 from heliostat_engines.files.atomic import atomic_folder
 from heliostat_engines.files.ownership import Layout
 from heliostat_engines.plans.manifest import MANIFEST_FILE, read_manifest
+from heliostat_engines.resolution import written
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.staging import latent_axes, model_settings
 from heliostat_server.settings import AskedLimits, ServeSettings
@@ -18,7 +19,7 @@ from heliostat_server.triton.repository import COMPILED, FILES, stage_repository
 
 if TYPE_CHECKING:
     from heliostat_engines.plans.manifest import EngineManifest
-    from heliostat_engines.plans.profiles import Profile
+    from heliostat_engines.resolution import Resolution
 
 INSIDE = Path("explore", "1", "engine")
 """Where a model repository keeps its engine."""
@@ -71,8 +72,9 @@ def fit_to_engine(settings: ServeSettings) -> ServeSettings:
     folder = engine_folder(settings.engine)
     manifest = read_manifest(folder)
     resolution_px = settings.resolution_px or manifest.recipe.profiles[0].best.resolution_px
-    limits = settings.limits.of(get_family(manifest.recipe.family).explore_batch)
-    _check_batch(manifest, limits.batch, resolution_px)
+    limits = settings.limits.of(get_family(manifest.recipe.family).explore_batch, resolution_px)
+    for size in limits.resolutions_px:
+        _check_batch(manifest, limits.batch, size)
     return settings.model_copy(
         update={
             "engine": folder,
@@ -87,21 +89,13 @@ def fit_to_engine(settings: ServeSettings) -> ServeSettings:
     )
 
 
-def _check_batch(manifest: EngineManifest, batch: int, resolution_px: int) -> None:
-    if any(_holds(profile, batch, resolution_px) for profile in manifest.recipe.profiles):
+def _check_batch(manifest: EngineManifest, batch: int, resolution_px: Resolution) -> None:
+    if any(profile.holds(batch, resolution_px) for profile in manifest.recipe.profiles):
         return
     profiles = " or ".join(str(profile) for profile in manifest.recipe.profiles)
     raise ServerStartError(
         f"the engine takes {profiles} (images x pixels; smallest, best, largest), the server asks "
-        f"for {batch}x{resolution_px}: set --batch to fit, or build the engine with that --profile"
-    )
-
-
-def _holds(profile: Profile, batch: int, resolution_px: int) -> bool:
-    low, high = profile.smallest, profile.largest
-    return (
-        low.batch <= batch <= high.batch
-        and low.resolution_px <= resolution_px <= high.resolution_px
+        f"for {batch}x{written(resolution_px)}: set --batch to fit, or build the engine with that --profile"
     )
 
 

@@ -52,14 +52,15 @@ def model_settings(
     """
     gpu = find_gpu() if device == "gpu" else None
     capability = None if gpu is None else gpu.capability
+    resolution_px = settings.resolution_px or family.default_resolution_px
     shared = {name: getattr(settings, name) for name in SharedSettings.model_fields}
     settled = {
         "family": family.name,
         "checkpoint": settings.checkpoint or family.default_checkpoint,
-        "resolution_px": settings.resolution_px or family.default_resolution_px,
+        "resolution_px": resolution_px,
         "precision": settings.precision or default_precision(capability),
         "device": device,
-        "limits": settings.limits.of(family.explore_batch),
+        "limits": settings.limits.of(family.explore_batch, resolution_px),
         "threads": settings.thread_settings(),
         "redis": redis,
         "admin_digest": admin_digest,
@@ -69,7 +70,9 @@ def model_settings(
 
 
 def latent_axes(family: Family, models: ModelSettings) -> int:
-    """Axes of a batch of latents."""
+    """Axes of a batch of latents. Raises ResolutionError: the family does not draw some image."""
+    for size in models.limits.resolutions_px[1:]:
+        family.resolutions.check(family.name, size, "in limits.resolutions_px")
     return 1 + len(family.latent_shape(models.resolution_px))
 
 

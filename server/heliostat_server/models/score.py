@@ -41,7 +41,7 @@ class ScoreModel:
             RewardBook(settings.family, offered_rewards(settings), settings.torch_device),
             PromptCache(Models(settings.internal_token).encode),
             settings.limits,
-            family.latent_shape(settings.resolution_px),
+            [family.latent_shape(size) for size in settings.resolutions],
             metrics,
             settings.torch_device,
         )

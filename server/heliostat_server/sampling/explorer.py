@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.decoders import DecoderName
     from heliostat_engines.families.family import Family
+    from heliostat_engines.resolution import Resolution
     from heliostat_engines.runtimes.engine import Engine
     from heliostat_server.sampling.requests import Rollout
     from heliostat_server.scoring.prompts import PromptCache
@@ -81,7 +82,7 @@ class Explorer:
         score: Score,
         *,
         batch: int,
-        resolution_px: int,
+        resolution_px: Resolution,
         metrics: ExploreMetrics | None = None,
     ) -> None:
         self._family = family
@@ -93,7 +94,6 @@ class Explorer:
         self._resolution_px = resolution_px
         self._metrics = metrics or ExploreMetrics()
         self._last_adapter: str | None = None
-        self._latent_shape = family.latent_shape(resolution_px)
 
     def load(self, sha256: str) -> Binding:
         """Fetch an adapter and make it resident. Raises AdapterError, NotFoundError."""
@@ -107,7 +107,7 @@ class Explorer:
         if rollout.version:
             adapter = self._adapters.resolve(rollout.experiment, rollout.version)
         null = self._encode("") if rollout.guidance != 1.0 else None
-        whole = self._family.sigmas(rollout.steps, self._resolution_px)
+        whole = self._family.sigmas(rollout.steps, self._size(rollout))
         sigmas = cut_after(whole, rollout.evaluated_steps)
         return Drawing(rollout, adapter, self._encode(rollout.prompt), null, sigmas)
 
@@ -128,7 +128,8 @@ class Explorer:
         if adapter != self._last_adapter:
             self._metrics.adapter_switches.inc()
             self._last_adapter = adapter
-        noise = initial_noise(seeds, self._latent_shape)
+        shape = self._family.latent_shape(self._size(drawing.rollout))
+        noise = initial_noise(seeds, shape)
         sample = SAMPLERS[drawing.rollout.solver]
         latents = sample(self._velocity(drawing), noise, drawing.sigmas, on_step).cpu()
         with _named(drawing.rollout):
@@ -148,6 +149,9 @@ class Explorer:
             for column, name in enumerate(rollout.rewards):
                 check_reward(name, rewards[:, column], seeds)
         return rewards
+
+    def _size(self, rollout: Rollout) -> Resolution:
+        return rollout.resolution_px or self._resolution_px
 
     def _encode(self, prompt: str) -> Conditioning:
         return self._prompts.encode([prompt]).repeat(self._batch)

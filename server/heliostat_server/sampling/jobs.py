@@ -95,13 +95,19 @@ class ExploreJob:
         return 0 if self._ended else len(self._left) * self._batch
 
     @property
-    def batch_cost(self) -> int:
+    def batch_nfes(self) -> int:
         """Evaluations of the transformer that a batch takes, counted for each image."""
         nfes = self.request.nfes if isinstance(self.request, Rollout) else 0
         return self._batch * nfes
 
     @property
-    def cost_left(self) -> int:
+    def batch_cost(self) -> float:
+        """The same in evaluations at the server's own size: one of more pixels costs more."""
+        relative = self.request.relative_size if isinstance(self.request, Rollout) else 1.0
+        return self.batch_nfes * relative
+
+    @property
+    def cost_left(self) -> float:
         """The cost of all batches left."""
         return 0 if self._ended else len(self._left) * self.batch_cost
 

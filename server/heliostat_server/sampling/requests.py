@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from heliostat_engines.decoders import DecoderName
+from heliostat_engines.resolution import pixels, resolution_of, written
 from heliostat_engines.sampling.noise import SEED_LIMIT
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
@@ -19,6 +20,7 @@ from heliostat_server.store.keys import check_experiment
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from heliostat_engines.resolution import Resolution
     from heliostat_server.settings import LimitSettings
 
 
@@ -39,6 +41,10 @@ class Rollout:
     solver: Solver = Solver.EULER
     decoder: DecoderName = DecoderName.FULL
     """What decodes the latents that are rewarded."""
+    resolution_px: Resolution | None = None
+    """Size of the images; None: the server's own, of one that names no others."""
+    relative_size: float = 1.0
+    """Pixels of an image over those of the server's own."""
 
     @property
     def evaluated_steps(self) -> int:
@@ -116,6 +122,7 @@ def _rollout(
             f"score_after is {spec.score_after}: give 1 to {spec.steps}, the rollout's steps, or 0 "
             "for all of them"
         )
+    size = _resolution(spec, limits)
     return Rollout(
         experiment=spec.experiment,
         version=spec.version,
@@ -128,7 +135,23 @@ def _rollout(
         score_after=spec.score_after,
         solver=_solver(spec.solver),
         decoder=decoder_of(spec.decoder, decoders),
+        resolution_px=size,
+        relative_size=pixels(size) / pixels(limits.resolutions_px[0]) if size else 1.0,
     )
+
+
+def _resolution(spec: RolloutSpec, limits: LimitSettings) -> Resolution | None:
+    allowed = limits.resolutions_px
+    if not spec.width_px and not spec.height_px:
+        return allowed[0] if allowed else None
+    asked = resolution_of(spec.width_px, spec.height_px)
+    if asked not in allowed:
+        choices = " or ".join(map(written, allowed)) or "neither width_px nor height_px"
+        raise RequestError(
+            f"this server draws no images of {spec.width_px}x{spec.height_px} px: ask for {choices}, "
+            "or start the server with limits.resolutions_px"
+        )
+    return asked
 
 
 def _check_outputs(spec: RolloutSpec, rewards: Sequence[str]) -> None:

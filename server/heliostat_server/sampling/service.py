@@ -143,9 +143,9 @@ class ExploreService:
         started = time.monotonic()
         latents = self._explorer.denoise(job.drawing, seeds, job.stop_if_over)
         seconds = time.monotonic() - started
-        self._metrics.drawn(job.experiment, len(seeds), job.batch_cost, seconds)
+        self._metrics.drawn(job.experiment, len(seeds), job.batch_nfes, seconds)
         if self._usage is not None:
-            self._usage.drawn(job.experiment, len(seeds), job.batch_cost, seconds)
+            self._usage.drawn(job.experiment, len(seeds), job.batch_nfes, seconds)
         self._denoised.put(_Denoised(job, rollout, seeds, latents))
 
     def _score_all(self) -> None:
@@ -211,6 +211,7 @@ def _group(rollout: Rollout, rewards: Sequence[torch.Tensor]) -> Group:
         solver=rollout.solver,
         decoder=rollout.decoder,
         guidance=rollout.guidance,
+        resolution_px=rollout.resolution_px,
         names=rollout.rewards,
         seeds=rollout.seeds,
         rewards=np.concatenate([batch.numpy() for batch in rewards]),

@@ -239,10 +239,10 @@ class _Pace:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._started: tuple[float, int] | None = None
+        self._started: tuple[float, float] | None = None
         self.seconds_per_cost = 0.0
 
-    def start(self, cost: int) -> None:
+    def start(self, cost: float) -> None:
         self._started = (self._clock(), cost)
 
     def stop(self) -> None:

@@ -25,11 +25,11 @@ class Job(Protocol):
         """Images not drawn yet; 0 without work."""
 
     @property
-    def batch_cost(self) -> int:
+    def batch_cost(self) -> float:
         """What the next batch costs: images x evaluations of the transformer for each."""
 
     @property
-    def cost_left(self) -> int:
+    def cost_left(self) -> float:
         """What all its batches left cost."""
 
 

@@ -50,7 +50,7 @@ class Scorer:
         rewards: RewardBook,
         prompts: PromptCache,
         limits: LimitSettings,
-        latent_shape: tuple[int, ...],
+        latent_shapes: Sequence[tuple[int, ...]],
         metrics: ScoreMetrics | None = None,
         device: str = "cpu",
     ) -> None:
@@ -62,7 +62,7 @@ class Scorer:
         self._rewards = rewards
         self._prompts = prompts
         self._limits = limits
-        self._latent_shape = latent_shape
+        self._latent_shapes = latent_shapes
         self._metrics = metrics or ScoreMetrics()
         self._device = device
 
@@ -144,10 +144,11 @@ class Scorer:
         return message
 
     def _check_latents_shape(self, latents: torch.Tensor) -> None:
-        if latents.shape[1:] != self._latent_shape or not len(latents):
+        if tuple(latents.shape[1:]) not in self._latent_shapes or not len(latents):
+            shapes = [f"[B, {', '.join(map(str, shape))}]" for shape in self._latent_shapes]
             raise RequestError(
                 f"LATENTS has shape {list(latents.shape)}, this server's model takes "
-                f"[B, {', '.join(map(str, self._latent_shape))}]"
+                f"{' or '.join(shapes)}"
             )
         check_count(len(latents), "latents in one request", self._limits.max_seeds)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from heliostat_engines.resolution import ResolutionPx  # noqa: TC001 (pydantic reads it)
 from heliostat_engines.runtimes.engine import EngineInfo  # noqa: TC001 (pydantic reads it)
 from heliostat_server.errors import UnavailableError
 from heliostat_server.settings import LimitSettings  # noqa: TC001 (pydantic reads it)
@@ -22,7 +23,7 @@ class ServerDescription(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     engine: EngineInfo
-    resolution_px: int
+    resolution_px: ResolutionPx
     rewards: tuple[str, ...]
     limits: LimitSettings
     checks_prompts: bool = False

@@ -2,6 +2,7 @@
 
 One entry of an experiment's stream a rollout:
     version, prompt, steps, score_after, solver, decoder, guidance
+    resolution  832x1216, or 512; nothing: the server's own.
     names       JSON: the rewards' names, R of them.
     seeds       int64[N], little-endian.
     rewards     float32[N, R], little-endian: with the seeds, 12 bytes a candidate for one reward.
@@ -18,6 +19,7 @@ import numpy as np
 import redis
 
 from heliostat_engines.decoders import DecoderName
+from heliostat_engines.resolution import read_resolution, width_height, written
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_server.errors import NotFoundError
 from heliostat_server.store.keys import ExperimentKeys
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from numpy.typing import NDArray
+
+    from heliostat_engines.resolution import Resolution
 
 MAX_GROUPS = 2000
 """Of an experiment; older ones go."""
@@ -59,6 +63,14 @@ class Group:
     solver: str = Solver.EULER
     decoder: str = DecoderName.FULL
     """What decoded the latents that were rewarded."""
+    resolution_px: Resolution | None = None
+    """Size of the images; None: the server's own."""
+
+    @property
+    def aspect(self) -> float:
+        """Height of an image over its width; of a size that is not known, a square's."""
+        width_px, height_px = width_height(self.resolution_px or 1)
+        return height_px / width_px
 
     def ranked(self) -> NDArray[np.intp]:
         """Places of the candidates, the best by the first reward first."""
@@ -110,6 +122,7 @@ class RedisGroups:
             "solver": group.solver,
             "decoder": group.decoder,
             "guidance": repr(group.guidance),
+            "resolution": written(group.resolution_px) if group.resolution_px else "",
             "names": json.dumps(group.names),
             "seeds": np.array(group.seeds, "<i8").tobytes(),
             "rewards": group.rewards.astype("<f4").tobytes(),
@@ -177,4 +190,7 @@ def _group(experiment: str, fields: dict[bytes, bytes]) -> Group:
         score_after=int(fields.get(b"score_after", 0)),
         solver=fields.get(b"solver", Solver.EULER.encode()).decode(),
         decoder=fields.get(b"decoder", DecoderName.FULL.encode()).decode(),
+        resolution_px=read_resolution(size.decode())
+        if (size := fields.get(b"resolution"))
+        else None,
     )

@@ -54,6 +54,8 @@ class Place:
         """Of the field's first type: whatever it is, it must be settable."""
         kind, *others = _types(self.field.annotation)
         default = self.field.default
+        if isinstance(default, tuple):
+            return (4, 5)
         if not isinstance(kind, type):
             return next(one for one in (kind, *others) if one != default)
         if issubclass(kind, Enum):
@@ -76,6 +78,8 @@ class Place:
         )
 
     def words(self, flag: str, value: Any) -> list[str]:
+        if isinstance(value, tuple):
+            return [word for each in value for word in (flag, str(each))]
         if isinstance(value, bool):
             return [flag if value else f"--no-{flag[2:]}"]
         return [flag, str(value)]
@@ -155,7 +159,7 @@ def test_every_setting_can_be_set_by_each_of_its_flags_and_they_go_before_the_fi
         settings = settings_of(monkeypatch, path, *setting.words(flag, expected))
         assert setting.of(settings) == expected
     default = setting.field.default
-    if default is not None:
+    if default not in {None, ()}:  # of a list the command line only says what is in it
         path = server_toml(folder, setting.given(setting.value))
         words = setting.words(setting.flag, getattr(default, "value", default))
         assert setting.of(settings_of(monkeypatch, path, *words)) == default
@@ -269,6 +273,8 @@ def test_without_options_the_defaults_hold(monkeypatch: pytest.MonkeyPatch) -> N
         ("--state 123 --tls-name 456", {"state": Path("123"), "tls_name": "456"}),
         ("--slots 3 --max-restarts 0 --score-threads 2", {"slots": 3, "max_restarts": 0, "score_threads": 2}),
         ("--keep-versions 2 --max-rank 8", {"keep_versions": 2, "max_rank": 8}),
+        ("--resolution-px 832x1216", {"resolution_px": (832, 1216)}),
+        ("--resolution-px 512 --resolutions-px 832x1216 --resolutions-px 64", {"resolution_px": 512, "limits": {"resolutions_px": [(832, 1216), 64]}}),
     ],
 )  # fmt: skip
 def test_what_is_given_is_what_the_server_gets(

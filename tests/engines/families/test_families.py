@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -181,6 +182,21 @@ def test_flux_shifts_its_levels_with_the_resolution() -> None:
         assert middle == pytest.approx(shift / (shift + 1), rel=1e-6)
 
 
+def test_flux_shifts_by_the_tokens_of_what_is_no_square() -> None:
+    """512 x 2048 has as many as 1024 x 1024."""
+    family = get_family("flux")
+    for shape in ((512, 2048), (2048, 512)):
+        assert torch.equal(family.sigmas(4, shape), family.sigmas(4, 1024))
+
+
+def test_latents_are_as_high_and_wide_as_the_image_to_the_bit_as_plain_diffusers_draws() -> None:
+    family = get_family("flux")
+    shape = family.latent_shape((256, 368))
+    assert shape == (16, 46, 32)
+    plain = torch.randn((1, *shape), generator=torch.Generator("cpu").manual_seed(7))
+    assert torch.equal(initial_noise([7], shape), plain)
+
+
 def test_schnell_is_not_shifted() -> None:
     levels = get_family("flux-schnell").sigmas(4, 1024)
     assert levels.tolist() == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
@@ -195,6 +211,20 @@ def test_resolutions_off_the_grid_name_the_nearest_that_works() -> None:
         ("demo", 65, 64),
     ):
         with pytest.raises(ResolutionError, match=f"not {asked}: set resolution_px = {nearest}$"):
+            get_family(name).latent_shape(asked)
+
+
+def test_of_an_image_that_is_no_square_each_side_is_on_the_grid() -> None:
+    assert get_family("sd3.5-large").latent_shape((832, 1216)) == (16, 152, 104)
+    for name, asked, nearest in (
+        ("sana", (830, 1216), "[832, 1216]"),
+        ("flux", (832, 4000), "[832, 2048]"),
+        ("demo", (64, 32), "64"),
+    ):
+        written = "{}x{}".format(*asked)
+        with pytest.raises(
+            ResolutionError, match=re.escape(f"not {written}: set resolution_px = {nearest}")
+        ):
             get_family(name).latent_shape(asked)
 
 

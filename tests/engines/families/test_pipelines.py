@@ -14,6 +14,7 @@ import torch
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
 from heliostat_engines.families.family import Family
+from heliostat_engines.resolution import Resolution, width_height
 from heliostat_engines.sampling.euler import sample_euler
 from heliostat_engines.sampling.noise import initial_noise
 
@@ -28,6 +29,13 @@ PROMPTS = ["a red cat on a mat", "two Blue dogs, 42 of them!"]
 STEPS = 4
 SIDE_PX = {"sana": 512}
 EVERY = pytest.mark.parametrize("name", PIPELINES)
+EVERY_SHAPE = pytest.mark.parametrize(
+    ("name", "resolution_px"),
+    [(name, SIDE_PX.get(name, 256)) for name in PIPELINES]
+    # As 832 x 1216 and 1216 x 832 are, in half and in less.
+    + [(name, (416, 608) if name == "sana" else (256, 368)) for name in PIPELINES]
+    + [("flux", (368, 256))],
+)
 
 
 def side_px(name: str) -> int:
@@ -67,7 +75,9 @@ def encode(name: str, pipeline: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def call_pipeline(name: str, pipeline: Any, noise: torch.Tensor, output_type: str) -> torch.Tensor:
+def call_pipeline(
+    name: str, pipeline: Any, noise: torch.Tensor, resolution_px: Resolution, output_type: str
+) -> torch.Tensor:
     """Prompts in; latents or images out, by the pipeline's own text encoders and steps."""
     settings: dict[str, Any] = encode(name, pipeline)
     if name == "sana":
@@ -76,7 +86,7 @@ def call_pipeline(name: str, pipeline: Any, noise: torch.Tensor, output_type: st
         settings["use_resolution_binning"] = False
     if "flux" in name:
         noise = pipeline._pack_latents(noise, *noise.shape)
-    height = width = side_px(name)
+    width, height = width_height(resolution_px)
     drawn: torch.Tensor = pipeline(
         num_inference_steps=STEPS,
         guidance_scale=1.0,
@@ -97,37 +107,43 @@ def instruction(pipeline: Any) -> list[str]:
     return default
 
 
-def draw(family: Family, checkpoint: Path, noise: torch.Tensor) -> torch.Tensor:
+def draw(
+    family: Family, checkpoint: Path, noise: torch.Tensor, resolution_px: Resolution
+) -> torch.Tensor:
     transformer = family.load_transformer(str(checkpoint), torch.float32)
     conditioning = family.load_text_encoder(str(checkpoint)).encode(PROMPTS)
     with torch.inference_mode():
         return sample_euler(
             lambda latents, sigma: family.velocity(transformer, latents, sigma, conditioning),
             noise,
-            family.sigmas(STEPS, side_px(family.name)),
+            family.sigmas(STEPS, resolution_px),
         )
 
 
-@EVERY
-def test_our_latents_are_the_pipelines(name: str, tiny_checkpoint: Callable[[str], Path]) -> None:
+@EVERY_SHAPE
+def test_our_latents_are_the_pipelines(
+    name: str, resolution_px: Resolution, tiny_checkpoint: Callable[[str], Path]
+) -> None:
     family, checkpoint = get_family(name), tiny_checkpoint(name)
-    noise = initial_noise([3, 4], family.latent_shape(side_px(name)))
-    expected = call_pipeline(name, load_pipeline(name, checkpoint), noise, "latent")
-    ours = draw(family, checkpoint, noise)
+    noise = initial_noise([3, 4], family.latent_shape(resolution_px))
+    expected = call_pipeline(name, load_pipeline(name, checkpoint), noise, resolution_px, "latent")
+    ours = draw(family, checkpoint, noise, resolution_px)
     assert torch.isfinite(ours).all()
     assert (expected - noise).norm() > 0.1 * noise.norm()
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-@EVERY
+@EVERY_SHAPE
 def test_our_images_are_the_pipelines_up_to_the_decoders_precision(
-    name: str, tiny_checkpoint: Callable[[str], Path]
+    name: str, resolution_px: Resolution, tiny_checkpoint: Callable[[str], Path]
 ) -> None:
     family, checkpoint = get_family(name), tiny_checkpoint(name)
-    noise = initial_noise([3, 4], family.latent_shape(side_px(name)))
-    expected = call_pipeline(name, load_pipeline(name, checkpoint), noise, "pt")
-    ours = family.load_decoder(str(checkpoint)).decode(draw(family, checkpoint, noise))
-    assert ours.shape == (2, 3, side_px(name), side_px(name))
+    noise = initial_noise([3, 4], family.latent_shape(resolution_px))
+    expected = call_pipeline(name, load_pipeline(name, checkpoint), noise, resolution_px, "pt")
+    latents = draw(family, checkpoint, noise, resolution_px)
+    ours = family.load_decoder(str(checkpoint)).decode(latents)
+    width, height = width_height(resolution_px)
+    assert ours.shape == (2, 3, height, width)
     assert ours.dtype == torch.float32
     assert expected.std() > 0.1
     assert (ours - expected).norm() < 0.02 * expected.norm()
@@ -141,9 +157,9 @@ def test_the_tiny_decoder_is_the_pipelines_with_its_vae_replaced(
     noise = initial_noise([3, 4], family.latent_shape(side_px(name)))
     pipeline = load_pipeline(name, checkpoint)
     pipeline.vae = diffusers.AutoencoderTiny.from_pretrained(checkpoint / "vae_tiny")
-    expected = call_pipeline(name, pipeline, noise, "pt")
+    expected = call_pipeline(name, pipeline, noise, side_px(name), "pt")
     decoder = family.load_decoder(str(checkpoint), DecoderName.TINY)
-    ours = decoder.decode(draw(family, checkpoint, noise))
+    ours = decoder.decode(draw(family, checkpoint, noise, side_px(name)))
     assert expected.std() > 0.1
     assert (ours - expected).norm() < 0.02 * expected.norm()
 

@@ -8,6 +8,7 @@ from heliostat_engines.errors import BuildError, ResolutionError
 from heliostat_engines.families import get_family
 from heliostat_engines.plans.graph_manifest import TensorSpec
 from heliostat_engines.plans.profiles import (
+    Profile,
     check_resolutions,
     decoder_profile,
     input_shapes,
@@ -28,6 +29,21 @@ def test_what_is_written_is_read_or_refused(points: list[tuple[int, int]]) -> No
     else:
         with pytest.raises(BuildError, match="out of order"):
             parse_profile(text)
+
+
+def test_a_point_may_have_width_and_height_and_a_profile_holds_what_lies_between() -> None:
+    text = "1x832,8x832x1216,24x1216"
+    profile = parse_profile(text)
+    assert str(profile) == text
+    assert Profile.model_validate_json(profile.model_dump_json()) == profile
+    for shape in (832, (832, 1216), (1216, 832), 1024):
+        assert profile.holds(24, shape)
+    for batch, shape in ((25, 832), (1, (832, 1232)), (1, (816, 1216))):
+        assert not profile.holds(batch, shape)
+    with pytest.raises(BuildError, match="out of order"):
+        parse_profile("1x832x1216,8x1024,24x1216")
+    best = input_shapes(get_family("sd3.5-large"), [LATENTS], profile)["latents"].best
+    assert best == (8, 16, 152, 104)
 
 
 def test_one_point_is_all_three() -> None:

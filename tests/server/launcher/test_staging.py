@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from heliostat_engines.errors import FilesError
+from heliostat_engines.errors import FilesError, ResolutionError
 from heliostat_engines.families import get_family
 from heliostat_engines.files.atomic import atomic_folder
 from heliostat_engines.machine.hardware import Gpu
@@ -36,6 +36,18 @@ def test_what_is_not_set_is_the_familys() -> None:
     )
     assert models.limits.batch == family.explore_batch
     assert latent_axes(family, models) == 4
+
+
+def test_other_sizes_are_those_that_the_family_draws() -> None:
+    family = get_family("sd3.5-large")
+    limits = AskedLimits.model_validate({"resolutions_px": ["832x1216"]})
+    models = model_settings(ServeSettings(limits=limits), family, device="cpu", redis="r")
+    assert models.resolutions == (1024, (832, 1216))
+    assert latent_axes(family, models) == 4
+    wrong = AskedLimits.model_validate({"resolutions_px": ["830x1216"]})
+    models = model_settings(ServeSettings(limits=wrong), family, device="cpu", redis="r")
+    with pytest.raises(ResolutionError, match=r"set in limits.resolutions_px \[832, 1216\]"):
+        latent_axes(family, models)
 
 
 def test_what_is_set_holds_and_each_start_has_a_token_of_its_own() -> None:

@@ -52,6 +52,29 @@ def test_the_decoder_is_the_servers_first_unless_named() -> None:
     assert compiled.decoder is DecoderName.TINY
 
 
+def test_the_size_is_the_servers_own_unless_named_and_costs_by_its_pixels() -> None:
+    limits = LIMITS.model_copy(update={"resolutions_px": (1024, (512, 1024))})
+
+    def sized(**changes: object) -> Rollout:
+        spec = json.dumps({"rollout": ROLLOUT | changes}).encode()
+        request = parse_explore(spec, SEEDS, limits, REWARDS, DECODERS)
+        assert isinstance(request, Rollout)
+        return request
+
+    for own in ({}, {"widthPx": 1024, "heightPx": 1024}):
+        assert (sized(**own).resolution_px, sized(**own).relative_size) == (1024, 1.0)
+    other = sized(widthPx=512, heightPx=1024)
+    assert (other.resolution_px, other.relative_size) == ((512, 1024), 0.5)
+    for wrong in ({"widthPx": 1024, "heightPx": 512}, {"widthPx": 512}, {"heightPx": -1}):
+        with pytest.raises(
+            RequestError, match="ask for 1024 or 512x1024, or start the server with"
+        ):
+            sized(**wrong)
+    assert (parse().resolution_px, parse().relative_size) == (None, 1.0)
+    with pytest.raises(RequestError, match="ask for neither width_px nor height_px"):
+        parse(widthPx=512, heightPx=512)
+
+
 def test_no_guidance_is_a_guidance_of_one() -> None:
     assert parse().guidance == 1.0
     assert parse(guidance=1).guidance == 1.0

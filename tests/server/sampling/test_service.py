@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from heliostat_engines.adapters import AdapterFiles, Binding
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.decoders import DecoderName
+from heliostat_engines.families import get_family
 from heliostat_engines.families.demo.family import DemoFamily
+from heliostat_engines.resolution import width_height
 from heliostat_engines.sampling.euler import SAMPLERS
 from heliostat_engines.sampling.noise import initial_noise
 from heliostat_server.errors import (
@@ -28,6 +30,7 @@ from heliostat_server.errors import (
 from heliostat_server.experiments.authority import ADMIN
 from heliostat_server.sampling.explorer import Explorer
 from heliostat_server.sampling.jobs import ExploreJob
+from heliostat_server.sampling.requests import Rollout
 from heliostat_server.sampling.service import ExploreService
 from heliostat_server.scheduling.deficit_round_robin import DeficitRoundRobin
 from heliostat_server.scoring.prompts import PromptCache
@@ -242,6 +245,41 @@ def test_the_solver_asked_for_draws(harness: Harness, monkeypatch: pytest.Monkey
 def test_the_decoder_asked_for_decodes_what_is_rewarded(harness: Harness) -> None:
     full, tiny = (harness.ask(range(BATCH), **how).batches[0] for how in ({}, {"decoder": "tiny"}))
     assert torch.equal(tiny.rewards, full.rewards + TINY)
+
+
+def test_each_batch_has_the_size_that_its_rollout_asked_for() -> None:
+    family, sizes = get_family("sd3.5-medium"), (256, (256, 368), (368, 256))
+    engine = FakeEngine()
+    explorer = Explorer(
+        family, engine, FakeAdapters(), PromptCache(encode), mean, batch=BATCH, resolution_px=256
+    )
+    scheduler: DeficitRoundRobin[ExploreJob] = DeficitRoundRobin(
+        quantum=BATCH * 4, max_queued_images=LIMITS.max_queued_images
+    )
+    limits = LIMITS.model_copy(update={"resolutions_px": sizes})
+    kept = Recorder()
+    service = ExploreService(explorer, scheduler, limits, ("mean",), groups=kept)
+    replies = {size: FakeReply() for size in sizes}
+    for size, reply in replies.items():
+        width, height = width_height(size)
+        own = {"experiment": str(width + height), "widthPx": width, "heightPx": height}
+        spec = json.dumps({"rollout": ROLLOUT | own | {"returnLatents": True}}).encode()
+        service.submit(spec, list(range(2 * BATCH)), reply, admin)
+    for size, reply in replies.items():
+        assert reply.ended.wait(10)
+        assert [batch.seeds for batch in reply.batches] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+        for batch in reply.batches:
+            assert batch.latents is not None
+            noise = initial_noise(batch.seeds, family.latent_shape(size))
+            assert torch.equal(batch.latents, noise)  # the base model's velocity is 0 here
+    service.close()
+    assert {group.resolution_px for group in kept.groups} == set(sizes)
+
+
+def test_a_batch_of_more_pixels_costs_more_in_its_turn_and_is_as_many_evaluations() -> None:
+    rollout = Rollout("e", 0, "a cat", 6, 1.0, ("mean",), False, tuple(range(8)), relative_size=1.5)
+    job = ExploreJob(rollout, FakeReply(), BATCH)
+    assert (job.batch_nfes, job.batch_cost, job.cost_left) == (24, 36.0, 72.0)
 
 
 def test_an_unknown_version_ends_that_request_alone(harness: Harness) -> None:

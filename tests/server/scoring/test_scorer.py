@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from heliostat_server.rewards.reward import RewardContext
 
+SHAPES = [(2, 1, 1), (2, 2, 1), (2, 1, 2)]
 LATENTS = torch.arange(6.0).reshape(3, 2, 1, 1) / 10
 
 
@@ -30,7 +31,7 @@ class Decoder:
         self._gain = gain
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        return self._gain * latents[:, :1].expand(-1, 3, 4, 4)
+        return self._gain * latents[:, :1].repeat(1, 3, 4, 4)
 
 
 DECODERS = {DecoderName.FULL: Decoder(), DecoderName.TINY: Decoder(0.5)}
@@ -79,7 +80,7 @@ def scorer_with(decoders: Mapping[DecoderName, Decoder]) -> Scorer:
             RewardEntry("broken_yes", lambda context: Success(context.reward("broken"), 3.2)),
         ],
     )
-    return Scorer(decoders, book, PromptCache(encode), LimitSettings(batch=24), (2, 1, 1))
+    return Scorer(decoders, book, PromptCache(encode), LimitSettings(batch=24), SHAPES)
 
 
 @pytest.fixture
@@ -95,6 +96,15 @@ def test_one_prompt_is_for_all_latents(scorer: Scorer) -> None:
     scored = scorer.score(spec(), LATENTS, None)
     torch.testing.assert_close(scored.rewards, torch.tensor([[3.0], [3.2], [3.4]]))
     assert scored.images is None
+
+
+def test_latents_have_one_of_the_shapes_of_what_is_drawn(scorer: Scorer) -> None:
+    for shape in SHAPES:
+        assert scorer.score(spec(), torch.zeros(3, *shape), None).rewards.shape == (3, 1)
+    with pytest.raises(
+        RequestError, match=r"takes \[B, 2, 1, 1\] or \[B, 2, 2, 1\] or \[B, 2, 1, 2\]"
+    ):
+        scorer.score(spec(), torch.zeros(3, 2, 2, 2), None)
 
 
 def test_a_prompt_for_each_latent(scorer: Scorer) -> None:

@@ -8,6 +8,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from heliostat_engines.resolution import Resolution, width_height
 from heliostat_server.errors import NotFoundError
 from heliostat_server.store import groups as module
 from heliostat_server.store.experiments import ExperimentStore
@@ -56,6 +57,19 @@ def test_a_group_comes_back_as_it_was(client: redis.Redis) -> None:
     (kept,) = groups.latest("e", 10)
     assert same(kept.group, group())
     assert same(groups.get("e", kept.id).group, group())
+    assert kept.group.aspect == 1.0
+
+
+@pytest.mark.parametrize("resolution_px", [512, (832, 1216)])
+def test_a_group_keeps_the_size_of_its_images(
+    client: redis.Redis, resolution_px: Resolution
+) -> None:
+    groups = RedisGroups(client)
+    groups.add(group(resolution_px=resolution_px))
+    (kept,) = groups.latest("e", 10)
+    assert same(kept.group, group(resolution_px=resolution_px))
+    width, height = width_height(resolution_px)
+    assert kept.group.aspect == height / width
 
 
 def test_how_it_was_drawn_comes_back_and_older_groups_were_drawn_as_ever(

@@ -55,6 +55,18 @@ def content_hash(file: Path) -> str:
     return "0x" + hashlib.sha256(content[start:]).hexdigest()
 
 
+def test_images_that_are_no_squares_are_said_as_width_and_height(run: Callable[..., Path]) -> None:
+    folder = run("sd3.5-medium")
+    path = folder / "run.json"
+    content = json.loads(path.read_text())
+    content["config"]["model"]["resolution_px"] = [832, 1216]
+    path.write_text(json.dumps(content))
+    file = export_run(folder, Format.COMFYUI).path
+    assert metadata(file)["modelspec.resolution"] == "832x1216"
+    card = (export_run(folder, Format.DIFFUSERS).path / "README.md").read_text()
+    assert "height=1216, width=832," in card
+
+
 @pytest.mark.parametrize(
     ("family", "architecture", "implementation", "version", "module", "ranks"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -129,6 +130,30 @@ def test_rows_are_the_same_however_they_are_split(order, size, share, levels) ->
         rows = batch.take(part)
         for name in ("latents", "sigma", "noise", "clean", "advantages"):
             assert torch.equal(getattr(rows, name), getattr(everything, name)[part])
+
+
+@given(st.permutations(range(3)), st.integers(1, 30), st.sampled_from(NOISED), st.booleans())
+def test_a_micro_batch_has_rows_of_one_shape_each_as_it_is_alone(order, size, kind, share) -> None:
+    shapes = [(1, 2, 3), (1, 3, 2), (1, 2, 3)]
+    groups = [
+        replace(group(row, [0.5, 0.9, 0.1, 0.2]), latents=torch.randn(4, *shapes[row]))
+        for row in order
+    ]
+    settings = kind(share_noise=share, timestep_fraction=0.6)
+    other = LEVELS**2
+    schedule = Schedule(42, 1, LEVELS, {(1, 3, 2): other})
+    batch = lay_out(settings, schedule, groups, CPU)
+    parts = batch.micro_batches(batch.terms(), size)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(batch.samples)))
+    for part in parts:
+        rows = batch.take(part)
+        of_each = [groups[sample // 4].latents[sample % 4] for sample in batch.samples[part]]
+        assert torch.equal(rows.clean, torch.stack(of_each))
+        levels = other if rows.clean.shape[1:] == (1, 3, 2) else LEVELS
+        assert set(rows.sigma.tolist()) <= set(levels.tolist())
+        assert [batch.prompts(part)[at] for at in range(len(part))] == [
+            groups[sample // 4].row for sample in batch.samples[part]
+        ]
 
 
 @pytest.mark.parametrize("share", [False, True])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from heliostat_engines.conditioning import Conditioning
+from heliostat_engines.resolution import Resolution
 from heliostat_trainer.learning.updates import Restore, Update
 from heliostat_trainer.policy.draws import Draw, Rollout
 from heliostat_trainer.policy.policy import PolicyName
@@ -72,17 +73,21 @@ def assert_same(ours: object, theirs: object) -> None:
 
 @pytest.mark.parametrize("null", [None, Conditioning(torch.ones(1, 2, 2), torch.ones(1, 1))])
 def test_a_draw_arrives_with_the_rows_that_it_needs(null: Conditioning | None) -> None:
-    how = {"guidance": 3.0, "score_after": 2}
+    how = {"guidance": 3.0, "score_after": 2, "resolution_px": (832, 1216)}
     message = told(Draw(PolicyName.EMA, conditioning=PROMPTS, null=null, **ASKED, **how))
     read = Draw.read(message, halved)
     assert_same(read.conditioning, halved(SENT))
     assert_same(read.null, null and halved(null))
     assert (read.who, read.seeds, read.rows) == (PolicyName.EMA, [7, 8, 9], [1, 0, 1])
     assert (read.steps, read.guidance, read.score_after) == (4, 3.0, 2)
+    assert read.resolution_px == (832, 1216)
 
 
-def test_a_rollout_arrives_with_the_rows_that_it_needs() -> None:
-    read = Rollout.read(told(Rollout(conditioning=PROMPTS, **ASKED)), halved)
+@pytest.mark.parametrize("size", [None, 512, (832, 1216)])
+def test_a_rollout_arrives_with_the_rows_that_it_needs(size: Resolution | None) -> None:
+    asked = Rollout(conditioning=PROMPTS, resolution_px=size, **ASKED)
+    read = Rollout.read(told(asked), halved)
+    assert read.resolution_px == size
     assert_same(read.conditioning, halved(SENT))
     assert (read.seeds, read.rows, read.steps) == ([7, 8, 9], [1, 0, 1], 4)
 

@@ -58,6 +58,7 @@ class WireServer:
         self.solvers = ["euler", "dpm2m"]
         self.max_queued_images = 0
         self.decoders = ["full", "tiny"]
+        self.sizes = [(64, 64), (832, 1216)]
         self.wire_version = self.oldest_wire_version = 0
         self.loading = ""
         """What Info is answered with, as long as there is no engine."""
@@ -152,6 +153,10 @@ class _Control(control_pb2_grpc.ControlServicer):
             solvers=self._server.solvers,
             max_queued_images=self._server.max_queued_images,
             decoders=self._server.decoders,
+            sizes=[
+                control_pb2.ImageSize(width_px=width, height_px=height)
+                for width, height in self._server.sizes
+            ],
             wire_version=self._server.wire_version,
             oldest_wire_version=self._server.oldest_wire_version,
         )

@@ -99,6 +99,16 @@ def test_info_is_read(client: RolloutClient) -> None:
     assert (info.max_queued_images, info.most_candidates) == (None, 100)
 
 
+def test_a_size_is_asked_for_where_it_is_not_the_servers_own(
+    client: RolloutClient, wire: WireServer
+) -> None:
+    assert client.info().sizes == (64, (832, 1216))
+    for size in ((832, 1216), 64, None):
+        list(client.explore(requests(1, resolution_px=size)))
+    asked = [(spec.get("widthPx"), spec.get("heightPx")) for spec in wire.specs]
+    assert asked == [(832, 1216), (None, None), (None, None)]
+
+
 @pytest.mark.parametrize(("queued", "most"), [(64, 64), (1000, 100)])
 def test_a_request_is_no_larger_than_what_may_wait(
     client: RolloutClient, wire: WireServer, queued: int, most: int

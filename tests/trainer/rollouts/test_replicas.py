@@ -298,6 +298,7 @@ def test_one_that_comes_later_must_be_like_the_others(two: Running) -> None:
     [
         ({"score_after": 1}, "(version 1) scores after all steps only"),
         ({"solver": Solver.DPM2M}, "(version 1) draws with euler alone"),
+        ({"resolution_px": (832, 1216)}, "(version 1) draws 64 px images alone"),
     ],
 )
 def test_an_older_one_that_comes_later_is_left_out_where_it_is_of_no_use(
@@ -308,7 +309,7 @@ def test_an_older_one_that_comes_later_is_left_out_where_it_is_of_no_use(
     two.servers.info()
     two.bring_back(1)
     two.slow_down()
-    two.wires[1].scores_early, two.wires[1].solvers = False, ["euler"]
+    two.wires[1].scores_early, two.wires[1].solvers, two.wires[1].sizes = False, ["euler"], []
     plain = requests(12)
     check(list(two.servers.explore(plain)), plain)
     assert drawn_by(two.wires[1])
@@ -323,6 +324,7 @@ def test_an_older_one_that_comes_later_is_left_out_where_it_is_of_no_use(
     )
     assert two.servers.info().scores_early  # of those that serve
     two.wires[1].scores_early, two.wires[1].solvers = True, ["euler", "dpm2m"]
+    two.wires[1].sizes = two.wires[0].sizes
     two.slow_down()
     check(list(two.servers.explore(wanted)), wanted)
     assert two.wires[1].asked
@@ -332,6 +334,9 @@ def test_what_not_all_can_do_is_not_offered(two: Running) -> None:
     two.wires[0].rewards = ["judge", "ocr"]
     assert two.servers.info().rewards == ("judge",)
     assert two.servers.info().max_queued_images is None
+    assert two.servers.info().sizes == (64, (832, 1216))
+    two.wires[1].sizes = [(64, 64), (1216, 832)]
+    assert two.servers.info().sizes == (64,)
     two.wires[0].max_queued_images = 64
     assert two.servers.info().max_queued_images == 64
     assert (two.servers.info().scores_early, two.servers.info().solvers) == (True, tuple(Solver))

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from heliostat_engines.conditioning import Conditioning
+    from heliostat_engines.resolution import Resolution
     from heliostat_trainer.policy.artist import Artist
     from heliostat_trainer.rollouts.service import RolloutService
     from heliostat_trainer.settings.config import TrainConfig
@@ -70,7 +71,7 @@ class Evaluator:
         prompts: Sequence[str],
         server: RolloutService,
         artist: Artist,
-        resolution_px: int,
+        resolution_px: Resolution,
         folder: Path,
         stages: Stages | None = None,
     ) -> None:

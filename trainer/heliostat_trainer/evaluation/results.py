@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 
 from heliostat_engines.files.atomic import atomic_folder
 from heliostat_engines.files.text import content_of, read_json
+from heliostat_engines.resolution import written
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluation.statistics import Interval, interval
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from heliostat_engines.resolution import Resolution
     from heliostat_trainer.rewards import RewardSum
 
 
@@ -45,7 +47,7 @@ class Conditions:
 
     guidance: float
     denoising_steps: int
-    resolution_px: int | None
+    resolution_px: Resolution | None
     """None: it was not kept."""
     prompts: tuple[str, ...]
     seeds: tuple[tuple[int, ...], ...]
@@ -64,8 +66,11 @@ class Conditions:
             other = theirs[name]
             if own == other or (name == "resolution_px" and None in {own, other}):
                 continue
-            is_plain = not isinstance(own, tuple)
-            yield name.replace("_", " ") + (f" ({own}, not {other})" if is_plain else "")
+            shown = (own, other)
+            if name == "resolution_px":
+                shown = (written(own), written(other))
+            is_plain = not isinstance(shown[0], tuple)
+            yield name.replace("_", " ") + (f" ({shown[0]}, not {shown[1]})" if is_plain else "")
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,8 @@ class Evaluation:
     """diversity[P] within each prompt's images; empty where there is one image of each."""
     seconds: float = 0.0
     """What it took; 0 where that was not kept."""
-    resolution_px: int | None = None
-    """Side of the images; None in results of before it was kept."""
+    resolution_px: Resolution | None = None
+    """Size of the images; None in results of before it was kept."""
     solver: Solver = Solver.EULER
     """What drew them: in results of before there was another, Euler's method."""
 
@@ -230,6 +235,8 @@ def _evaluation(entry: dict[str, object]) -> Evaluation:
     fields: dict[str, object] = dict(entry)
     fields["policy"] = PolicyName(str(entry["policy"]))
     fields["solver"] = Solver(str(entry.get("solver", Solver.EULER)))
+    if isinstance(fields.get("resolution_px"), list):
+        fields["resolution_px"] = tuple(fields["resolution_px"])  # type: ignore[arg-type]
     fields["prompts"] = tuple(entry["prompts"])  # type: ignore[arg-type]
     fields["seeds"] = tuple(tuple(group) for group in entry["seeds"])  # type: ignore[attr-defined]
     rewards: dict[str, list[list[float]]] = entry["rewards"]  # type: ignore[assignment]

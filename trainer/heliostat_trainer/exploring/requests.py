@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from heliostat_engines.families import get_family
 from heliostat_trainer.exploring.explorers import explored_after
 from heliostat_trainer.exploring.watch import explore_steps
 from heliostat_trainer.prompts.curriculum import draw_prompts, flats, known_spreads
@@ -13,9 +14,11 @@ from heliostat_trainer.tuning import in_force
 from heliostat_trainer.types import ExploreSteps, GroupRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from heliostat_engines.resolution import Resolution
     from heliostat_trainer.folder.checkpoint import RunState
+    from heliostat_trainer.prompts.sets import PromptSets
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.tuning import Shape
 
@@ -26,8 +29,9 @@ def group_requests(
     step: int,
     candidates: int,
     explored_in: ExploreSteps,
+    sizes: Mapping[str, Resolution] | None = None,
 ) -> list[GroupRequest]:
-    """A request for each prompt's group of candidates."""
+    """A request for each prompt's group of candidates; `sizes` are of prompts that have their own."""
     seed = config.run.seed
     return [
         _request(
@@ -36,6 +40,7 @@ def group_requests(
             prompt,
             candidate_seeds(seed, Purpose.CANDIDATES, candidates, step, row),
             explored_in,
+            (sizes or {}).get(prompt),
         )
         for row, prompt in enumerate(prompts)
     ]
@@ -48,7 +53,12 @@ def showcase_request(config: TrainConfig, prompt: str, explored_in: ExploreSteps
 
 
 def _request(
-    config: TrainConfig, row: int, prompt: str, seeds: tuple[int, ...], explored_in: ExploreSteps
+    config: TrainConfig,
+    row: int,
+    prompt: str,
+    seeds: tuple[int, ...],
+    explored_in: ExploreSteps,
+    size: Resolution | None = None,
 ) -> GroupRequest:
     recipe = config.recipe
     return GroupRequest(
@@ -61,6 +71,7 @@ def _request(
         score_after=explored_in.score_after,
         solver=recipe.solver,
         decoder=recipe.pool_decoder,
+        resolution_px=size or config.model.resolution_of(get_family(config.model.family)),
     )
 
 
@@ -69,7 +80,7 @@ class Requests:
     """What the steps of a run are made of; `state` is as of any step that knows what they need."""
 
     config: TrainConfig
-    training_prompts: tuple[str, ...]
+    training: PromptSets
 
     def shape(self, state: RunState, step: int) -> Shape:
         """Prompts, candidates and kept samples of a step."""
@@ -87,7 +98,7 @@ class Requests:
         until = explored_after(step, self.config.recipe.depth)
         return draw_prompts(
             self.config,
-            self.training_prompts,
+            self.training.train,
             flats(state.sightings, until),
             step,
             in_force(self.config, state.decisions, step),
@@ -98,4 +109,5 @@ class Requests:
         """A request for each group of a step."""
         candidates, explored_in = self.shape(state, step).candidates, self.explored_in(state, step)
         prompts = self.prompts(state, step)
-        return group_requests(self.config, prompts, step, candidates, explored_in)
+        sizes = self.training.sizes
+        return group_requests(self.config, prompts, step, candidates, explored_in, sizes)

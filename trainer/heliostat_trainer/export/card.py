@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from heliostat_engines.resolution import width_height
 from heliostat_trainer.evaluation.results import guidance_label, paired_difference
 from heliostat_trainer.export.formats import Format
 
@@ -56,6 +57,7 @@ def model_card(record: RunRecord, family: Family, lora: TrainedLora, kind: Forma
     """README.md with YAML front matter, as the Hugging Face hub reads it."""
     base = record.model.checkpoint_of(family)
     after = _evaluation_at(record, lora.step)
+    width_px, height_px = width_height(record.model.resolution_of(family))
     template = files("heliostat_trainer.export").joinpath("card.md").read_text("utf-8")
     environment = Environment(  # noqa: S701  # Markdown, not HTML
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -73,7 +75,8 @@ def model_card(record: RunRecord, family: Family, lora: TrainedLora, kind: Forma
         rows=_rows(record, after),
         after=after,
         guidance=guidance_label(after) if after else None,
-        resolution_px=record.model.resolution_of(family),
+        width_px=width_px,
+        height_px=height_px,
         steps=record.settings["evaluation.steps"],
         transformer=family.transformer_class().__name__,
     )

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from heliostat_engines.families.assumptions import TRANSFORMER_CONFIG
 from heliostat_engines.families.checkpoint import optional_config
 from heliostat_engines.families.family import Size
+from heliostat_engines.resolution import width_height
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,13 +86,13 @@ def _model_spec(
     *,
     implementation: str,
 ) -> dict[str, str]:
-    side = record.model.resolution_of(family)
+    width, height = width_height(record.model.resolution_of(family))
     return {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{names.architecture}/lora",
         "modelspec.implementation": implementation,
         "modelspec.title": record.name,
-        "modelspec.resolution": f"{side}x{side}",
+        "modelspec.resolution": f"{width}x{height}",
         "modelspec.description": (
             f"Trained {lora.step} steps on {record.reward.label} with heliostat."
         ),

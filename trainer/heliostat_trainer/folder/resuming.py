@@ -9,6 +9,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from heliostat_engines.resolution import written
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.settings.compare import completed, first_change, flatten
 from heliostat_trainer.settings.learning import LrSchedule
@@ -16,6 +17,7 @@ from heliostat_trainer.settings.learning import LrSchedule
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from heliostat_engines.resolution import Resolution
     from heliostat_trainer.prompts.sets import PromptSets
     from heliostat_trainer.settings.config import TrainConfig
 
@@ -27,7 +29,7 @@ CONTENTS = {TRAIN: "prompts", HELDOUT: "held-out prompts", WEIGHTS: "weights"}
 def contents_of(prompts: PromptSets, weights_digest: str) -> dict[str, str]:
     """A digest of what each setting of CONTENTS names, as far as it is known."""
     digests = {
-        TRAIN: _digest(prompts.train),
+        TRAIN: _digest((*prompts.train, *_written(prompts.sizes))),
         HELDOUT: _digest(prompts.heldout),
         WEIGHTS: weights_digest,
     }
@@ -119,6 +121,10 @@ def _stretched(config: TrainConfig, steps: int) -> TrainConfig:
         return config
     optimiser = config.optimiser.model_copy(update={"lr_steps": steps})
     return config.model_copy(update={"optimiser": optimiser})
+
+
+def _written(sizes: Mapping[str, Resolution]) -> list[str]:
+    return [f"{written(size)} {prompt}" for prompt, size in sizes.items()]
 
 
 def _digest(texts: tuple[str, ...]) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from heliostat_engines.families.family import Family
+    from heliostat_engines.resolution import Resolution
 
 
 def saved_bytes(
@@ -29,7 +30,7 @@ def saved_bytes(
     targets: Collection[str],
     *,
     rank: int,
-    resolution_px: int,
+    resolution_px: Resolution,
     checkpointed: bool,
 ) -> int:
     """Bytes kept for the backward pass of one row, with a LoRA of that rank on `targets`.

@@ -9,13 +9,17 @@ from heliostat_engines.families.family import Size
 from heliostat_engines.families.inspection import transformer_bytes
 from heliostat_engines.families.precision import lora_targets, plan_linears
 from heliostat_engines.precisions import Precision
+from heliostat_engines.resolution import pixels
 from heliostat_trainer.forecast.activations import saved_bytes
 from heliostat_trainer.forecast.work import MOMENT_BYTES, TrainerMemory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import nn
 
     from heliostat_engines.families.family import Family
+    from heliostat_engines.resolution import Resolution
     from heliostat_trainer.settings.config import TrainConfig
 
 
@@ -23,8 +27,12 @@ GATHERED_BLOCKS = 2
 """Of a sharded transformer: the block that is evaluated, and the next one on its way."""
 
 
-def trainer_memory(config: TrainConfig, ranks: int = 1) -> TrainerMemory:
-    """Of one of so many ranks. Counted on the meta device: takes no memory for weights, and reads no checkpoint.
+def trainer_memory(
+    config: TrainConfig, ranks: int = 1, sizes: Iterable[Resolution] = ()
+) -> TrainerMemory:
+    """Of one of so many ranks, where images are of the run's own size, or of larger `sizes`.
+
+    Counted on the meta device: takes no memory for weights, and reads no checkpoint.
 
     Raises:
         UnknownFamilyError: there is no such family.
@@ -33,14 +41,15 @@ def trainer_memory(config: TrainConfig, ranks: int = 1) -> TrainerMemory:
     family = get_family(config.model.family)
     resolution_px = config.model.resolution_of(family)
     family.resolutions.check(family.name, resolution_px)
-    return memory_of(config, family, family.build_transformer(Size.PUBLISHED), resolution_px, ranks)
+    largest = max((resolution_px, *sizes), key=pixels)
+    return memory_of(config, family, family.build_transformer(Size.PUBLISHED), largest, ranks)
 
 
 def memory_of(
     config: TrainConfig,
     family: Family,
     transformer: nn.Module,
-    resolution_px: int,
+    resolution_px: Resolution,
     ranks: int = 1,
 ) -> TrainerMemory:
     """With a LoRA on each of the family's targets, which is left in the transformer."""

@@ -55,8 +55,10 @@ class Learner:
         ranks: Ranks | None = None,
         undisturbed: Callable[[], AbstractContextManager[object]] = nullcontext,
         stages: Stages | None = None,
+        sigmas_of: Callable[[tuple[int, ...]], torch.Tensor] | None = None,
     ) -> None:
-        """`sigmas` are the noise levels[steps + 1] that the samples were drawn at.
+        """`sigmas` are the noise levels[steps + 1] that the samples were drawn at, or `sigmas_of` the shape
+        of a sample's latents, where sizes have levels of their own.
 
         Each micro-batch is trained on within `undisturbed`, and told to `stages`, as `Artist` draws.
         """
@@ -64,6 +66,7 @@ class Learner:
         self._policy = policy
         self._objective = objective
         self._levels = sigmas.numpy().astype(np.float32)
+        self._sigmas_of = sigmas_of or (lambda _: sigmas)
         self._interrupts = interrupts
         self._ranks = ranks or Ranks()
         self._undisturbed = undisturbed
@@ -143,7 +146,9 @@ class Learner:
     def _lay_out(self, samples: Sequence[Samples], step: int) -> Batch:
         """The rows that the objective trains at, in the prompts' order."""
         groups = sorted(samples, key=lambda group: group.row)
-        schedule = Schedule(self._config.run.seed, step, self._levels)
+        shapes = {tuple(group.latents.shape[1:]) for group in groups}
+        levels_of = {shape: self._sigmas_of(shape).numpy().astype(np.float32) for shape in shapes}
+        schedule = Schedule(self._config.run.seed, step, self._levels, levels_of)
         return lay_out(self._config.objective, schedule, groups, self._policy.device)
 
     def _mini_batches(self, batch: Batch) -> list[NDArray[np.int64]]:

@@ -8,7 +8,7 @@ sample came about by (`transitions`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from heliostat_trainer.settings.objectives import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     )
     from heliostat_trainer.types import Samples
 
+    Shape = tuple[int, ...]
+    """Of one sample's latents."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -50,6 +53,8 @@ class Schedule:
     run_seed: int
     step: int
     levels: NDArray[np.float32]
+    levels_of: Mapping[Shape, NDArray[np.float32]] = field(default_factory=dict)
+    """Of samples of other shapes than the run's own, theirs, as many."""
 
     def places(self, settings: ObjectiveSettings, available: int, count: int) -> NDArray[np.int64]:
         """places[count, L], counted from the highest of the levels `available`: L for each of `count`."""
@@ -86,7 +91,17 @@ class Batch(ABC):
 
     def micro_batches(self, terms: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
         """rows[B] of each part: as many whole terms as `size` rows hold, at least one."""
-        return _parts_of(terms, max(1, size // self.together) * self.together)
+        return self._parts_of(terms, max(1, size // self.together) * self.together)
+
+    def _parts_of(self, terms: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+        """The rows of all terms in order, `size` at a time; those of one shape of latents after another."""
+        shapes = [tuple(group.latents.shape[1:]) for group in self.groups]
+        kinds = {shape: kind for kind, shape in enumerate(dict.fromkeys(shapes))}
+        of_sample = np.repeat([kinds[shape] for shape in shapes], [len(g) for g in self.groups])
+        rows = terms.reshape(-1)
+        of_row = of_sample[self.samples[rows]]
+        each = [rows[of_row == kind] for kind in kinds.values()]
+        return [own[start : start + size] for own in each for start in range(0, len(own), size)]
 
     def prompts(self, rows: NDArray[np.int64]) -> list[int]:
         """Which of the step's prompts the rows are of."""
@@ -107,14 +122,15 @@ class Batch(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class _NoisedBatch(Batch):
-    """Clean samples[S, ...] on the device, noised anew."""
+    """Clean samples on the device, noised anew."""
 
-    clean: torch.Tensor
+    clean: Sequence[torch.Tensor]
+    """Each sample's latents[...], which need not have one shape."""
     draws: NDArray[np.int64]
     """draws[R]: which of the step's draws of noise a row has."""
 
     def take(self, rows: NDArray[np.int64]) -> NoisedRows:
-        clean = self.clean[torch.from_numpy(self.samples[rows])]
+        clean = torch.stack([self.clean[sample] for sample in self.samples[rows].tolist()])
         draws, of_row = np.unique(self.draws[rows], return_inverse=True)
         noise = torch.stack([self._noise(draw, clean.shape[1:]) for draw in draws.tolist()])
         noise = noise[torch.from_numpy(of_row)].to(clean.device)
@@ -147,7 +163,9 @@ class GroupBatch(_NoisedBatch):
 
     def micro_batches(self, terms: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
         """rows[B] of each part: of whole terms, or else `size` of them."""
-        return _parts_of(terms, size) if self.splits(size) else super().micro_batches(terms, size)
+        return (
+            self._parts_of(terms, size) if self.splits(size) else super().micro_batches(terms, size)
+        )
 
     def with_margins(self, shares: torch.Tensor) -> GroupBatch:
         """The same rows, with the margins that each row's share[R] gives."""
@@ -213,7 +231,7 @@ def each_sample(
 ) -> Batch:
     """A row for each sample at each of its levels."""
     values = advantages_of(settings, groups)
-    levels, draws = _noised(settings, schedule, [len(group) for group in groups])
+    levels, draws = _noised(settings, schedule, groups, [len(group) for group in groups])
     samples = np.repeat(np.arange(len(values)), levels.shape[1])
     return _NoisedBatch(
         schedule=schedule,
@@ -238,7 +256,7 @@ def pairs(
     Advantages are +1 and -1; 0 where the rewards are equal.
     """
     of_each = list(_pairs_of_each(groups))
-    levels, draws = _noised(settings, schedule, [len(pairs) for pairs in of_each])
+    levels, draws = _noised(settings, schedule, groups, [len(pairs) for pairs in of_each])
     samples = np.repeat(np.concatenate(of_each), levels.shape[1], axis=0)
     rewards = np.concatenate([group.rewards for group in groups])[samples]
     differ = np.sign(rewards[:, 0] - rewards[:, 1])
@@ -268,7 +286,7 @@ def whole_groups(
     kept, total = sizes[0], sum(sizes)
     values = advantages_of(settings, groups).reshape(-1, kept)
     weights = np.concatenate([balanced(own) for own in values])
-    levels, draws = _noised(settings, schedule, sizes)
+    levels, draws = _noised(settings, schedule, groups, sizes)
 
     def level_by_level(each: NDArray[Any]) -> NDArray[Any]:
         return each.reshape(len(groups), kept, -1).swapaxes(1, 2).reshape(-1)
@@ -330,7 +348,10 @@ def _one_of_each_stratum(
 
 
 def _noised(
-    settings: NoisedSettings, schedule: Schedule, sizes: Sequence[int]
+    settings: NoisedSettings,
+    schedule: Schedule,
+    groups: Sequence[Samples],
+    sizes: Sequence[int],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """levels[U, L] and draws[U, L] of noise for all units of groups that have `sizes` of them.
 
@@ -345,13 +366,12 @@ def _noised(
     draws = np.arange(places.size).reshape(places.shape)
     if settings.share_noise:
         draws = draws[np.repeat(np.cumsum([0, *sizes])[:-1], sizes)]
-    return schedule.levels[places], draws
-
-
-def _parts_of(terms: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """The rows of all terms in order, `size` at a time."""
-    rows = terms.reshape(-1)
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+    own = [
+        schedule.levels_of.get(tuple(group.latents.shape[1:]), schedule.levels) for group in groups
+    ]
+    ends = np.cumsum(sizes)[:-1]
+    levels = [each[at] for each, at in zip(own, np.split(places, ends), strict=True)]
+    return np.concatenate(levels), draws
 
 
 def _extremes_of_each(groups: Sequence[Samples], pairs: int | None) -> Iterator[NDArray[np.int64]]:
@@ -373,5 +393,5 @@ def _pairs_of_each(groups: Sequence[Samples]) -> Iterator[NDArray[np.int64]]:
         first += len(group)
 
 
-def _clean(groups: Sequence[Samples], device: torch.device) -> torch.Tensor:
-    return torch.cat([group.latents for group in groups]).to(device)
+def _clean(groups: Sequence[Samples], device: torch.device) -> list[torch.Tensor]:
+    return [latents for group in groups for latents in group.latents.to(device)]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Family
+    from heliostat_engines.resolution import Resolution
     from heliostat_engines.sampling.stochastic import StochasticSampler, Trajectory
     from heliostat_trainer.policy.policy import Policy, PolicyName
 
@@ -35,7 +36,7 @@ class Artist:
         self,
         policy: Policy,
         family: Family,
-        resolution_px: int,
+        resolution_px: Resolution,
         batch: int,
         sampler: StochasticSampler | None = None,
         ranks: Ranks | None = None,
@@ -78,23 +79,31 @@ class Artist:
         null: Conditioning | None = None,
         guidance: float = 1.0,
         score_after: int | None = None,
+        resolution_px: Resolution | None = None,
     ) -> torch.Tensor:
         """Clean latents[B, ...] in float32 on the CPU, for seeds[B] and rows[B] of a conditioning.
 
         `Draw` says what each of them means.
         """
-        call = Draw(who, seeds, conditioning, rows, steps, null, guidance, score_after)
+        call = Draw(
+            who, seeds, conditioning, rows, steps, null, guidance, score_after, resolution_px
+        )
         with announced(self._ranks, call):
             return call.do(self)
 
     def rollout(
-        self, seeds: Sequence[int], conditioning: Conditioning, rows: Sequence[int], steps: int
+        self,
+        seeds: Sequence[int],
+        conditioning: Conditioning,
+        rows: Sequence[int],
+        steps: int,
+        resolution_px: Resolution | None = None,
     ) -> tuple[torch.Tensor, Trajectory | None]:
         """Clean latents[B, ...] of the old policy to train on, as `draw`, and how they came about.
 
         There is a trajectory only where the objective needs it: then the sampler is stochastic.
         """
-        call = Rollout(seeds, conditioning, rows, steps)
+        call = Rollout(seeds, conditioning, rows, steps, resolution_px)
         with announced(self._ranks, call):
             return call.do(self)
 
@@ -125,31 +134,36 @@ class Artist:
             self._stages.count(min(done, len(seeds)), len(seeds), "images")
         return _concat(self._ranks.gather(_concat(parts)))
 
-    def sigmas(self, steps: int, score_after: int | None = None) -> torch.Tensor:
-        """sigmas[E + 1]: the noise levels of E evaluations, and 0."""
-        sigmas = self._family.sigmas(steps, self._resolution_px)
+    def sigmas(
+        self,
+        steps: int,
+        score_after: int | None = None,
+        resolution_px: Resolution | None = None,
+    ) -> torch.Tensor:
+        """sigmas[E + 1]: the noise levels of E evaluations, and 0; of a size of images, or the run's own."""
+        sigmas = self._family.sigmas(steps, resolution_px or self._resolution_px)
         return cut_after(sigmas, score_after or steps)
 
-    def noise(self, seeds: Sequence[int]) -> torch.Tensor:
+    def noise(self, seeds: Sequence[int], resolution_px: Resolution | None = None) -> torch.Tensor:
         """What seeds[B] begin at, [B, ...] on the policy's device."""
-        shape = self._family.latent_shape(self._resolution_px)
+        shape = self._family.latent_shape(resolution_px or self._resolution_px)
         return initial_noise(seeds, shape).to(self.policy.device)
 
     def denoise(
         self,
         who: PolicyName,
-        seeds: Sequence[int],
+        noise: torch.Tensor,
         conditioning: Conditioning,
         sigmas: torch.Tensor,
         null: Conditioning | None = None,
         guidance: float = 1.0,
     ) -> torch.Tensor:
-        """Clean latents[B, ...] on the CPU of a single batch, for seeds[B] and a conditioning of B rows."""
+        """Clean latents[B, ...] on the CPU of a single batch, from noise[B, ...] and a conditioning of B rows."""
         velocity = self.policy.bind(who, conditioning)
         if null is not None:
-            unconditional = self.policy.bind(who, null.repeat(len(seeds)))
+            unconditional = self.policy.bind(who, null.repeat(len(noise)))
             velocity = guided(velocity, unconditional, guidance)
-        return self._sample(velocity, self.noise(seeds), sigmas).cpu()
+        return self._sample(velocity, noise, sigmas).cpu()
 
 
 def _concat(parts: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -47,12 +47,16 @@ class Redrawing:
         scoring: Phase = Phase.SCORE,
     ) -> list[Samples]:
         """Samples of each request, with all steps, as they are trained on."""
-        seeds, rows = _of_each_seed(requests)
-        with self._clock.phase(drawing):
-            latents, trajectory = self._artist.rollout(
-                seeds, conditioning, rows, self._recipe.steps
-            )
-        return Samples.of(requests, latents, self._score(requests, latents, scoring), trajectory)
+        samples: list[Samples] = []
+        for together in _of_one_size(requests):
+            seeds, rows = _of_each_seed(together)
+            with self._clock.phase(drawing):
+                latents, trajectory = self._artist.rollout(
+                    seeds, conditioning, rows, self._recipe.steps, together[0].resolution_px
+                )
+            rewards = self._score(together, latents, scoring)
+            samples += Samples.of(together, latents, rewards, trajectory)
+        return _in_order_of(requests, samples)
 
     def pools(
         self, requests: Sequence[GroupRequest], conditioning: Conditioning
@@ -89,19 +93,23 @@ class Redrawing:
         self, requests: Sequence[GroupRequest], conditioning: Conditioning
     ) -> list[Samples]:
         """Candidates as the server would explore them, but in BF16."""
-        seeds, rows = _of_each_seed(requests)
-        first = requests[0]
-        with self._clock.phase(Phase.EXPLORE):
-            latents = self._artist.draw(
-                PolicyName.OLD,
-                seeds,
-                conditioning,
-                rows,
-                first.steps,
-                score_after=first.score_after,
-            )
-        rewards = self._score(requests, latents, Phase.EXPLORE, first.decoder)
-        return Samples.of(requests, latents, rewards, None)
+        samples: list[Samples] = []
+        for together in _of_one_size(requests):
+            seeds, rows = _of_each_seed(together)
+            first = together[0]
+            with self._clock.phase(Phase.EXPLORE):
+                latents = self._artist.draw(
+                    PolicyName.OLD,
+                    seeds,
+                    conditioning,
+                    rows,
+                    first.steps,
+                    score_after=first.score_after,
+                    resolution_px=first.resolution_px,
+                )
+            rewards = self._score(together, latents, Phase.EXPLORE, first.decoder)
+            samples += Samples.of(together, latents, rewards, None)
+        return _in_order_of(requests, samples)
 
     def _score(
         self,
@@ -114,6 +122,17 @@ class Redrawing:
         prompts = [request.prompt for request in requests for _ in request.seeds]
         with self._clock.waiting(phase):
             return self._server.score(latents, prompts, self._rewards, decoder=decoder).rewards
+
+
+def _of_one_size(requests: Sequence[GroupRequest]) -> list[list[GroupRequest]]:
+    """Those whose images have the same size, together: a batch has one shape."""
+    sizes = dict.fromkeys(request.resolution_px for request in requests)
+    return [[each for each in requests if each.resolution_px == size] for size in sizes]
+
+
+def _in_order_of(requests: Sequence[GroupRequest], samples: Sequence[Samples]) -> list[Samples]:
+    by_row = {each.row: each for each in samples}
+    return [by_row[request.row] for request in requests]
 
 
 def _of_each_seed(requests: Sequence[GroupRequest]) -> tuple[list[int], list[int]]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from heliostat_engines.resolution import pixels, written
 from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.prompts.sizes import read_sizes
 from heliostat_trainer.prompts.sources import read_prompts
 from heliostat_trainer.randomness import Purpose, stream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from heliostat_engines.resolution import Resolution
     from heliostat_trainer.settings.config import TrainConfig
 
 
@@ -21,6 +24,8 @@ class PromptSets:
 
     train: tuple[str, ...]
     heldout: tuple[str, ...]
+    sizes: Mapping[str, Resolution] = field(default_factory=dict)
+    """Of the images of those prompts that are trained on and have a size of their own."""
 
 
 def read_prompt_sets(config: TrainConfig) -> PromptSets:
@@ -40,7 +45,8 @@ def read_prompt_sets(config: TrainConfig) -> PromptSets:
         rest, part = str(settings.train), str(settings.heldout)
     _at_least(sets.train, settings.per_step, "prompts.per_step", rest)
     _at_least(sets.heldout, config.evaluation.prompts, "evaluation.prompts", part)
-    return sets
+    sizes = read_sizes(config)
+    return replace(sets, sizes={prompt: sizes[prompt] for prompt in sets.train if prompt in sizes})
 
 
 def hold_out(prompts: tuple[str, ...], fraction: float, seed: int) -> PromptSets:
@@ -56,6 +62,26 @@ def hold_out(prompts: tuple[str, ...], fraction: float, seed: int) -> PromptSets
 
 def prompt_notes(config: TrainConfig, sets: PromptSets) -> tuple[str, ...]:
     """What the user should know of a run's prompts, one sentence each."""
+    return (*_notes_of_sizes(config, sets), *_notes_of_held_out(config, sets))
+
+
+def _notes_of_sizes(config: TrainConfig, sets: PromptSets) -> tuple[str, ...]:
+    if not sets.sizes:
+        return ()
+    from heliostat_engines.families import get_family  # torch: a dry run needs none without sizes
+
+    own_px = config.model.resolution_of(get_family(config.model.family))
+    count = len(sets.train)
+    mean = sum(pixels(sets.sizes.get(prompt, own_px)) for prompt in sets.train) / count
+    return (
+        f"{len(sets.sizes)} of {count} prompts are trained on at a size of their own, the others, and all that "
+        f"are held out, are drawn at {written(own_px)} px: an image that is trained on has "
+        f"{mean / pixels(own_px):.2f} times the pixels of that on average, and an evaluation of it takes as "
+        "much longer or less",
+    )
+
+
+def _notes_of_held_out(config: TrainConfig, sets: PromptSets) -> tuple[str, ...]:
     settings, train, heldout = config.prompts, sets.train, sets.heldout
     if settings.heldout is None:
         return (

@@ -1,7 +1,8 @@
 r"""Where prompts come from: text files, JSONL files, data sets of the Hugging Face hub.
 
 A text file has a prompt a line; empty lines and lines that start with # are skipped. A JSONL file
-has an object a line, whose `prompt` is taken; whatever else it holds (`metadata`) is left alone.
+has an object a line, whose `prompt` is taken, and its `resolution` in `sizes`; whatever else it holds
+(`metadata`) is left alone.
 Lines end at \n or \r\n, and a byte-order mark at the start is no part of the first.
 """
 

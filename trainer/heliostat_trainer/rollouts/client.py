@@ -10,6 +10,7 @@ from tritonclient.utils import InferenceServerException
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.parts import parts
+from heliostat_engines.resolution import pixels
 from heliostat_proto.rollout_pb2 import PromptReport, ScoreSpec
 from heliostat_trainer.errors import ServerRefusedError
 from heliostat_trainer.rollouts.backlog import Backlog
@@ -138,7 +139,7 @@ class RolloutClient:
         info = self._known_info()
         size = request.latents[:1].numel() * FLOAT_BYTES
         if request.return_images:
-            size += 3 * info.resolution_px**2
+            size += 3 * max(map(pixels, info.sizes))
         each = parts([size] * len(request), MAX_SCORE_BYTES, info.batch)
         return Scores.concat([self._score(request.take(rows)) for rows in each])
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from heliostat_engines.resolution import written
+from heliostat_engines.settings.writing import literal
 from heliostat_engines.suggestions import suggest
 from heliostat_trainer.errors import ConfigError, ServerRefusedError
 from heliostat_trainer.prompts.places import place_of
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from heliostat_engines.resolution import Resolution
     from heliostat_proto.control_pb2 import InfoResponse
     from heliostat_trainer.prompts.sets import PromptSets
     from heliostat_trainer.rollouts.service import RolloutService
@@ -35,7 +38,7 @@ def check_wire(answer: InfoResponse, url: str) -> None:
 
 
 def check_against_server(
-    config: TrainConfig, info: ServerInfo, prompts: PromptSets, resolution_px: int
+    config: TrainConfig, info: ServerInfo, prompts: PromptSets, resolution_px: Resolution
 ) -> None:
     """Compare the settings with what the server serves and allows.
 
@@ -52,6 +55,7 @@ def check_against_server(
     _check_rewards(config, info)
     _check_rollouts(config, info)
     _check_decoder(config, info)
+    _check_sizes(config, info, prompts)
     for source in _sources(config, prompts):
         longest = max(source.prompts, key=len)
         if len(longest) > info.max_prompt_chars:
@@ -122,16 +126,17 @@ def checkpoint_warnings(checkpoint: str, digest: str, info: ServerInfo) -> tuple
     )
 
 
-def _check_model(config: TrainConfig, info: ServerInfo, resolution_px: int) -> None:
+def _check_model(config: TrainConfig, info: ServerInfo, resolution_px: Resolution) -> None:
     if config.model.family != info.family:
         raise ConfigError(
             f"the server serves the model family {info.family!r}: set model.family to it, or "
             f"server.url to a server of {config.model.family!r}"
         )
-    if resolution_px != info.resolution_px:
+    if resolution_px not in info.sizes:
         raise ConfigError(
-            f"the server draws {info.resolution_px} px images: set model.resolution_px = "
-            f"{info.resolution_px}, not {resolution_px}"
+            f"the server draws {' and '.join(map(written, info.sizes))} px images: set model.resolution_px = "
+            f"{' or '.join(map(literal, info.sizes))}, not {literal(resolution_px)}, or start the server with "
+            f"--resolutions-px {written(resolution_px)}"
         )
     if config.lora.rank > info.max_rank:
         raise ConfigError(
@@ -200,6 +205,17 @@ def _check_decoder(config: TrainConfig, info: ServerInfo) -> None:
             f"recipe.explore_decoder = {decoder.value!r}, but the server {lacks}: leave it out, or start a "
             "newer server that finds one in its checkpoint's folder vae_tiny or in the Hugging Face cache"
         )
+
+
+def _check_sizes(config: TrainConfig, info: ServerInfo, prompts: PromptSets) -> None:
+    for prompt, size in prompts.sizes.items():
+        if size not in info.sizes:
+            place = _Source("prompts.train", config.prompts.train, (), ()).place(prompt)
+            raise ConfigError(
+                f"{place}: resolution = {literal(size)}, but the server draws "
+                f"{' and '.join(map(written, info.sizes))} px images alone: change it, or start the server "
+                f"with --resolutions-px {written(size)}"
+            )
 
 
 def _check_rollouts(config: TrainConfig, info: ServerInfo) -> None:

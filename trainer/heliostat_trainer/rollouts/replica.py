@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from heliostat_engines.decoders import DecoderName
+    from heliostat_engines.resolution import Resolution
     from heliostat_trainer.rollouts.caller import Caller
     from heliostat_trainer.rollouts.published import PublishedAdapters
     from heliostat_trainer.types import GroupRequest, ServerInfo
@@ -83,20 +84,25 @@ class Likeness:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._first: tuple[str, ServerInfo] | None = None
-        self._asked: set[tuple[bool, Solver, DecoderName]] = set()
+        self._asked: set[tuple[bool, Solver, DecoderName, Resolution | None]] = set()
 
     def explored(self, requests: Sequence[GroupRequest]) -> None:
         """Note how groups are drawn from here on."""
         with self._lock:
             self._asked |= {
-                (request.score_after is not None, request.solver, request.decoder)
+                (
+                    request.score_after is not None,
+                    request.solver,
+                    request.decoder,
+                    request.resolution_px,
+                )
                 for request in requests
             }
 
     def decoded(self, decoder: DecoderName) -> None:
         """Note what latents are decoded with from here on."""
         with self._lock:
-            self._asked.add((False, Solver.EULER, decoder))
+            self._asked.add((False, Solver.EULER, decoder, None))
 
     def check(self, url: str, info: ServerInfo) -> None:
         """Refuse a server that does not fit the others.
@@ -108,7 +114,7 @@ class Likeness:
         with self._lock:
             self._first = self._first or (url, info)
             first, expected = self._first
-            asked = sorted(self._asked)
+            asked = sorted(self._asked, key=str)
         differ = [name for name in ALIKE if getattr(info, name) != getattr(expected, name)]
         if not info.has_weights(expected.checkpoint, expected.weights_digest):
             named_alike = info.checkpoint == expected.checkpoint
@@ -126,8 +132,10 @@ class Likeness:
                 f"server.url: {url} and {first} differ in {name} ({what[0]} and {what[1]}): "
                 "start both with the same settings, or name one of them"
             )
-        for early, solver, decoder in asked:
-            if lacks := info.shortcoming(early=early, solver=solver, decoder=decoder):
+        for early, solver, decoder, resolution_px in asked:
+            if lacks := info.shortcoming(
+                early=early, solver=solver, decoder=decoder, resolution_px=resolution_px
+            ):
                 raise ServerLeftOutError(f"it {lacks}: start a newer one there")
 
 

@@ -258,10 +258,11 @@ def _common(infos: Sequence[ServerInfo]) -> ServerInfo:
             filter(None, (info.max_queued_images for info in infos)), default=None
         ),
         decoders=_in_all([info.decoders for info in infos]),
+        resolutions_px=_in_all([info.resolutions_px for info in infos]),
     )
 
 
-def _in_all(names: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The names that every one has, in the order of the first."""
-    first, *others = names
-    return tuple(name for name in first if all(name in other for other in others))
+def _in_all(lists: Sequence[tuple[T, ...]]) -> tuple[T, ...]:
+    """What every one has, in the order of the first."""
+    first, *others = lists
+    return tuple(each for each in first if all(each in other for other in others))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
+from heliostat_engines.resolution import width_height
 from heliostat_proto.rollout_pb2 import ExploreSpec, RolloutSpec
 from heliostat_trainer.errors import ServerGoneError, ServerRefusedError
 from heliostat_trainer.rollouts.connection import CONTROL_TIMEOUT_S
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from heliostat_engines.resolution import Resolution
     from heliostat_trainer.rollouts.control import ControlPlane
     from heliostat_trainer.rollouts.patience import Waiting
     from heliostat_trainer.rollouts.wire import Access
@@ -39,6 +41,8 @@ class Behaviour:
     experiment: str
     version: int
     """0: the base model."""
+    own_px: Resolution
+    """Size of the images unless another is asked for, which older servers do not know."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,9 @@ class RolloutStream:
 
     def ask(self, request: GroupRequest, seeds: Sequence[int]) -> None:
         """Queue a request for some of a group's seeds."""
+        own_px = self.behaviour.own_px
+        other_px = request.resolution_px if request.resolution_px != own_px else None
+        width_px, height_px = width_height(other_px or 0)
         spec = ExploreSpec(
             rollout=RolloutSpec(
                 experiment=self.behaviour.experiment,
@@ -85,6 +92,8 @@ class RolloutStream:
                 decoder=spec_name(request.decoder),
                 rewards=request.reward.names,
                 return_latents=request.return_latents,
+                width_px=width_px,
+                height_px=height_px,
             )
         )
         try:
@@ -141,7 +150,7 @@ class StreamSource:
         if self._adapter is not None:
             version = control.version(self._adapter, info) or self._publish_again(self._adapter)
         self._require_ready(info.rollout_address)
-        behaviour = Behaviour(control.experiment, version)
+        behaviour = Behaviour(control.experiment, version, info.resolution_px)
         return RolloutStream(
             info.rollout_address, behaviour, connection.opened(), connection.waiting
         )

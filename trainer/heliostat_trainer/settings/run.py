@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from heliostat_engines.resolution import ResolutionPx  # noqa: TC001 (pydantic reads it)
 from heliostat_engines.settings import Count, Positive, Settings
 
 if TYPE_CHECKING:
     from heliostat_engines.families.family import Family
+    from heliostat_engines.resolution import Resolution
 
 
 class TrackerName(StrEnum):
@@ -66,8 +68,8 @@ class ModelSection(Settings):
     checkpoint: str | None = None
     """Folder in diffusers' layout (relative to the TOML) or Hugging Face name; by default the
     family's own."""
-    resolution_px: Count | None = None
-    """Side of the images; by default the family's own."""
+    resolution_px: ResolutionPx | None = None
+    """Size of the images: the side of a square, or [width, height], as [832, 1216]; by default the family's own."""
     sample_batch: Count = 48
     """Images that the trainer draws at once, on each rank (memory and speed only)."""
     gradient_checkpointing: bool = False
@@ -84,8 +86,8 @@ class ModelSection(Settings):
         """The one that is trained on: the family's own where the settings name none."""
         return self.checkpoint or family.default_checkpoint
 
-    def resolution_of(self, family: Family) -> int:
-        """Side of the images in pixels: the family's own where the settings name none."""
+    def resolution_of(self, family: Family) -> Resolution:
+        """Size of the images in pixels: the family's own where the settings name none."""
         return self.resolution_px or family.default_resolution_px
 
 

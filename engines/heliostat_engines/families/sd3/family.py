@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import torch
 
     from heliostat_engines.families.decoder import VaeDecoder
+    from heliostat_engines.resolution import Resolution
 
 TINY_DECODER = "madebyollin/taesd3"
 CLIP_TOKENS = 77
@@ -109,7 +110,7 @@ class Sd35Family(Sd3Family):
     )
 
     @override
-    def sigmas(self, steps: int, resolution_px: int) -> torch.Tensor:
+    def sigmas(self, steps: int, resolution_px: Resolution) -> torch.Tensor:
         """The published pipeline's levels: shifted by 3, the last but one near zero."""
         from diffusers import FlowMatchEulerDiscreteScheduler
 

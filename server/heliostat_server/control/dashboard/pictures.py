@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
+from heliostat_engines.resolution import width_height
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_proto.rollout_pb2 import RolloutSpec
 from heliostat_server.errors import PutOffError
@@ -92,6 +93,7 @@ class Pictures:
     def _draw(self, group: Group, batch: int) -> bytes:
         extremes = Extremes.of(group)
         shown = [group.seeds[place] for place in extremes.best + extremes.worst]
+        width_px, height_px = width_height(group.resolution_px or 0)
         rollout = RolloutSpec(
             experiment=group.experiment,
             version=group.version,
@@ -100,6 +102,8 @@ class Pictures:
             score_after=group.score_after,
             solver="" if group.solver == Solver.EULER else group.solver,
             guidance=group.guidance,
+            width_px=width_px,
+            height_px=height_px,
         )
         latents = self._painter.draw(rollout, _filled(shown, group.seeds, batch), DRAW_TIMEOUT_S)
         images = self._painter.decode(latents[: len(shown)], group.prompt, DECODE_TIMEOUT_S)
@@ -118,7 +122,7 @@ class Pictures:
 
 
 def contact_sheet(images: NDArray[np.uint8], columns: int) -> bytes:
-    """A WebP of images[B, H, W, 3], row by row, each at most 192 pixels wide."""
+    """A WebP of images[B, H, W, 3], row by row, none larger than 192 pixels."""
     height, width = images.shape[1:3]
     ratio = min(1.0, THUMBNAIL_PX / max(height, width))
     size = (max(1, round(width * ratio)), max(1, round(height * ratio)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from heliostat_engines.resolution import written
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -58,4 +60,5 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "count": count,
     "size": size,
     "duration": duration,
+    "written": written,
 }

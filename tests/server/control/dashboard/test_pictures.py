@@ -72,6 +72,18 @@ def test_pictures_have_their_rewards(mine: Browser, path: str) -> None:
     assert 'viewBox="3 1 1 1"' in page
 
 
+def test_pictures_keep_the_shape_of_what_is_no_square(
+    mine: Browser, groups: RedisGroups, painter: Painter
+) -> None:
+    groups.add(group(resolution_px=(832, 1216)))
+    path = f"/experiments/mine/groups/{groups.latest('mine', 1)[0].id}"
+    page = mine.post(f"{path}/pictures").text
+    ((rollout, _),) = painter.asked
+    assert (rollout.width_px, rollout.height_px) == (832, 1216)
+    assert 'viewBox="3 1.46154 1 1.46154"' in page
+    assert 'width="4" height="2.92308" preserveAspectRatio="none"' in page
+
+
 def test_several_rewards_rank_the_group_each_by_itself(
     mine: Browser, groups: RedisGroups, painter: Painter
 ) -> None:
