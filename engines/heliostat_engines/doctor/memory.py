@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from heliostat_engines.families.family import Family
 
 META = "meta"
-CUDA_BYTES = 500_000_000
-"""What CUDA takes of a card for each process, whatever that holds: about so much on Hopper."""
-PROCESSES = 3
-"""That a server has on the card: exploring, scoring, encoding text."""
+EMULATED = "torch"
+"""How a server explores that no engine was compiled for."""
 
 
 class ServerMemory(BaseModel):
@@ -48,7 +46,7 @@ class ServerMemory(BaseModel):
     rewards: int = 0
     """Weights alone."""
     loading: int = 0
-    """The transformer as it is read: more than `transformer` where it is quantised afterwards."""
+    """The transformer as it is read."""
 
     @property
     def total(self) -> int:
@@ -89,19 +87,40 @@ def server_memory(family: Family, serving: Serving, rewards: int = 0) -> ServerM
     kept = Precision.BF16 if serving.emulated else serving.precision
     decoder = family.build_decoder(serving.size)
     latents = torch.empty(1, *family.latent_shape(resolution_px), device=META)
-    weights = {
-        precision: transformer_bytes(transformer, plans, precision) for precision in Precision
-    }
     return ServerMemory(
-        transformer=weights[kept],
+        transformer=transformer_bytes(transformer, plans, kept),
         slots=serving.slots * adapter_bytes(targets, serving.max_rank),
         exploring=exploring_bytes(family, serving, resolution_px),
         text_encoders=sum(map(module_bytes, family.build_text_encoders(serving.size))),
         decoder=module_bytes(decoder.module),
         decoding=peak_bytes(lambda: decoder.decode(latents)),
         rewards=rewards,
-        loading=weights[Precision.BF16],
+        loading=transformer_bytes(transformer, plans, Precision.BF16 if serving.emulated else kept),
     )
+
+
+def ways_to_serve(family: Family, serving: Serving, rewards: int = 0) -> dict[str, ServerMemory]:
+    """What a server holds by torch with NVFP4 emulated, and with an engine compiled in each precision.
+
+    Raises:
+        ResolutionError: as `server_memory`.
+    """
+    torch_runtime = replace(serving, precision=Precision.NVFP4, emulated=True)
+    emulated = server_memory(family, torch_runtime, rewards)
+    compiled = server_memory(family, replace(serving, emulated=False), rewards)
+    transformer = family.build_transformer(serving.size)
+    plans = plan_linears(transformer, family.rules(serving.precision_map), family.lora_targets)
+    engines = {
+        f"{precision} engine": compiled.model_copy(
+            update={
+                # A plan is read as it was compiled.
+                field: transformer_bytes(transformer, plans, precision)
+                for field in ("transformer", "loading")
+            }
+        )
+        for precision in Precision
+    }
+    return {EMULATED: emulated, **engines}
 
 
 def adapter_bytes(targets: Mapping[str, tuple[int, int]], rank: int) -> int:
