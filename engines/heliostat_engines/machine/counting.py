@@ -27,19 +27,20 @@ def peak_bytes(run: Callable[[], object]) -> int:
     with LiveBytes() as live, FusedAttention():
         result = run()
     del result
-    return live.peak
+    peak: int = live.peak
+    return peak
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storages that are made within, and lets go of those that are freed.
 
     What was there before, such as weights, and views of it are not counted.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.held = 0
-        self.peak = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.held: int = 0
+        self.peak: int = 0
         self._known: dict[int, int] = {}
 
     @override
