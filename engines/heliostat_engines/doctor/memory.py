@@ -168,4 +168,4 @@ def zero_adapter(targets: Mapping[str, tuple[int, int]], rank: int) -> Adapter:
 
 def module_bytes(module: nn.Module) -> int:
     """Of a module's weights, tied ones once."""
-    return sum({id(value): value.nbytes for value in module.state_dict().values()}.values())
+    return sum(value.nbytes for value in (*module.parameters(), *module.buffers()))
