@@ -1,4 +1,4 @@
-"""A rollout service without a server: the demo's engine, decoder and judges in this process, on any device.
+"""A rollout service without a server: engine, decoder and judges in this process, on any device.
 
 For a loop to read and to change, and for many runs side by side on one card. Nothing is shared, queued
 or checked as a server does it: see `examples/minimal_loop.py`.
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.conditioning import Conditioning
+    from heliostat_engines.families.family import Family
     from heliostat_engines.resolution import Resolution
     from heliostat_server.rewards.definitions import RewardDefinitions
     from heliostat_trainer.types import GroupRequest
@@ -48,7 +49,7 @@ def demo_service(
 
 
 class InProcessService:
-    """The demo model in NVFP4, and its rewards."""
+    """A family's model in NVFP4, the demo's by default, and its rewards."""
 
     def __init__(
         self,
@@ -58,12 +59,15 @@ class InProcessService:
         batch: int = 48,
         resolution_px: Resolution = 64,
         rewards: RewardDefinitions | None = None,
+        family: Family | None = None,
+        scored_together: int = SCORED_TOGETHER,
     ) -> None:
         """`encode` is the family's text encoder's; `batch` candidates are denoised together.
 
-        `rewards` are defined besides the built-in ones.
+        `rewards` are defined besides the built-in ones; `scored_together` images are on the device at once.
         """
-        self._family = get_family("demo")
+        self._family = family or get_family("demo")
+        self._scored_together = scored_together
         self._device = device
         self._batch = batch
         self._resolution_px = resolution_px
@@ -145,8 +149,9 @@ class InProcessService:
     ) -> Scores:
         """Decode, then reward, as a server does."""
         request = ScoreRequest(latents, prompts, rewards, return_images, decoder)
-        starts = range(0, len(request), SCORED_TOGETHER)
-        each = [request.take(slice(start, start + SCORED_TOGETHER)) for start in starts]
+        together = self._scored_together
+        starts = range(0, len(request), together)
+        each = [request.take(slice(start, start + together)) for start in starts]
         return Scores.concat([self._score(part) for part in each])
 
     def _score(self, request: ScoreRequest) -> Scores:

@@ -21,6 +21,7 @@ from heliostat_trainer.ranks.launch import local_rank
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from heliostat_engines.families.family import Family
     from heliostat_engines.progress import Stages
     from heliostat_trainer.ranks.interrupts import Interrupts
     from heliostat_trainer.ranks.ranks import Ranks
@@ -42,8 +43,11 @@ def build_workshop(
     ranks: Ranks,
     interrupts: Interrupts,
     stages: Stages | None = None,
+    family: Family | None = None,
 ) -> Workshop:
     """Load the model; `targets` are the server's LoRA targets, `stages` hear what it then does.
+
+    `family` takes the place of model.family.
 
     Raises:
         ConfigError: settings do not fit the model, the devices or the ranks.
@@ -54,7 +58,7 @@ def build_workshop(
             "model.shard = true spreads the transformer over several ranks, and there is one: "
             "start with torchrun --nproc-per-node N, or set it to false"
         )
-    family = get_family(config.model.family)
+    family = family or get_family(config.model.family)
     resolution_px = config.model.resolution_of(family)
     device = choose_device(config.run.device)
     policy = Policy(

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from heliostat.screens.console import table_console
 from heliostat.screens.engine_build import quieten
+from heliostat.screens.memory import LEGEND, Card, count_servers, memory_table
 from heliostat_engines.compiling.cache import EngineCache, default_cache_root
 from heliostat_engines.doctor.findings import Finding, Level
 from heliostat_engines.doctor.machine import examine_machine
@@ -26,7 +27,7 @@ from heliostat_engines.progress import shown
 from heliostat_engines.runtimes.tensorrt.engine import TensorRTEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from heliostat_engines.doctor.space import FamilySpace, SpaceNeed
@@ -49,6 +50,8 @@ class Examination:
     findings: tuple[Finding, ...]
     families: tuple[FamilySpace, ...]
     trials: tuple[ModeTrial, ...]
+    servers: Mapping[str, Card]
+    """Of each family that was asked for."""
 
     @property
     def problems(self) -> int:
@@ -62,6 +65,17 @@ class Examination:
                 "findings": [finding.model_dump() for finding in self.findings],
                 "families": [needs.model_dump() for needs in self.families],
                 "trials": [trial.model_dump() for trial in self.trials],
+                "servers": {
+                    family: {
+                        way: {
+                            **memory.model_dump(),
+                            "total": card.total(way),
+                            "fits": card.fits(way),
+                        }
+                        for way, memory in card.ways.items()
+                    }
+                    for family, card in self.servers.items()
+                },
             },
             indent=2,
         )
@@ -82,6 +96,9 @@ def run(families: Sequence[str], cache: Path | None, *, trial: bool, as_json: bo
     else:
         console.print(_findings_table(examination.findings))
         console.print(_families_table(examination.families))
+        for family, card in examination.servers.items():
+            console.print(memory_table(card, f"A server of {family}"))
+            console.print(LEGEND, style="dim", highlight=False)
         console.print(_verdict(examination.problems))
     return examination.problems == 0
 
@@ -94,6 +111,8 @@ def examine(asked: Sequence[str], cache: Path, *, trial: bool) -> Examination:
             space = measure_space(cache)
             families = tuple(family_space(family(), space) for family in FAMILIES)
             findings = [*examine_machine(gpu, cache), *_server_findings()]
+            free = None if gpu is None else gpu.free_bytes
+            servers = {name: Card(count_servers(get_family(name)), free=free) for name in asked}
         with stages.during("try a small engine"):
             tried = _try_engines(gpu, EngineCache(cache), stages) if trial else ()
     for needs in families:
@@ -101,7 +120,7 @@ def examine(asked: Sequence[str], cache: Path, *, trial: bool) -> Examination:
             findings += space_findings(needs)
     trials = tuple(one for one in tried if isinstance(one, ModeTrial))
     findings += [one.finding() if isinstance(one, ModeTrial) else one for one in tried]
-    return Examination(tuple(findings), families, trials)
+    return Examination(tuple(findings), families, trials, servers)
 
 
 def _try_engines(
@@ -140,7 +159,7 @@ def _families_table(families: Sequence[FamilySpace]) -> Table:
         "NVFP4",
         "explore with torch",
         "build an engine",
-        title="Space for the published transformers: takes / free. Text encoders and decoder come on top.",
+        title="Space for the published transformers: takes / free. `heliostat doctor FAMILY` counts all of a server.",
         title_justify="left",
     )
     for needs in families:

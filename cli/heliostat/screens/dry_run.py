@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import filesize
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +17,8 @@ from heliostat_trainer.prompts.sets import prompt_notes, read_prompt_sets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from rich.console import RenderableType
 
     from heliostat_engines.resolution import Resolution
     from heliostat_trainer.forecast.work import Activity, Cost, Plan
@@ -47,7 +48,8 @@ def show(config: TrainConfig, ranks: int = 1) -> None:
     console.print(_costs("In all", plan.in_all))
     console.print(LEGEND, style="dim", highlight=False)
     console.print(_facts([("time", _time(config))]))
-    console.print(_facts(_memory(config, ranks, prompts.sizes.values())))
+    for part in _memory(config, ranks, prompts.sizes.values()):
+        console.print(part)
 
 
 def _title(config: TrainConfig) -> str:
@@ -118,23 +120,29 @@ def _time(config: TrainConfig) -> str:
 
 def _memory(
     config: TrainConfig, ranks: int, sizes: Iterable[Resolution]
-) -> Iterable[tuple[str, str]]:
+) -> Iterable[RenderableType]:
+    """The table of what lies on the cards, or why it is not there."""
     try:
+        from heliostat.screens.memory import LEGEND as SERVED
+        from heliostat.screens.memory import Card, count_servers, memory_table
+        from heliostat_engines.families import get_family
+        from heliostat_engines.machine.hardware import find_gpu
         from heliostat_trainer.forecast.memory import trainer_memory
     except ImportError as error:
         text = f"not counted: {error.name} is missing, pip install 'heliostat[trainer]'"
-        return [("trainer's memory", text)]
+        return [_facts([("memory", text)])]
     with shown(Console(stderr=True)) as stages, stages.during("count the memory"):
-        memory = trainer_memory(config, ranks, sizes)
-    parts = {
-        "transformer in BF16": memory.transformer,
-        "LoRA of three policies": memory.lora,
-        "AdamW": memory.optimiser,
-        "activations of a micro-batch": memory.activations,
-    }
-    each = " + ".join(f"{filesize.decimal(taken)} {name}" for name, taken in parts.items())
-    text = f"{filesize.decimal(memory.total)} = {each}"
-    return [("a rank's memory" if ranks > 1 else "trainer's memory", text)]
+        trainer = trainer_memory(config, ranks, sizes)
+        family = get_family(config.model.family)
+        resolution_px = config.model.resolution_of(family)
+        rank = config.lora.rank
+        ways = count_servers(family, config.reward.all, resolution_px=resolution_px, rank=rank)
+    gpu = find_gpu()
+    card = Card(ways, trainer, None if gpu is None else gpu.free_bytes)
+    title = (
+        "A rank's memory, and a server's" if ranks > 1 else "The trainer's memory, and a server's"
+    )
+    return [memory_table(card, title), Text(SERVED, style="dim")]
 
 
 def _facts(facts: Iterable[tuple[str, str]]) -> Table:

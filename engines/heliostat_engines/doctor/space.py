@@ -46,7 +46,7 @@ class SpaceNeed(BaseModel):
 
 
 class FamilySpace(BaseModel):
-    """A family's published transformer under its published map; text encoders and decoder come on top."""
+    """A family's published transformer under its published map; all that a server holds: `doctor.memory`."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -54,7 +54,7 @@ class VaeDecoder:
         self.module = DecoderModule(vae, scale, shift)
         self._at_once = at_once
         self._kept: torch.dtype = self.module.vae.dtype
-        self._device = torch.device("cpu")
+        self._device: torch.device = next(vae.parameters()).device
 
     def to(self, device: torch.device | str) -> VaeDecoder:
         """Decode there from now on."""
@@ -79,10 +79,13 @@ def load_kl_decoder(
     """
     from diffusers import AutoencoderKL
 
-    vae: Any = load_part(AutoencoderKL, checkpoint, "vae", dtype)
-    config = vae.config
-    shift = config.shift_factor or 0.0
-    return VaeDecoder(vae, scale=config.scaling_factor, shift=shift, at_once=at_once)
+    return kl_decoder(load_part(AutoencoderKL, checkpoint, "vae", dtype), at_once=at_once)
+
+
+def kl_decoder(vae: Any, *, at_once: int = 1) -> VaeDecoder:
+    """Of an `AutoencoderKL`, whose configuration says how its latents are scaled."""
+    shift = vae.config.shift_factor or 0.0
+    return VaeDecoder(vae, scale=vae.config.scaling_factor, shift=shift, at_once=at_once)
 
 
 def load_tiny_decoder(

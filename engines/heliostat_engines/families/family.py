@@ -152,6 +152,14 @@ class Family(ABC):
             CheckpointError: it cannot be read, or the family has no such decoder.
         """
 
+    @abstractmethod
+    def build_text_encoders(self, size: Size, device: str = "meta") -> tuple[nn.Module, ...]:
+        """The models that read a prompt, in BF16, without a checkpoint."""
+
+    @abstractmethod
+    def build_decoder(self, size: Size, device: str = "meta") -> VaeDecoder:
+        """The full decoder without a checkpoint."""
+
     def decoders(self, checkpoint: str) -> tuple[DecoderName, ...]:  # noqa: ARG002
         """Which decoders of a checkpoint can be loaded without a download, the full one first."""
         return (DecoderName.FULL,)

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.decoders import DecoderName
-from heliostat_engines.families import tiny
+from heliostat_engines.families import published, tiny
 from heliostat_engines.families.assumptions import (
     SCHEDULER_CONFIG,
     TRANSFORMER_CONFIG,
@@ -23,6 +23,7 @@ from heliostat_engines.families.decoder import (
     KL_DECODER,
     TINY_FOLDER,
     decoders_at_hand,
+    kl_decoder,
     load_kl_decoder,
     load_tiny_decoder,
 )
@@ -216,6 +217,20 @@ class Flux1Family(Family):
         return load_kl_decoder(checkpoint)
 
     @override
+    def build_text_encoders(self, size: Size, device: str = "meta") -> tuple[nn.Module, ...]:
+        if size is Size.PUBLISHED:
+            return published.clip_l(device, projected=False), published.t5_xxl(device)
+        return tuple(model.to(device) for model in _tiny_text_encoders(0))
+
+    @override
+    def build_decoder(self, size: Size, device: str = "meta") -> VaeDecoder:
+        if size is Size.PUBLISHED:
+            return kl_decoder(
+                published.kl_autoencoder(device, scaling_factor=0.3611, shift_factor=0.1159)
+            )
+        return kl_decoder(tiny.tiny_vae(0).to(device))
+
+    @override
     def decoders(self, checkpoint: str) -> tuple[DecoderName, ...]:
         return decoders_at_hand(checkpoint, TINY_DECODER)
 
@@ -223,13 +238,14 @@ class Flux1Family(Family):
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
         from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
+        clip, t5 = _tiny_text_encoders(seed)
         FluxPipeline(
             transformer=self.tiny_transformer(seed),
             scheduler=FlowMatchEulerDiscreteScheduler.from_config(dict(self.scheduler)),
             vae=tiny.tiny_vae(seed),
-            text_encoder=tiny.tiny_clip(TINY["pooled_projection_dim"], seed, projected=False),
+            text_encoder=clip,
             tokenizer=tiny.tiny_clip_tokenizer(),
-            text_encoder_2=tiny.tiny_t5(TINY["joint_attention_dim"], seed),
+            text_encoder_2=t5,
             tokenizer_2=tiny.tiny_t5_tokenizer(),
         ).save_pretrained(folder)
         tiny.tiny_decoder(seed).save_pretrained(folder / TINY_FOLDER)
@@ -274,6 +290,11 @@ class FluxSchnellFamily(Flux1Family):
         *equal(TRANSFORMER_CONFIG, "FLUX.1-dev is the family flux", guidance_embeds=False),
         *equal(SCHEDULER_CONFIG, use_dynamic_shifting=False, shift=1.0),
     )
+
+
+def _tiny_text_encoders(seed: int) -> tuple[Any, Any]:
+    clip = tiny.tiny_clip(TINY["pooled_projection_dim"], seed, projected=False)
+    return clip, tiny.tiny_t5(TINY["joint_attention_dim"], seed)
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ def build_module(
     model_class: type[Any], config: Mapping[str, Any], device: str, dtype: torch.dtype
 ) -> nn.Module:
     """A diffusers model with its class's own initialisation, made in `dtype` on `device`."""
-    with torch.device(device), _default_dtype(dtype):
+    with made_on(device, dtype):
         module: nn.Module = model_class.from_config(dict(config))
     return nn.Module.to(module, dtype)  # diffusers' own `to` warns of modules it keeps apart
 
@@ -30,11 +30,13 @@ def randomise(module: nn.Module, seed: int) -> None:
     """Fill every parameter so that signals keep their size and nothing is zero.
 
     A parameter's values depend on the seed and its name alone: the first block of a model cut
-    to one block is the first block of the whole.
+    to one block is the first block of the whole. On a GPU the values are that GPU's: billions of
+    them would take the host minutes.
     """
     for name, parameter in module.named_parameters():
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
-        values = torch.randn(parameter.shape, generator=generator)
+        place = parameter.device if parameter.is_cuda else "cpu"
+        generator = torch.Generator(place).manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+        values = torch.randn(parameter.shape, generator=generator, device=place)
         if parameter.ndim > 1:
             values /= parameter[0].numel() ** 0.5
         else:
@@ -44,10 +46,12 @@ def randomise(module: nn.Module, seed: int) -> None:
 
 
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def made_on(device: str, dtype: torch.dtype) -> Iterator[None]:
+    """Modules that are made within are on that device, in that dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        yield
+        with torch.device(device):
+            yield
     finally:
         torch.set_default_dtype(before)

@@ -74,7 +74,7 @@ def quantise(values: torch.Tensor, global_scale: torch.Tensor | None = None) -> 
         values = values.float()
     kernels = nvfp4_cpu.kernels_for(values)
     amax = values.abs().amax() if kernels is None else kernels.amax(values)
-    if not torch.isfinite(amax):
+    if not amax.is_meta and not torch.isfinite(amax):
         raise ValueError("NVFP4 cannot hold NaN or infinity: the tensor to quantise has some")
     if global_scale is None:
         global_scale = global_scale_of(amax)
@@ -146,8 +146,22 @@ class _FusedKernels(Protocol):
     ) -> torch.Tensor: ...
 
 
+class _NoKernels:
+    """What one pass makes, in shapes alone: memory is counted so, and nothing computed."""
+
+    def fake_quantise(self, values: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(values, dtype=unscaled_dtype(values))
+
+    def scale_and_add_(
+        self, product: torch.Tensor, _scale: torch.Tensor, _bias: torch.Tensor
+    ) -> torch.Tensor:
+        return product
+
+
 def _fused_kernels_for(values: torch.Tensor) -> _FusedKernels | None:
     """Kernels of one pass that take this tensor, if this machine has them."""
+    if values.is_meta:
+        return _NoKernels()
     return _triton_kernels() if values.is_cuda else nvfp4_cpu.kernels_for(values)
 
 

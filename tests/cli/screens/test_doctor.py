@@ -37,6 +37,10 @@ def test_json_holds_every_finding_and_family() -> None:
     assert {"GPU", "FP4", "C compiler", "demo"} <= {found["part"] for found in report["findings"]}
     assert [room["family"] for room in report["families"]][:2] == ["demo", "sana"]
     assert report["trials"] == []
+    for memory in report["servers"]["demo"].values():
+        beside = memory["decoder"] + memory["decoding"] + memory["text_encoders"]
+        served = memory["transformer"] + memory["slots"] + memory["exploring"]
+        assert memory["total"] == max(served, memory["loading"]) + beside > 0
 
 
 def test_a_family_that_was_asked_for_has_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,14 +51,16 @@ def test_the_plan_is_printed_and_nothing_is_written(tmp_path: Path) -> None:
     assert row(text, "train") == ["0", "0", "2,432", "1,280", "4,992", "4,992"]
     assert row(text, "evaluate") == ["512", "0", "15,360", "0", "15,360", "15,360"]
     assert "the first step tells" in text
-    assert "transformer in BF16" in text
+    assert "The trainer's memory, and a server's" in text
+    for part in ("transformer", "or redrawing", "LoRA slots", "rewards", "all on one card"):
+        assert part in text
     assert not (tmp_path / "runs").exists()
 
 
 def test_several_ranks_share_the_work_and_a_sharded_transformer(tmp_path: Path) -> None:
     text = planned(tmp_path / "runs", "--ranks", "4", "--model.shard", "true")
     assert "4, each of which evaluates 1/4 of the NFEs in BF16" in text
-    assert "a rank's memory" in text
+    assert "A rank's memory, and a server's" in text
     refused = CliRunner().invoke(app, ["train", str(DEMO), "--ranks", "4"])
     assert refused.exit_code == 2
 

@@ -8,7 +8,7 @@ import torch
 from heliostat_engines.families import FAMILIES, get_family
 from heliostat_engines.families.family import Size
 from heliostat_engines.families.precision import lora_targets, plan_linears
-from heliostat_trainer.forecast.activations import saved_bytes, saved_in
+from heliostat_trainer.forecast.activations import drawing_bytes, saved_bytes, saved_in
 
 NAMES = [family.name for family in FAMILIES if family.name != "demo"]
 
@@ -47,3 +47,15 @@ def test_a_linear_keeps_what_its_lora_needs() -> None:
     output: list[torch.Tensor] = []
     saved = saved_in(lambda: output.append(linear(rows) + (rows @ down.T) @ up.T), weights)
     assert saved == 3 * 8 * 2 + 3 * 2 * 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_drawing_takes_on_paper_is_that_of_real_tensors(name: str) -> None:
+    family = get_family(name)
+
+    def counted_on(device: str) -> int:
+        transformer = family.build_transformer(Size.TINY, device=device)
+        px = family.resolutions.smallest_px
+        return drawing_bytes(family, transformer, rows=3, resolution_px=px)
+
+    assert counted_on("meta") == pytest.approx(counted_on("cpu"), rel=0.1)

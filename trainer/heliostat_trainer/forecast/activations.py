@@ -1,7 +1,7 @@
 """What a backward pass keeps: counted by running the forward pass on the meta device.
 
 Autograd itself says what it saves, so that frozen weights and the LoRA alone being trained are taken
-into account. Attention is counted as fused kernels keep it: its inputs, its output and a number a row.
+into account.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
 
 from heliostat_engines.families.family import dtype_of
+from heliostat_engines.machine.counting import FusedAttention, peak_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -43,21 +42,35 @@ def saved_bytes(
     transformer.requires_grad_(False)
     for name, parameter in transformer.named_parameters():
         parameter.requires_grad_("lora_" in name)
-    device = next(transformer.parameters()).device
-    latents = torch.zeros(1, *family.latent_shape(resolution_px), device=device)
-    conditioning = family.probe_conditioning(transformer, family.text_tokens)
-    conditioning = conditioning.to(dtype_of(transformer), device)
+    evaluate = _evaluation(family, transformer, resolution_px)
     weights = set(_storages(list(transformer.parameters())))
     blocks = _Blocks(weights)
     if checkpointed:
         transformer.enable_gradient_checkpointing(gradient_checkpointing_func=blocks.run)  # type: ignore[operator]
 
-    def evaluate() -> None:
-        family.velocity(transformer, latents, torch.ones(1, device=device), conditioning)
-
-    with _FusedAttention():
+    with FusedAttention():
         outside = saved_in(evaluate, weights)
     return outside + blocks.inputs + blocks.largest
+
+
+def drawing_bytes(
+    family: Family, transformer: nn.Module, *, rows: int, resolution_px: Resolution
+) -> int:
+    """The most that an evaluation of so many images at once takes without a gradient, weights apart."""
+    evaluate = _evaluation(family, transformer, resolution_px, rows)
+    with torch.no_grad():
+        return peak_bytes(evaluate)
+
+
+def _evaluation(
+    family: Family, transformer: nn.Module, resolution_px: Resolution, rows: int = 1
+) -> Callable[[], torch.Tensor]:
+    device = next(transformer.parameters()).device
+    latents = torch.zeros(rows, *family.latent_shape(resolution_px), device=device)
+    conditioning = family.probe_conditioning(transformer, family.text_tokens).repeat(rows)
+    conditioning = conditioning.to(dtype_of(transformer), device)
+    sigma = torch.ones(rows, device=device)
+    return lambda: family.velocity(transformer, latents, sigma, conditioning)
 
 
 class _Blocks:
@@ -77,30 +90,7 @@ class _Blocks:
         return output[0]
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Attention as on a GPU: the scores are never kept."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if function is not scaled_dot_product_attention:
-            return function(*args, **(kwargs or {}))
-        named = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
-        return _Attention.apply(named["query"], named["key"], named["value"])  # type: ignore[no-untyped-call]
-
-
-class _Attention(torch.autograd.Function):
-    """Shapes only: never evaluated backwards."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Any, key: Any, value: Any) -> Any:
-        output = torch.empty_like(query)
-        log_sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        ctx.save_for_backward(query, key, value, output, log_sums)
-        return output
-
-
-def saved_in(evaluate: Callable[[], None], weights: Collection[int]) -> int:
+def saved_in(evaluate: Callable[[], object], weights: Collection[int]) -> int:
     """Bytes that autograd saves, but for the given storages and views of them."""
     saved: list[torch.Tensor] = []
 

@@ -10,7 +10,7 @@ from heliostat_engines.families.inspection import transformer_bytes
 from heliostat_engines.families.precision import lora_targets, plan_linears
 from heliostat_engines.precisions import Precision
 from heliostat_engines.resolution import pixels
-from heliostat_trainer.forecast.activations import saved_bytes
+from heliostat_trainer.forecast.activations import drawing_bytes, saved_bytes
 from heliostat_trainer.forecast.work import MOMENT_BYTES, TrainerMemory
 
 if TYPE_CHECKING:
@@ -76,4 +76,7 @@ def memory_of(
         * sum(width_in + width_out for width_in, width_out in targets.values()),
         moment_bytes=MOMENT_BYTES[config.optimiser.name],
         activations=config.optimiser.micro_batch * a_row,
+        redrawing=drawing_bytes(
+            family, transformer, rows=config.model.sample_batch, resolution_px=resolution_px
+        ),
     )

@@ -139,6 +139,8 @@ class TrainerMemory:
     """Of one of AdamW's moments, a parameter."""
     activations: int
     """Kept for the backward pass of a micro-batch."""
+    redrawing: int = 0
+    """What drawing `model.sample_batch` images at once takes, at most."""
 
     @property
     def lora(self) -> int:
@@ -152,8 +154,9 @@ class TrainerMemory:
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return self.transformer + self.lora + self.optimiser + self.activations
+        """All of it at once: what draws does not train meanwhile."""
+        busy = max(self.activations, self.redrawing)
+        return self.transformer + self.lora + self.optimiser + busy
 
 
 @dataclass(frozen=True)

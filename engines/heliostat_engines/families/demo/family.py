@@ -16,6 +16,7 @@ from heliostat_engines.families.decoder import (
     KL_DECODER,
     TINY_FOLDER,
     decoders_at_hand,
+    kl_decoder,
     load_kl_decoder,
     load_tiny_decoder,
 )
@@ -34,6 +35,8 @@ from heliostat_engines.files.text import content_of, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import nn
 
     from heliostat_engines.families.decoder import VaeDecoder
 
@@ -91,6 +94,19 @@ class DemoFamily(Sd3Family):
             return load_tiny_decoder(checkpoint, None, torch.float32, at_once=BATCH)
         check_assumptions(self.name, checkpoint, self.decoder_assumptions)
         return load_kl_decoder(checkpoint, torch.float32, at_once=BATCH)
+
+    @override
+    def build_text_encoders(self, size: Size, device: str = "meta") -> tuple[nn.Module, ...]:
+        """None: its embeddings are looked up on the host."""
+        return ()
+
+    @override
+    def build_decoder(self, size: Size, device: str = "meta") -> VaeDecoder:
+        if size is Size.TINY:
+            return kl_decoder(tiny_vae(0).to(device, torch.float32), at_once=BATCH)
+        decoder = self.load_decoder(self.default_checkpoint)
+        decoder.module.to(device)
+        return kl_decoder(decoder.module.vae, at_once=BATCH)
 
     @override
     def decoders(self, checkpoint: str) -> tuple[DecoderName, ...]:

@@ -11,7 +11,7 @@ from typing_extensions import override
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.errors import CheckpointError
-from heliostat_engines.families import tiny
+from heliostat_engines.families import published, tiny
 from heliostat_engines.families.assumptions import (
     SCHEDULER_CONFIG,
     TRANSFORMER_CONFIG,
@@ -235,8 +235,19 @@ class SanaFamily(Family):
         if decoder is DecoderName.TINY:
             raise CheckpointError("no tiny decoder of SANA's latents exists: set decoder = full")
         check_assumptions(self.name, checkpoint, self.decoder_assumptions)
-        vae: Any = load_part(AutoencoderDC, checkpoint, "vae", torch.bfloat16)
-        return VaeDecoder(vae, scale=vae.config.scaling_factor)
+        return _decoder(load_part(AutoencoderDC, checkpoint, "vae", torch.bfloat16))
+
+    @override
+    def build_text_encoders(self, size: Size, device: str = "meta") -> tuple[nn.Module, ...]:
+        if size is Size.PUBLISHED:
+            return (published.gemma_2b(device),)
+        return (tiny.tiny_gemma(TINY["caption_channels"], 0).to(device),)
+
+    @override
+    def build_decoder(self, size: Size, device: str = "meta") -> VaeDecoder:
+        if size is Size.PUBLISHED:
+            return _decoder(published.dc_autoencoder(device))
+        return _decoder(tiny.tiny_dc_vae(0).to(device))
 
     @override
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
@@ -253,6 +264,10 @@ class SanaFamily(Family):
             text_encoder=tiny.tiny_gemma(TINY["caption_channels"], seed),
             tokenizer=tiny.tiny_gemma_tokenizer(),
         ).save_pretrained(folder)
+
+
+def _decoder(vae: Any) -> VaeDecoder:
+    return VaeDecoder(vae, scale=vae.config.scaling_factor)
 
 
 def published_instruction() -> list[str]:

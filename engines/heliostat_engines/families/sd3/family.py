@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.decoders import DecoderName
-from heliostat_engines.families import tiny
+from heliostat_engines.families import published, tiny
 from heliostat_engines.families.assumptions import (
     SCHEDULER_CONFIG,
     TRANSFORMER_CONFIG,
@@ -20,6 +20,7 @@ from heliostat_engines.families.decoder import (
     KL_DECODER,
     TINY_FOLDER,
     decoders_at_hand,
+    kl_decoder,
     load_kl_decoder,
     load_tiny_decoder,
 )
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from torch import nn
 
     from heliostat_engines.families.decoder import VaeDecoder
     from heliostat_engines.resolution import Resolution
@@ -163,6 +165,21 @@ class Sd35Family(Sd3Family):
         return load_kl_decoder(checkpoint)
 
     @override
+    def build_text_encoders(self, size: Size, device: str = "meta") -> tuple[nn.Module, ...]:
+        if size is Size.PUBLISHED:
+            clips = published.clip_l(device, projected=True), published.clip_g(device)
+            return *clips, published.t5_xxl(device)
+        return tuple(model.to(device) for model in _tiny_text_encoders(0))
+
+    @override
+    def build_decoder(self, size: Size, device: str = "meta") -> VaeDecoder:
+        if size is Size.PUBLISHED:
+            return kl_decoder(
+                published.kl_autoencoder(device, scaling_factor=1.5305, shift_factor=0.0609)
+            )
+        return kl_decoder(tiny.tiny_vae(0).to(device))
+
+    @override
     def decoders(self, checkpoint: str) -> tuple[DecoderName, ...]:
         return decoders_at_hand(checkpoint, TINY_DECODER)
 
@@ -170,19 +187,25 @@ class Sd35Family(Sd3Family):
     def write_tiny_checkpoint(self, folder: Path, seed: int = 0) -> None:
         from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
+        clip_l, clip_g, t5 = _tiny_text_encoders(seed)
         clip_tokenizer = tiny.tiny_clip_tokenizer()
         StableDiffusion3Pipeline(
             transformer=self.tiny_transformer(seed),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
             vae=tiny.tiny_vae(seed),
-            text_encoder=tiny.tiny_clip(32, seed, projected=True),
+            text_encoder=clip_l,
             tokenizer=clip_tokenizer,
-            text_encoder_2=tiny.tiny_clip(48, seed, projected=True),
+            text_encoder_2=clip_g,
             tokenizer_2=clip_tokenizer,
-            text_encoder_3=tiny.tiny_t5(TINY["joint_attention_dim"], seed),
+            text_encoder_3=t5,
             tokenizer_3=tiny.tiny_t5_tokenizer(),
         ).save_pretrained(folder)
         tiny.tiny_decoder(seed).save_pretrained(folder / TINY_FOLDER)
+
+
+def _tiny_text_encoders(seed: int) -> tuple[Any, Any, Any]:
+    clips = (tiny.tiny_clip(width, seed, projected=True) for width in (32, 48))
+    return *clips, tiny.tiny_t5(TINY["joint_attention_dim"], seed)
 
 
 class Sd35LargeFamily(Sd35Family):
