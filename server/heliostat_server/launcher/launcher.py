@@ -132,6 +132,7 @@ class Launcher:
         with doing("read the settings"):
             self._fit_settings()
             offered_rewards(self._settings)  # Refuses what cannot work, before anything is started.
+            self._check_checkpoint()
             family = self._find_family()
         with doing("start the adapter store"):
             self._start_store()
@@ -189,16 +190,19 @@ class Launcher:
 
             self._settings = fit_to_engine(self._settings)
 
-    def _find_family(self) -> Family:
-        # Here, because it imports torch: a second server on the folder is told so at once.
-        from heliostat_engines.families import get_family
-        from heliostat_engines.families.checkpoint import require_place
-
+    def _check_checkpoint(self) -> None:
         settings = self._settings
         # An engine's, and those of a Triton elsewhere, are looked for where they are read.
         if settings.checkpoint and settings.engine is None and settings.triton_url is None:
+            from heliostat_engines.families.checkpoint import require_place  # imports torch
+
             require_place(settings.checkpoint)
-        return get_family(settings.family)
+
+    def _find_family(self) -> Family:
+        # Here, because it imports torch: a second server on the folder is told so at once.
+        from heliostat_engines.families import get_family
+
+        return get_family(self._settings.family)
 
     def _start_store(self) -> None:
         settings = self._settings

@@ -27,7 +27,7 @@ class RestartBudget:
     """Counts restarts: a server that keeps dying is better given up."""
 
     def __init__(self, restarts: int, window_s: float = RESTART_WINDOW_S) -> None:
-        self._restarts = restarts
+        self.restarts = restarts
         self._window_s = window_s
         self._times: deque[float] = deque()
 
@@ -36,7 +36,7 @@ class RestartBudget:
         now = time.monotonic() if now is None else now
         while self._times and self._times[0] < now - self._window_s:
             self._times.popleft()
-        if len(self._times) >= self._restarts:
+        if len(self._times) >= self.restarts:
             return False
         self._times.append(now)
         return True
@@ -71,7 +71,6 @@ class Supervisor:
         self._reporter = reporter
         self._ready = ready
         self._stopping = stopping
-        self._max_restarts = max_restarts
         self._budget = RestartBudget(max_restarts)
         self._log_path = log_path
         self._log = structlog.get_logger("server")
@@ -122,7 +121,7 @@ class Supervisor:
     def _spend(self, reason: str) -> None:
         if not self._budget.spend():
             raise ServerStartError(
-                f"{reason} and was restarted {self._max_restarts} times within "
+                f"{reason} and was restarted {self._budget.restarts} times within "
                 f"{RESTART_WINDOW_S // 60} minutes: giving up; see {self._log_path}"
             )
         self._log.error(reason + ", starting it again", log=str(self._log_path))
