@@ -17,8 +17,8 @@ from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
 from heliostat_trainer.errors import PatienceEndedError
 from heliostat_trainer.rewards import RewardSum
-from heliostat_trainer.rollouts.caller import Caller
 from heliostat_trainer.rollouts.client import RolloutClient
+from heliostat_trainer.rollouts.connection import Caller
 from heliostat_trainer.rollouts.tokens import GivenTokens
 from heliostat_trainer.types import GroupRequest
 from tests.e2e.conftest import BATCH, ServerHarness

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from heliostat_trainer.clock import Phase, RunClock
 from heliostat_trainer.evaluation.milestones import Milestones
-from heliostat_trainer.exploring.ahead import ExploreAhead
-from heliostat_trainer.exploring.explorers import Explorers
+from heliostat_trainer.exploring.ahead import ExploreAhead, Explorers
 from heliostat_trainer.exploring.requests import Requests
 from heliostat_trainer.exploring.selection import least_flat, not_flat, select
 from heliostat_trainer.exploring.watch import Watcher, verdict_on
 from heliostat_trainer.forecast.outlook import Outlook
+from heliostat_trainer.learning.optimiser import learned_tensors
 from heliostat_trainer.learning.replay import replayed
-from heliostat_trainer.learning.tensors import learned_tensors
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.policy.redrawing import Redrawing
 from heliostat_trainer.randomness import Purpose, stream

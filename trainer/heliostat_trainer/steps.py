@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from heliostat_trainer.evaluation.statistics import diversity
-from heliostat_trainer.exploring.explorers import explored_after
+from heliostat_trainer.exploring.ahead import explored_after
 from heliostat_trainer.learning.replay import remembered
 from heliostat_trainer.prompts.curriculum import flats, resting, sightings, spreads
 from heliostat_trainer.types import StepMetrics

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from heliostat.credentials import token_for
-from heliostat_trainer.rollouts.caller import Caller
 from heliostat_trainer.rollouts.client import RolloutClient
+from heliostat_trainer.rollouts.connection import Caller
 from heliostat_trainer.rollouts.tokens import GivenTokens
 
 

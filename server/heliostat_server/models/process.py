@@ -1,15 +1,17 @@
-"""Starting a model's process."""
+"""A model's process: how it starts, and that it ends with its tritonserver."""
 
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import torch
 
 from heliostat_server.logs import configure_logs
-from heliostat_server.models.orphan import die_with_parent
 from heliostat_server.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -37,3 +39,22 @@ def read_settings(path: Path) -> ModelSettings:
     if settings.engine is None:
         return settings
     return settings.model_copy(update={"engine": path.parent / settings.engine})
+
+
+CHECK_INTERVAL_S = 0.5
+GRACE_S = 1.0
+"""Triton's own stub ends by itself within this time, unless a thread waits for another model."""
+
+
+def die_with_parent() -> None:
+    """End this process soon after its parent; not by PR_SET_PDEATHSIG, which would follow the
+    thread that loaded the model and not the server.
+    """
+    Thread(target=_watch, args=(os.getppid(),), name="parent", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(CHECK_INTERVAL_S)
+    time.sleep(GRACE_S)
+    os._exit(1)

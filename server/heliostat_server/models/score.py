@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from heliostat_engines.families import get_family
-from heliostat_server.models.answering import answer_each
 from heliostat_server.models.exporter import TritonExporter
 from heliostat_server.models.guard import Guard
 from heliostat_server.models.siblings import Models
-from heliostat_server.models.tensors import read_seeds, read_spec, read_tensor, response
+from heliostat_server.models.tensors import (
+    answer_each,
+    read_seeds,
+    read_spec,
+    read_tensor,
+    response,
+)
 from heliostat_server.rewards.registry import RewardBook, offered_rewards
 from heliostat_server.sampling.loading import load_decoders
 from heliostat_server.scoring.metrics import ScoreMetrics

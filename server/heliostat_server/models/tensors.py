@@ -1,4 +1,4 @@
-"""Tensors and errors between Triton and us."""
+"""Tensors, answers and errors between Triton and us."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb
 
+from heliostat_engines.errors import HeliostatError
 from heliostat_server.errors import refusal_of
 from heliostat_wire.names import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from structlog.typing import FilteringBoundLogger
 
     from heliostat_wire.errors import Code
     from heliostat_wire.tensors import Arrays
@@ -70,3 +72,21 @@ def outputs(answer: Any, names: Sequence[str]) -> Arrays:
 def _triton_code(code: Code) -> Any:
     # By name: Triton completes its module only after it has imported the model's.
     return getattr(pb.TritonError, code.triton)
+
+
+def answer_each(
+    requests: Sequence[Any], answer: Callable[[Any], Any], log: FilteringBoundLogger
+) -> list[Any]:
+    """Answer each request on its own: an error ends that request alone."""
+    return [_answer(request, answer, log) for request in requests]
+
+
+def _answer(request: Any, answer: Callable[[Any], Any], log: FilteringBoundLogger) -> Any:
+    try:
+        return answer(request)
+    except HeliostatError as error:
+        log.warning("refused", reason=str(error))
+        return error_response(error)
+    except Exception as error:
+        log.exception("failed", exc_info=error)
+        return error_response(error)

@@ -9,9 +9,8 @@ import triton_python_backend_utils as pb
 
 from heliostat_engines.families import get_family
 from heliostat_server.errors import RequestError
-from heliostat_server.models.answering import answer_each
 from heliostat_server.models.guard import Guard
-from heliostat_server.models.tensors import response
+from heliostat_server.models.tensors import answer_each, response
 from heliostat_server.specs import check_count, check_lengths
 from heliostat_wire.names import Model, Tensor
 from heliostat_wire.tensors import conditioning_arrays

@@ -9,14 +9,13 @@ from threading import Condition
 from typing import TYPE_CHECKING, Generic
 
 from heliostat_server.errors import PausedError, QueueFullError, RequestError
-from heliostat_server.scheduling.scheduler import JobT
-from heliostat_server.scheduling.shares import EqualShares
+from heliostat_server.scheduling.scheduler import EqualShares, JobT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from heliostat_server.experiments.terms import Share
-    from heliostat_server.scheduling.shares import ExperimentShares
+    from heliostat_server.scheduling.scheduler import ExperimentShares
 
 QUANTUM_NFES = 24
 """Evaluations an image that a turn pays for at weight 1: four batches of six steps, so that a

@@ -1,8 +1,10 @@
-"""What a scheduler is: it decides whose batch is drawn next, and knows nothing of drawing."""
+"""What a scheduler is, and what it goes by: it decides whose batch is drawn next, and knows nothing of drawing."""
 
 from __future__ import annotations
 
 from typing import Protocol, TypeVar
+
+from heliostat_server.experiments.terms import Share
 
 
 class Job(Protocol):
@@ -58,3 +60,21 @@ class Scheduler(Protocol[JobT]):
 
     def close(self) -> list[JobT]:
         """Let `next` answer None from now on; answers the jobs that still had work."""
+
+
+class ExperimentShares(Protocol):
+    """Where the terms come from."""
+
+    def get(self, experiment: str) -> Share:
+        """The terms as they are now; quick, for it is asked with every request."""
+
+
+class EqualShares:
+    """The same terms for all."""
+
+    def __init__(self) -> None:
+        self._share = Share()
+
+    def get(self, experiment: str) -> Share:  # noqa: ARG002
+        """The terms, whoever asks."""
+        return self._share

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from heliostat_engines.files.ownership import MARKER
 from heliostat_trainer.errors import DivergedError, RunFolderError
 from heliostat_trainer.folder.checkpoint import Checkpoints, RunState, improved
-from heliostat_trainer.learning.tensors import learned_tensors, restore_tensors
+from heliostat_trainer.learning.optimiser import learned_tensors, restore_tensors
 from heliostat_trainer.policy.policy import ADAPTERS
 from heliostat_trainer.ranks.interrupts import Interrupts, StopRequestedError
 from tests.trainer.policy.test_policy import make_policy, stir

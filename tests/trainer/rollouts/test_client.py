@@ -24,8 +24,8 @@ from heliostat_trainer.errors import (
 )
 from heliostat_trainer.rewards import Normalise, RewardSum
 from heliostat_trainer.rollouts import client as module
-from heliostat_trainer.rollouts.caller import Caller
 from heliostat_trainer.rollouts.client import RolloutClient
+from heliostat_trainer.rollouts.connection import Caller
 from heliostat_trainer.rollouts.tokens import GivenTokens, RunTokens
 from heliostat_trainer.types import Group, GroupRequest
 from tests.trainer.rollouts.fake_wire import WireServer, reward_of

@@ -14,8 +14,8 @@ from heliostat_trainer.prompts.places import place_of
 from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.rewards import RewardSum
 from heliostat_trainer.rollouts import handshake
-from heliostat_trainer.rollouts.caller import Caller
 from heliostat_trainer.rollouts.client import RolloutClient
+from heliostat_trainer.rollouts.connection import Caller
 from heliostat_trainer.rollouts.handshake import (
     check_against_server,
     check_decisions,

@@ -16,7 +16,7 @@ from heliostat_engines.decoders import DecoderName
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.errors import ConfigError, PatienceEndedError, ServerRefusedError
 from heliostat_trainer.rollouts import replicas as module
-from heliostat_trainer.rollouts.caller import Caller
+from heliostat_trainer.rollouts.connection import Caller
 from heliostat_trainer.rollouts.replicas import Replicas
 from tests.trainer.rollouts.fake_wire import WireServer
 from tests.trainer.rollouts.test_client import ADMIN, adapter, check, requests

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from heliostat_engines.families import get_family
-from heliostat_trainer.exploring.explorers import explored_after
+from heliostat_trainer.exploring.ahead import explored_after
 from heliostat_trainer.exploring.watch import explore_steps
 from heliostat_trainer.prompts.curriculum import draw_prompts, flats, known_spreads
 from heliostat_trainer.randomness import Purpose, candidate_seeds

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_trainer.clock import RunClock
-    from heliostat_trainer.exploring.ahead import ExploreAhead
-    from heliostat_trainer.exploring.explorers import Explorers
+    from heliostat_trainer.exploring.ahead import ExploreAhead, Explorers
     from heliostat_trainer.policy.redrawing import Redrawing
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.settings.recipe import RecipeSection

@@ -10,9 +10,8 @@ import torch
 
 from heliostat_engines.progress import Stages
 from heliostat_trainer.errors import DIVERGED, DivergedError
-from heliostat_trainer.learning.optimiser import build_optimiser
+from heliostat_trainer.learning.optimiser import build_optimiser, restore_tensors
 from heliostat_trainer.learning.rows import GroupBatch, Schedule, lay_out
-from heliostat_trainer.learning.tensors import restore_tensors
 from heliostat_trainer.learning.updates import Restore, Update
 from heliostat_trainer.objectives.norm import norm_ratio
 from heliostat_trainer.objectives.objective import Velocities, mean_of_each

@@ -1,4 +1,4 @@
-"""The optimisers of [optimiser], and their state as tensors by name."""
+"""The optimisers of [optimiser], and what was learned, with their state, as tensors by name."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.policy.policy import ADAPTERS
 from heliostat_trainer.settings.learning import OptimiserName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from heliostat_trainer.policy.policy import Policy
     from heliostat_trainer.settings.learning import OptimiserSection
 
 
@@ -70,3 +72,34 @@ def _bitsandbytes() -> Any:
             f"optimiser.name = 'adamw_8bit' needs {error.name}: pip install "
             "'heliostat[adamw-8bit]', or set it to adamw"
         ) from error
+
+
+def learned_tensors(policy: Policy, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """What a checkpoint keeps of them: weights as policy/module, moments as adam/module/name."""
+    tensors = {
+        f"{name}/{key}": value.detach().cpu().contiguous()
+        for name in ADAPTERS
+        for key, value in policy.weights[name].tensors.items()
+    }
+    for key, parameter in policy.trained.tensors.items():
+        state = state_tensors(optimiser, parameter)
+        tensors |= {f"adam/{key}/{name}": value for name, value in state.items()}
+    return tensors
+
+
+def restore_tensors(
+    tensors: Mapping[str, torch.Tensor], policy: Policy, optimiser: torch.optim.Optimizer
+) -> None:
+    """Take over a checkpoint's tensors."""
+    for name in ADAPTERS:
+        for key, value in policy.weights[name].tensors.items():
+            value.copy_(tensors[f"{name}/{key}"])
+    for key, parameter in policy.trained.tensors.items():
+        prefix = f"adam/{key}/"
+        state = {
+            name.removeprefix(prefix): value
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
+        restore_state(optimiser, parameter, state)
+    policy.refresh()

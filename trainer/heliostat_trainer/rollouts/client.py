@@ -13,13 +13,11 @@ from heliostat_engines.parts import parts
 from heliostat_engines.resolution import pixels
 from heliostat_proto.rollout_pb2 import PromptReport, ScoreSpec
 from heliostat_trainer.errors import ServerRefusedError
-from heliostat_trainer.rollouts.backlog import Backlog
 from heliostat_trainer.rollouts.connection import Connection
-from heliostat_trainer.rollouts.control import ControlPlane
-from heliostat_trainer.rollouts.exploration import Exploration
+from heliostat_trainer.rollouts.control import ControlPlane, PublishedAdapters
+from heliostat_trainer.rollouts.exploration import Backlog, Exploration
 from heliostat_trainer.rollouts.failures import triton_error
 from heliostat_trainer.rollouts.patience import Patience
-from heliostat_trainer.rollouts.published import PublishedAdapters
 from heliostat_trainer.rollouts.service import RefusedPrompt, RefusedPrompts, ScoreRequest, Scores
 from heliostat_trainer.rollouts.stream import StreamSource
 from heliostat_trainer.rollouts.wire import Outputs, infer_inputs
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from heliostat_engines.adapters import AdapterFiles
-    from heliostat_trainer.rollouts.caller import Caller
+    from heliostat_trainer.rollouts.connection import Caller
     from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
     from heliostat_wire.tensors import Arrays
 

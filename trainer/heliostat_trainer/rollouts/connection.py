@@ -1,8 +1,8 @@
-"""A rollout server's two endpoints as one thread reaches them, and which token opens them."""
+"""Who asks a rollout server, and its two endpoints as one thread reaches them: with which token, how patiently."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
@@ -10,6 +10,7 @@ import grpc
 from heliostat_proto import control_pb2, control_pb2_grpc
 from heliostat_trainer.errors import AskAgainError, ConfigError, TokenRefusedError
 from heliostat_trainer.rollouts.failures import control_error
+from heliostat_trainer.rollouts.tokens import GivenTokens
 from heliostat_trainer.rollouts.wire import Access
 from heliostat_trainer.settings.server import TLS_SCHEME, server_address
 
@@ -19,9 +20,34 @@ if TYPE_CHECKING:
 
     from tritonclient.grpc import InferenceServerClient
 
-    from heliostat_trainer.rollouts.caller import Caller
     from heliostat_trainer.rollouts.patience import Waiting
+    from heliostat_trainer.rollouts.tokens import Tokens
     from heliostat_trainer.types import ServerInfo
+
+
+SHORTEST_SILENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The same for all servers that a run asks."""
+
+    experiment: str = ""
+    """Opened by the first call; empty: that of nobody, who only looks."""
+    tokens: Tokens = field(default_factory=GivenTokens)
+    authority_file: Path | None = None
+    """PEM certificates that the servers' must be signed by; None: the system's."""
+    patience_s: float = 10.0
+    """For how long what fails is tried again; of several servers, while none is there."""
+    groups_in_flight: int = 4
+    """Queued at each server."""
+    say: Callable[[str], None] = lambda _: None
+
+    @property
+    def silence_s(self) -> float:
+        """How long a server may say nothing while it draws or scores, before it counts as gone."""
+        return max(self.patience_s, SHORTEST_SILENCE_S)
+
 
 T = TypeVar("T")
 

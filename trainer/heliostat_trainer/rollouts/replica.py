@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from heliostat_engines.decoders import DecoderName
     from heliostat_engines.resolution import Resolution
-    from heliostat_trainer.rollouts.caller import Caller
-    from heliostat_trainer.rollouts.published import PublishedAdapters
+    from heliostat_trainer.rollouts.connection import Caller
+    from heliostat_trainer.rollouts.control import PublishedAdapters
     from heliostat_trainer.types import GroupRequest, ServerInfo
 
 T = TypeVar("T")

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from heliostat_engines.decoders import DecoderName
 from heliostat_trainer.errors import AskAgainError, ServerGoneError, ServerUnableError
-from heliostat_trainer.rollouts.backlog import Backlog
-from heliostat_trainer.rollouts.caller import Caller
 from heliostat_trainer.rollouts.client import RolloutClient
+from heliostat_trainer.rollouts.connection import Caller
+from heliostat_trainer.rollouts.control import PublishedAdapters
+from heliostat_trainer.rollouts.exploration import Backlog
 from heliostat_trainer.rollouts.patience import Patience
-from heliostat_trainer.rollouts.published import PublishedAdapters
 from heliostat_trainer.rollouts.replica import Likeness, Replica
 from heliostat_trainer.rollouts.service import RefusedPrompts, ScoreRequest, Scores
 

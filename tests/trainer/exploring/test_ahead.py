@@ -9,7 +9,7 @@ import pytest
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_trainer.clock import RunClock
-from heliostat_trainer.exploring.explorers import Explorers, explored_after
+from heliostat_trainer.exploring.ahead import Explorers, explored_after
 from heliostat_trainer.folder.checkpoint import RunState
 from heliostat_trainer.tuning import Decision, Shape
 from heliostat_trainer.types import PublishedAdapter
