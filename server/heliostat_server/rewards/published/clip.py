@@ -17,10 +17,13 @@ from heliostat_server.rewards.last_batch import LastBatch
 from heliostat_server.rewards.published.preprocessing import clip_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from heliostat_engines.conditioning import Conditioning
+
+    Framing = Callable[[torch.Tensor, int], torch.Tensor]
+    """images[B, 3, H, W] in 0..1 and a side in pixels -> normalised pixels[B, 3, side, side]."""
 
 CHUNK = 32
 """Images or prompts embedded together, whatever the batch: memory stays bounded."""
@@ -29,13 +32,24 @@ CHUNK = 32
 class ClipTower:
     """A CLIP model with its tokenizer. Embeds a batch's images once, whoever asks for them."""
 
-    def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, device: str, framed: Framing = clip_pixels
+    ) -> None:
+        """`framed` makes the square that the model is shown of an image that is none."""
+        self._framed = framed
         self._model = model.to(device).eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._last: LastBatch[torch.Tensor] = LastBatch()
 
     @classmethod
-    def load(cls, folder: Path, tokenizer: Path, device: str, dtype: str) -> ClipTower:
+    def load(
+        cls,
+        folder: Path,
+        tokenizer: Path,
+        device: str,
+        dtype: str,
+        framed: Framing = clip_pixels,
+    ) -> ClipTower:
         """Read a model in transformers' layout from safetensors, and a tokenizer.json.
 
         Raises:
@@ -45,7 +59,8 @@ class ClipTower:
 
         kept = dtype_on(device, getattr(torch, dtype))
         model = load_part(CLIPModel, str(folder), None, kept)
-        return cls(model, CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True), device)
+        words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
+        return cls(model, words, device, framed)
 
     @property
     def logit_scale(self) -> float:
@@ -78,7 +93,7 @@ class ClipTower:
 
     @torch.inference_mode()
     def _images(self, images: torch.Tensor) -> torch.Tensor:
-        pixels = clip_pixels(images, self._model.config.vision_config.image_size)
+        pixels = self._framed(images, self._model.config.vision_config.image_size)
         seen = self._model.vision_model(pixel_values=pixels.to(self._model.device, self._dtype))
         return F.normalize(self._model.visual_projection(seen.pooler_output).float(), dim=-1)
 

@@ -18,7 +18,7 @@ from heliostat_server.rewards.weights import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from heliostat_server.rewards.published.clip import ClipTower
+    from heliostat_server.rewards.published.clip import ClipTower, Framing
     from heliostat_server.rewards.reward import Reward, RewardContext
     from heliostat_server.rewards.weights import Weights
 
@@ -98,8 +98,11 @@ def _load_clipscore(name: str, definition: PretrainedReward, context: RewardCont
 
 def _load_hpsv2(name: str, definition: PretrainedReward, context: RewardContext) -> Reward:
     from heliostat_server.rewards.published.clip import ClipSimilarity
+    from heliostat_server.rewards.published.preprocessing import padded_pixels
 
-    tower = _tower(name, HPSV2, definition.checkpoint, definition.dtype, context)
+    tower = _tower(
+        name, HPSV2, definition.checkpoint, definition.dtype, context, framed=padded_pixels
+    )
     return ClipSimilarity(tower, 1.0)
 
 
@@ -128,15 +131,26 @@ _LOADERS = {
 
 
 def _tower(
-    name: str, published: Weights, checkpoint: str | None, dtype: str, context: RewardContext
+    name: str,
+    published: Weights,
+    checkpoint: str | None,
+    dtype: str,
+    context: RewardContext,
+    framed: Framing | None = None,
 ) -> ClipTower:
-    """A CLIP model; rewards with the same weights share it."""
-    from heliostat_server.rewards.published.clip import ClipTower
+    """A CLIP model; rewards with the same weights that are shown the same share it.
 
+    framed: what it is shown of an image that is no square; None: the middle, as CLIP itself.
+    """
+    from heliostat_server.rewards.published.clip import ClipTower
+    from heliostat_server.rewards.published.preprocessing import clip_pixels
+
+    shown = framed or clip_pixels
     folder = locate(name, published, checkpoint)
     tokenizer = _with_tokenizer(name, folder, CLIP_TOKENIZER)
     return context.share(
-        (folder.resolve(), dtype), lambda: ClipTower.load(folder, tokenizer, context.device, dtype)
+        (folder.resolve(), dtype, shown),
+        lambda: ClipTower.load(folder, tokenizer, context.device, dtype, shown),
     )
 
 

@@ -12,7 +12,7 @@ from heliostat_engines.errors import CheckpointError
 from heliostat_server.rewards.definitions import AestheticReward, PretrainedReward, WeightedSum
 from heliostat_server.rewards.published import clip as clip_module
 from heliostat_server.rewards.published.clip import ClipTower
-from heliostat_server.rewards.published.preprocessing import clip_pixels
+from heliostat_server.rewards.published.preprocessing import clip_pixels, padded_pixels
 from heliostat_server.rewards.registry import RewardBook
 from tests.server.rewards.offers import book_of
 from tests.server.rewards.published_layouts import head_shapes
@@ -53,6 +53,18 @@ def test_rewards_are_transformers_logits_in_the_published_scale(folder: Path, ki
     assert rewards.dtype == torch.float32
     torch.testing.assert_close(rewards, expected, atol=2e-6, rtol=1e-5)
     assert rewards.std() > 0.01
+
+
+def test_hpsv2_sees_the_whole_of_an_upright_image_and_clipscore_its_middle(folder: Path) -> None:
+    upright, squares = pictures(4, 48, 32), pictures(4, 48, 48)
+    kinds = ("hpsv2", "clipscore")
+    book = book_of({kind: PretrainedReward(kind=kind, checkpoint=str(folder)) for kind in kinds})
+    whole, middle = (book.get(kind).score(upright, PROMPTS, NO_TEXT) for kind in kinds)
+    tower = ClipTower.load(folder, folder, "cpu", "float32", padded_pixels)
+    torch.testing.assert_close(whole, tower.cosine(upright, PROMPTS))
+    assert (whole - middle).abs().max() > 1e-3
+    of_squares = [book.get(kind).score(squares, PROMPTS, NO_TEXT) for kind in kinds]
+    torch.testing.assert_close(*of_squares)
 
 
 def test_a_reward_does_not_depend_on_its_batch(
