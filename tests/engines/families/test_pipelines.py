@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import pytest
@@ -17,14 +15,14 @@ from heliostat_engines.families.family import Family
 from heliostat_engines.resolution import Resolution, width_height
 from heliostat_engines.sampling.euler import sample_euler
 from heliostat_engines.sampling.noise import initial_noise
+from tests.engines.families.pipelines import (
+    PIPELINES,
+    call_pipeline,
+    encode,
+    instruction,
+    load_pipeline,
+)
 
-PIPELINES = {
-    "sana": diffusers.SanaPipeline,
-    "flux": diffusers.FluxPipeline,
-    "flux-schnell": diffusers.FluxPipeline,
-    "sd3.5-large": diffusers.StableDiffusion3Pipeline,
-    "sd3.5-medium": diffusers.StableDiffusion3Pipeline,
-}
 PROMPTS = ["a red cat on a mat", "two Blue dogs, 42 of them!"]
 STEPS = 4
 SIDE_PX = {"sana": 512}
@@ -40,71 +38,6 @@ EVERY_SHAPE = pytest.mark.parametrize(
 
 def side_px(name: str) -> int:
     return SIDE_PX.get(name, 256)
-
-
-def load_pipeline(name: str, checkpoint: Path) -> Any:
-    """The published pipeline, transformer and VAE in float32, text encoders in BF16 as ours."""
-    pipeline: Any = PIPELINES[name].from_pretrained(checkpoint, torch_dtype=torch.bfloat16)
-    torch.nn.Module.to(pipeline.transformer, torch.float32)
-    torch.nn.Module.to(pipeline.vae, torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-@torch.no_grad()
-def encode(name: str, pipeline: Any) -> dict[str, torch.Tensor]:
-    """The pipeline's own embeddings, a prompt at a time: in a batch, BF16 rounds otherwise."""
-    if name == "sana":
-        settings = {
-            "do_classifier_free_guidance": False,
-            "complex_human_instruction": instruction(pipeline),
-        }
-        rows = [pipeline.encode_prompt(prompt, **settings)[:2] for prompt in PROMPTS]
-        names = ("prompt_embeds", "prompt_attention_mask")
-    elif "flux" in name:
-        tokens = {"max_sequence_length": 256 if name == "flux-schnell" else 512}
-        rows = [pipeline.encode_prompt(prompt, **tokens)[:2] for prompt in PROMPTS]
-        names = ("prompt_embeds", "pooled_prompt_embeds")
-    else:
-        settings = {"prompt_2": None, "prompt_3": None, "do_classifier_free_guidance": False}
-        rows = [pipeline.encode_prompt(prompt, **settings)[::2] for prompt in PROMPTS]
-        names = ("prompt_embeds", "pooled_prompt_embeds")
-    return {
-        name: torch.cat(parts).float()
-        for name, parts in zip(names, zip(*rows, strict=True), strict=True)
-    }
-
-
-def call_pipeline(
-    name: str, pipeline: Any, noise: torch.Tensor, resolution_px: Resolution, output_type: str
-) -> torch.Tensor:
-    """Prompts in; latents or images out, by the pipeline's own text encoders and steps."""
-    settings: dict[str, Any] = encode(name, pipeline)
-    if name == "sana":
-        pipeline.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
-        settings["sigmas"] = torch.linspace(1, 0, STEPS + 1)[:-1].tolist()
-        settings["use_resolution_binning"] = False
-    if "flux" in name:
-        noise = pipeline._pack_latents(noise, *noise.shape)
-    width, height = width_height(resolution_px)
-    drawn: torch.Tensor = pipeline(
-        num_inference_steps=STEPS,
-        guidance_scale=1.0,
-        latents=noise,
-        height=height,
-        width=width,
-        output_type=output_type,
-        **settings,
-    ).images
-    if "flux" in name and output_type == "latent":
-        drawn = pipeline._unpack_latents(drawn, height, width, pipeline.vae_scale_factor)
-    return drawn
-
-
-def instruction(pipeline: Any) -> list[str]:
-    parameters = inspect.signature(type(pipeline).__call__).parameters
-    default: list[str] = parameters["complex_human_instruction"].default
-    return default
 
 
 def draw(
@@ -126,7 +59,8 @@ def test_our_latents_are_the_pipelines(
 ) -> None:
     family, checkpoint = get_family(name), tiny_checkpoint(name)
     noise = initial_noise([3, 4], family.latent_shape(resolution_px))
-    expected = call_pipeline(name, load_pipeline(name, checkpoint), noise, resolution_px, "latent")
+    pipeline = load_pipeline(name, checkpoint)
+    expected = call_pipeline(name, pipeline, PROMPTS, noise, STEPS, resolution_px, "latent")
     ours = draw(family, checkpoint, noise, resolution_px)
     assert torch.isfinite(ours).all()
     assert (expected - noise).norm() > 0.1 * noise.norm()
@@ -139,7 +73,8 @@ def test_our_images_are_the_pipelines_up_to_the_decoders_precision(
 ) -> None:
     family, checkpoint = get_family(name), tiny_checkpoint(name)
     noise = initial_noise([3, 4], family.latent_shape(resolution_px))
-    expected = call_pipeline(name, load_pipeline(name, checkpoint), noise, resolution_px, "pt")
+    pipeline = load_pipeline(name, checkpoint)
+    expected = call_pipeline(name, pipeline, PROMPTS, noise, STEPS, resolution_px, "pt")
     latents = draw(family, checkpoint, noise, resolution_px)
     ours = family.load_decoder(str(checkpoint)).decode(latents)
     width, height = width_height(resolution_px)
@@ -157,7 +92,7 @@ def test_the_tiny_decoder_is_the_pipelines_with_its_vae_replaced(
     noise = initial_noise([3, 4], family.latent_shape(side_px(name)))
     pipeline = load_pipeline(name, checkpoint)
     pipeline.vae = diffusers.AutoencoderTiny.from_pretrained(checkpoint / "vae_tiny")
-    expected = call_pipeline(name, pipeline, noise, side_px(name), "pt")
+    expected = call_pipeline(name, pipeline, PROMPTS, noise, STEPS, side_px(name), "pt")
     decoder = family.load_decoder(str(checkpoint), DecoderName.TINY)
     ours = decoder.decode(draw(family, checkpoint, noise, side_px(name)))
     assert expected.std() > 0.1
@@ -171,7 +106,7 @@ def test_the_text_encoder_is_the_pipelines_whatever_the_batch(
     checkpoint = tiny_checkpoint(name)
     encoder = get_family(name).load_text_encoder(str(checkpoint))
     together = encoder.encode([*PROMPTS, "", PROMPTS[0]])
-    expected = encode(name, load_pipeline(name, checkpoint))
+    expected = encode(name, load_pipeline(name, checkpoint), PROMPTS)
     assert torch.equal(together.tokens[:2].float(), expected["prompt_embeds"])
     for row, prompt in enumerate([*PROMPTS, ""]):
         alone = encoder.encode([prompt])
