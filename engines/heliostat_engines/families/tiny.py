@@ -62,6 +62,7 @@ def tiny_dc_vae(seed: int) -> Any:
     from diffusers import AutoencoderDC
 
     levels, block_types = 6, ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3
+    widths = [4, 8, 16, 32, 32, 32]  # narrow where an image has its full size: most of the work
     multiscales: list[list[int]] = [[]] * 3 + [[5]] * 3
     return _random(
         AutoencoderDC,
@@ -70,8 +71,8 @@ def tiny_dc_vae(seed: int) -> Any:
             "attention_head_dim": 16,
             "encoder_block_types": block_types,
             "decoder_block_types": block_types,
-            "encoder_block_out_channels": [32] * levels,
-            "decoder_block_out_channels": [32] * levels,
+            "encoder_block_out_channels": widths,
+            "decoder_block_out_channels": widths,
             "encoder_layers_per_block": [1] * levels,
             "decoder_layers_per_block": [1] * levels,
             "encoder_qkv_multiscales": multiscales,
