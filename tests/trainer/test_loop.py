@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -28,6 +32,7 @@ from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.learning.learner import Learner
 from heliostat_trainer.prompts.sets import read_prompt_sets
 from heliostat_trainer.ranks.interrupts import Interrupts
+from heliostat_trainer.report import write_report
 from heliostat_trainer.run import build_trainer, open_run, run_trainer, train
 from heliostat_trainer.settings.config import TrainConfig
 from tests.trainer.conftest import HELDOUT, PROMPTS
@@ -132,7 +137,9 @@ def test_prompts_are_explored_redrawn_and_trained_on_at_a_size_of_their_own(
     server.sizes = (64, (48, 64), (64, 32))
     own = dict(zip(PROMPTS, (None, (48, 64), (64, 32), 64, (48, 64), (64, 32)), strict=True))
     path = write_sized(tmp_path, own)
-    config = configure("--prompts.train", path, "--run.steps", "3", "--recipe.replay", "1")
+    held = ("--prompts.heldout", write_sized(tmp_path, {HELDOUT[0]: (48, 64)}, "held.jsonl"))
+    sizes = ("--prompts.train", path, *held, "--evaluation.prompts", "1", "--recipe.replay", "1")
+    config = configure(*sizes, "--run.steps", "3")
     trained: dict[str, set[tuple[int, ...]]] = {}
     update = Learner.train
 
@@ -144,15 +151,18 @@ def test_prompts_are_explored_redrawn_and_trained_on_at_a_size_of_their_own(
     monkeypatch.setattr(Learner, "train", watched)
     whole = run(config, server)
     asked = {request.prompt: request.resolution_px for request in server.explored}
-    shown = {HELDOUT[0]: 64}  # the showcase's
+    shown = {HELDOUT[0]: (48, 64)}  # the showcase's
     assert asked == {prompt: size or 64 for prompt, size in own.items()} | shown
     assert trained == {
         prompt: {(4, *server.family.latent_shape(size or 64))} for prompt, size in own.items()
     }
     other = FakeServer(Path(server.checkpoint), reverse=True)
     other.sizes = server.sizes
-    again = configure("--prompts.train", path, "--recipe.replay", "1", "--run.name", "again")
+    again = configure(*sizes, "--run.name", "again")
     assert same(whole, run(again, other))
+    shapes = [Image.open(picture).size for picture in pictures_of(write_report(again.run.path))]
+    # Of latents of 6 x 8: rows of eight with margins, and the showcase's, enlarged twelve times.
+    assert shapes == [(64, 10)] * 2 + [(72, 96)] * 16
 
 
 def test_a_size_that_is_the_runs_own_changes_no_bit(
@@ -171,21 +181,30 @@ def test_a_size_that_the_server_does_not_draw_is_named_by_file_and_line(
     monkeypatch.setattr(DemoFamily, "resolutions", Resolutions(32, 64, 8))
     own = dict.fromkeys(PROMPTS, None) | {PROMPTS[1]: (48, 64)}
     path = write_sized(tmp_path, own)
-    with pytest.raises(ConfigError) as error:
-        run(configure("--prompts.train", path), server)
-    assert str(error.value) == (
-        f"prompts.train: {path}, line 2: resolution = [48, 64], but the server draws 64 px images alone: "
-        "change it, or start the server with --resolutions-px 48x64"
-    )
+    for setting in ("prompts.train", "prompts.heldout"):
+        with pytest.raises(ConfigError) as error:
+            run(configure(f"--{setting}", path), server)
+        assert str(error.value) == (
+            f"{setting}: {path}, line 2: resolution = [48, 64], but the server draws 64 px images alone: "
+            "change it, or start the server with --resolutions-px 48x64"
+        )
 
 
-def write_sized(folder: Path, sizes: Mapping[str, Resolution | None]) -> str:
+def pictures_of(page: Path) -> list[io.BytesIO]:
+    """The PNG files that a page carries."""
+    uris = re.findall(r'src="data:image/png;base64,([^"]+)"', page.read_text())
+    return [io.BytesIO(base64.b64decode(uri)) for uri in uris]
+
+
+def write_sized(
+    folder: Path, sizes: Mapping[str, Resolution | None], name: str = "sized.jsonl"
+) -> str:
     """A JSONL file of prompts, some with a size of their own."""
     lines = [
         {"prompt": prompt} | ({"resolution": size} if size else {})
         for prompt, size in sizes.items()
     ]
-    path = folder / "sized.jsonl"
+    path = folder / name
     path.write_text("\n".join(map(json.dumps, lines)))
     return str(path)
 

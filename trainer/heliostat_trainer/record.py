@@ -128,8 +128,8 @@ class RunRecord:
         if not self.base:
             raise RunFolderError(f"{self.folder} has no evaluation yet: nothing to {purpose}")
 
-    def images(self, evaluation: Evaluation) -> NDArray[np.uint8]:
-        """images[P, S, H, W, 3] that an evaluation kept."""
+    def images(self, evaluation: Evaluation) -> tuple[NDArray[np.uint8], ...]:
+        """images[S, H, W, 3] of each prompt that an evaluation kept some of."""
         folder = step_folder(RunFolder(self.folder).evaluations, evaluation.step)
         return read_pictures(folder, evaluation)
 

@@ -246,7 +246,14 @@ def build_trainer(
             progress.say(change)
     write_run_file(config, info, dtype)
     evaluator = Evaluator(
-        config, prompts.heldout, server, artist, resolution_px, files.evaluations, stages
+        config,
+        prompts.heldout,
+        server,
+        artist,
+        resolution_px,
+        files.evaluations,
+        stages,
+        prompts.heldout_sizes,
     )
     evaluator.forget_after(state.step if resume else -1)
     parts = Parts(
@@ -315,8 +322,9 @@ def _save_at_last(trainer: Trainer) -> None:
 
 def _keep_showcase(config: TrainConfig, trainer: Trainer) -> None:
     """Explore and redraw one held-out group with the final policy, for people to look at."""
-    prompt = trainer.parts.evaluator.prompts[0]
-    request = showcase_request(config, prompt, trainer.explore_steps)
     parts, folder = trainer.parts, RunFolder(config.run.path).showcase
+    prompt = parts.evaluator.prompts[0]
+    size = parts.evaluator.size_of(prompt)
+    request = showcase_request(config, prompt, trainer.explore_steps, size)
     steps = config.recipe.steps
     keep_showcase(parts.server, trainer.explorer, parts.artist, request, steps, folder)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from heliostat_engines.resolution import Resolution
     from heliostat_trainer.forecast.work import Activity, Cost, Plan
+    from heliostat_trainer.prompts.sets import PromptSets
     from heliostat_trainer.settings.config import TrainConfig
 
 LEGEND = (
@@ -48,7 +48,7 @@ def show(config: TrainConfig, ranks: int = 1) -> None:
     console.print(_costs("In all", plan.in_all))
     console.print(LEGEND, style="dim", highlight=False)
     console.print(_facts([("time", _time(config))]))
-    for part in _memory(config, ranks, prompts.sizes.values()):
+    for part in _memory(config, ranks, prompts):
         console.print(part)
 
 
@@ -118,9 +118,7 @@ def _time(config: TrainConfig) -> str:
     )
 
 
-def _memory(
-    config: TrainConfig, ranks: int, sizes: Iterable[Resolution]
-) -> Iterable[RenderableType]:
+def _memory(config: TrainConfig, ranks: int, prompts: PromptSets) -> Iterable[RenderableType]:
     """The table of what lies on the cards, or why it is not there."""
     try:
         from heliostat.screens.memory import LEGEND as SERVED
@@ -132,7 +130,8 @@ def _memory(
         text = f"not counted: {error.name} is missing, pip install 'heliostat[trainer]'"
         return [_facts([("memory", text)])]
     with shown(Console(stderr=True)) as stages, stages.during("count the memory"):
-        trainer = trainer_memory(config, ranks, sizes)
+        sizes = prompts.sizes.values(), prompts.heldout_sizes.values()
+        trainer = trainer_memory(config, ranks, *sizes)
         family = get_family(config.model.family)
         resolution_px = config.model.resolution_of(family)
         rank = config.lora.rank

@@ -5,18 +5,29 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from heliostat_engines.families.demo.family import DemoFamily
+from heliostat_engines.families.family import Resolutions
+from heliostat_engines.resolution import width_height, written
 from heliostat_trainer.evaluation import evaluate
+from heliostat_trainer.evaluation.results import read_pictures
+from heliostat_trainer.policy.policy import PolicyName
+from tests.trainer.conftest import HELDOUT
 from tests.trainer.fake_server import FakeServer
-from tests.trainer.test_loop import run, same
+from tests.trainer.test_loop import make_trainer, run, same, write_sized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from heliostat_engines.conditioning import Conditioning
+    from heliostat_engines.resolution import Resolution
+    from heliostat_trainer.evaluation.results import Evaluation
     from heliostat_trainer.settings.config import TrainConfig
 
 
@@ -55,3 +66,34 @@ def test_blocks_of_prompts_make_the_evaluation_of_all_at_once(
     assert kept["parts"][0] == kept["whole"][0]
     assert same(kept["parts"][1], kept["whole"][1])
     assert [len(images) for images in kept["parts"][1].values()] == [2, 2]  # evaluation.images
+
+
+def test_each_prompt_is_evaluated_at_its_own_size_as_if_all_had_it(
+    configure: Callable[..., TrainConfig],
+    server: FakeServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DemoFamily, "resolutions", Resolutions(32, 64, 8))
+    sizes: tuple[Resolution, ...] = ((48, 64), 64, (64, 32))
+    server.sizes = (64, (48, 64), (64, 32))
+
+    def evaluated(name: str, *settings: str) -> tuple[Evaluation, Sequence[NDArray[np.uint8]]]:
+        config = configure("--run.name", name, "--evaluation.images", "3", *settings)
+        evaluator = make_trainer(config, server).parts.evaluator
+        (result,) = evaluator.run(0, PolicyName.BASE, (1.0,))
+        assert evaluator.is_done(0, (1.0,))
+        return result, read_pictures(evaluator.path(0), result)
+
+    own = write_sized(tmp_path, {HELDOUT[0]: (48, 64), HELDOUT[1]: None, HELDOUT[2]: (64, 32)})
+    mixed, pictures = evaluated("mixed", "--prompts.heldout", own)
+    assert mixed.sizes == sizes
+    for row, size in enumerate(sizes):
+        alike, theirs = evaluated(f"all-{row}", "--model.resolution_px", written(size))
+        assert alike.sizes == ()
+        width, height = width_height(size)
+        assert pictures[row].shape == theirs[row].shape == (2, height // 8, width // 8, 3)
+        # In a batch of other rows BF16 rounds otherwise.
+        assert np.abs(pictures[row].astype(int) - theirs[row]).mean() < 2
+        for name, rewards in mixed.rewards.items():
+            assert rewards[row] == pytest.approx(alike.rewards[name][row], abs=0.01)

@@ -9,6 +9,7 @@ import pytest
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.prompts.sets import prompt_notes, read_prompt_sets
 from heliostat_trainer.settings.config import TrainConfig
+from heliostat_trainer.settings.load import load_config
 from tests.trainer.conftest import PROMPTS
 
 Configure = Callable[..., TrainConfig]
@@ -32,9 +33,9 @@ def test_some_prompts_have_a_size_of_their_own(configure: Configure, tmp_path: P
     assert sets.train == PROMPTS[:5]
     assert sets.sizes == {PROMPTS[0]: (832, 1216), PROMPTS[2]: 768, PROMPTS[3]: (1216, 832)}
     assert prompt_notes(config, sets) == (
-        "3 of 5 prompts are trained on at a size of their own, the others, and all that are held out, are "
-        "drawn at 512 px: an image that is trained on has 2.39 times the pixels of that on average, and an "
-        "evaluation of it takes as much longer or less",
+        "3 of 5 prompts are trained on at a size of their own, and 0 of 3 held-out ones evaluated, the others "
+        "are drawn at 512 px: an image that is trained on has 2.39 times the pixels of that on average, one "
+        "that is evaluated 1.00 times, and each NFE takes as much longer or less",
     )
 
 
@@ -42,7 +43,34 @@ def test_text_files_have_none(configure: Configure) -> None:
     config = configure()
     sets = read_prompt_sets(config)
     assert not sets.sizes
+    assert not sets.heldout_sizes
     assert prompt_notes(config, sets) == ()
+
+
+def test_held_out_prompts_have_sizes_of_their_own_too(configure: Configure, tmp_path: Path) -> None:
+    own = ("--prompts.heldout", jsonl(tmp_path, [[832, 1216], None, 768, 1024])[1])
+    sets = read_prompt_sets(configure(*FLUX, *own))
+    assert not sets.sizes
+    assert sets.heldout_sizes == {PROMPTS[0]: (832, 1216), PROMPTS[2]: 768, PROMPTS[3]: 1024}
+    (note,) = prompt_notes(configure(*FLUX, *own), sets)[:1]  # evaluated are the first three
+    assert "0 of 6 prompts are trained on" in note
+    assert "2 of 3 held-out ones evaluated" in note
+    assert "one that is evaluated 2.37 times" in note
+    # They are not trained on: an objective of trajectories has nothing against them.
+    grpo = ("--objective.name", "flow_grpo", "--recipe.name", "diffusionnft")
+    assert read_prompt_sets(configure(*FLUX, *own, *grpo)).heldout_sizes == sets.heldout_sizes
+
+
+def test_a_prompt_that_is_held_out_of_the_training_ones_keeps_its_size(
+    toml: Path, tmp_path: Path
+) -> None:
+    setting = jsonl(tmp_path, [[832, 1216]] * 6)
+    toml.write_text(toml.read_text().replace('heldout = "heldout.txt"\n', ""))
+    some = ("--prompts.heldout_fraction", "0.5")
+    sets = read_prompt_sets(load_config(toml, [*FLUX, *setting, *some]))
+    assert sets.sizes == dict.fromkeys(sets.train, (832, 1216))
+    assert sets.heldout_sizes == dict.fromkeys(sets.heldout, (832, 1216))
+    assert len(sets.heldout) == 3
 
 
 @pytest.mark.parametrize(

@@ -145,9 +145,9 @@ def _gallery(comparison: Comparison, say: Callable[[str], None]) -> Gallery | No
 def _pictures(
     run: Run, evaluation: Evaluation, say: Callable[[str], None]
 ) -> Sequence[NDArray[np.uint8]]:
-    """images[P, H, W, 3] of each prompt's first seed; none where they cannot be read."""
+    """image[H, W, 3] of each prompt's first seed; none where they cannot be read."""
     try:
-        return list(run.record.images(evaluation)[:SHOWN, 0])
+        return [images[0] for images in run.record.images(evaluation)[:SHOWN]]
     except RunFolderError as error:
         say(f"{error}: its pictures are left out")
         return []

@@ -47,9 +47,13 @@ class Tracker(ABC):
 
     @abstractmethod
     def pictures(
-        self, step: int, name: str, images: NDArray[np.uint8], captions: Sequence[str]
+        self,
+        step: int,
+        name: str,
+        images: Sequence[NDArray[np.uint8]],
+        captions: Sequence[str],
     ) -> None:
-        """images[B, H, W, 3], a caption each."""
+        """image[H, W, 3] by image, a caption each."""
 
     @abstractmethod
     def close(self) -> None:
@@ -84,10 +88,11 @@ class Trackers:
         name = f"evaluation/guidance_{evaluation.guidance:g}"
         numbers = {f"{name}/{reward}": mean.mean for reward, mean in evaluation.means.items()}
         numbers |= {f"{name}/{k}": float(v.mean()) for k, v in measured(evaluation).items()}
-        images = read_pictures(folder, evaluation)[: self._settings.pictures, 0]
+        kept = read_pictures(folder, evaluation)[: self._settings.pictures]
+        images = [of_prompt[0] for of_prompt in kept]
         captions = evaluation.prompts[: len(images)]
         self._each(lambda tracker: tracker.numbers(evaluation.step, numbers))
-        if len(images):
+        if images:
             self._each(lambda tracker: tracker.pictures(evaluation.step, name, images, captions))
 
     def close(self) -> None:
@@ -174,7 +179,11 @@ class TensorBoard(Tracker):
             self._writer.add_scalar(name, value, step)
 
     def pictures(
-        self, step: int, name: str, images: NDArray[np.uint8], captions: Sequence[str]
+        self,
+        step: int,
+        name: str,
+        images: Sequence[NDArray[np.uint8]],
+        captions: Sequence[str],
     ) -> None:
         """A row of pictures a prompt."""
         for row, (image, caption) in enumerate(zip(images, captions, strict=True)):
@@ -210,7 +219,11 @@ class WeightsAndBiases(Tracker):
         self._run.log({"training_step": step, **values})
 
     def pictures(
-        self, step: int, name: str, images: NDArray[np.uint8], captions: Sequence[str]
+        self,
+        step: int,
+        name: str,
+        images: Sequence[NDArray[np.uint8]],
+        captions: Sequence[str],
     ) -> None:
         """A panel of captioned pictures."""
         each = zip(images, captions, strict=True)

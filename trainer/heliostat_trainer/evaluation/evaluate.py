@@ -12,6 +12,7 @@ import torch
 
 from heliostat_engines.files.atomic import discard_folder
 from heliostat_engines.progress import Stages
+from heliostat_engines.resolution import pixels
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluation.budget import (
     TRIAL_STEPS,
@@ -27,6 +28,7 @@ from heliostat_trainer.evaluation.results import (
     prompt_interval,
     read_evaluations,
     read_results,
+    told_sizes,
     write_results,
 )
 from heliostat_trainer.evaluation.statistics import PER_IMAGE, diversity
@@ -52,14 +54,15 @@ PROMPTS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What is kept of a block of prompts."""
+    """What is kept of a prompt's images."""
 
     rewards: NDArray[np.float64]
-    """rewards[B, R]"""
-    statistics: Mapping[str, list[list[float]]]
-    diversity: list[float]
-    images: torch.Tensor
-    """images[P, S, H, W, 3] of those prompts whose pictures are kept."""
+    """rewards[S, R]"""
+    statistics: Mapping[str, list[float]]
+    diversity: float | None
+    """None where there is one image alone."""
+    images: torch.Tensor | None
+    """images[S, H, W, 3] of those prompts whose pictures are kept."""
 
 
 class Evaluator:
@@ -74,7 +77,9 @@ class Evaluator:
         resolution_px: Resolution,
         folder: Path,
         stages: Stages | None = None,
+        sizes: Mapping[str, Resolution] | None = None,
     ) -> None:
+        """`sizes` are of prompts whose images have a size of their own; others have `resolution_px`."""
         settings = config.evaluation
         self._stages = stages or Stages()
         self._allowed_s = allowed_s(config)
@@ -85,6 +90,7 @@ class Evaluator:
         self._server = server
         self._artist = artist
         self._resolution_px = resolution_px
+        self._own_sizes = sizes or {}
         self._folder = folder
         self._seeds = tuple(
             candidate_seeds(settings.seed, Purpose.EVALUATION, settings.seeds_per_prompt, row)
@@ -120,6 +126,10 @@ class Evaluator:
         """What is evaluated."""
         return self._prompts
 
+    def size_of(self, prompt: str) -> Resolution:
+        """Of a prompt's images."""
+        return self._own_sizes.get(prompt, self._resolution_px)
+
     def fit(self) -> DrawingPace | None:
         """Leave out prompts that evaluation.budget has no time for, as the base's evaluation did.
 
@@ -142,6 +152,7 @@ class Evaluator:
                 self._conditions(base.guidance),
                 prompts=self._prompts[:count],
                 seeds=self._seeds[:count],
+                sizes=self._sizes(self._prompts[:count]),
             )
             if wanted.match(base.conditions):
                 return count
@@ -173,25 +184,23 @@ class Evaluator:
 
     def _evaluate(
         self, step: int, policy: PolicyName, guidance: float, share: tuple[float, float]
-    ) -> tuple[Evaluation, torch.Tensor]:
-        """The evaluation, and images[P, S, H, W, 3] of the first prompts to keep.
+    ) -> tuple[Evaluation, list[torch.Tensor]]:
+        """The evaluation, and images[S, H, W, 3] of each of the first prompts to keep.
 
         `share` is where it begins and ends among all that is evaluated now, 0..1.
         """
         began = time.monotonic()
         null = None if guidance == 1.0 else self._encode([""])
         blocks = self._blocks()
-        drawn = []
+        drawn: list[_Drawn] = []
         for number, block in enumerate(blocks):
             low, high = (
                 share[0] + (share[1] - share[0]) * at / len(blocks) for at in (number, number + 1)
             )
             self._stages.part(f"evaluate the {policy} policy, guidance {guidance:g}", low, high)
-            drawn.append(self._draw(policy, guidance, block, null))
-        values = np.concatenate([part.rewards for part in drawn])
-        rewards = {
-            name: self._by_prompt(values[:, column]) for column, name in enumerate(self._rewards)
-        }
+            drawn += self._draw(policy, guidance, block, null)
+        values = np.stack([prompt.rewards for prompt in drawn])
+        rewards = {name: values[..., column] for column, name in enumerate(self._rewards)}
         evaluation = Evaluation(
             step=step,
             policy=policy,
@@ -201,15 +210,14 @@ class Evaluator:
             seeds=self._seeds,
             rewards={name: rows.tolist() for name, rows in rewards.items()},
             means={name: prompt_interval(rows) for name, rows in rewards.items()},
-            statistics={
-                name: [row for part in drawn for row in part.statistics[name]] for name in PER_IMAGE
-            },
-            diversity=[value for part in drawn for value in part.diversity],
+            statistics={name: [prompt.statistics[name] for prompt in drawn] for name in PER_IMAGE},
+            diversity=[each.diversity for each in drawn if each.diversity is not None],
             seconds=round(time.monotonic() - began, 2),
             resolution_px=self._resolution_px,
             solver=self._solver,
+            sizes=self._sizes(self._prompts),
         )
-        return evaluation, torch.cat([part.images for part in drawn]).contiguous()
+        return evaluation, [each.images for each in drawn if each.images is not None]
 
     def _blocks(self) -> list[range]:
         """Rows of prompts that are drawn together: embeddings and images of all would not fit.
@@ -226,60 +234,90 @@ class Evaluator:
 
     def _draw(
         self, policy: PolicyName, guidance: float, block: range, null: Conditioning | None
-    ) -> _Drawn:
-        """Draw and score a block of prompts."""
+    ) -> list[_Drawn]:
+        """Draw and score a block of prompts: those whose images have one size together."""
+        alike: dict[Resolution, list[int]] = {}
+        for row in block:
+            alike.setdefault(self.size_of(self._prompts[row]), []).append(row)
+        drawn: dict[int, _Drawn] = {}
+        for size, rows in alike.items():
+            drawn |= self._draw_alike(policy, guidance, rows, size, null)
+        return [drawn[row] for row in block]
+
+    def _draw_alike(
+        self,
+        policy: PolicyName,
+        guidance: float,
+        numbers: Sequence[int],
+        resolution_px: Resolution,
+        null: Conditioning | None,
+    ) -> dict[int, _Drawn]:
+        """Draw and score prompts with images of one size, by their numbers."""
         each = self._settings.seeds_per_prompt
-        prompts = [self._prompts[row] for row in block]
+        prompts = [self._prompts[number] for number in numbers]
         latents = self._artist.draw(
             policy,
-            [seed for row in block for seed in self._seeds[row]],
+            [seed for number in numbers for seed in self._seeds[number]],
             self._encode(prompts),
             [row for row in range(len(prompts)) for _ in range(each)],
             self._settings.steps,
             null=null,
             guidance=guidance,
+            resolution_px=resolution_px,
         )
         texts = [prompt for prompt in prompts for _ in range(each)]
         scores = self._server.score(latents, texts, self._rewards, return_images=True)
         assert scores.images is not None
-        images = torch.from_numpy(scores.images)
-        statistics, groups = self._describe(images)
-        kept = max(0, self._settings.images - block.start)
-        grouped = images.view(-1, each, *images.shape[1:])
-        return _Drawn(scores.rewards, statistics, groups, grouped[:kept].clone())
+        groups = torch.split(torch.from_numpy(scores.images), each)
+        rewards = scores.rewards.reshape(len(numbers), each, -1)
+        return {
+            number: self._described(number, *of_prompt)
+            for number, *of_prompt in zip(numbers, rewards, groups, strict=True)
+        }
+
+    def _described(self, number: int, rewards: NDArray[np.float64], images: torch.Tensor) -> _Drawn:
+        """What is kept of a prompt's rewards[S, R] and images[S, H, W, 3]."""
+        shares = images.permute(0, 3, 1, 2).float() / 255
+        return _Drawn(
+            rewards,
+            {
+                name: [round(float(value), 5) for value in measure(shares)]
+                for name, measure in PER_IMAGE.items()
+            },
+            round(diversity(shares), 5) if len(images) > 1 else None,
+            images.clone() if number < self._settings.images else None,
+        )
 
     def _measure(self) -> DrawingPace:
-        """Draw and score a batch with few steps; once before, so that all is loaded and warm."""
+        """Draw and score a batch with few steps; once before, so that all is loaded and warm.
+
+        Of images of one size: the pace is that of as many pixels as all have on average.
+        """
         each = self._settings.seeds_per_prompt
         capacity = self._artist.capacity
-        seeds = [seed for group in self._seeds for seed in group][:capacity]
-        rows = [row for row in range(len(self._prompts)) for _ in range(each)][:capacity]
-        texts = [self._prompts[row] for row in rows]
+        sizes = [self.size_of(prompt) for prompt in self._prompts]
+        alike = [number for number, size in enumerate(sizes) if size == sizes[0]]
+        larger = sum(map(pixels, sizes)) / (len(sizes) * pixels(sizes[0]))
+        seeds = [seed for number in alike for seed in self._seeds[number]][:capacity]
+        rows = [row for row in range(len(alike)) for _ in range(each)][:capacity]
+        texts = [self._prompts[alike[row]] for row in rows]
         conditioning = self._encode(texts[::each])
         times = []
         for steps in (1, TRIAL_STEPS):
             times.append(time.monotonic())
-            latents = self._artist.draw(PolicyName.BASE, seeds, conditioning, rows, steps)
+            latents = self._artist.draw(
+                PolicyName.BASE, seeds, conditioning, rows, steps, resolution_px=sizes[0]
+            )
             times.append(time.monotonic())
             self._server.score(latents, texts, self._rewards, return_images=True)
         *_, began, drawn = times
         return DrawingPace(
-            nfe_s=(drawn - began) / (TRIAL_STEPS * len(seeds)),
-            score_s=(time.monotonic() - drawn) / len(seeds),
+            nfe_s=larger * (drawn - began) / (TRIAL_STEPS * len(seeds)),
+            score_s=larger * (time.monotonic() - drawn) / len(seeds),
         )
 
-    def _describe(self, images: torch.Tensor) -> tuple[dict[str, list[list[float]]], list[float]]:
-        """Statistics[P][S] by name, and diversity[P] if S > 1; a prompt's images at a time."""
-        each = self._settings.seeds_per_prompt
-        statistics: dict[str, list[list[float]]] = {name: [] for name in PER_IMAGE}
-        groups = []
-        for start in range(0, len(images), each):
-            group = images[start : start + each].permute(0, 3, 1, 2).float() / 255
-            for name, measure in PER_IMAGE.items():
-                statistics[name].append([round(float(value), 5) for value in measure(group)])
-            if each > 1:
-                groups.append(round(diversity(group), 5))
-        return statistics, groups
+    def _sizes(self, prompts: Sequence[str]) -> tuple[Resolution, ...]:
+        return told_sizes([self.size_of(prompt) for prompt in prompts], self._resolution_px)
 
     def _conditions(self, guidance: float) -> Conditions:
         return Conditions(
@@ -289,6 +327,7 @@ class Evaluator:
             self._prompts,
             self._seeds,
             self._solver,
+            self._sizes(self._prompts),
         )
 
     def _kept(self, step: int) -> list[Evaluation]:
@@ -300,6 +339,3 @@ class Evaluator:
 
     def _encode(self, prompts: Sequence[str]) -> Conditioning:
         return self._artist.prepare(self._server.encode(prompts))
-
-    def _by_prompt(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return values.reshape(len(self._prompts), -1)

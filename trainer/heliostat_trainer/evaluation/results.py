@@ -3,7 +3,8 @@
 Each evaluation is a folder `step-000020` in the run's `evaluation/`, with `results.json` (a list
 of results: what each was made with, rewards[prompt][seed] by name, image statistics, and 95 %
 intervals) and `images.safetensors` (uint8 images[P, S, H, W, 3] of the first prompts, by policy and
-guidance). A resumed run may evaluate with other settings: only evaluations that pair are compared.
+guidance; where prompts have sizes of their own, images[S, H, W, 3] a prompt). A resumed run may evaluate
+with other settings: only evaluations that pair are compared.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save
 
 from heliostat_engines.files.atomic import atomic_folder
 from heliostat_engines.files.text import content_of, read_json
-from heliostat_engines.resolution import written
+from heliostat_engines.resolution import read_resolution, written
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.errors import RunFolderError
 from heliostat_trainer.evaluation.statistics import Interval, interval
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from heliostat_engines.resolution import Resolution
     from heliostat_trainer.rewards import RewardSum
 
+NO_IMAGES = (0, 1, 1, 1, 3)
+"""The shape of the images of no prompt."""
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -52,6 +56,8 @@ class Conditions:
     prompts: tuple[str, ...]
     seeds: tuple[tuple[int, ...], ...]
     solver: Solver = Solver.EULER
+    sizes: tuple[Resolution, ...] = ()
+    """As of an `Evaluation`."""
 
     def match(self, others: Conditions) -> bool:
         """Whether both are the same; a resolution that was not kept is the run's, which cannot change."""
@@ -98,6 +104,8 @@ class Evaluation:
     """Size of the images; None in results of before it was kept."""
     solver: Solver = Solver.EULER
     """What drew them: in results of before there was another, Euler's method."""
+    sizes: tuple[Resolution, ...] = ()
+    """Of each prompt's images, if some have a size of their own; empty: all are of `resolution_px`."""
 
     @property
     def conditions(self) -> Conditions:
@@ -109,6 +117,7 @@ class Evaluation:
             self.prompts,
             self.seeds,
             self.solver,
+            self.sizes,
         )
 
 
@@ -135,6 +144,7 @@ def pair(after: Evaluation, before: Evaluation) -> bool:
 
 def of_first_prompts(evaluation: Evaluation, count: int) -> Evaluation:
     """The evaluation as it would be of no more than its first `count` prompts."""
+    sizes = told_sizes(evaluation.sizes[:count], evaluation.resolution_px)
     rewards = {name: rows[:count] for name, rows in evaluation.rewards.items()}
     return replace(
         evaluation,
@@ -144,7 +154,15 @@ def of_first_prompts(evaluation: Evaluation, count: int) -> Evaluation:
         means={name: prompt_interval(np.array(rows)) for name, rows in rewards.items()},
         statistics={name: rows[:count] for name, rows in evaluation.statistics.items()},
         diversity=evaluation.diversity[:count],
+        sizes=sizes,
     )
+
+
+def told_sizes(
+    sizes: Sequence[Resolution], resolution_px: Resolution | None
+) -> tuple[Resolution, ...]:
+    """sizes[P] as an `Evaluation` has them: none where all are the run's own."""
+    return () if set(sizes) <= {resolution_px} else tuple(sizes)
 
 
 def guidance_label(evaluation: Evaluation) -> str:
@@ -195,14 +213,18 @@ def prompt_interval(values: NDArray[np.float64]) -> Interval:
 
 
 def write_results(
-    folder: Path, evaluations: Sequence[Evaluation], pictures: Sequence[torch.Tensor]
+    folder: Path, evaluations: Sequence[Evaluation], pictures: Sequence[Sequence[torch.Tensor]]
 ) -> None:
-    """Keep a step's evaluations in its folder, with images[P, S, H, W, 3] of each.
+    """Keep a step's evaluations in its folder, of each with images[S, H, W, 3] of its first prompts.
 
     Raises:
         FilesError: they cannot be written.
     """
-    images = {_key(each): shown for each, shown in zip(evaluations, pictures, strict=True)}
+    images = {
+        key: value
+        for each, shown in zip(evaluations, pictures, strict=True)
+        for key, value in _named(_key(each), shown).items()
+    }
     with atomic_folder(folder, EVALUATION_LAYOUT) as draft:
         content = json.dumps([asdict(evaluation) for evaluation in evaluations])
         (draft / RESULTS).write_text(content, encoding="utf-8")
@@ -216,14 +238,29 @@ def read_results(folder: Path) -> list[Evaluation]:
         return [_evaluation(entry) for entry in read_json(path)]
 
 
-def read_pictures(folder: Path, evaluation: Evaluation) -> NDArray[np.uint8]:
-    """images[P, S, H, W, 3] that an evaluation kept in its step's folder. Raises RunFolderError."""
-    path = folder / IMAGES
+def read_pictures(folder: Path, evaluation: Evaluation) -> tuple[NDArray[np.uint8], ...]:
+    """images[S, H, W, 3] of each prompt, as an evaluation kept them in its step's folder.
+
+    Raises:
+        RunFolderError: they are not there, or of another form.
+    """
+    path, key = folder / IMAGES, _key(evaluation)
     with content_of(path, kind=RunFolderError):
-        images: NDArray[np.uint8] = load_file(path)[_key(evaluation)].numpy()
-        if images.ndim != 5 or images.dtype != np.uint8:
+        kept = load_file(path)
+        apart = [kept[name][None] for name in sorted(kept) if name.startswith(f"{key}/")]
+        together = [each.numpy() for each in apart or [kept[key]]]
+        if any(each.ndim != 5 or each.dtype != np.uint8 for each in together):
             raise ValueError("its images are of another form")
-    return images
+    return tuple(images for each in together for images in each)
+
+
+def _named(key: str, pictures: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """images[S, H, W, 3] of each prompt by name: in one tensor, unless prompts have sizes of their own."""
+    pictures = list(pictures)
+    shapes = {each.shape for each in pictures}
+    if len(shapes) > 1:
+        return {f"{key}/{row:06d}": each.contiguous() for row, each in enumerate(pictures)}
+    return {key: torch.stack(pictures) if pictures else torch.zeros(NO_IMAGES, dtype=torch.uint8)}
 
 
 def _key(evaluation: Evaluation) -> str:
@@ -235,8 +272,8 @@ def _evaluation(entry: dict[str, object]) -> Evaluation:
     fields: dict[str, object] = dict(entry)
     fields["policy"] = PolicyName(str(entry["policy"]))
     fields["solver"] = Solver(str(entry.get("solver", Solver.EULER)))
-    if isinstance(fields.get("resolution_px"), list):
-        fields["resolution_px"] = tuple(fields["resolution_px"])  # type: ignore[arg-type]
+    fields["resolution_px"] = _size(entry.get("resolution_px"))
+    fields["sizes"] = tuple(map(_size, entry.get("sizes", ())))  # type: ignore[call-overload]
     fields["prompts"] = tuple(entry["prompts"])  # type: ignore[arg-type]
     fields["seeds"] = tuple(tuple(group) for group in entry["seeds"])  # type: ignore[attr-defined]
     rewards: dict[str, list[list[float]]] = entry["rewards"]  # type: ignore[assignment]
@@ -244,6 +281,11 @@ def _evaluation(entry: dict[str, object]) -> Evaluation:
     # anew: of a single prompt there once was an interval of width 0
     fields["means"] = {name: prompt_interval(np.array(v)) for name, v in rewards.items()}
     return Evaluation(**fields)  # type: ignore[arg-type]
+
+
+def _size(kept: Any) -> Resolution | None:
+    """Of what JSON holds."""
+    return None if kept is None else read_resolution(kept)
 
 
 def _check_numbers(fields: Mapping[str, Any]) -> None:

@@ -72,7 +72,14 @@ def keep_showcase(
     assert group.latents is not None
     conditioning = artist.prepare(server.encode([request.prompt]))
     rows = [0] * len(request.seeds)
-    redrawn = artist.draw(PolicyName.OLD, request.seeds, conditioning, rows, steps)
+    redrawn = artist.draw(
+        PolicyName.OLD,
+        request.seeds,
+        conditioning,
+        rows,
+        steps,
+        resolution_px=request.resolution_px,
+    )
     truth = server.score(
         redrawn, [request.prompt] * len(redrawn), request.reward.names, return_images=True
     )

@@ -46,10 +46,12 @@ def group_requests(
     ]
 
 
-def showcase_request(config: TrainConfig, prompt: str, explored_in: ExploreSteps) -> GroupRequest:
+def showcase_request(
+    config: TrainConfig, prompt: str, explored_in: ExploreSteps, size: Resolution
+) -> GroupRequest:
     """A held-out prompt's group for people to look at, with its latents."""
     seeds = candidate_seeds(config.evaluation.seed, Purpose.SHOWCASE, config.recipe.pool)
-    return replace(_request(config, 0, prompt, seeds, explored_in), return_latents=True)
+    return replace(_request(config, 0, prompt, seeds, explored_in, size), return_latents=True)
 
 
 def _request(

@@ -30,7 +30,7 @@ def contents_of(prompts: PromptSets, weights_digest: str) -> dict[str, str]:
     """A digest of what each setting of CONTENTS names, as far as it is known."""
     digests = {
         TRAIN: _digest((*prompts.train, *_written(prompts.sizes))),
-        HELDOUT: _digest(prompts.heldout),
+        HELDOUT: _digest((*prompts.heldout, *_written(prompts.heldout_sizes))),
         WEIGHTS: weights_digest,
     }
     return {key: digest for key, digest in digests.items() if digest}

@@ -28,9 +28,14 @@ GATHERED_BLOCKS = 2
 
 
 def trainer_memory(
-    config: TrainConfig, ranks: int = 1, sizes: Iterable[Resolution] = ()
+    config: TrainConfig,
+    ranks: int = 1,
+    sizes: Iterable[Resolution] = (),
+    drawn: Iterable[Resolution] = (),
 ) -> TrainerMemory:
     """Of one of so many ranks, where images are of the run's own size, or of larger `sizes`.
+
+    `drawn` are sizes of images that are not trained on.
 
     Counted on the meta device: takes no memory for weights, and reads no checkpoint.
 
@@ -41,8 +46,10 @@ def trainer_memory(
     family = get_family(config.model.family)
     resolution_px = config.model.resolution_of(family)
     family.resolutions.check(family.name, resolution_px)
-    largest = max((resolution_px, *sizes), key=pixels)
-    return memory_of(config, family, family.build_transformer(Size.PUBLISHED), largest, ranks)
+    trained_px = max((resolution_px, *sizes), key=pixels)
+    drawn_px = max((trained_px, *drawn), key=pixels)
+    transformer = family.build_transformer(Size.PUBLISHED)
+    return memory_of(config, family, transformer, trained_px, ranks, drawn_px)
 
 
 def memory_of(
@@ -51,8 +58,12 @@ def memory_of(
     transformer: nn.Module,
     resolution_px: Resolution,
     ranks: int = 1,
+    drawn_px: Resolution | None = None,
 ) -> TrainerMemory:
-    """With a LoRA on each of the family's targets, which is left in the transformer."""
+    """With a LoRA on each of the family's targets, which is left in the transformer.
+
+    drawn_px: of the largest images that are drawn; None: of those that are trained on.
+    """
     rank = config.lora.rank
     plans = plan_linears(transformer, family.precision_map, family.lora_targets)
     targets = lora_targets(plans)
@@ -77,6 +88,9 @@ def memory_of(
         moment_bytes=MOMENT_BYTES[config.optimiser.name],
         activations=config.optimiser.micro_batch * a_row,
         redrawing=drawing_bytes(
-            family, transformer, rows=config.model.sample_batch, resolution_px=resolution_px
+            family,
+            transformer,
+            rows=config.model.sample_batch,
+            resolution_px=drawn_px or resolution_px,
         ),
     )

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 MARGIN_PX = 2
@@ -35,17 +37,18 @@ def thumbnail_uri(image: NDArray[np.uint8]) -> str:
     return _png_uri(np.asarray(reduced))
 
 
-def grid_uri(images: NDArray[np.uint8], columns: int) -> str:
-    """images[B, H, W, 3] in rows of `columns`, as one PNG data URI."""
-    count, height, width, _ = images.shape
-    rows = -(-count // columns)
+def grid_uri(images: Sequence[NDArray[np.uint8]], columns: int) -> str:
+    """image[H, W, 3] by image, of any sizes, in rows of `columns`, as one PNG data URI."""
+    height = max(image.shape[0] for image in images)
+    width = max(image.shape[1] for image in images)
+    rows = -(-len(images) // columns)
     sheet = np.full(
         (rows * (height + MARGIN_PX), columns * (width + MARGIN_PX), 3), 255, dtype=np.uint8
     )
     for index, image in enumerate(images):
         top = (index // columns) * (height + MARGIN_PX)
         left = (index % columns) * (width + MARGIN_PX)
-        sheet[top : top + height, left : left + width] = image
+        sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
     return _png_uri(sheet)
 
 

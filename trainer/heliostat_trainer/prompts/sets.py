@@ -26,6 +26,8 @@ class PromptSets:
     heldout: tuple[str, ...]
     sizes: Mapping[str, Resolution] = field(default_factory=dict)
     """Of the images of those prompts that are trained on and have a size of their own."""
+    heldout_sizes: Mapping[str, Resolution] = field(default_factory=dict)
+    """The same of those that are evaluated on."""
 
 
 def read_prompt_sets(config: TrainConfig) -> PromptSets:
@@ -36,17 +38,22 @@ def read_prompt_sets(config: TrainConfig) -> PromptSets:
     """
     settings = config.prompts
     train = read_prompts(settings.train, "prompts.train")
+    sizes = held_sizes = read_sizes(config, settings.train, "prompts.train")
     if settings.heldout is None:
         sets = hold_out(train, settings.heldout_fraction, settings.heldout_seed)
         rest = f"what prompts.heldout_fraction leaves of {settings.train}"
         part = f"prompts.heldout_fraction = {settings.heldout_fraction:g} of {settings.train}"
     else:
         sets = PromptSets(train, read_prompts(settings.heldout, "prompts.heldout"))
+        held_sizes = read_sizes(config, settings.heldout, "prompts.heldout")
         rest, part = str(settings.train), str(settings.heldout)
     _at_least(sets.train, settings.per_step, "prompts.per_step", rest)
     _at_least(sets.heldout, config.evaluation.prompts, "evaluation.prompts", part)
-    sizes = read_sizes(config)
-    return replace(sets, sizes={prompt: sizes[prompt] for prompt in sets.train if prompt in sizes})
+    return replace(sets, sizes=_of(sets.train, sizes), heldout_sizes=_of(sets.heldout, held_sizes))
+
+
+def _of(prompts: Sequence[str], sizes: Mapping[str, Resolution]) -> Mapping[str, Resolution]:
+    return {prompt: sizes[prompt] for prompt in prompts if prompt in sizes}
 
 
 def hold_out(prompts: tuple[str, ...], fraction: float, seed: int) -> PromptSets:
@@ -66,18 +73,24 @@ def prompt_notes(config: TrainConfig, sets: PromptSets) -> tuple[str, ...]:
 
 
 def _notes_of_sizes(config: TrainConfig, sets: PromptSets) -> tuple[str, ...]:
-    if not sets.sizes:
+    heldout = sets.heldout[: config.evaluation.prompts]
+    own = len(sets.sizes), len(_of(heldout, sets.heldout_sizes))
+    if not any(own):
         return ()
     from heliostat_engines.families import get_family  # torch: a dry run needs none without sizes
 
     own_px = config.model.resolution_of(get_family(config.model.family))
-    count = len(sets.train)
-    mean = sum(pixels(sets.sizes.get(prompt, own_px)) for prompt in sets.train) / count
+
+    def larger(prompts: Sequence[str], sizes: Mapping[str, Resolution]) -> float:
+        mean = sum(pixels(sizes.get(prompt, own_px)) for prompt in prompts) / len(prompts)
+        return mean / pixels(own_px)
+
     return (
-        f"{len(sets.sizes)} of {count} prompts are trained on at a size of their own, the others, and all that "
-        f"are held out, are drawn at {written(own_px)} px: an image that is trained on has "
-        f"{mean / pixels(own_px):.2f} times the pixels of that on average, and an evaluation of it takes as "
-        "much longer or less",
+        f"{own[0]} of {len(sets.train)} prompts are trained on at a size of their own, and {own[1]} of "
+        f"{len(heldout)} held-out ones evaluated, the others are drawn at {written(own_px)} px: an image that "
+        f"is trained on has {larger(sets.train, sets.sizes):.2f} times the pixels of that on average, one that "
+        f"is evaluated {larger(heldout, sets.heldout_sizes):.2f} times, and each NFE takes as much longer or "
+        "less",
     )
 
 

@@ -16,29 +16,34 @@ from heliostat_trainer.settings.objectives import GrpoSettings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from heliostat_engines.families.family import Family
     from heliostat_engines.resolution import Resolution
     from heliostat_trainer.settings.config import TrainConfig
+    from heliostat_trainer.settings.prompts import HubPrompts
 
 
-def read_sizes(config: TrainConfig) -> Mapping[str, Resolution]:
-    """Of the prompts that are trained on, those that have a size of their own, with it.
+def read_sizes(
+    config: TrainConfig, source: Path | HubPrompts, setting: str
+) -> Mapping[str, Resolution]:
+    """Of the prompts of a source, those that have a size of their own, with it.
 
-    Their source was read before: each line is a prompt's.
+    It was read before: each line is a prompt's. `setting` names it.
 
     Raises:
         ConfigError: naming file and line of a size that is none, is not the family's, or is a prompt's
-            second; or the objective trains on trajectories, which have one schedule.
+            second; or it is trained on by trajectories, which have one schedule.
     """
-    source = config.prompts.train
     if not isinstance(source, Path) or source.suffix.lower() != ".jsonl":
         return {}
     sizes: dict[str, Resolution] = {}
     for number, line in enumerate(lines_of(read_text(source)), start=1):
-        where = f"prompts.train: {source}, line {number}"
+        where = f"{setting}: {source}, line {number}"
         asked = parse_json(line, where) if line.strip() else {}
         if "resolution" not in asked:
             continue
         prompt, size = asked["prompt"].strip(), _size(config, asked["resolution"], where)
+        if source == config.prompts.train:
+            _check_objective(config, size, where)
         if sizes.setdefault(prompt, size) != size:
             raise ConfigError(
                 f"{where}: the prompt was to be of {written(sizes[prompt])} px before, here of "
@@ -48,20 +53,28 @@ def read_sizes(config: TrainConfig) -> Mapping[str, Resolution]:
 
 
 def _size(config: TrainConfig, asked: object, where: str) -> Resolution:
-    from heliostat_engines.families import get_family  # torch: a dry run needs none without sizes
-
     try:
         size = read_resolution(asked)
     except PydanticCustomError as error:
         raise ConfigError(f"{where}: resolution = {asked!r}: {error.message()}") from error
-    family = get_family(config.model.family)
+    family = _family(config)
     try:
         family.resolutions.check(family.name, size, "resolution to")
     except ResolutionError as error:
         raise ConfigError(f"{where}: {error}") from error
-    if isinstance(config.objective, GrpoSettings) and size != config.model.resolution_of(family):
+    return size
+
+
+def _check_objective(config: TrainConfig, size: Resolution, where: str) -> None:
+    own = config.model.resolution_of(_family(config))
+    if isinstance(config.objective, GrpoSettings) and size != own:
         raise ConfigError(
             f"{where}: objective.name = {config.objective.name!r} trains on images of one size: leave "
             "resolution out, or choose another objective"
         )
-    return size
+
+
+def _family(config: TrainConfig) -> Family:
+    from heliostat_engines.families import get_family  # torch: a dry run needs none without sizes
+
+    return get_family(config.model.family)

@@ -295,8 +295,8 @@ def _galleries(record: RunRecord) -> list[Gallery]:
     shown += [(f"Trained, {_sampler(e)}", e) for e in record.trained]
     galleries = []
     for caption, evaluation in shown:
-        first = record.images(evaluation)[:, 0]
-        if len(first):
+        first = [images[0] for images in record.images(evaluation)]
+        if first:
             galleries.append(Gallery(caption, grid_uri(first, GRID_COLUMNS)))
     return galleries
 

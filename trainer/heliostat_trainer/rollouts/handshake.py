@@ -13,7 +13,7 @@ from heliostat_trainer.prompts.places import place_of
 from heliostat_wire.version import OURS, disagreement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from heliostat_engines.resolution import Resolution
@@ -91,6 +91,8 @@ class _Source:
     source: Path | HubPrompts
     prompts: tuple[str, ...]
     rewards: tuple[str, ...]
+    sizes: Mapping[str, Resolution]
+    """Of those prompts whose images have a size of their own."""
 
     def place(self, prompt: str) -> str:
         """Setting, file and line."""
@@ -99,11 +101,11 @@ class _Source:
 
 def _sources(config: TrainConfig, prompts: PromptSets) -> tuple[_Source, ...]:
     settings, reward = config.prompts, config.reward
-    train = _Source("prompts.train", settings.train, prompts.train, reward.trained)
-    if settings.heldout is None:
-        held = _Source("prompts.train", settings.train, prompts.heldout, reward.all)
-    else:
-        held = _Source("prompts.heldout", settings.heldout, prompts.heldout, reward.all)
+    train = _Source("prompts.train", settings.train, prompts.train, reward.trained, prompts.sizes)
+    held_of = ("prompts.train", settings.train)
+    if settings.heldout is not None:
+        held_of = ("prompts.heldout", settings.heldout)
+    held = _Source(*held_of, prompts.heldout, reward.all, prompts.heldout_sizes)
     return tuple(source for source in (train, held) if source.prompts)
 
 
@@ -208,14 +210,14 @@ def _check_decoder(config: TrainConfig, info: ServerInfo) -> None:
 
 
 def _check_sizes(config: TrainConfig, info: ServerInfo, prompts: PromptSets) -> None:
-    for prompt, size in prompts.sizes.items():
-        if size not in info.sizes:
-            place = _Source("prompts.train", config.prompts.train, (), ()).place(prompt)
-            raise ConfigError(
-                f"{place}: resolution = {literal(size)}, but the server draws "
-                f"{' and '.join(map(written, info.sizes))} px images alone: change it, or start the server "
-                f"with --resolutions-px {written(size)}"
-            )
+    for source in _sources(config, prompts):
+        for prompt, size in source.sizes.items():
+            if size not in info.sizes:
+                raise ConfigError(
+                    f"{source.place(prompt)}: resolution = {literal(size)}, but the server draws "
+                    f"{' and '.join(map(written, info.sizes))} px images alone: change it, or start the "
+                    f"server with --resolutions-px {written(size)}"
+                )
 
 
 def _check_rollouts(config: TrainConfig, info: ServerInfo) -> None:
