@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.family import Decoder
     from heliostat_engines.progress import Stages
+    from heliostat_engines.resolution import Resolution
     from heliostat_server.rewards.reward import Reward
 
     Draws = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
@@ -79,7 +80,7 @@ class BenchSettings:
     batch: int
     steps: int
     explore_steps: int
-    resolution_px: int | None
+    resolution_px: Resolution | None
     reward: str | None
 
 

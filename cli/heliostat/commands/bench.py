@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 (typer reads it)
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from heliostat.commands.limits import MOST
+
+if TYPE_CHECKING:
+    from heliostat_engines.resolution import Resolution
 
 bench_app = typer.Typer(
     no_args_is_help=True,
@@ -60,8 +63,10 @@ def engine(
     steps: Annotated[int, typer.Option(min=1, max=MOST, help="Of what is trained on.")] = 10,
     explore_steps: Annotated[int, typer.Option(min=1, max=MOST, help="Of exploration.")] = 6,
     resolution_px: Annotated[
-        int | None,
-        typer.Option(min=1, max=MOST, help="Side of the images; the family's by default."),
+        str | None,
+        typer.Option(
+            help="Size of the images, the side of a square or as `832x1216`; the family's by default."
+        ),
     ] = None,
     reward: Annotated[
         str | None,
@@ -99,8 +104,19 @@ def engine(
             batch=batch,
             steps=steps,
             explore_steps=explore_steps,
-            resolution_px=resolution_px,
+            resolution_px=None if resolution_px is None else _size(resolution_px),
             reward=reward,
         ),
         out,
     )
+
+
+def _size(written: str) -> Resolution:
+    from pydantic_core import PydanticCustomError
+
+    from heliostat_engines.resolution import read_resolution
+
+    try:
+        return read_resolution(written)
+    except PydanticCustomError as error:
+        raise typer.BadParameter(error.message(), param_hint="--resolution-px") from error

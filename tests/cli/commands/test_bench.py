@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from heliostat.benchmark.engine import BenchError
 from heliostat.cli import app
 from heliostat_engines.errors import EngineFolderError
+from heliostat_engines.families.decoder import VaeDecoder
+from heliostat_engines.families.demo.family import DemoFamily
+from heliostat_engines.families.family import Resolutions
 from heliostat_engines.machine.arithmetic import cpu_dtype, name_of
 
 SMALL = [
@@ -58,6 +62,25 @@ def test_ways_can_be_left_out_and_no_reward_is_needed(tmp_path: Path) -> None:
     assert [row["steps"] for row in rows] == [3, 2]
     assert all(row["agreement"] is None for row in rows)
     assert rows[1]["psnr_db"] < rows[0]["psnr_db"]  # type: ignore[operator]
+
+
+def test_images_need_not_be_square(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DemoFamily, "resolutions", Resolutions(32, 64, 8))
+    few = ["--without", "compiled", "--without", "nvfp4", "--without", "fp8", "--out"]
+    drawn: list[tuple[int, ...]] = []
+    decode = VaeDecoder.decode
+
+    def noted(decoder: VaeDecoder, latents: torch.Tensor) -> torch.Tensor:
+        images = decode(decoder, latents)
+        drawn.append(tuple(images.shape[1:]))
+        return images
+
+    monkeypatch.setattr(VaeDecoder, "decode", noted)
+    assert bench("--resolution-px", "48x64", *few, str(tmp_path / "bench.json"))
+    assert set(drawn) == {(3, 64, 48)}
+    wrong = CliRunner().invoke(app, ["bench", "engine", "demo", "--resolution-px", "48x"])
+    assert wrong.exit_code == 2
+    assert "write the side of a square in pixels, or" in wrong.output
 
 
 def test_a_batch_that_does_not_divide_the_candidates_is_refused(tmp_path: Path) -> None:
