@@ -2,7 +2,8 @@
 
 python ranked_run.py TOML [--resume] [--section.key value ...]
 
-With TROUBLE=term, kill or raise in the environment, that befalls rank 1 in its second step.
+With TROUBLE=term, kill or raise in the environment, that befalls rank 1 in its second step. With SIZED,
+images may have other sizes than the demo's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from rich.console import Console
 from torch.distributed.tensor import DTensor
 
 from heliostat_engines.errors import HeliostatError
+from heliostat_engines.families.demo.family import DemoFamily
+from heliostat_engines.families.family import Resolutions
+from heliostat_engines.resolution import Resolution
 from heliostat_trainer import run
 from heliostat_trainer.display.progress import LineProgress
 from heliostat_trainer.learning.updates import Update
@@ -35,12 +39,18 @@ TROUBLE = {
 }
 
 
+SIZED = bool(os.environ.get("SIZED"))
+SIZES: tuple[Resolution, ...] = (64, (48, 64), (64, 32))
+"""That the tiny transformer knows the places of."""
+
+
 def lead(toml: str, resume: bool, overrides: list[str]) -> None:
     config = load_config(Path(toml), overrides)
     with open_ranks() as ranks, Interrupts(repeated=True).installed() as interrupts:
         progress = LineProgress(Console())
         checkpoints = run.open_run(config, resume=resume)
         server = FakeServer(Path(str(config.model.checkpoint)))
+        server.sizes = SIZES if SIZED else server.sizes
         trainer = run.build_trainer(
             config,
             read_prompt_sets(config),
@@ -79,6 +89,8 @@ def assist(trouble: str | None) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    if SIZED:
+        DemoFamily.resolutions = Resolutions(32, 64, 8)
     toml, *rest = sys.argv[1:]
     if not leads():
         assist(os.environ.get("TROUBLE"))

@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from heliostat_engines.families import get_family
+from heliostat_engines.families.demo.family import DemoFamily
+from heliostat_engines.families.family import Resolutions
 from heliostat_trainer.display.trackers import numbers_of
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.evaluation.results import Evaluation, read_evaluations
@@ -23,7 +25,9 @@ from heliostat_trainer.ranks.ranks import Ranks, open_ranks
 from heliostat_trainer.settings.load import load_config
 from heliostat_trainer.workshop import choose_device
 from tests.trainer import test_loop
+from tests.trainer.conftest import HELDOUT, PROMPTS
 from tests.trainer.fake_server import FakeServer
+from tests.trainer.ranks.ranked_run import SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,6 +133,29 @@ def test_two_ranks_share_levels_and_noise_and_replay_as_one_does(ranked: Path) -
 def test_two_ranks_weigh_groups_that_they_split_as_one_does(ranked: Path) -> None:
     sets = ("--objective.name", "dgpo", "--optimiser.micro_batch", "3")  # of 4 samples
     one = alone(ranked, *sets)
+    two, _ = together(ranked, "--run.name", "two", *sets)
+    assert_alike(two, one)
+
+
+@slow
+def test_two_ranks_train_and_evaluate_prompts_of_their_own_sizes_as_one_does(
+    ranked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DemoFamily, "resolutions", Resolutions(32, 64, 8))
+    monkeypatch.setenv("SIZED", "1")
+    small, wide, high = SIZES
+    own = dict(zip(PROMPTS, (wide, None, high, wide, small, high), strict=True))
+    held = dict(zip(HELDOUT, (high, None, wide), strict=True))
+    sets = [
+        "--prompts.train", test_loop.write_sized(tmp_path, own),
+        "--prompts.heldout", test_loop.write_sized(tmp_path, held, "held.jsonl"),
+        "--prompts.per_step", "3",
+    ]  # fmt: skip
+    one = load_config(ranked, ["--run.steps", "2", *sets])
+    server = FakeServer(Path(str(one.model.checkpoint)))
+    server.sizes = SIZES
+    test_loop.run(one, server)
+    assert {request.resolution_px for request in server.explored} == set(SIZES)
     two, _ = together(ranked, "--run.name", "two", *sets)
     assert_alike(two, one)
 
