@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from jinja2 import Environment, StrictUndefined
 
 from heliostat_engines.errors import first_line
 from heliostat_engines.families.family import Size
-from heliostat_engines.machine.hardware import choose_device
+from heliostat_engines.machine.hardware import CPU_DTYPE, choose_device
 from tests.gpu.models import EXAMPLES, Model
 
 DONE, FAILED, LATE = "done", "failed", "late"
@@ -77,7 +78,9 @@ def parts(size: Size, device: str, out: Path) -> list[Part]:
     """In order of worth."""
     own = (sys.executable, "-m", "tests.gpu.run", "--sizes", size, "--device", device)
     named = [f"{kind}-{family}" for kind in ("step", "precisions") for family in EXAMPLES]
-    measured = [Part(name, 90.0, (*own, "--out", str(out), "--part", name)) for name in named]
+    # Of a CPU others may take a part.
+    budget_s = 90.0 if device != "cpu" else 300.0
+    measured = [Part(name, budget_s, (*own, "--out", str(out), "--part", name)) for name in named]
     tests = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider")
     recipes = (
         *(sys.executable, "-m", "tests.benchmarks.recipes", "--device", device),
@@ -87,7 +90,7 @@ def parts(size: Size, device: str, out: Path) -> list[Part]:
     )
     return [
         *measured,
-        Part("tests", 90.0, (*tests, "tests/engines")),
+        Part("tests", budget_s, (*tests, "tests/engines")),
         Part("recipes", 600.0, recipes, is_open_ended=True),
     ]
 
@@ -143,6 +146,7 @@ def measure(name: str, size: Size, device: str, out: Path) -> None:
 
     if device == "cpu":
         torch.set_num_threads(1)  # of tiny models: several threads would wait for each other
+        os.environ[CPU_DTYPE] = "bfloat16"  # as a GPU computes, and as memory is told
     kind, _, family = name.partition("-")
     model, path = Model(family, size, device), out / f"{name}.results.json"
     try:
