@@ -128,7 +128,7 @@ class _Fused(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         inputs = [value.detach().requires_grad_() for value in ctx.saved_tensors[:-2]]
         with _unseen(), torch.enable_grad():
             found = torch.autograd.grad(ctx.compute(*inputs), inputs, gradient)
