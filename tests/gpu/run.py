@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -24,10 +25,12 @@ from jinja2 import Environment, StrictUndefined
 
 from heliostat_engines.errors import first_line
 from heliostat_engines.families.family import Size
-from heliostat_engines.machine.hardware import choose_device
+from heliostat_engines.machine.hardware import CPU_DTYPE, choose_device
 from tests.gpu.models import EXAMPLES, Model
 
 DONE, FAILED, LATE = "done", "failed", "late"
+STEP, PRECISIONS = "step", "precisions"
+"""Kinds of parts that measure one model."""
 SHORTEST_S = 5.0
 """With less time left no part is begun."""
 TEMPLATE = Path(__file__).parent / "page.html"
@@ -76,8 +79,10 @@ def main() -> None:
 def parts(size: Size, device: str, out: Path) -> list[Part]:
     """In order of worth."""
     own = (sys.executable, "-m", "tests.gpu.run", "--sizes", size, "--device", device)
-    named = [f"{kind}-{family}" for kind in ("step", "precisions") for family in EXAMPLES]
-    measured = [Part(name, 90.0, (*own, "--out", str(out), "--part", name)) for name in named]
+    named = [f"{kind}-{family}" for kind in (STEP, PRECISIONS) for family in EXAMPLES]
+    # Of a CPU others may take a part.
+    budget_s = 90.0 if device != "cpu" else 300.0
+    measured = [Part(name, budget_s, (*own, "--out", str(out), "--part", name)) for name in named]
     tests = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider")
     recipes = (
         *(sys.executable, "-m", "tests.benchmarks.recipes", "--device", device),
@@ -87,7 +92,7 @@ def parts(size: Size, device: str, out: Path) -> list[Part]:
     )
     return [
         *measured,
-        Part("tests", 90.0, (*tests, "tests/engines")),
+        Part("tests", budget_s, (*tests, "tests/engines")),
         Part("recipes", 600.0, recipes, is_open_ended=True),
     ]
 
@@ -143,10 +148,11 @@ def measure(name: str, size: Size, device: str, out: Path) -> None:
 
     if device == "cpu":
         torch.set_num_threads(1)  # of tiny models: several threads would wait for each other
+        os.environ[CPU_DTYPE] = "bfloat16"  # as a GPU computes, and as memory is told
     kind, _, family = name.partition("-")
     model, path = Model(family, size, device), out / f"{name}.results.json"
     try:
-        if kind == "step":
+        if kind == STEP:
             _write(path, measure_step(model))
         else:
             measure_precisions(model, lambda found: _write(path, found))
@@ -158,8 +164,27 @@ def measure(name: str, size: Size, device: str, out: Path) -> None:
 def page(records: list[Record]) -> str:
     """Self-contained HTML."""
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    rows = {record.part: list(_flat(record.results)) for record in records}
+    rows = {
+        record.part: _by_arm(record.results)
+        if record.part.startswith(PRECISIONS)
+        else _flat(record.results)
+        for record in records
+    }
     return environment.from_string(TEMPLATE.read_text()).render(records=records, rows=rows)
+
+
+def _by_arm(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A row each way to draw, with and without the LoRA branch; of one that failed its sentence."""
+    names: tuple[str, ...] = ()
+    rows: list[tuple[str, ...]] = []
+    for arm, found in results.items():
+        for branch, values in found.items():
+            if isinstance(values, dict):
+                names = tuple(values)
+                rows.append((f"{arm}, {branch}", *map(str, values.values())))
+            else:
+                rows.append((arm, str(values)))
+    return [("", *names), *rows] if rows else []
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:

@@ -16,7 +16,8 @@ from heliostat.examples import example
 from heliostat.in_process import InProcessService
 from heliostat_engines.doctor.memory import Serving, server_memory
 from heliostat_engines.families import get_family
-from heliostat_engines.machine.counting import LiveBytes
+from heliostat_engines.machine.counting import FusedKernels, LiveBytes
+from heliostat_engines.runtimes.torch import KEPT_BATCHES
 from heliostat_trainer.forecast.memory import memory_of
 from heliostat_trainer.ranks.interrupts import Interrupts
 from heliostat_trainer.ranks.ranks import Ranks
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 PROMPTS = ("a red fox in the snow", "two owls and a lamp")
 PHASES = ("explore", "redraw", "publish")
-"""Of the loop; what is left of a step is the update, and selecting, which takes no time."""
+"""Of the loop; what is left of a step is the update, and encoding and selecting, which take no time."""
 RANK, SLOTS = 64, 8
 """A server's defaults."""
 
@@ -49,8 +50,20 @@ def measure_step(model: Model) -> dict[str, Any]:
     held += server.transformer + server.text_encoders + server.decoder
     # The two adapters that are published in a step, of the run's own rank.
     held += server.slots * 2 * config.lora.rank // (SLOTS * RANK)
-    busy = max(trainer.activations, trainer.redrawing, server.exploring, server.decoding)
+    # Exploring counts the embeddings of its batches, which then stay in the engine.
+    after = max(trainer.activations, trainer.redrawing, server.decoding) + _embeddings(model)
+    busy = max(server.exploring, after)
     return {
+        "step of": {
+            "prompts": len(PROMPTS),
+            "candidates": config.recipe.candidates,
+            "explored in steps": config.recipe.explore_steps,
+            "kept": config.recipe.kept,
+            "redrawn in steps": config.recipe.steps,
+            "images": f"{config.model.resolution_of(get_family(model.name))} px",
+            "LoRA rank": config.lora.rank,
+            "micro-batch": config.optimiser.micro_batch,
+        },
         "seconds": seconds,
         "told": {
             "trainer": trainer_parts(trainer),
@@ -79,6 +92,12 @@ def told(model: Model, config: TrainConfig) -> tuple[TrainerMemory, ServerMemory
     return trainer, server_memory(family, serving)
 
 
+def _embeddings(model: Model) -> int:
+    family = get_family(model.name)
+    row = family.probe_conditioning(family.build_transformer(model.size), family.text_tokens)
+    return KEPT_BATCHES * model.batch * row.to(torch.bfloat16).bytes
+
+
 def trainer_parts(memory: TrainerMemory) -> dict[str, int]:
     """By name, in bytes."""
     names = ("transformer", "lora", "optimiser", "activations", "redrawing", "total")
@@ -90,7 +109,7 @@ def measured_peak(device: str) -> Iterator[list[int]]:
     """A list that has, afterwards, the most bytes of tensors that lay on the device at once."""
     peak = [0]
     if device == "cpu":
-        with LiveBytes() as live:
+        with LiveBytes() as live, FusedKernels():
             yield peak
         peak[0] = live.peak
         return
@@ -121,6 +140,7 @@ def _step(model: Model, config: TrainConfig) -> dict[str, float]:
     started = time.perf_counter()
     loop.step(1, adapter)
     seconds["step"] = _since(started, model.device)
+    seconds["update"] = seconds["step"] - sum(seconds[phase] for phase in PHASES)
     del text_encoders
     return {phase: round(took, 3) for phase, took in seconds.items()}
 

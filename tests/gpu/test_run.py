@@ -44,18 +44,18 @@ def test_what_is_done_is_not_done_again_and_the_time_of_all_is_kept(tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_on_a_cpu_it_runs_to_its_end(tmp_path: Path) -> None:
     asked = [
         part for part in parts(Size.TINY, "cpu", tmp_path) if part.name not in {"tests", "recipes"}
     ]
-    records = run_all(asked, tmp_path, 500)
+    records = run_all(asked, tmp_path, 1800)
     assert {record.outcome for record in records} == {DONE}, [each.sentence for each in records]
     found = {record.part: record.results for record in records}
     for family in ("flux", "sd3.5-large", "sana"):
         step = found[f"step-{family}"]
-        # Gradients on their way back through a block are not told: more than a tenth of tiny FLUX.
-        assert step["measured of told"] == pytest.approx(1, abs=0.2)
-        assert step["seconds"]["explore"] > 0
+        assert step["measured of told"] == pytest.approx(1, abs=0.1)
+        assert all(seconds > 0 for seconds in step["seconds"].values())
         arms = found[f"precisions-{family}"]
         assert set(arms) == set(Precision)
         assert all(arm["with LoRA"]["images a second"] > 0 for arm in arms.values())

@@ -1,22 +1,27 @@
 """How much memory an evaluation takes, counted tensor by tensor: on the meta device nothing is computed.
 
-Attention is counted as fused kernels keep it: its inputs, its output and a number a row.
+Attention and RMS norms are counted as a GPU's kernels keep them, wherever they are counted.
 """
 
 from __future__ import annotations
 
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.autograd import Variable
+from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+
+FUSED = {scaled_dot_product_attention: ("query", "key", "value"), rms_norm: ("input",)}
+"""What is one kernel on a GPU, and those of its arguments that it keeps."""
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
@@ -24,7 +29,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
     What a kernel needs for itself while it runs, such as a convolution's workspace, is not seen.
     """
-    with LiveBytes() as live, FusedAttention():
+    with LiveBytes() as live, FusedKernels():
         result = run()
     del result
     peak: int = live.peak
@@ -70,27 +75,70 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.held -= self._known.pop(key)
 
 
-class FusedAttention(TorchFunctionMode):
-    """Attention as on a GPU: the scores are never kept. Of its result only the shape is right."""
+class FusedKernels(TorchFunctionMode):
+    """Attention and RMS norms take what they take on a GPU; values are what they are without it.
+
+    There each is one kernel, which keeps its inputs, its output and a number a row. On CPUs and on paper
+    torch makes them of several operations, with all scores, or with rows and their squares in float32.
+    """
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if function is not scaled_dot_product_attention:
-            return function(*args, **(kwargs or {}))
-        named = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
-        return _Attention.apply(named["query"], named["key"], named["value"])  # type: ignore[no-untyped-call]
+        given = dict(kwargs or {})
+        if function is torch.Tensor.backward:
+            return self._backward(*args)
+        names = FUSED.get(function)
+        if names is None:
+            return function(*args, **given)
+        others = dict(zip(names, args, strict=False)) | given
+        inputs = [others.pop(name) for name in names]
+        rest = args[len(names) :]
+
+        def compute(*tensors: torch.Tensor) -> Any:
+            return function(*tensors, *rest, **others)
+
+        return _Fused.apply(compute, *inputs)  # type: ignore[no-untyped-call]
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        """Of a scalar. torch's own is without the mode, and evaluates checkpointed blocks again."""
+        with self:
+            Variable._execution_engine.run_backward(
+                (loss,),
+                (torch.ones_like(loss),),
+                keep_graph=False,
+                create_graph=False,
+                inputs=(),
+                allow_unreachable=True,
+                accumulate_grad=True,
+            )
 
 
-class _Attention(torch.autograd.Function):
-    """Shapes only: never evaluated backwards."""
+class _Fused(torch.autograd.Function):
+    """What `compute` makes of some tensors, and their gradients; what it takes on its way is not seen."""
 
     @staticmethod
-    def forward(ctx: Any, query: Any, key: Any, value: Any) -> Any:
-        output = torch.empty_like(query)
-        log_sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        ctx.save_for_backward(query, key, value, output, log_sums)
+    def forward(ctx: Any, compute: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> Any:
+        with _unseen():
+            found = compute(*inputs)
+        output = torch.empty_like(found).copy_(found)
+        row_numbers = found.new_empty(found.shape[:-1], dtype=torch.float32)
+        ctx.compute = compute
+        ctx.save_for_backward(*inputs, output, row_numbers)
         return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        inputs = [value.detach().requires_grad_() for value in ctx.saved_tensors[:-2]]
+        with _unseen(), torch.enable_grad():
+            found = torch.autograd.grad(ctx.compute(*inputs), inputs, gradient)
+        return None, *(torch.empty_like(value).copy_(value) for value in found)
+
+
+@contextmanager
+def _unseen() -> Iterator[None]:
+    with torch._C.DisableTorchFunction(), _disable_current_modes():
+        yield
 
 
 def _tensors(values: Any) -> Iterable[torch.Tensor]:

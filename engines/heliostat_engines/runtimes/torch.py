@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 SHARED_FROM = 50_000_000
 """Weights of a transformer from which several CPU threads are faster at a single image: in a
 smaller one they wait for each other at every product."""
+KEPT_BATCHES = 2
+"""Of whose embeddings an engine has copies: a rollout's, and its unconditional ones or those of the one before."""
 
 
 class TorchEngine:
@@ -223,7 +225,7 @@ class MovedConditioning:
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype, self._device = dtype, device
-        self._last: deque[tuple[Conditioning, Conditioning]] = deque(maxlen=2)
+        self._last: deque[tuple[Conditioning, Conditioning]] = deque(maxlen=KEPT_BATCHES)
 
     def moved(self, conditioning: Conditioning) -> Conditioning:
         """The same in that dtype on the device."""

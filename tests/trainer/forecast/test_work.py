@@ -312,7 +312,7 @@ def test_memory_is_what_the_trainer_holds(
     with_copies = sum(2 * value.numel() for value in policy._transformer.state_dict().values())
     assert memory.transformer + 3 * 2 * lora == with_copies
     held = with_copies + 3 * 4 * lora + (2 + 1) * 4 * lora
-    assert memory.total == held + memory.activations
+    assert memory.total == held + max(memory.activations, memory.redrawing)
 
 
 def test_memory_follows_what_saves_it(
@@ -324,7 +324,8 @@ def test_memory_follows_what_saves_it(
         return memory_of(configure(*overrides), family, base, 64)
 
     plain, half = memory(), memory("--optimiser.micro_batch", "4")
-    assert plain.activations == 2 * half.activations > 0
+    # But for the LoRA's gradients, which do not grow with the rows.
+    assert plain.activations == pytest.approx(2 * half.activations, rel=0.2)
     checkpointed = memory("--model.gradient_checkpointing", "true")
     assert 0 < checkpointed.activations < plain.activations
     assert replace(checkpointed, activations=plain.activations) == plain

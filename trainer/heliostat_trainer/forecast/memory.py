@@ -10,8 +10,8 @@ from heliostat_engines.families.inspection import transformer_bytes
 from heliostat_engines.families.precision import lora_targets, plan_linears
 from heliostat_engines.precisions import Precision
 from heliostat_engines.resolution import pixels
-from heliostat_trainer.forecast.activations import drawing_bytes, saved_bytes
-from heliostat_trainer.forecast.work import MOMENT_BYTES, TrainerMemory
+from heliostat_trainer.forecast.activations import drawing_bytes, training_bytes
+from heliostat_trainer.forecast.work import MOMENT_BYTES, TrainerMemory, plan_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,11 +73,13 @@ def memory_of(
             transformer_bytes(block, (), Precision.BF16) for block in family.blocks(transformer)
         )
         weights = min(weights, weights // ranks + GATHERED_BLOCKS * block)
-    a_row = saved_bytes(
+    plan = plan_run(config)
+    activations = training_bytes(
         family,
         transformer,
         targets,
         rank=rank,
+        rows=min(config.optimiser.micro_batch, plan.rows + plan.replayed_rows),
         resolution_px=resolution_px,
         checkpointed=config.model.gradient_checkpointing,
     )
@@ -86,7 +88,7 @@ def memory_of(
         lora_parameters=rank
         * sum(width_in + width_out for width_in, width_out in targets.values()),
         moment_bytes=MOMENT_BYTES[config.optimiser.name],
-        activations=config.optimiser.micro_batch * a_row,
+        activations=activations,
         redrawing=drawing_bytes(
             family,
             transformer,

@@ -138,7 +138,7 @@ class TrainerMemory:
     moment_bytes: float
     """Of one of AdamW's moments, a parameter."""
     activations: int
-    """Kept for the backward pass of a micro-batch."""
+    """The most that a micro-batch takes, forwards and backwards."""
     redrawing: int = 0
     """What drawing `model.sample_batch` images at once takes, at most."""
 
