@@ -20,7 +20,7 @@ class Tensor(StrEnum):
     """What the models take and give: B rows, R rewards, latents of C x H x W."""
 
     SPEC = "SPEC"
-    """BYTES[1]: an ExploreSpec or a ScoreSpec as JSON."""
+    """BYTES[1]: an ExploreSpec, a ScoreSpec or an EncodeSpec as JSON."""
     PROMPTS = "PROMPTS"
     """BYTES[B], UTF-8."""
     SEEDS = "SEEDS"
@@ -34,7 +34,7 @@ class Tensor(StrEnum):
     IMAGES = "IMAGES"
     """UINT8[B, H, W, 3]."""
     REPORT = "REPORT"
-    """BYTES[1]: a LoadReport or a PromptReport as JSON."""
+    """BYTES[1]: a LoadReport, a PromptReport or a RestReport as JSON."""
     TOKENS = "TOKENS"
     """FP32[B, T, C]."""
     POOLED = "POOLED"

@@ -10,12 +10,20 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from heliostat_engines.machine.network import grpc_options
-from heliostat_proto.rollout_pb2 import ExploreSpec, LoadReport, LoadSpec, RolloutSpec, ScoreSpec
+from heliostat_engines.machine.resting import GivenBack
+from heliostat_proto.rollout_pb2 import (
+    ExploreSpec,
+    LoadReport,
+    LoadSpec,
+    RestReport,
+    RolloutSpec,
+    ScoreSpec,
+)
 from heliostat_server.errors import ModelError, error_of
 from heliostat_wire.kserve import infer_request, read_outputs
 from heliostat_wire.names import Model, Tensor
 from heliostat_wire.specs import read_json_element
-from heliostat_wire.tensors import explore_inputs, score_inputs
+from heliostat_wire.tensors import explore_inputs, rest_inputs, score_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,6 +110,20 @@ class TritonClient:
             return read_json_element(read_outputs(answer)[Tensor.REPORT], LoadReport())
         raise ModelError("the engine gave no answer to a load")
 
+    def rest(self, timeout_s: float) -> GivenBack:
+        """Have each model give its memory back, those first that ask others. Raises the reason if one does not."""
+        return sum((self._rest(model, timeout_s) for model in reversed(Model)), GivenBack())
+
+    def _rest(self, model: Model, timeout_s: float) -> GivenBack:
+        request = infer_request(model, rest_inputs(model))
+        answer = (
+            self._explore(request, timeout_s)[0]
+            if model is Model.EXPLORE
+            else self._infer(request, timeout_s)
+        )
+        report = read_json_element(read_outputs(answer)[Tensor.REPORT], RestReport())
+        return GivenBack(report.memory_bytes, report.seconds)
+
     def draw(
         self, rollout: RolloutSpec, seeds: Sequence[int], timeout_s: float
     ) -> NDArray[np.float32]:
@@ -122,10 +144,12 @@ class TritonClient:
         """images[B, H, W, 3] of latents[B, ...]. Raises the reason if the server refuses."""
         spec = ScoreSpec(prompts=[prompt], return_images=True)
         request = infer_request(Model.SCORE, score_inputs(spec, latents))
-        answer = self._call(
+        return read_outputs(self._infer(request, timeout_s))[Tensor.IMAGES]
+
+    def _infer(self, request: object, timeout_s: float) -> Any:
+        return self._call(
             lambda: self._triton.ModelInfer(request, timeout=timeout_s, metadata=self._metadata)
         )
-        return read_outputs(answer)[Tensor.IMAGES]
 
     def _explore(self, request: object, timeout_s: float) -> list[Any]:
         """The answers with outputs. Raises the reason if there is an error among them."""
