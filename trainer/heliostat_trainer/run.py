@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,7 @@ from heliostat_trainer.rollouts.handshake import (
 )
 from heliostat_trainer.rollouts.replicas import open_servers
 from heliostat_trainer.rollouts.tokens import RunTokens
+from heliostat_trainer.rollouts.turns import TakingTurns, turns_with
 from heliostat_trainer.settings.server import one_or_more
 from heliostat_trainer.team import Helper, Start
 from heliostat_trainer.tuner import Tuner, bounds
@@ -230,9 +231,15 @@ def build_trainer(
     for note in (*said_of_prompts, *checkpoint_warnings(checkpoint, digest, info), *notes):
         progress.say(note)
     ranks = ranks or Ranks()
+    turns = turns_with(server, info, ranks.size, progress.say)
+    if turns is not None:
+        server = TakingTurns(server, turns)
+    turn = nullcontext if turns is None else turns.of_trainer
     start = Start(config, info.lora_targets, name_of(cpu_dtype()))
-    with stages.during("load the model"), announced(ranks, start):
-        workshop = build_workshop(config, info.lora_targets, ranks, interrupts, stages)
+    with stages.during("load the model"), turn(), announced(ranks, start):
+        workshop = build_workshop(config, info.lora_targets, ranks, interrupts, stages, turn=turn)
+    if turns is not None:
+        turns.hold(workshop.policy.resting())
     learner, artist = workshop.learner, workshop.artist
     with stages.during("read the checkpoint"):
         state = checkpoints.load(learner.restore) if resume else RunState()
@@ -261,6 +268,7 @@ def build_trainer(
         tuner=Tuner(config, lambda: bounds(config, server.info(), len(prompts.train))),
         trackers=open_trackers(config, state.step, progress.say),
         interrupts=interrupts,
+        takes_turns=turns is not None,
     )
     return Trainer(config, prompts, parts, state)
 

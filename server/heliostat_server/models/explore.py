@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import triton_python_backend_utils as pb
 
+from heliostat_engines.adapters import Binding
 from heliostat_engines.families import get_family
 from heliostat_engines.sampling.solvers import Solver
-from heliostat_engines.adapters import Binding
 from heliostat_proto.rollout_pb2 import LoadReport
 from heliostat_server.models.exporter import TritonExporter
 from heliostat_server.models.guard import Guard
