@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from heliostat.demo.baseline import NAME
-from heliostat.demo.server import running_server
 from heliostat.examples import example
+from heliostat.own_server import running_server
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.files.atomic import atomic_folder
 from heliostat_engines.files.ownership import Layout

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from heliostat.credentials import token_for
-from heliostat.demo.server import Serving, running_server
 from heliostat.examples import example
+from heliostat.own_server import Serving, running_server
 from heliostat_engines.progress import shown
 from heliostat_trainer.folder.layout import RunFolder
 from heliostat_trainer.settings.load import load_config

@@ -12,6 +12,7 @@ from torch import nn
 
 from heliostat_engines.errors import ConfigError
 from heliostat_engines.machine.resting import GivenBack, Resting
+from heliostat_trainer.folder.layout import RunFolder
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.policy.policy import Policy
 from heliostat_trainer.rollouts.turns import Turns
@@ -104,15 +105,12 @@ def test_steps_in_turns_are_those_with_a_device_each_to_the_bit(
     with_turns = run(in_turns, sleeping)
     monkeypatch.undo()
     assert same(with_turns, run(apart, server))
-    rewards, losses = (
-        [
-            [getattr(step, name) for step in read_metrics(config.run.path)]
+    for name in ("reward_mean", "loss"):
+        of_turns, of_apart = (
+            [line[name] for line in read_metrics(RunFolder(config.run.path).metrics)]
             for config in (in_turns, apart)
-        ]
-        for name in ("reward_mean", "loss")
-    )
-    assert rewards[0] == rewards[1]
-    assert losses[0] == losses[1]
+        )
+        assert of_turns == of_apart
     assert sleeping.given
 
 
