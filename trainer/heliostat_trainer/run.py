@@ -55,11 +55,15 @@ from heliostat_trainer.workshop import build_workshop, choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from heliostat_engines.progress import Stages
     from heliostat_trainer.prompts.sets import PromptSets
-    from heliostat_trainer.rollouts.service import RolloutService
+    from heliostat_trainer.rollouts.service import RolloutService, Serving
     from heliostat_trainer.settings.config import TrainConfig
+
+    Serve = Callable[[PromptSets, Stages], AbstractContextManager[Serving]]
 
 
 def train(
@@ -67,6 +71,7 @@ def train(
     *,
     server_url: str | Sequence[str] | None = None,
     known_token: Callable[[], str | None] = lambda: None,
+    serve: Serve | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> Path:
@@ -79,6 +84,7 @@ def train(
         config: the settings, from `load_config`.
         server_url: takes the place of server.url; several are replicas.
         known_token: a token of the server that the user has left on this machine, tried last.
+        serve: runs a server for this run, which takes the place of all that `server_url` and server.url name.
         resume: go on from the newest checkpoint.
         console: where progress is shown; standard output by default.
 
@@ -95,10 +101,15 @@ def train(
         open_progress(console, outlook) as progress,
         working_in_run(config, progress.say, resume=resume) as checkpoints,
         progress.stages.entering("join the other ranks", open_ranks()) as ranks,
+        nullcontext() if serve is None else serve(prompts, progress.stages) as own,
         open_servers(
             config,
-            urls,
-            RunTokens(RunFolder(config.run.path).token, config.server.token_file, known_token),
+            urls if own is None else (own.url,),
+            RunTokens(
+                RunFolder(config.run.path).token,
+                config.server.token_file,
+                known_token if own is None else lambda: own.token,
+            ),
             progress.say,
         ) as server,
         Interrupts(repeated=ranks.size > 1).installed() as interrupts,

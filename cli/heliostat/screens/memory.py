@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich import filesize
 from rich.table import Table
 
-from heliostat_engines.doctor.memory import Serving, ways_to_serve
+from heliostat_engines.doctor.memory import EMULATED, Serving, ways_to_serve
 from heliostat_server.rewards.memory import weight_bytes
 from heliostat_server.settings import ServeSettings
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 LEGEND = (
     "A server by its defaults, with torch (NVFP4 emulated) or with an engine compiled in a precision. "
-    "CUDA itself, some 0.5 GB a process, and what kernels need while they run come on top."
+    "CUDA itself, some 0.5 GB a process, and what kernels need while they run come on top. In turns (heliostat train "
+    "--serve) server and trainer have the card one after the other; torch alone can give its memory back."
 )
 
 
@@ -42,6 +43,23 @@ class Card:
     def fits(self, way: str) -> bool | None:
         """Whether that has room here; None without a card."""
         return None if self.free is None else self.total(way) <= self.free
+
+    def in_turns(self, way: str) -> int | None:
+        """The most of trainer and server that take turns on one card; None where they cannot, or there is no trainer."""
+        if self.trainer is None or way != EMULATED:
+            return None
+        return max(self.ways[way].total + self.trainer.at_rest, self.trainer.total)
+
+    def host(self, way: str) -> int | None:
+        """Host memory that is then kept for weights; None as `in_turns`."""
+        if self.trainer is None or way != EMULATED:
+            return None
+        return self.ways[way].weights + self.trainer.transformer
+
+    def fits_in_turns(self, way: str) -> bool:
+        """Whether that has room here."""
+        taken = self.in_turns(way)
+        return self.free is not None and taken is not None and taken <= self.free
 
 
 def count_servers(
@@ -80,6 +98,9 @@ def memory_table(card: Card, title: str) -> Table:
         table.add_row("a card each", *map(_size, totals))
     both = ["", *(_size(card.total(way)) for way in ways)] if card.trainer else []
     table.add_row("all on one card", *(both or [_size(card.total(way)) for way in ways]))
+    if card.trainer:
+        table.add_row("in turns on one card", "", *(_size(card.in_turns(way)) for way in ways))
+        table.add_row("  with host memory", "", *(_size(card.host(way)) for way in ways))
     if card.free is not None:
         verdicts = [_verdict(card, way) for way in ways]
         cell = f"{_size(card.free)} are free here"
@@ -111,7 +132,9 @@ def _trainer_parts(memory: TrainerMemory) -> dict[str, int]:
 
 
 def _verdict(card: Card, way: str) -> str:
-    return "[green]fits[/green]" if card.fits(way) else "[red]does not fit[/red]"
+    if card.fits(way):
+        return "[green]fits[/green]"
+    return "[green]in turns[/green]" if card.fits_in_turns(way) else "[red]does not fit[/red]"
 
 
 def _size(taken: int | None) -> str:

@@ -50,6 +50,11 @@ class ServerMemory(BaseModel):
     """The transformer as it is read."""
 
     @property
+    def weights(self) -> int:
+        """What can wait in host memory while the trainer has the card."""
+        return self.transformer + self.slots + self.text_encoders + self.decoder + self.rewards
+
+    @property
     def total(self) -> int:
         """All of it at once; while a transformer is loaded, nothing explores."""
         served = self.transformer + self.slots + self.exploring

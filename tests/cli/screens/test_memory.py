@@ -32,3 +32,25 @@ def test_both_sides_of_a_card_are_added_up() -> None:
     assert "does not fit" in shown(tight)
     assert " fits" not in shown(tight)
     assert "does not fit" not in shown(roomy)
+
+
+def test_in_turns_a_card_holds_the_larger_side_and_the_trainers_lora() -> None:
+    card = Card(count_servers(get_family("demo"), ["demo_judge"]), TRAINER)
+    server = card.ways["torch"]
+    assert card.in_turns("torch") == server.total + TRAINER.at_rest
+    assert TRAINER.at_rest == (3 * 4 + 2 * 4) * 1000
+    assert card.host("torch") == server.weights + TRAINER.transformer
+    assert server.weights < server.total
+    trains_more = replace(card, trainer=replace(TRAINER, activations=10**12))
+    assert trains_more.in_turns("torch") == trains_more.trainer.total
+    between = replace(card, free=card.in_turns("torch"))
+    assert between.fits_in_turns("torch")
+    assert not between.fits("torch")
+    assert " in turns " in shown(between).splitlines()[-2]
+
+
+def test_a_compiled_engine_takes_no_turns() -> None:
+    card = Card(count_servers(get_family("demo"), ["demo_judge"]), TRAINER, free=10**12)
+    assert card.in_turns("nvfp4 engine") is None
+    assert not card.fits_in_turns("nvfp4 engine")
+    assert Card(card.ways).in_turns("torch") is None
