@@ -90,7 +90,7 @@ def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreSe
         batch=settings.limits.batch,
         resolution_px=settings.resolution_px,
         metrics=metrics,
-        sleeper=Sleeper.of(settings, Model.EXPLORE, engine),
+        sleeper=Sleeper.of(settings, Model.EXPLORE.value, engine),
     )
     ServerDescription(
         engine=engine.describe(),

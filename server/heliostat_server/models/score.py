@@ -47,7 +47,7 @@ class ScoreModel:
         self._exporter = TritonExporter(metrics.registry)
         decoders = load_decoders(family, settings)
         rewards = RewardBook(settings.family, offered_rewards(settings), settings.torch_device)
-        self._sleeper = Sleeper.of(settings, Model.SCORE, decoders, rewards)
+        self._sleeper = Sleeper.of(settings, Model.SCORE.value, decoders, rewards)
         self._scorer = Scorer(
             decoders,
             rewards,

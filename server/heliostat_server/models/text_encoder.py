@@ -32,7 +32,7 @@ class TextEncoderModel:
         self._log = structlog.get_logger(Model.TEXT_ENCODER.value)
         family = get_family(settings.family)
         self._encoder = family.load_text_encoder(settings.checkpoint).to(settings.torch_device)
-        self._sleeper = Sleeper.of(settings, Model.TEXT_ENCODER, self._encoder)
+        self._sleeper = Sleeper.of(settings, Model.TEXT_ENCODER.value, self._encoder)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """TOKENS, POOLED, and MASK where there is one, or an error, for each request."""

@@ -20,7 +20,7 @@ class Sleeper:
     def __init__(self, model: str, resting: Resting | None = None) -> None:
         """Without `resting` it never sleeps."""
         self._resting = resting
-        self._log = structlog.get_logger(model)
+        self._log = structlog.get_logger(model).bind(model=model)
 
     @classmethod
     def of(cls, settings: ModelSettings, model: str, *holders: object) -> Sleeper:
