@@ -12,6 +12,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from heliostat.credentials import PATH_ENVIRONMENT
 from heliostat.own_server import run_settings, running_server
 from heliostat_engines.progress import Stages
 from heliostat_server.processes.state_folder import ServerRecord, StateFolder
@@ -31,6 +32,12 @@ OPTIONS = ("--run.steps", "2", "--recipe.explore_ahead", "0", "--run.threads", "
 START_S = 500
 MEGABYTES = {"explore": 10, "score": 1, "text_encoder": 50}
 """That the models of the demo's family hold at least, in float32 or BF16."""
+
+
+@pytest.fixture(autouse=True)
+def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the user's own."""
+    monkeypatch.setenv(PATH_ENVIRONMENT, str(tmp_path / "credentials.json"))
 
 
 @pytest.fixture(scope="module")

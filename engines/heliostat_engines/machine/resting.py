@@ -62,7 +62,9 @@ class Resting:
     def __init__(self, device: torch.device | str, *holders: object) -> None:
         self._device = torch.device(device)
         self._holders = holders
-        self._memory: Memory = HostMemory() if self._device.type == "cpu" else CudaMemory()
+        self._memory: Memory = (
+            HostMemory() if self._device.type == "cpu" else CudaMemory(self._device)
+        )
         self._asleep: list[_Block] | None = None
 
     @property
@@ -186,12 +188,13 @@ def _blocks(tensors: Iterable[torch.Tensor]) -> list[_Block]:
 class CudaMemory:
     """A card's; what leaves it waits in one pinned piece of host memory, which is kept for the next time."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._host = torch.empty(0, dtype=torch.uint8)
 
     def held(self) -> int:
         """What torch has of the card."""
-        return torch.cuda.memory_reserved()
+        return torch.cuda.memory_reserved(self._device)
 
     def release(self) -> None:
         """Give back what torch keeps for later."""
@@ -203,13 +206,13 @@ class CudaMemory:
         self._reserve(sum(map(len, blocks)))
         for own, block in zip(self._parts(blocks), blocks, strict=True):
             own.copy_(block, non_blocking=True)
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self._device)
 
     def fetch(self, blocks: Sequence[torch.Tensor]) -> None:
         """Copy them back to the card."""
         for own, block in zip(self._parts(blocks), blocks, strict=True):
             block.copy_(own, non_blocking=True)
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self._device)
 
     def _parts(self, blocks: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         return torch.split(self._host[: sum(map(len, blocks))], list(map(len, blocks)))
