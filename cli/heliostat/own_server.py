@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from heliostat_trainer.prompts.sets import PromptSets
     from heliostat_trainer.settings.config import TrainConfig
 
+OWN_SLOTS = 2
+"""The adapter that a single run explores with, and the one that is tried."""
 FREE_PORTS = {"port": 0, "http_port": 0}
 DEVICES = {"auto": AUTO, "cpu": "cpu", "cuda": "gpu", "cuda:0": "gpu"}
 """What a server calls the trainer's device: its models run on the first card."""
@@ -78,7 +80,8 @@ def run_settings(config: TrainConfig, prompts: PromptSets) -> ServeSettings:
             "family": model.family,
             "checkpoint": model.checkpoint,
             "resolution_px": model.resolution_px,
-            "max_rank": max(ServeSettings().max_rank, config.lora.rank),
+            "max_rank": config.lora.rank,
+            "slots": OWN_SLOTS,
             "device": _device(DEVICES[config.run.device]),
             "threads": config.run.threads,
             "state": RunFolder(config.run.path).server.absolute(),

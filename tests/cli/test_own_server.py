@@ -43,7 +43,7 @@ def test_it_takes_the_runs_rank_prompts_sizes_steps_and_candidates() -> None:
         *("--lora.rank", "128", "--recipe.steps", "150", "--recipe.candidates", "22"),
         prompts=prompts,
     )
-    assert served.max_rank == 128
+    assert (served.max_rank, served.slots) == (128, 2)
     assert served.limits.max_prompt_chars == 3000
     assert served.limits.max_steps == 150
     assert served.limits.resolutions_px == ((64, 96),)

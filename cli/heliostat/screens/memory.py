@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich import filesize
 from rich.table import Table
 
+from heliostat.own_server import OWN_SLOTS
 from heliostat_engines.doctor.memory import EMULATED, Serving, ways_to_serve
 from heliostat_server.rewards.memory import weight_bytes
 from heliostat_server.settings import ServeSettings
@@ -35,6 +36,8 @@ class Card:
     trainer: TrainerMemory | None = None
     free: int | None = None
     """Bytes; None: there is no card here."""
+    own: ServerMemory | None = None
+    """Of a server that takes turns with the trainer (`heliostat train --serve`)."""
 
     def total(self, way: str) -> int:
         """Of trainer and server on one card."""
@@ -44,21 +47,23 @@ class Card:
         """Whether that has room here; None without a card."""
         return None if self.free is None else self.total(way) <= self.free
 
-    def in_turns(self, way: str) -> int | None:
-        """The most of trainer and server that take turns on one card; None where they cannot, or there is no trainer."""
-        if self.trainer is None or way != EMULATED:
+    @property
+    def in_turns(self) -> int | None:
+        """The most that trainer and its own server hold, one after the other; None: there are not both."""
+        if self.trainer is None or self.own is None:
             return None
-        return max(self.ways[way].total + self.trainer.at_rest, self.trainer.total)
+        return max(self.own.total + self.trainer.at_rest, self.trainer.total)
 
-    def host(self, way: str) -> int | None:
-        """Host memory that is then kept for weights; None as `in_turns`."""
-        if self.trainer is None or way != EMULATED:
+    @property
+    def host(self) -> int | None:
+        """Host memory that their weights then wait in; None as `in_turns`."""
+        if self.trainer is None or self.own is None:
             return None
-        return self.ways[way].weights + self.trainer.transformer
+        return self.own.weights + self.trainer.transformer
 
     def fits_in_turns(self, way: str) -> bool:
-        """Whether that has room here."""
-        taken = self.in_turns(way)
+        """Whether both have room here so, on a runtime that can give its memory back."""
+        taken = self.in_turns if way == EMULATED else None
         return self.free is not None and taken is not None and taken <= self.free
 
 
@@ -80,6 +85,13 @@ def count_servers(
     return ways_to_serve(family, serving, weight_bytes(rewards))
 
 
+def own_server(ways: Mapping[str, ServerMemory], rank: int) -> ServerMemory:
+    """Of `count_servers` for a LoRA of some rank, what a server holds that serves this run alone."""
+    usual, torch = ServeSettings(), ways[EMULATED]
+    share = OWN_SLOTS * rank / (usual.slots * max(usual.max_rank, rank))
+    return torch.model_copy(update={"slots": round(share * torch.slots)})
+
+
 def memory_table(card: Card, title: str) -> Table:
     """A row a part, a column a way to serve; sums below, and whether it fits."""
     headings = (["trainer"] if card.trainer else []) + list(card.ways)
@@ -98,9 +110,9 @@ def memory_table(card: Card, title: str) -> Table:
         table.add_row("a card each", *map(_size, totals))
     both = ["", *(_size(card.total(way)) for way in ways)] if card.trainer else []
     table.add_row("all on one card", *(both or [_size(card.total(way)) for way in ways]))
-    if card.trainer:
-        table.add_row("in turns on one card", "", *(_size(card.in_turns(way)) for way in ways))
-        table.add_row("  with host memory", "", *(_size(card.host(way)) for way in ways))
+    if card.own:
+        table.add_row("in turns on one card", "", _size(card.in_turns))
+        table.add_row("  with host memory", "", _size(card.host))
     if card.free is not None:
         verdicts = [_verdict(card, way) for way in ways]
         cell = f"{_size(card.free)} are free here"

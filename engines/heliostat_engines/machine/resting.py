@@ -220,7 +220,7 @@ class CudaMemory:
     def _reserve(self, size: int) -> None:
         if size <= len(self._host):
             return
-        runtime: Any = torch.cuda.cudart()
+        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         if len(self._host):
             runtime.cudaHostUnregister(self._host.data_ptr())
         # Registered by hand: torch's own pinned memory comes in powers of two, up to twice as much. A system that
@@ -258,7 +258,7 @@ class HostMemory:
         assert self._file is not None
         self._file.seek(0)
         for block in blocks:
-            view = memoryview(block.numpy())
+            view = block.numpy().data
             done = 0
             while done < len(view):
                 read = self._file.readinto(view[done:])  # type: ignore[attr-defined]

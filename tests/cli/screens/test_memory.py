@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from heliostat.screens.memory import Card, count_servers, memory_table
+from heliostat.screens.memory import Card, count_servers, memory_table, own_server
 from heliostat_engines.families import get_family
 from heliostat_trainer.forecast.work import TrainerMemory
 
@@ -35,22 +35,25 @@ def test_both_sides_of_a_card_are_added_up() -> None:
 
 
 def test_in_turns_a_card_holds_the_larger_side_and_the_trainers_lora() -> None:
-    card = Card(count_servers(get_family("demo"), ["demo_judge"]), TRAINER)
-    server = card.ways["torch"]
-    assert card.in_turns("torch") == server.total + TRAINER.at_rest
+    ways = count_servers(get_family("demo"), ["demo_judge"])
+    own = own_server(ways, rank=32)
+    assert own.slots == ways["torch"].slots // 8  # two of eight, of half the rank
+    card = Card(ways, TRAINER, own=own)
+    assert card.in_turns == own.total + TRAINER.at_rest
     assert TRAINER.at_rest == (3 * 4 + 2 * 4) * 1000
-    assert card.host("torch") == server.weights + TRAINER.transformer
-    assert server.weights < server.total
-    trains_more = replace(card, trainer=replace(TRAINER, activations=10**12))
-    assert trains_more.in_turns("torch") == trains_more.trainer.total
-    between = replace(card, free=card.in_turns("torch"))
+    assert card.host == own.weights + TRAINER.transformer
+    assert own.weights < own.total
+    trains_more = replace(TRAINER, activations=10**12)
+    assert replace(card, trainer=trains_more).in_turns == trains_more.total
+    between = replace(card, free=card.in_turns)
     assert between.fits_in_turns("torch")
     assert not between.fits("torch")
+    assert not between.fits_in_turns("nvfp4 engine")  # a compiled engine keeps its memory
     assert " in turns " in shown(between).splitlines()[-2]
 
 
-def test_a_compiled_engine_takes_no_turns() -> None:
-    card = Card(count_servers(get_family("demo"), ["demo_judge"]), TRAINER, free=10**12)
-    assert card.in_turns("nvfp4 engine") is None
-    assert not card.fits_in_turns("nvfp4 engine")
-    assert Card(card.ways).in_turns("torch") is None
+def test_without_a_trainer_there_are_no_turns() -> None:
+    card = Card(count_servers(get_family("demo"), ["demo_judge"]), free=10**12)
+    assert card.in_turns is None
+    assert card.host is None
+    assert "in turns" not in shown(card)
