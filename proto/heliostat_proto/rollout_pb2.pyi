@@ -101,9 +101,3 @@ class PromptRefusal(_message.Message):
     prompt: int
     reason: str
     def __init__(self, prompt: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
-
-class EncodeSpec(_message.Message):
-    __slots__ = ("rest",)
-    REST_FIELD_NUMBER: _ClassVar[int]
-    rest: RestSpec
-    def __init__(self, rest: _Optional[_Union[RestSpec, _Mapping]] = ...) -> None: ...

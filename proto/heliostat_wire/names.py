@@ -20,7 +20,7 @@ class Tensor(StrEnum):
     """What the models take and give: B rows, R rewards, latents of C x H x W."""
 
     SPEC = "SPEC"
-    """BYTES[1]: an ExploreSpec, a ScoreSpec or an EncodeSpec as JSON."""
+    """BYTES[1]: an ExploreSpec or a ScoreSpec as JSON."""
     PROMPTS = "PROMPTS"
     """BYTES[B], UTF-8."""
     SEEDS = "SEEDS"

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 
 from heliostat_engines.conditioning import Conditioning
-from heliostat_proto.rollout_pb2 import EncodeSpec, ExploreSpec, RestSpec, ScoreSpec
-from heliostat_wire.names import Model, Tensor
+from heliostat_wire.names import Tensor
 from heliostat_wire.specs import json_element
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from heliostat_proto.rollout_pb2 import ExploreSpec, ScoreSpec
 
 Arrays = dict[str, "NDArray[Any]"]
 """By the names of tensors."""
@@ -53,16 +54,6 @@ def score_inputs(
 def encode_inputs(prompts: Sequence[str]) -> Arrays:
     """Of the model `text_encoder`: prompts[B]."""
     return {Tensor.PROMPTS: np.array([prompt.encode() for prompt in prompts], np.object_)}
-
-
-def rest_inputs(model: Model) -> Arrays:
-    """Of any model: it is to give its memory back."""
-    specs = {
-        Model.EXPLORE: ExploreSpec(rest=RestSpec()),
-        Model.SCORE: ScoreSpec(rest=RestSpec()),
-        Model.TEXT_ENCODER: EncodeSpec(rest=RestSpec()),
-    }
-    return {Tensor.SPEC: json_element(specs[model])}
 
 
 ENCODE_OUTPUTS = (Tensor.TOKENS, Tensor.POOLED, Tensor.MASK)

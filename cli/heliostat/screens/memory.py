@@ -52,7 +52,7 @@ class Card:
         """The most that trainer and its own server hold, one after the other; None: there are not both."""
         if self.trainer is None or self.own is None:
             return None
-        return max(self.own.total + self.trainer.at_rest, self.trainer.total)
+        return max(self.own.in_turns + self.trainer.at_rest, self.trainer.total)
 
     @property
     def host(self) -> int | None:

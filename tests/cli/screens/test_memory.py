@@ -39,7 +39,8 @@ def test_in_turns_a_card_holds_the_larger_side_and_the_trainers_lora() -> None:
     own = own_server(ways, rank=32)
     assert own.slots == ways["torch"].slots // 8  # two of eight, of half the rank
     card = Card(ways, TRAINER, own=own)
-    assert card.in_turns == own.total + TRAINER.at_rest
+    assert card.in_turns == own.in_turns + TRAINER.at_rest
+    assert own.total - own.text_encoders <= own.in_turns < own.total
     assert TRAINER.at_rest == (3 * 4 + 2 * 4) * 1000
     assert card.host == own.weights + TRAINER.transformer
     assert own.weights < own.total

@@ -203,19 +203,22 @@ def test_an_engine_rests_when_nothing_waits_and_wakes_for_the_next_batch(
     def rest(caller: Callable[[], Caller] = admin) -> FakeReply:
         reply = FakeReply()
         harness.service.submit(b'{"rest": {}}', [], reply, caller)
-        assert reply.ended.wait(10)
+        assert reply.ended.wait(60)
         return reply
 
     assert isinstance(rest().reports[0], GivenBack)
     assert not weights.numel()
-    assert harness.ask().error is None
+    drawn = FakeReply()
+    harness.service.submit(json.dumps({"rollout": ROLLOUT}).encode(), list(range(8)), drawn, admin)
+    assert drawn.ended.wait(60)
+    assert drawn.error is None
     assert weights.eq(1).all()
     harness.engine.before_velocity = lambda: time.sleep(0.05)
     drawing = FakeReply()
     spec = json.dumps({"rollout": ROLLOUT}).encode()
     harness.service.submit(spec, list(range(16)), drawing, admin)
     assert isinstance(rest().error, UnavailableError)
-    assert drawing.ended.wait(10)
+    assert drawing.ended.wait(60)
     assert drawing.error is None
     assert isinstance(rest(lambda: Caller("e")).error, ForbiddenError)
 
@@ -223,7 +226,7 @@ def test_an_engine_rests_when_nothing_waits_and_wakes_for_the_next_batch(
 def test_an_engine_of_a_server_that_keeps_its_memory_is_not_put_to_rest(harness: Harness) -> None:
     reply = FakeReply()
     harness.service.submit(b'{"rest": {}}', [], reply, admin)
-    assert reply.ended.wait(10)
+    assert reply.ended.wait(60)
     assert str(reply.error) == "this server keeps its memory: start it with --sleep"
 
 
