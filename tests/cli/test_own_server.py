@@ -60,7 +60,7 @@ def test_a_server_is_started_or_named_but_not_both(monkeypatch: pytest.MonkeyPat
     def refused(*options: str) -> str:
         result = CliRunner().invoke(app, ["train", str(example("demo.toml")), "--serve", *options])
         assert result.exit_code == 2
-        return " ".join(result.output.split())
+        return " ".join(word for word in result.output.split() if word != "│")
 
     assert "give one of them" in refused("--server", "grpc://127.0.0.1:1")
     monkeypatch.setenv("WORLD_SIZE", "2")
