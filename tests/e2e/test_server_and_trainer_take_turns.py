@@ -30,8 +30,8 @@ pytestmark = pytest.mark.slow
 
 OPTIONS = ("--run.steps", "2", "--recipe.explore_ahead", "0", "--run.threads", "1")
 START_S = 500
-MEGABYTES = {"explore": 10, "score": 1, "text_encoder": 50}
-"""That the models of the demo's family hold at least, in float32 or BF16."""
+MEGABYTES = {"explore": 8, "text_encoder": 50}
+"""That models of the demo's family hold at least, in float32 or BF16; the decoder's two are too few to be told."""
 
 
 @pytest.fixture(autouse=True)

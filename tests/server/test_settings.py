@@ -24,7 +24,7 @@ def test_another_triton_needs_the_redis_of_its_models() -> None:
 
 
 def test_a_compiled_engine_does_not_sleep() -> None:
-    with pytest.raises(ValueError, match="--sleep with --engine: .* leave one of them out"):
+    with pytest.raises(ValueError, match=r"--sleep with --engine: .* leave one of them out"):
         ServeSettings(sleep=True, engine=Path("engine"))
 
 

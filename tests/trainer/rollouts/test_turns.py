@@ -184,8 +184,8 @@ def test_the_trainer_waits_for_what_the_server_was_asked_and_the_server_for_the_
 def test_what_both_give_back_is_said_once() -> None:
     said: list[str] = []
     turns = Turns(lambda: GivenBack(31 * 10**9, 1.9), said.append)
-    turns.hold(Resting("cpu", nn.Linear(2, 2)))
-    for _ in range(2):
+    turns.hold(Resting("cpu", nn.Linear(2048, 2048)))
+    for _ in range(3):
         with turns.of_trainer():
             pass
         with turns.of_server():

@@ -41,7 +41,7 @@ class Turns:
     """Whose turn it is; the server's at first. Threads share it."""
 
     def __init__(self, rest: Callable[[], GivenBack], say: Callable[[str], None]) -> None:
-        """`rest` has the server give its memory back; `say` is told, once, how much both give."""
+        """`rest` has the server give its memory back; `say` is told, once, how much each gives."""
         self._rest = rest
         self._say = say
         self._changed = threading.Condition()
@@ -51,7 +51,7 @@ class Turns:
         self._working = False
         """Whether the trainer is within its turn."""
         self._server_rests = False
-        self._given: dict[str, GivenBack] = {}
+        self._told: set[str] = set()
 
     def hold(self, resting: Resting) -> None:
         """From now on these are the trainer's weights; they are on the card now."""
@@ -92,9 +92,9 @@ class Turns:
                 self._changed.notify_all()
 
     def _tell(self, who: str, given: GivenBack) -> None:
-        if who in self._given:
+        if who in self._told or not given.memory_bytes:
             return
-        self._given[who] = given
+        self._told.add(who)
         self._say(
             f"taking turns on one device: the {who} gives {filesize.decimal(given.memory_bytes)} back "
             f"in {given.seconds:.1f} s"
