@@ -6,6 +6,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from heliostat.screens.memory import Card, count_servers, memory_table, own_server
+from heliostat_engines.doctor.memory import ServerMemory
 from heliostat_engines.families import get_family
 from heliostat_trainer.forecast.work import TrainerMemory
 
@@ -40,7 +41,6 @@ def test_in_turns_a_card_holds_the_larger_side_and_the_trainers_lora() -> None:
     assert own.slots == ways["torch"].slots // 8  # two of eight, of half the rank
     card = Card(ways, TRAINER, own=own)
     assert card.in_turns == own.in_turns + TRAINER.at_rest
-    assert own.total - own.text_encoders <= own.in_turns < own.total
     assert TRAINER.at_rest == (3 * 4 + 2 * 4) * 1000
     assert card.host == own.weights + TRAINER.transformer
     assert own.weights < own.total
@@ -51,6 +51,21 @@ def test_in_turns_a_card_holds_the_larger_side_and_the_trainers_lora() -> None:
     assert not between.fits("torch")
     assert not between.fits_in_turns("nvfp4 engine")  # a compiled engine keeps its memory
     assert " in turns " in shown(between).splitlines()[-2]
+
+
+def test_a_server_in_turns_has_its_text_encoders_or_what_drawing_takes() -> None:
+    server = ServerMemory(
+        transformer=10,
+        slots=2,
+        exploring=5,
+        text_encoders=20,
+        decoder=1,
+        decoding=4,
+        rewards=3,
+        loading=11,
+    )
+    assert (server.total, server.in_turns) == (45, 36)
+    assert server.model_copy(update={"text_encoders": 6}).in_turns == 25
 
 
 def test_without_a_trainer_there_are_no_turns() -> None:
