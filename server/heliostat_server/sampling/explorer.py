@@ -99,6 +99,11 @@ class Explorer:
         self._sleeper = sleeper or Sleeper("explore")
         self._last_adapter: str | None = None
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether the engine's memory is given back."""
+        return self._sleeper.is_asleep
+
     def rest(self) -> GivenBack:
         """Give the engine's memory back until the next load or batch. Raises RequestError."""
         return self._sleeper.sleep()

@@ -105,6 +105,7 @@ class ExploreService:
             request = parse_explore(spec, seeds, self._limits, self._rewards, self._decoders)
             if isinstance(request, Rollout):
                 sender.check_owns(request.experiment)
+                self._check_turn(sender)
             else:
                 sender.check_admin()
             job = ExploreJob(request, reply, self._limits.batch, timeout_s)
@@ -124,6 +125,13 @@ class ExploreService:
         for writer in (self._usage, self._groups):
             if writer is not None:
                 writer.close()
+
+    def _check_turn(self, sender: Caller) -> None:
+        """Only its trainer wakes an engine at rest: a picture for the dashboard would take memory that it works in."""
+        if sender.is_admin and self._explorer.is_resting:
+            raise UnavailableError(
+                "the trainer works on the card that it shares with this server: ask again when it explores"
+            )
 
     def _denoise_all(self) -> None:
         while (job := self._scheduler.next()) is not None:

@@ -37,6 +37,11 @@ class Sleeper:
         )
         return given
 
+    @property
+    def is_asleep(self) -> bool:
+        """Whether the weights are away."""
+        return self._resting is not None and self._resting.is_asleep
+
     def wake(self) -> None:
         """Have the weights back, if they are asleep."""
         if self._resting is not None and self._resting.is_asleep:

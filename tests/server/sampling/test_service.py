@@ -206,12 +206,18 @@ def test_an_engine_rests_when_nothing_waits_and_wakes_for_the_next_batch(
         assert reply.ended.wait(60)
         return reply
 
+    def draw(caller: Callable[[], Caller]) -> FakeReply:
+        reply = FakeReply()
+        spec = json.dumps({"rollout": ROLLOUT}).encode()
+        harness.service.submit(spec, list(range(8)), reply, caller)
+        assert reply.ended.wait(60)
+        return reply
+
     assert isinstance(rest().reports[0], GivenBack)
     assert not weights.numel()
-    drawn = FakeReply()
-    harness.service.submit(json.dumps({"rollout": ROLLOUT}).encode(), list(range(8)), drawn, admin)
-    assert drawn.ended.wait(60)
-    assert drawn.error is None
+    assert isinstance(draw(admin).error, UnavailableError)  # as the dashboard asks
+    assert not weights.numel()
+    assert draw(lambda: Caller("e")).error is None
     assert weights.eq(1).all()
     harness.engine.before_velocity = lambda: time.sleep(0.05)
     drawing = FakeReply()
