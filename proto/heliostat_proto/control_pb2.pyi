@@ -25,7 +25,7 @@ class InfoRequest(_message.Message):
     def __init__(self, experiment: _Optional[str] = ...) -> None: ...
 
 class InfoResponse(_message.Message):
-    __slots__ = ("server_version", "rollout_address", "engine", "rewards", "limits", "latest_version", "checks_prompts", "scores_early", "solvers", "max_queued_images", "decoders", "wire_version", "oldest_wire_version", "sizes")
+    __slots__ = ("server_version", "rollout_address", "engine", "rewards", "limits", "latest_version", "checks_prompts", "scores_early", "solvers", "max_queued_images", "decoders", "wire_version", "oldest_wire_version", "sizes", "sleeps")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     ROLLOUT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class InfoResponse(_message.Message):
     WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
     OLDEST_WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
     SIZES_FIELD_NUMBER: _ClassVar[int]
+    SLEEPS_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     rollout_address: str
     engine: EngineInfo
@@ -54,7 +55,8 @@ class InfoResponse(_message.Message):
     wire_version: int
     oldest_wire_version: int
     sizes: _containers.RepeatedCompositeFieldContainer[ImageSize]
-    def __init__(self, server_version: _Optional[str] = ..., rollout_address: _Optional[str] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., latest_version: _Optional[int] = ..., checks_prompts: _Optional[bool] = ..., scores_early: _Optional[bool] = ..., solvers: _Optional[_Iterable[str]] = ..., max_queued_images: _Optional[int] = ..., decoders: _Optional[_Iterable[str]] = ..., wire_version: _Optional[int] = ..., oldest_wire_version: _Optional[int] = ..., sizes: _Optional[_Iterable[_Union[ImageSize, _Mapping]]] = ...) -> None: ...
+    sleeps: bool
+    def __init__(self, server_version: _Optional[str] = ..., rollout_address: _Optional[str] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., rewards: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., latest_version: _Optional[int] = ..., checks_prompts: _Optional[bool] = ..., scores_early: _Optional[bool] = ..., solvers: _Optional[_Iterable[str]] = ..., max_queued_images: _Optional[int] = ..., decoders: _Optional[_Iterable[str]] = ..., wire_version: _Optional[int] = ..., oldest_wire_version: _Optional[int] = ..., sizes: _Optional[_Iterable[_Union[ImageSize, _Mapping]]] = ..., sleeps: _Optional[bool] = ...) -> None: ...
 
 class ImageSize(_message.Message):
     __slots__ = ("width_px", "height_px")
@@ -152,6 +154,14 @@ class PublishResponse(_message.Message):
     bound_modules: int
     target_modules: int
     def __init__(self, version: _Optional[int] = ..., sha256: _Optional[str] = ..., bound_modules: _Optional[int] = ..., target_modules: _Optional[int] = ...) -> None: ...
+
+class RestResponse(_message.Message):
+    __slots__ = ("memory_bytes", "seconds")
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    memory_bytes: int
+    seconds: float
+    def __init__(self, memory_bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class VersionRequest(_message.Message):
     __slots__ = ("experiment", "version")

@@ -64,6 +64,11 @@ class ControlStub:
                 request_serializer=control__pb2.VersionRequest.SerializeToString,
                 response_deserializer=control__pb2.Experiment.FromString,
                 _registered_method=True)
+        self.Rest = channel.unary_unary(
+                '/heliostat.v1.Control/Rest',
+                request_serializer=control__pb2.ExperimentRequest.SerializeToString,
+                response_deserializer=control__pb2.RestResponse.FromString,
+                _registered_method=True)
         self.GetExperiment = channel.unary_unary(
                 '/heliostat.v1.Control/GetExperiment',
                 request_serializer=control__pb2.ExperimentRequest.SerializeToString,
@@ -152,6 +157,14 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rest(self, request, context):
+        """Has all models give the memory of their weights on the device back, for the trainer to have it; the next request
+        wakes those that it needs. For servers with InfoResponse.sleeps, which serve one trainer on their own card.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetExperiment(self, request, context):
         """The experiment's own token may ask for these; the administrator's for all experiments.
         """
@@ -235,6 +248,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Unpin,
                     request_deserializer=control__pb2.VersionRequest.FromString,
                     response_serializer=control__pb2.Experiment.SerializeToString,
+            ),
+            'Rest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rest,
+                    request_deserializer=control__pb2.ExperimentRequest.FromString,
+                    response_serializer=control__pb2.RestResponse.SerializeToString,
             ),
             'GetExperiment': grpc.unary_unary_rpc_method_handler(
                     servicer.GetExperiment,
@@ -439,6 +457,33 @@ class Control:
             '/heliostat.v1.Control/Unpin',
             control__pb2.VersionRequest.SerializeToString,
             control__pb2.Experiment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliostat.v1.Control/Rest',
+            control__pb2.ExperimentRequest.SerializeToString,
+            control__pb2.RestResponse.FromString,
             options,
             channel_credentials,
             insecure,

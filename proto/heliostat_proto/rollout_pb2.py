@@ -24,25 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rrollout.proto\x12\x0cheliostat.v1\"p\n\x0b\x45xploreSpec\x12,\n\x07rollout\x18\x01 \x01(\x0b\x32\x19.heliostat.v1.RolloutSpecH\x00\x12&\n\x04load\x18\x02 \x01(\x0b\x32\x16.heliostat.v1.LoadSpecH\x00\x42\x0b\n\toperation\"\xe7\x01\n\x0bRolloutSpec\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\r\n\x05steps\x18\x04 \x01(\x05\x12\x10\n\x08guidance\x18\x05 \x01(\x02\x12\x0f\n\x07rewards\x18\x06 \x03(\t\x12\x16\n\x0ereturn_latents\x18\x07 \x01(\x08\x12\x13\n\x0bscore_after\x18\x08 \x01(\x05\x12\x0e\n\x06solver\x18\t \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\n \x01(\t\x12\x10\n\x08width_px\x18\x0b \x01(\x05\x12\x11\n\theight_px\x18\x0c \x01(\x05\"\x1a\n\x08LoadSpec\x12\x0e\n\x06sha256\x18\x01 \x01(\t\";\n\nLoadReport\x12\x15\n\rbound_modules\x18\x01 \x01(\x05\x12\x16\n\x0etarget_modules\x18\x02 \x01(\x05\"l\n\tScoreSpec\x12\x0f\n\x07prompts\x18\x01 \x03(\t\x12\x0f\n\x07rewards\x18\x02 \x03(\t\x12\x15\n\rreturn_images\x18\x03 \x01(\x08\x12\x15\n\rcheck_prompts\x18\x04 \x01(\x08\x12\x0f\n\x07\x64\x65\x63oder\x18\x05 \x01(\t\"N\n\x0cPromptReport\x12-\n\x08refusals\x18\x01 \x03(\x0b\x32\x1b.heliostat.v1.PromptRefusal\x12\x0f\n\x07refused\x18\x02 \x01(\x05\"/\n\rPromptRefusal\x12\x0e\n\x06prompt\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rrollout.proto\x12\x0cheliostat.v1\"\x98\x01\n\x0b\x45xploreSpec\x12,\n\x07rollout\x18\x01 \x01(\x0b\x32\x19.heliostat.v1.RolloutSpecH\x00\x12&\n\x04load\x18\x02 \x01(\x0b\x32\x16.heliostat.v1.LoadSpecH\x00\x12&\n\x04rest\x18\x03 \x01(\x0b\x32\x16.heliostat.v1.RestSpecH\x00\x42\x0b\n\toperation\"\xe7\x01\n\x0bRolloutSpec\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\r\n\x05steps\x18\x04 \x01(\x05\x12\x10\n\x08guidance\x18\x05 \x01(\x02\x12\x0f\n\x07rewards\x18\x06 \x03(\t\x12\x16\n\x0ereturn_latents\x18\x07 \x01(\x08\x12\x13\n\x0bscore_after\x18\x08 \x01(\x05\x12\x0e\n\x06solver\x18\t \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\n \x01(\t\x12\x10\n\x08width_px\x18\x0b \x01(\x05\x12\x11\n\theight_px\x18\x0c \x01(\x05\"\x1a\n\x08LoadSpec\x12\x0e\n\x06sha256\x18\x01 \x01(\t\";\n\nLoadReport\x12\x15\n\rbound_modules\x18\x01 \x01(\x05\x12\x16\n\x0etarget_modules\x18\x02 \x01(\x05\"\n\n\x08RestSpec\"3\n\nRestReport\x12\x14\n\x0cmemory_bytes\x18\x01 \x01(\x03\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"\x92\x01\n\tScoreSpec\x12\x0f\n\x07prompts\x18\x01 \x03(\t\x12\x0f\n\x07rewards\x18\x02 \x03(\t\x12\x15\n\rreturn_images\x18\x03 \x01(\x08\x12\x15\n\rcheck_prompts\x18\x04 \x01(\x08\x12\x0f\n\x07\x64\x65\x63oder\x18\x05 \x01(\t\x12$\n\x04rest\x18\x06 \x01(\x0b\x32\x16.heliostat.v1.RestSpec\"N\n\x0cPromptReport\x12-\n\x08refusals\x18\x01 \x03(\x0b\x32\x1b.heliostat.v1.PromptRefusal\x12\x0f\n\x07refused\x18\x02 \x01(\x05\"/\n\rPromptRefusal\x12\x0e\n\x06prompt\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rollout_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXPLORESPEC']._serialized_start=31
-  _globals['_EXPLORESPEC']._serialized_end=143
-  _globals['_ROLLOUTSPEC']._serialized_start=146
-  _globals['_ROLLOUTSPEC']._serialized_end=377
-  _globals['_LOADSPEC']._serialized_start=379
-  _globals['_LOADSPEC']._serialized_end=405
-  _globals['_LOADREPORT']._serialized_start=407
-  _globals['_LOADREPORT']._serialized_end=466
-  _globals['_SCORESPEC']._serialized_start=468
-  _globals['_SCORESPEC']._serialized_end=576
-  _globals['_PROMPTREPORT']._serialized_start=578
-  _globals['_PROMPTREPORT']._serialized_end=656
-  _globals['_PROMPTREFUSAL']._serialized_start=658
-  _globals['_PROMPTREFUSAL']._serialized_end=705
+  _globals['_EXPLORESPEC']._serialized_start=32
+  _globals['_EXPLORESPEC']._serialized_end=184
+  _globals['_ROLLOUTSPEC']._serialized_start=187
+  _globals['_ROLLOUTSPEC']._serialized_end=418
+  _globals['_LOADSPEC']._serialized_start=420
+  _globals['_LOADSPEC']._serialized_end=446
+  _globals['_LOADREPORT']._serialized_start=448
+  _globals['_LOADREPORT']._serialized_end=507
+  _globals['_RESTSPEC']._serialized_start=509
+  _globals['_RESTSPEC']._serialized_end=519
+  _globals['_RESTREPORT']._serialized_start=521
+  _globals['_RESTREPORT']._serialized_end=572
+  _globals['_SCORESPEC']._serialized_start=575
+  _globals['_SCORESPEC']._serialized_end=721
+  _globals['_PROMPTREPORT']._serialized_start=723
+  _globals['_PROMPTREPORT']._serialized_end=801
+  _globals['_PROMPTREFUSAL']._serialized_start=803
+  _globals['_PROMPTREFUSAL']._serialized_end=850
 # @@protoc_insertion_point(module_scope)

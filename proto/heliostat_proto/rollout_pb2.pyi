@@ -7,12 +7,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ExploreSpec(_message.Message):
-    __slots__ = ("rollout", "load")
+    __slots__ = ("rollout", "load", "rest")
     ROLLOUT_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    REST_FIELD_NUMBER: _ClassVar[int]
     rollout: RolloutSpec
     load: LoadSpec
-    def __init__(self, rollout: _Optional[_Union[RolloutSpec, _Mapping]] = ..., load: _Optional[_Union[LoadSpec, _Mapping]] = ...) -> None: ...
+    rest: RestSpec
+    def __init__(self, rollout: _Optional[_Union[RolloutSpec, _Mapping]] = ..., load: _Optional[_Union[LoadSpec, _Mapping]] = ..., rest: _Optional[_Union[RestSpec, _Mapping]] = ...) -> None: ...
 
 class RolloutSpec(_message.Message):
     __slots__ = ("experiment", "version", "prompt", "steps", "guidance", "rewards", "return_latents", "score_after", "solver", "decoder", "width_px", "height_px")
@@ -56,19 +58,33 @@ class LoadReport(_message.Message):
     target_modules: int
     def __init__(self, bound_modules: _Optional[int] = ..., target_modules: _Optional[int] = ...) -> None: ...
 
+class RestSpec(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RestReport(_message.Message):
+    __slots__ = ("memory_bytes", "seconds")
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    memory_bytes: int
+    seconds: float
+    def __init__(self, memory_bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
 class ScoreSpec(_message.Message):
-    __slots__ = ("prompts", "rewards", "return_images", "check_prompts", "decoder")
+    __slots__ = ("prompts", "rewards", "return_images", "check_prompts", "decoder", "rest")
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     REWARDS_FIELD_NUMBER: _ClassVar[int]
     RETURN_IMAGES_FIELD_NUMBER: _ClassVar[int]
     CHECK_PROMPTS_FIELD_NUMBER: _ClassVar[int]
     DECODER_FIELD_NUMBER: _ClassVar[int]
+    REST_FIELD_NUMBER: _ClassVar[int]
     prompts: _containers.RepeatedScalarFieldContainer[str]
     rewards: _containers.RepeatedScalarFieldContainer[str]
     return_images: bool
     check_prompts: bool
     decoder: str
-    def __init__(self, prompts: _Optional[_Iterable[str]] = ..., rewards: _Optional[_Iterable[str]] = ..., return_images: _Optional[bool] = ..., check_prompts: _Optional[bool] = ..., decoder: _Optional[str] = ...) -> None: ...
+    rest: RestSpec
+    def __init__(self, prompts: _Optional[_Iterable[str]] = ..., rewards: _Optional[_Iterable[str]] = ..., return_images: _Optional[bool] = ..., check_prompts: _Optional[bool] = ..., decoder: _Optional[str] = ..., rest: _Optional[_Union[RestSpec, _Mapping]] = ...) -> None: ...
 
 class PromptReport(_message.Message):
     __slots__ = ("refusals", "refused")

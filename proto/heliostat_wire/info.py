@@ -58,6 +58,8 @@ class ServerInfo:
     """What it can be asked to decode with; none: it knows no decoder by name, and has one."""
     resolutions_px: tuple[Resolution, ...] = ()
     """Sizes that a rollout may ask for, its own first; none: it draws that one alone."""
+    sleeps: bool = False
+    """Whether it is on its trainer's card: one of them works at a time, and the other gives its memory back."""
     max_queued_images: int | None = None
     """Images that the experiment may have waiting, and so in one request; None: it does not say."""
 
@@ -135,6 +137,7 @@ class ServerInfo:
             max_queued_images=self.max_queued_images or 0,
             decoders=self.decoders,
             sizes=[_size(each) for each in self.resolutions_px],
+            sleeps=self.sleeps,
             wire_version=OURS.version,
             oldest_wire_version=OURS.oldest,
         )
@@ -181,6 +184,7 @@ class ServerInfo:
             max_queued_images=message.max_queued_images or None,
             decoders=tuple(message.decoders),
             resolutions_px=sizes,
+            sleeps=message.sleeps,
         )
 
 

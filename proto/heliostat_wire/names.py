@@ -34,7 +34,7 @@ class Tensor(StrEnum):
     IMAGES = "IMAGES"
     """UINT8[B, H, W, 3]."""
     REPORT = "REPORT"
-    """BYTES[1]: a LoadReport or a PromptReport as JSON."""
+    """BYTES[1]: a LoadReport, a PromptReport or a RestReport as JSON."""
     TOKENS = "TOKENS"
     """FP32[B, T, C]."""
     POOLED = "POOLED"

@@ -111,6 +111,9 @@ class SharedSettings(Settings):
     """The largest LoRA rank accepted."""
     slots: Annotated[int, Field(ge=2)] = 8
     """Adapters resident in the engine at once; the least recently used one leaves."""
+    sleep: bool = False
+    """For one trainer on this server's own card: between its turns the models' weights wait in host memory
+    whenever the trainer says so, and it has theirs (see docs/training.md, One card). With the torch runtime."""
     keep_versions: Count = 3
     """Adapter versions kept of each experiment, the latest included."""
     limits: AskedLimits = AskedLimits()
@@ -208,6 +211,14 @@ class ServeSettings(SharedSettings):
             )
         if self.triton_url is not None and not self.control:
             raise ValueError("--no-control with --triton-url leaves nothing to start")
+        return self
+
+    @model_validator(mode="after")
+    def _can_sleep(self) -> Self:
+        if self.sleep and self.engine is not None:
+            raise ValueError(
+                "--sleep with --engine: a compiled engine keeps its memory; leave one of them out"
+            )
         return self
 
     @model_validator(mode="after")

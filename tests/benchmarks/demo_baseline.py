@@ -18,15 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from heliostat.demo.baseline import NAME
-from heliostat.demo.server import running_server
 from heliostat.examples import example
+from heliostat.own_server import demo_settings, running_server
 from heliostat_engines.errors import HeliostatError
 from heliostat_engines.files.atomic import atomic_folder
 from heliostat_engines.files.ownership import Layout
 from heliostat_engines.machine.hardware import usable_cores
+from heliostat_engines.progress import Stages
 from heliostat_trainer.compare.beside import RECORDING, Recording
 from heliostat_trainer.compare.groups import WITHOUT_EFFECT
 from heliostat_trainer.errors import RunFolderError
@@ -106,7 +105,7 @@ def configured(folder: Path, minutes: float | None = None) -> TrainConfig:
 
 def trained(config: TrainConfig) -> Path:
     """Train as the demo does, with a server on the same cores; returns the run folder."""
-    with running_server(config.run.folder / "demo-server", Console()) as serving:
+    with running_server(demo_settings(config.run.folder / "demo-server"), Stages()) as serving:
         return train(config, server_url=serving.url, known_token=lambda: serving.token)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from heliostat_server.settings import (
@@ -19,6 +21,11 @@ def test_scoring_gets_half_of_the_threads_unless_told() -> None:
 def test_another_triton_needs_the_redis_of_its_models() -> None:
     with pytest.raises(ValueError, match="--triton-url needs --redis"):
         ServeSettings(triton_url="127.0.0.1:8001")
+
+
+def test_a_compiled_engine_does_not_sleep() -> None:
+    with pytest.raises(ValueError, match=r"--sleep with --engine: .* leave one of them out"):
+        ServeSettings(sleep=True, engine=Path("engine"))
 
 
 def test_an_unknown_setting_is_an_error() -> None:

@@ -35,6 +35,7 @@ INFO = ServerInfo(
     scores_early=True,
     solvers=("euler", "dpm2m"),
     decoders=("full", "tiny"),
+    sleeps=True,
     max_queued_images=96,
     resolutions_px=(512, (832, 1216)),
 )

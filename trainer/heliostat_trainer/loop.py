@@ -20,7 +20,7 @@ from heliostat_trainer.randomness import Purpose, stream
 from heliostat_trainer.steps import StepResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from heliostat_engines.conditioning import Conditioning
     from heliostat_trainer.display.progress import Progress
@@ -64,6 +64,8 @@ class Parts:
     trackers: Trackers
     tuner: Tuner
     interrupts: Interrupts
+    takes_turns: bool = False
+    """Whether server and trainer share a card (`rollouts.turns`)."""
 
 
 class Trainer:
@@ -80,7 +82,9 @@ class Trainer:
         self._requests = Requests(config, prompts)
         self._explorers = Explorers(parts.server, config.recipe.depth, clock)
         self._ahead = ExploreAhead(parts.server, clock.server)
-        self._redrawing = Redrawing(config, parts.artist, parts.server, clock)
+        self._redrawing = Redrawing(
+            config, parts.artist, parts.server, clock, takes_turns=parts.takes_turns
+        )
         self._watcher = Watcher(config, self._redrawing, self._ahead, self._explorers, clock)
         self._milestones = Milestones(
             config, parts.evaluator, clock, parts.progress.say, self._show_evaluation
@@ -156,13 +160,9 @@ class Trainer:
         again = replayed(self.state.replay, len(prompts))
         conditioning = self._encode((*prompts, *(group.prompt for group in again)))
         selections: list[Selection] = []
-        samples: list[Samples] = []
         explored = self._explore(conditioning, number)
-        for groups in self._redrawing.drawn_together(explored, shape):
-            chosen = [self._select(group, number) for group in groups]
-            selections += chosen
-            samples += self._redraw(not_flat(self._config, chosen), conditioning)
-        samples = samples or self._redraw([least_flat(selections)], conditioning)
+        samples = self._redraw(self._trained_on(explored, number, selections), conditioning)
+        samples = samples or self._redraw([[least_flat(selections)]], conditioning)
         groups = [chosen.group for chosen in selections]
         watched = self._watcher.watch(groups, conditioning, number, shape)
         self.parts.tuner.prepare(self.state, number)
@@ -226,12 +226,26 @@ class Trainer:
         kept = self._requests.shape(self.state, step).kept
         return select(group, self._recipe.selection, kept, random)
 
-    def _redraw(self, selections: Sequence[Selection], conditioning: Conditioning) -> list[Samples]:
+    def _trained_on(
+        self, groups: Iterator[Group], step: int, selections: list[Selection]
+    ) -> Iterator[Sequence[Selection]]:
+        """What is kept of prompts that are redrawn together; `selections` gets that of skipped groups, too."""
+        shape = self._requests.shape(self.state, step)
+        for together in self._redrawing.drawn_together(groups, shape):
+            chosen = [self._select(group, step) for group in together]
+            selections += chosen
+            yield not_flat(self._config, chosen)
+
+    def _redraw(
+        self, shares: Iterable[Sequence[Selection]], conditioning: Conditioning
+    ) -> list[Samples]:
         """Draw the kept seeds again, unless the recipe trains on the candidates themselves."""
-        if self._recipe.redraws and selections:
-            requests = [chosen.redrawn_in(self._recipe.steps) for chosen in selections]
-            return self._redrawing.redraw(requests, conditioning)
-        return [chosen.as_samples() for chosen in selections]
+        if not self._recipe.redraws:
+            return [chosen.as_samples() for share in shares for chosen in share]
+        steps = self._recipe.steps
+        requests = ([chosen.redrawn_in(steps) for chosen in share] for share in shares)
+        redrawn = self._redrawing.redraw_each(requests, conditioning)
+        return [samples for share in redrawn for samples in share]
 
     def _optimise(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,7 @@ from heliostat_trainer.rollouts.handshake import (
 )
 from heliostat_trainer.rollouts.replicas import open_servers
 from heliostat_trainer.rollouts.tokens import RunTokens
+from heliostat_trainer.rollouts.turns import TakingTurns, turns_with
 from heliostat_trainer.settings.server import one_or_more
 from heliostat_trainer.team import Helper, Start
 from heliostat_trainer.tuner import Tuner, bounds
@@ -54,11 +55,15 @@ from heliostat_trainer.workshop import build_workshop, choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from heliostat_engines.progress import Stages
     from heliostat_trainer.prompts.sets import PromptSets
-    from heliostat_trainer.rollouts.service import RolloutService
+    from heliostat_trainer.rollouts.service import RolloutService, Serving
     from heliostat_trainer.settings.config import TrainConfig
+
+    Serve = Callable[[PromptSets, Stages], AbstractContextManager[Serving]]
 
 
 def train(
@@ -66,6 +71,7 @@ def train(
     *,
     server_url: str | Sequence[str] | None = None,
     known_token: Callable[[], str | None] = lambda: None,
+    serve: Serve | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> Path:
@@ -78,6 +84,7 @@ def train(
         config: the settings, from `load_config`.
         server_url: takes the place of server.url; several are replicas.
         known_token: a token of the server that the user has left on this machine, tried last.
+        serve: runs a server for this run, which takes the place of all that `server_url` and server.url name.
         resume: go on from the newest checkpoint.
         console: where progress is shown; standard output by default.
 
@@ -94,10 +101,15 @@ def train(
         open_progress(console, outlook) as progress,
         working_in_run(config, progress.say, resume=resume) as checkpoints,
         progress.stages.entering("join the other ranks", open_ranks()) as ranks,
+        nullcontext() if serve is None else serve(prompts, progress.stages) as own,
         open_servers(
             config,
-            urls,
-            RunTokens(RunFolder(config.run.path).token, config.server.token_file, known_token),
+            urls if own is None else (own.url,),
+            RunTokens(
+                RunFolder(config.run.path).token,
+                config.server.token_file,
+                known_token if own is None else lambda: own.token,
+            ),
             progress.say,
         ) as server,
         Interrupts(repeated=ranks.size > 1).installed() as interrupts,
@@ -230,9 +242,15 @@ def build_trainer(
     for note in (*said_of_prompts, *checkpoint_warnings(checkpoint, digest, info), *notes):
         progress.say(note)
     ranks = ranks or Ranks()
+    turns = turns_with(server, info, ranks.size, progress.say)
+    if turns is not None:
+        server = TakingTurns(server, turns)
+    turn = nullcontext if turns is None else turns.of_trainer
     start = Start(config, info.lora_targets, name_of(cpu_dtype()))
-    with stages.during("load the model"), announced(ranks, start):
-        workshop = build_workshop(config, info.lora_targets, ranks, interrupts, stages)
+    with stages.during("load the model"), turn(), announced(ranks, start):
+        workshop = build_workshop(config, info.lora_targets, ranks, interrupts, stages, turn=turn)
+    if turns is not None:
+        turns.hold(workshop.policy.resting())
     learner, artist = workshop.learner, workshop.artist
     with stages.during("read the checkpoint"):
         state = checkpoints.load(learner.restore) if resume else RunState()
@@ -268,6 +286,7 @@ def build_trainer(
         tuner=Tuner(config, lambda: bounds(config, server.info(), len(prompts.train))),
         trackers=open_trackers(config, state.step, progress.say),
         interrupts=interrupts,
+        takes_turns=turns is not None,
     )
     return Trainer(config, prompts, parts, state)
 

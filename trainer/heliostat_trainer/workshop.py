@@ -19,7 +19,8 @@ from heliostat_trainer.policy.policy import Policy
 from heliostat_trainer.ranks.launch import local_rank
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from heliostat_engines.families.family import Family
     from heliostat_engines.progress import Stages
@@ -44,10 +45,11 @@ def build_workshop(
     interrupts: Interrupts,
     stages: Stages | None = None,
     family: Family | None = None,
+    turn: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Workshop:
     """Load the model; `targets` are the server's LoRA targets, `stages` hear what it then does.
 
-    `family` takes the place of model.family.
+    `family` takes the place of model.family. All work is within `turn`, as `Artist` draws.
 
     Raises:
         ConfigError: settings do not fit the model, the devices or the ranks.
@@ -90,6 +92,7 @@ def build_workshop(
             undisturbed,
             stages,
             config.recipe.solver,
+            turn,
         ),
         Learner(
             config,
@@ -101,6 +104,7 @@ def build_workshop(
             undisturbed,
             stages,
             lambda shape: family.sigmas(config.recipe.steps, family.resolution_of(shape)),
+            turn,
         ),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from heliostat.credentials import token_for
-from heliostat.demo.server import Serving, running_server
 from heliostat.examples import example
+from heliostat.own_server import demo_settings, running_server
 from heliostat_engines.progress import shown
 from heliostat_trainer.folder.layout import RunFolder
+from heliostat_trainer.rollouts.service import Serving
 from heliostat_trainer.settings.load import load_config
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 NAME = "demo"
@@ -70,12 +70,17 @@ def run_name(runs: Path, *, resume: bool) -> str:
     return f"{NAME}-{len(taken) + 1}" if taken else NAME
 
 
-def _server(url: str | None, runs: Path, console: Console) -> AbstractContextManager[Serving]:
+@contextmanager
+def _server(url: str | None, runs: Path, console: Console) -> Iterator[Serving]:
     if url is not None:
-        return nullcontext(Serving(url, token_for(url)))
+        yield Serving(url, token_for(url))
+        return
     state = runs / "demo-server"
     console.print(f"Starting a Triton server; its state and logs are in {state}", soft_wrap=True)
-    return running_server(state, console)
+    with ExitStack() as running:
+        with shown(console) as stages:
+            serving = running.enter_context(running_server(demo_settings(state), stages))
+        yield serving
 
 
 def _say_where(console: Console, facts: Mapping[str, str]) -> None:

@@ -122,7 +122,7 @@ def _memory(config: TrainConfig, ranks: int, prompts: PromptSets) -> Iterable[Re
     """The table of what lies on the cards, or why it is not there."""
     try:
         from heliostat.screens.memory import LEGEND as SERVED
-        from heliostat.screens.memory import Card, count_servers, memory_table
+        from heliostat.screens.memory import Card, count_servers, memory_table, own_server
         from heliostat_engines.families import get_family
         from heliostat_engines.machine.hardware import find_gpu
         from heliostat_trainer.forecast.memory import trainer_memory
@@ -137,7 +137,8 @@ def _memory(config: TrainConfig, ranks: int, prompts: PromptSets) -> Iterable[Re
         rank = config.lora.rank
         ways = count_servers(family, config.reward.all, resolution_px=resolution_px, rank=rank)
     gpu = find_gpu()
-    card = Card(ways, trainer, None if gpu is None else gpu.free_bytes)
+    own = own_server(ways, rank) if ranks == 1 else None
+    card = Card(ways, trainer, None if gpu is None else gpu.free_bytes, own)
     title = (
         "A rank's memory, and a server's" if ranks > 1 else "The trainer's memory, and a server's"
     )

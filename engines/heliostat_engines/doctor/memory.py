@@ -50,6 +50,17 @@ class ServerMemory(BaseModel):
     """The transformer as it is read."""
 
     @property
+    def weights(self) -> int:
+        """What can wait in host memory while the trainer has the card."""
+        return self.transformer + self.slots + self.text_encoders + self.decoder + self.rewards
+
+    @property
+    def in_turns(self) -> int:
+        """The most at once of a server whose text encoders sleep while it draws and decodes."""
+        held = max(self.transformer + self.slots, self.loading) + self.decoder + self.rewards
+        return held + max(self.text_encoders, self.exploring + self.decoding)
+
+    @property
     def total(self) -> int:
         """All of it at once; while a transformer is loaded, nothing explores."""
         served = self.transformer + self.slots + self.exploring

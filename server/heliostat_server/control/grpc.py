@@ -17,6 +17,7 @@ from heliostat_server.control.messages import (
     experiment_message,
     info_message,
     published_message,
+    rest_message,
     share_change,
 )
 from heliostat_server.control.upload import receive_adapter, receive_header
@@ -87,6 +88,12 @@ class ControlService(control_pb2_grpc.ControlServicer):
             return experiment_message(
                 self._operations.unpin(caller, request.experiment, request.version)
             )
+
+    def Rest(
+        self, request: control_pb2.ExperimentRequest, context: Any
+    ) -> control_pb2.RestResponse:
+        with self._calling(context) as caller:
+            return rest_message(self._operations.rest(caller, request.experiment))
 
     def GetExperiment(
         self, request: control_pb2.ExperimentRequest, context: Any

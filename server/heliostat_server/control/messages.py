@@ -10,6 +10,7 @@ from heliostat_server.experiments.terms import ShareChange
 from heliostat_wire.info import ServerInfo as ToldInfo
 
 if TYPE_CHECKING:
+    from heliostat_engines.machine.resting import GivenBack
     from heliostat_server.control.operations import ServerInfo
     from heliostat_server.control.publisher import Published
     from heliostat_server.experiments.terms import Event, Experiment
@@ -37,6 +38,11 @@ def published_message(published: Published) -> control_pb2.PublishResponse:
         bound_modules=published.bound_modules,
         target_modules=published.target_modules,
     )
+
+
+def rest_message(given: GivenBack) -> control_pb2.RestResponse:
+    """What the models have given back."""
+    return control_pb2.RestResponse(memory_bytes=given.memory_bytes, seconds=given.seconds)
 
 
 def experiment_message(experiment: Experiment) -> control_pb2.Experiment:

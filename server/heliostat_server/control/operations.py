@@ -12,11 +12,15 @@ from heliostat_server.store.keys import check_experiment
 
 if TYPE_CHECKING:
     from heliostat_engines.adapters import AdapterFiles
+    from heliostat_engines.machine.resting import GivenBack
     from heliostat_server.control.publisher import Published, Publisher
     from heliostat_server.experiments.authority import Caller
     from heliostat_server.experiments.terms import Event, Experiment, ShareChange
     from heliostat_server.store.adapters import AdapterStore
     from heliostat_server.store.experiments import ExperimentStore
+
+REST_TIMEOUT_S = 300.0
+"""Of a model that first finishes what it is at, and then moves its weights."""
 
 
 class RolloutEngine(Protocol):
@@ -28,6 +32,13 @@ class RolloutEngine(Protocol):
 
     def describe(self) -> ServerDescription:
         """Engine, limits, rewards. Raises UnavailableError while it is not ready."""
+
+
+class Models(Protocol):
+    """What the control plane asks of all models at once."""
+
+    def rest(self, timeout_s: float) -> GivenBack:
+        """Have them give their memory back. Raises UnavailableError while candidates wait."""
 
 
 class ServerInfo(BaseModel):
@@ -52,12 +63,14 @@ class Operations:
         experiments: ExperimentStore,
         adapters: AdapterStore,
         publisher: Publisher,
+        models: Models,
         version: str,
     ) -> None:
         self._engine = engine
         self._experiments = experiments
         self._adapters = adapters
         self._publisher = publisher
+        self._models = models
         self._version = version
 
     def info(self, caller: Caller, experiment: str = "") -> ServerInfo:
@@ -143,6 +156,12 @@ class Operations:
         self._experiments.note(experiment, "published", f"version {published.version}")
         self._experiments.tuned(experiment, tuned)
         return published
+
+    def rest(self, caller: Caller, experiment: str) -> GivenBack:
+        """Give an experiment's trainer the memory of the card that it shares with the server."""
+        self._check(caller, experiment)
+        self._engine.describe()  # While models load, their memory cannot be had.
+        return self._models.rest(REST_TIMEOUT_S)
 
     def roll_back(self, caller: Caller, experiment: str, version: int) -> Published:
         """Make a kept version an experiment's next one."""

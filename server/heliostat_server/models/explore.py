@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import triton_python_backend_utils as pb
 
+from heliostat_engines.adapters import Binding
 from heliostat_engines.families import get_family
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_proto.rollout_pb2 import LoadReport
@@ -18,6 +19,7 @@ from heliostat_server.models.tensors import (
     read_seeds,
     read_spec,
     response,
+    rest_report,
     stream_error_response,
 )
 from heliostat_server.rewards.registry import RewardBook, offered_rewards
@@ -25,6 +27,7 @@ from heliostat_server.sampling.explorer import Explorer
 from heliostat_server.sampling.loading import load_engine, offered_decoders
 from heliostat_server.sampling.metrics import ExploreMetrics
 from heliostat_server.sampling.service import ExploreService
+from heliostat_server.sampling.sleeping import Sleeper
 from heliostat_server.sampling.writers import GroupWriter, UsageWriter
 from heliostat_server.scheduling.deficit_round_robin import QUANTUM_NFES, DeficitRoundRobin
 from heliostat_server.scoring.prompts import PromptCache
@@ -33,14 +36,14 @@ from heliostat_server.store.description import ServerDescription
 from heliostat_server.store.groups import RedisGroups
 from heliostat_server.store.shares import StoredShares
 from heliostat_server.store.usage import RedisUsage
-from heliostat_wire.names import Tensor
+from heliostat_wire.names import Model, Tensor
 from heliostat_wire.specs import json_element
 from heliostat_wire.tensors import DrawnBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from heliostat_engines.adapters import Binding
+    from heliostat_engines.machine.resting import GivenBack
     from heliostat_server.sampling.jobs import ExploreJob, FinishedBatch
     from heliostat_server.settings import ModelSettings
 
@@ -87,6 +90,7 @@ def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreSe
         batch=settings.limits.batch,
         resolution_px=settings.resolution_px,
         metrics=metrics,
+        sleeper=Sleeper.of(settings, Model.EXPLORE.value, engine),
     )
     ServerDescription(
         engine=engine.describe(),
@@ -97,6 +101,7 @@ def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreSe
         scores_early=True,
         solvers=tuple(Solver),
         decoders=decoders,
+        sleeps=settings.sleep,
     ).write(settings.redis)
     scheduler: DeficitRoundRobin[ExploreJob] = DeficitRoundRobin(
         StoredShares.connect(settings.redis),
@@ -124,10 +129,13 @@ class TritonReply:
         )
         self._sender.send(response(drawn.arrays()))
 
-    def report(self, binding: Binding) -> None:
+    def report(self, outcome: Binding | GivenBack) -> None:
         """Send REPORT."""
-        report = LoadReport(bound_modules=binding.bound, target_modules=binding.targets)
-        self._sender.send(response({Tensor.REPORT: json_element(report)}))
+        if isinstance(outcome, Binding):
+            report = LoadReport(bound_modules=outcome.bound, target_modules=outcome.targets)
+            self._sender.send(response({Tensor.REPORT: json_element(report)}))
+        else:
+            self._sender.send(rest_report(outcome))
 
     def fail(self, error: BaseException) -> None:
         """Send an error and end."""

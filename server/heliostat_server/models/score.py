@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from heliostat_engines.families import get_family
+from heliostat_proto.rollout_pb2 import ScoreSpec
 from heliostat_server.models.exporter import TritonExporter
 from heliostat_server.models.guard import Guard
 from heliostat_server.models.siblings import Models
@@ -16,12 +17,15 @@ from heliostat_server.models.tensors import (
     read_spec,
     read_tensor,
     response,
+    rest_report,
 )
 from heliostat_server.rewards.registry import RewardBook, offered_rewards
 from heliostat_server.sampling.loading import load_decoders
+from heliostat_server.sampling.sleeping import Sleeper
 from heliostat_server.scoring.metrics import ScoreMetrics
 from heliostat_server.scoring.prompts import PromptCache
 from heliostat_server.scoring.scorer import Scorer
+from heliostat_server.specs import parse_spec
 from heliostat_wire.names import Model, Tensor
 from heliostat_wire.specs import json_element
 from heliostat_wire.tensors import score_arrays
@@ -41,9 +45,12 @@ class ScoreModel:
         self._guard = Guard(settings)
         metrics = ScoreMetrics()
         self._exporter = TritonExporter(metrics.registry)
+        decoders = load_decoders(family, settings)
+        rewards = RewardBook(settings.family, offered_rewards(settings), settings.torch_device)
+        self._sleeper = Sleeper.of(settings, Model.SCORE.value, decoders, rewards)
         self._scorer = Scorer(
-            load_decoders(family, settings),
-            RewardBook(settings.family, offered_rewards(settings), settings.torch_device),
+            decoders,
+            rewards,
             PromptCache(Models(settings.internal_token).encode),
             settings.limits,
             [family.latent_shape(size) for size in settings.resolutions],
@@ -60,10 +67,14 @@ class ScoreModel:
         self._exporter.close()
 
     def _answer(self, request: Any) -> Any:
-        self._guard.caller(request)
+        caller, spec = self._guard.caller(request), read_spec(request)
         latents = read_tensor(request, Tensor.LATENTS)
+        if latents is None and parse_spec(spec, ScoreSpec()).HasField("rest"):
+            caller.check_admin()
+            return rest_report(self._sleeper.sleep())
+        self._sleeper.wake()
         if latents is None:
-            return response({Tensor.REPORT: json_element(self._scorer.check(read_spec(request)))})
-        scored = self._scorer.score(read_spec(request), latents, read_seeds(request))
+            return response({Tensor.REPORT: json_element(self._scorer.check(spec))})
+        scored = self._scorer.score(spec, latents, read_seeds(request))
         images = None if scored.images is None else scored.images.numpy()
         return response(score_arrays(scored.rewards.numpy(), images))

@@ -9,8 +9,10 @@ import torch
 import triton_python_backend_utils as pb
 
 from heliostat_engines.errors import HeliostatError
+from heliostat_proto.rollout_pb2 import RestReport
 from heliostat_server.errors import refusal_of
 from heliostat_wire.names import Tensor
+from heliostat_wire.specs import json_element
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from structlog.typing import FilteringBoundLogger
 
+    from heliostat_engines.machine.resting import GivenBack
     from heliostat_wire.errors import Code
     from heliostat_wire.tensors import Arrays
 
@@ -48,6 +51,12 @@ def pb_tensors(arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
 def response(arrays: Mapping[str, NDArray[Any]]) -> Any:
     """An answer of named outputs."""
     return pb.InferenceResponse(pb_tensors(arrays))
+
+
+def rest_report(given: GivenBack) -> Any:
+    """The answer of a model that rests."""
+    report = RestReport(memory_bytes=given.memory_bytes, seconds=given.seconds)
+    return response({Tensor.REPORT: json_element(report)})
 
 
 def error_response(error: BaseException) -> Any:

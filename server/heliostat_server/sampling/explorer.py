@@ -13,6 +13,7 @@ from heliostat_engines.errors import HeliostatError
 from heliostat_engines.sampling.euler import SAMPLERS, cut_after, guided
 from heliostat_engines.sampling.noise import initial_noise
 from heliostat_server.sampling.metrics import ExploreMetrics
+from heliostat_server.sampling.sleeping import Sleeper
 from heliostat_server.scoring.finite import check_latents, check_reward
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.decoders import DecoderName
     from heliostat_engines.families.family import Family
+    from heliostat_engines.machine.resting import GivenBack
     from heliostat_engines.resolution import Resolution
     from heliostat_engines.runtimes.engine import Engine
     from heliostat_server.sampling.requests import Rollout
@@ -84,6 +86,7 @@ class Explorer:
         batch: int,
         resolution_px: Resolution,
         metrics: ExploreMetrics | None = None,
+        sleeper: Sleeper | None = None,
     ) -> None:
         self._family = family
         self._engine = engine
@@ -93,11 +96,22 @@ class Explorer:
         self._batch = batch
         self._resolution_px = resolution_px
         self._metrics = metrics or ExploreMetrics()
+        self._sleeper = sleeper or Sleeper("explore")
         self._last_adapter: str | None = None
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether the engine's memory is given back."""
+        return self._sleeper.is_asleep
+
+    def rest(self) -> GivenBack:
+        """Give the engine's memory back until the next load or batch. Raises RequestError."""
+        return self._sleeper.sleep()
 
     def load(self, sha256: str) -> Binding:
         """Fetch an adapter and make it resident. Raises AdapterError, NotFoundError."""
         adapter = parse_adapter(self._adapters.fetch(sha256))
+        self._sleeper.wake()
         with self._metrics.refit_seconds.time():
             return self._engine.make_resident(adapter)
 
@@ -122,6 +136,7 @@ class Explorer:
         Raises:
             NonFiniteError: a latent is NaN or infinite.
         """
+        self._sleeper.wake()
         adapter = drawing.adapter
         if adapter is not None and not self._engine.is_resident(adapter):
             self.load(adapter)

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     import torch
 
     from heliostat_engines.adapters import Binding
+    from heliostat_engines.machine.resting import GivenBack
     from heliostat_server.sampling.explorer import Drawing
-    from heliostat_server.sampling.requests import Load
+    from heliostat_server.sampling.requests import Load, Rest
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Reply(Protocol):
     def batch(self, batch: FinishedBatch) -> None:
         """Send one finished batch of a rollout."""
 
-    def report(self, binding: Binding) -> None:
-        """Send the outcome of a load."""
+    def report(self, outcome: Binding | GivenBack) -> None:
+        """Send the outcome of a load or a rest."""
 
     def fail(self, error: BaseException) -> None:
         """Send an error and end."""
@@ -52,13 +53,17 @@ class CancelledError(Exception):
 
 
 class ExploreJob:
-    """A rollout or a load, the batches it has left, and where its answers go.
+    """A rollout, a load or a rest, the batches it has left, and where its answers go.
 
     Two threads hold it at once, one denoising and one scoring: its end is decided once.
     """
 
     def __init__(
-        self, request: Rollout | Load, reply: Reply, batch: int, timeout_s: float | None = None
+        self,
+        request: Rollout | Load | Rest,
+        reply: Reply,
+        batch: int,
+        timeout_s: float | None = None,
     ) -> None:
         """timeout_s: from now, after which nobody wants the answer; None: always."""
         self.request = request
@@ -81,7 +86,7 @@ class ExploreJob:
 
     @property
     def is_urgent(self) -> bool:
-        """A load goes first: a publish waits for it."""
+        """A load goes first: a publish waits for it; and so does a rest, which no batch may follow."""
         return not isinstance(self.request, Rollout)
 
     @property
@@ -142,7 +147,7 @@ class ExploreJob:
                 "images to go: ask for fewer or give it longer"
             )
 
-    def answer(self, answer: FinishedBatch | Binding) -> bool:
+    def answer(self, answer: FinishedBatch | Binding | GivenBack) -> bool:
         """Send an answer, and end after the last one; tells whether it was that."""
         with self._lock:
             if self._ended:

@@ -64,13 +64,18 @@ class Load:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Rest:
+    """Give the memory of the weights back until the next request."""
+
+
 def parse_explore(
     spec: bytes,
     seeds: Sequence[int],
     limits: LimitSettings,
     rewards: Sequence[str],
     decoders: Sequence[DecoderName],
-) -> Rollout | Load:
+) -> Rollout | Load | Rest:
     """Read an ExploreSpec in JSON and check it against the server's limits, rewards and decoders.
 
     Raises:
@@ -82,8 +87,10 @@ def parse_explore(
             return _rollout(message.rollout, seeds, limits, rewards, decoders)
         case "load":
             return _load(message.load.sha256, seeds)
+        case "rest":
+            return Rest()
         case _:
-            raise RequestError("SPEC asks for nothing: give it a rollout or a load")
+            raise RequestError("SPEC asks for nothing: give it a rollout, a load or a rest")
 
 
 def check_prompt(prompt: str, limits: LimitSettings) -> None:

@@ -18,7 +18,7 @@ from heliostat_engines.errors import HeliostatError
 from heliostat_server.errors import UnavailableError, code_of
 from heliostat_server.sampling.jobs import CancelledError, ExploreJob, FinishedBatch
 from heliostat_server.sampling.metrics import ExploreMetrics
-from heliostat_server.sampling.requests import Rollout, parse_explore
+from heliostat_server.sampling.requests import Load, Rollout, parse_explore
 from heliostat_server.store.groups import Group
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class ExploreService:
             request = parse_explore(spec, seeds, self._limits, self._rewards, self._decoders)
             if isinstance(request, Rollout):
                 sender.check_owns(request.experiment)
+                self._check_turn(sender)
             else:
                 sender.check_admin()
             job = ExploreJob(request, reply, self._limits.batch, timeout_s)
@@ -125,14 +126,24 @@ class ExploreService:
             if writer is not None:
                 writer.close()
 
+    def _check_turn(self, sender: Caller) -> None:
+        """Only its trainer wakes an engine at rest: a picture for the dashboard would take memory that it works in."""
+        if sender.is_admin and self._explorer.is_resting:
+            raise UnavailableError(
+                "the trainer works on the card that it shares with this server: ask again when it explores"
+            )
+
     def _denoise_all(self) -> None:
         while (job := self._scheduler.next()) is not None:
             with self._failing(job):
                 job.stop_if_over()
-                if isinstance(job.request, Rollout):
-                    self._denoise(job, job.request)
-                else:
-                    job.answer(self._explorer.load(job.request.sha256))
+                match job.request:
+                    case Rollout():
+                        self._denoise(job, job.request)
+                    case Load(sha256):
+                        job.answer(self._explorer.load(sha256))
+                    case _:
+                        self._rest(job)
         self._denoised.put(None)
 
     def _denoise(self, job: ExploreJob, rollout: Rollout) -> None:
@@ -147,6 +158,14 @@ class ExploreService:
         if self._usage is not None:
             self._usage.drawn(job.experiment, len(seeds), job.batch_nfes, seconds)
         self._denoised.put(_Denoised(job, rollout, seeds, latents))
+
+    def _rest(self, job: ExploreJob) -> None:
+        """Give the engine's memory back, unless somebody's candidates would take it again at once."""
+        if any(not other.is_urgent for other in self._scheduler.waiting()):
+            raise UnavailableError(
+                "candidates are still waiting to be drawn: ask the server to rest when they are done"
+            )
+        job.answer(self._explorer.rest())
 
     def _score_all(self) -> None:
         while (batch := self._denoised.get()) is not None:

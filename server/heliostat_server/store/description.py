@@ -35,6 +35,9 @@ class ServerDescription(BaseModel):
     decoders: tuple[str, ...] = ()
     """What may be asked to decode, the first where none is; none: no `decoder` is known."""
 
+    sleeps: bool = False
+    """Whether the models give their memory back when they are told to."""
+
     def write(self, redis_url: str) -> None:
         """Leave it for the control plane, replacing the one before. Raises UnavailableError."""
         with connect(redis_url) as client:

@@ -10,7 +10,16 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from heliostat_engines.machine.network import grpc_options
-from heliostat_proto.rollout_pb2 import ExploreSpec, LoadReport, LoadSpec, RolloutSpec, ScoreSpec
+from heliostat_engines.machine.resting import GivenBack
+from heliostat_proto.rollout_pb2 import (
+    ExploreSpec,
+    LoadReport,
+    LoadSpec,
+    RestReport,
+    RestSpec,
+    RolloutSpec,
+    ScoreSpec,
+)
 from heliostat_server.errors import ModelError, error_of
 from heliostat_wire.kserve import infer_request, read_outputs
 from heliostat_wire.names import Model, Tensor
@@ -102,6 +111,16 @@ class TritonClient:
             return read_json_element(read_outputs(answer)[Tensor.REPORT], LoadReport())
         raise ModelError("the engine gave no answer to a load")
 
+    def rest(self, timeout_s: float) -> GivenBack:
+        """Have `explore`, then `score`, which it asks, give their memory back. Raises the reason if one does not.
+
+        The text encoder of such a server sleeps by itself.
+        """
+        explore = infer_request(Model.EXPLORE, explore_inputs(ExploreSpec(rest=RestSpec())))
+        given = _given_back(self._explore(explore, timeout_s)[0])
+        score = infer_request(Model.SCORE, score_inputs(ScoreSpec(rest=RestSpec())))
+        return given + _given_back(self._infer(score, timeout_s))
+
     def draw(
         self, rollout: RolloutSpec, seeds: Sequence[int], timeout_s: float
     ) -> NDArray[np.float32]:
@@ -122,10 +141,12 @@ class TritonClient:
         """images[B, H, W, 3] of latents[B, ...]. Raises the reason if the server refuses."""
         spec = ScoreSpec(prompts=[prompt], return_images=True)
         request = infer_request(Model.SCORE, score_inputs(spec, latents))
-        answer = self._call(
+        return read_outputs(self._infer(request, timeout_s))[Tensor.IMAGES]
+
+    def _infer(self, request: object, timeout_s: float) -> Any:
+        return self._call(
             lambda: self._triton.ModelInfer(request, timeout=timeout_s, metadata=self._metadata)
         )
-        return read_outputs(answer)[Tensor.IMAGES]
 
     def _explore(self, request: object, timeout_s: float) -> list[Any]:
         """The answers with outputs. Raises the reason if there is an error among them."""
@@ -148,3 +169,8 @@ class TritonClient:
             return method()
         except grpc.RpcError as error:
             raise error_of(_ENGINE, error.details() or "", error.code().name) from error
+
+
+def _given_back(answer: Any) -> GivenBack:
+    report = read_json_element(read_outputs(answer)[Tensor.REPORT], RestReport())
+    return GivenBack(report.memory_bytes, report.seconds)

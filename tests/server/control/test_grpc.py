@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
+from heliostat_engines.machine.resting import GivenBack
 from heliostat_proto import control_pb2
 from heliostat_server.control.grpc import ControlService, start_control
 from heliostat_server.control.operations import Operations
 from heliostat_server.control.publisher import Publisher
+from heliostat_server.errors import UnavailableError
 from heliostat_server.experiments.authority import Authority
 from heliostat_server.experiments.terms import Share
 from heliostat_server.experiments.tokens import digest
@@ -27,6 +30,23 @@ if TYPE_CHECKING:
     from heliostat_server.store.adapters import AdapterStore
 
 
+class Models:
+    """What Triton's models would answer."""
+
+    busy = False
+
+    def rest(self, timeout_s: float) -> GivenBack:
+        assert timeout_s > 60
+        if self.busy:
+            raise UnavailableError("candidates are still waiting to be drawn")
+        return GivenBack(7 * 10**9, 1.5)
+
+
+@pytest.fixture
+def models() -> Models:
+    return Models()
+
+
 @pytest.fixture
 def experiments(store: AdapterStore) -> ExperimentStore:
     """Beside the adapter store; it has a, b and e."""
@@ -34,9 +54,11 @@ def experiments(store: AdapterStore) -> ExperimentStore:
 
 
 @pytest.fixture
-def client(store: AdapterStore, experiments: ExperimentStore) -> Iterator[RolloutClient]:
+def client(
+    store: AdapterStore, experiments: ExperimentStore, models: Models
+) -> Iterator[RolloutClient]:
     """The administrator's."""
-    operations = Operations(Engine(), experiments, store, Publisher(store, Loader()), "1")
+    operations = Operations(Engine(), experiments, store, Publisher(store, Loader()), models, "1")
     authority = Authority(experiments, (digest("admin"),))
     address = f"127.0.0.1:{free_ports(1)[0]}"
     server = start_control(ControlService(operations, authority), address)
@@ -80,3 +102,15 @@ def test_what_a_run_decided_comes_with_its_adapters(
     assert shown(client) == ""
     said = [event.detail for event in experiments.events("e") if event.what == "tuned"]
     assert said == ["x" * MAX_TUNED_CHARS, "from step 5 on: fewer candidates"]
+
+
+def test_a_trainer_has_the_models_rest_once_nothing_waits_to_be_drawn(
+    client: RolloutClient, models: Models
+) -> None:
+    asked = control_pb2.ExperimentRequest(experiment="e")
+    given = client.ask("Rest", asked)
+    assert (given.memory_bytes, given.seconds) == (7 * 10**9, 1.5)
+    models.busy = True
+    with pytest.raises(grpc.RpcError) as refused:
+        client.ask("Rest", asked)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE

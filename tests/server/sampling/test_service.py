@@ -16,22 +16,25 @@ from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
 from heliostat_engines.families.demo.family import DemoFamily
+from heliostat_engines.machine.resting import GivenBack, Resting
 from heliostat_engines.resolution import width_height
 from heliostat_engines.sampling.euler import SAMPLERS
 from heliostat_engines.sampling.noise import initial_noise
 from heliostat_server.errors import (
     DeadlineError,
+    ForbiddenError,
     NonFiniteError,
     NotFoundError,
     QueueFullError,
     RequestError,
     UnavailableError,
 )
-from heliostat_server.experiments.authority import ADMIN
+from heliostat_server.experiments.authority import ADMIN, Caller
 from heliostat_server.sampling.explorer import Explorer
 from heliostat_server.sampling.jobs import ExploreJob
 from heliostat_server.sampling.requests import Rollout
 from heliostat_server.sampling.service import ExploreService
+from heliostat_server.sampling.sleeping import Sleeper
 from heliostat_server.scheduling.deficit_round_robin import DeficitRoundRobin
 from heliostat_server.scoring.prompts import PromptCache
 from heliostat_server.settings import LimitSettings
@@ -41,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from heliostat_engines.adapters import Adapter
-    from heliostat_server.experiments.authority import Caller
     from heliostat_server.sampling.jobs import FinishedBatch
     from heliostat_server.store.groups import Group
 
@@ -190,6 +192,48 @@ def test_a_reward_does_not_depend_on_how_requests_are_split(harness: Harness) ->
     whole = torch.cat([batch.rewards for batch in harness.ask(version=1).batches])
     parts = [harness.ask(range(start, start + 4), version=1).batches[0] for start in (0, 4)]
     assert torch.equal(whole, torch.cat([part.rewards for part in parts]))
+
+
+def test_an_engine_rests_when_nothing_waits_and_wakes_for_the_next_batch(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = torch.ones(1000)
+    monkeypatch.setattr(harness.explorer, "_sleeper", Sleeper("explore", Resting("cpu", [weights])))
+
+    def rest(caller: Callable[[], Caller] = admin) -> FakeReply:
+        reply = FakeReply()
+        harness.service.submit(b'{"rest": {}}', [], reply, caller)
+        assert reply.ended.wait(60)
+        return reply
+
+    def draw(caller: Callable[[], Caller]) -> FakeReply:
+        reply = FakeReply()
+        spec = json.dumps({"rollout": ROLLOUT}).encode()
+        harness.service.submit(spec, list(range(8)), reply, caller)
+        assert reply.ended.wait(60)
+        return reply
+
+    assert isinstance(rest().reports[0], GivenBack)
+    assert not weights.numel()
+    assert isinstance(draw(admin).error, UnavailableError)  # as the dashboard asks
+    assert not weights.numel()
+    assert draw(lambda: Caller("e")).error is None
+    assert weights.eq(1).all()
+    harness.engine.before_velocity = lambda: time.sleep(0.05)
+    drawing = FakeReply()
+    spec = json.dumps({"rollout": ROLLOUT}).encode()
+    harness.service.submit(spec, list(range(16)), drawing, admin)
+    assert isinstance(rest().error, UnavailableError)
+    assert drawing.ended.wait(60)
+    assert drawing.error is None
+    assert isinstance(rest(lambda: Caller("e")).error, ForbiddenError)
+
+
+def test_an_engine_of_a_server_that_keeps_its_memory_is_not_put_to_rest(harness: Harness) -> None:
+    reply = FakeReply()
+    harness.service.submit(b'{"rest": {}}', [], reply, admin)
+    assert reply.ended.wait(60)
+    assert str(reply.error) == "this server keeps its memory: start it with --sleep"
 
 
 def test_the_velocity_is_the_prompts_and_guided(harness: Harness) -> None:

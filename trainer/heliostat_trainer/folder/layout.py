@@ -44,6 +44,8 @@ class RunEntry(StrEnum):
     WANDB = "wandb/"
     """Which W&B makes itself."""
     WANDB_ID = "wandb-id.txt"
+    SERVER = "server/"
+    """State and logs of the run's own server (`heliostat train --serve`)."""
     REPORT = "report.html"
     LOCK = "lock"
 
@@ -143,6 +145,11 @@ class RunFolder:
     def wandb_id(self) -> Path:
         """Under which W&B knows the run."""
         return self.path / RunEntry.WANDB_ID
+
+    @property
+    def server(self) -> Path:
+        """The state folder of the run's own server, if it has one."""
+        return self.path / RunEntry.SERVER
 
     @property
     def report(self) -> Path:

@@ -153,6 +153,11 @@ class TrainerMemory:
         return round((2 * self.moment_bytes + FLOAT32_BYTES) * self.lora_parameters)
 
     @property
+    def at_rest(self) -> int:
+        """What stays on the card in the server's turn (`policy.resting`): float32 weights and moments."""
+        return round((POLICIES * FLOAT32_BYTES + 2 * self.moment_bytes) * self.lora_parameters)
+
+    @property
     def total(self) -> int:
         """All of it at once: what draws does not train meanwhile."""
         busy = max(self.activations, self.redrawing)

@@ -55,11 +55,13 @@ class Learner:
         undisturbed: Callable[[], AbstractContextManager[object]] = nullcontext,
         stages: Stages | None = None,
         sigmas_of: Callable[[tuple[int, ...]], torch.Tensor] | None = None,
+        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """`sigmas` are the noise levels[steps + 1] that the samples were drawn at, or `sigmas_of` the shape
         of a sample's latents, where sizes have levels of their own.
 
-        Each micro-batch is trained on within `undisturbed`, and told to `stages`, as `Artist` draws.
+        Each micro-batch is trained on within `undisturbed`, and told to `stages`, as `Artist` draws, and all of
+        an update is within `turn`.
         """
         self._config = config
         self._policy = policy
@@ -69,6 +71,7 @@ class Learner:
         self._interrupts = interrupts
         self._ranks = ranks or Ranks()
         self._undisturbed = undisturbed
+        self._turn = turn
         self._stages = stages or Stages()
         parameters = list(policy.trained.tensors.values())
         self.optimiser = build_optimiser(config.optimiser, parameters)
@@ -89,7 +92,7 @@ class Learner:
                 updates_per_step is above 1. Or the update's weights are not: `step` is then None.
         """
         call = Update(samples, conditioning, step, replayed)
-        with announced(self._ranks, call):
+        with self._turn(), announced(self._ranks, call):
             return call.do(self)
 
     def train(self, samples: Sequence[Samples], conditioning: Conditioning, step: int) -> Sums:
@@ -134,7 +137,7 @@ class Learner:
     def restore(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """Go on from a checkpoint's tensors, after `step`."""
         call = Restore(tensors, step)
-        with announced(self._ranks, call):
+        with self._turn(), announced(self._ranks, call):
             call.do(self)
 
     def take_over(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:

@@ -43,11 +43,13 @@ class Artist:
         undisturbed: Callable[[], AbstractContextManager[object]] = nullcontext,
         stages: Stages | None = None,
         solver: Solver = Solver.EULER,
+        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """`batch` images are drawn at once; `sampler` draws rollouts where they are stochastic.
 
         Each batch is drawn within `undisturbed`: on a sharded transformer no rank may leave the
-        others alone with half of an evaluation. `stages` hear of each batch.
+        others alone with half of an evaluation. `stages` hear of each batch. All of a draw is within
+        `turn`: the card is the trainer's.
         """
         self.policy = policy
         self._family = family
@@ -57,6 +59,7 @@ class Artist:
         self._sample = SAMPLERS[solver]
         self._ranks = ranks or Ranks()
         self._undisturbed = undisturbed
+        self._turn = turn
         self._stages = stages or Stages()
 
     @property
@@ -88,7 +91,7 @@ class Artist:
         call = Draw(
             who, seeds, conditioning, rows, steps, null, guidance, score_after, resolution_px
         )
-        with announced(self._ranks, call):
+        with self._turn(), announced(self._ranks, call):
             return call.do(self)
 
     def rollout(
@@ -104,7 +107,7 @@ class Artist:
         There is a trajectory only where the objective needs it: then the sampler is stochastic.
         """
         call = Rollout(seeds, conditioning, rows, steps, resolution_px)
-        with announced(self._ranks, call):
+        with self._turn(), announced(self._ranks, call):
             return call.do(self)
 
     def spread(

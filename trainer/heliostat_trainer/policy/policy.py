@@ -21,6 +21,7 @@ from peft.tuners.lora import LoraLayer
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
 from heliostat_engines.families.precision import is_lora_target, named_linears
 from heliostat_engines.machine.arithmetic import compute_dtype, ready_for
+from heliostat_engines.machine.resting import Resting
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.policy.sharding import shard
 from heliostat_trainer.randomness import Purpose, torch_stream
@@ -179,6 +180,13 @@ class Policy:
             copies = {copy for name in ADAPTERS for copy in self._copies(name).values()}
             shard(self._transformer, blocks, copies, mesh)
         self.refresh()
+
+    def resting(self) -> Resting:
+        """What leaves the device while a server works there.
+
+        It is all but the policies' float32 weights, which are saved and published meanwhile.
+        """
+        return Resting(self.device, self._transformer)
 
     @property
     def trained(self) -> LoraWeights:

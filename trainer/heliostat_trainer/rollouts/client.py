@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from heliostat_engines.adapters import AdapterFiles
+    from heliostat_engines.machine.resting import GivenBack
     from heliostat_trainer.rollouts.connection import Caller
     from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
     from heliostat_wire.tensors import Arrays
@@ -88,6 +89,10 @@ class RolloutClient:
         """
         self._control.published.keep(files, tuned)
         return self._connection.patiently(lambda: self._control.publish(files))
+
+    def rest(self) -> GivenBack:
+        """Have a server on the trainer's card give its memory back, until the next request."""
+        return self._connection.patiently(self._control.rest)
 
     def explore(
         self, requests: Sequence[GroupRequest], adapter: PublishedAdapter | None = None

@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from heliostat_engines.errors import HeliostatError
+from heliostat_engines.machine.resting import GivenBack
 from heliostat_proto import control_pb2
 from heliostat_trainer.errors import ServerRefusedError
 from heliostat_trainer.rollouts.handshake import check_wire
@@ -74,6 +75,8 @@ class PublishedAdapters:
 CHUNK_BYTES = 1 << 20
 PUBLISH_TIMEOUT_S = 120.0
 """Of an adapter that has arrived: the server tries it before it is a version."""
+REST_TIMEOUT_S = 330.0
+"""Models move all their weights, once they have answered what they are at."""
 SLOWEST_UPLOAD = 2**20
 """Bytes a second: a larger adapter has more time to arrive."""
 
@@ -150,6 +153,12 @@ class ControlPlane:
         )
         self.published.published(adapter)
         return adapter
+
+    def rest(self) -> GivenBack:
+        """Have all models give their memory back, until the next request."""
+        request = control_pb2.ExperimentRequest(experiment=self.experiment)
+        answer = self.connection.ask("Rest", request, REST_TIMEOUT_S)
+        return GivenBack(answer.memory_bytes, answer.seconds)
 
     def version(self, adapter: PublishedAdapter, info: ServerInfo) -> int | None:
         """The version under which the server has an adapter; None if it has to be published again.

@@ -10,6 +10,7 @@ from heliostat_engines.settings.writing import literal
 from heliostat_engines.suggestions import suggest
 from heliostat_trainer.errors import ConfigError, ServerRefusedError
 from heliostat_trainer.prompts.places import place_of
+from heliostat_trainer.rollouts.turns import check_turns
 from heliostat_wire.version import OURS, disagreement
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def check_against_server(
     _check_model(config, info, resolution_px)
     _check_rewards(config, info)
     _check_rollouts(config, info)
+    check_turns(config, info)
     _check_decoder(config, info)
     _check_sizes(config, info, prompts)
     for source in _sources(config, prompts):

@@ -253,6 +253,7 @@ def _common(infos: Sequence[ServerInfo]) -> ServerInfo:
         max_adapter_bytes=min(info.max_adapter_bytes for info in infos),
         latest_version=max(info.latest_version for info in infos),
         scores_early=all(info.scores_early for info in infos),
+        sleeps=any(info.sleeps for info in infos),
         solvers=_in_all([info.solvers for info in infos]),
         max_queued_images=min(
             filter(None, (info.max_queued_images for info in infos)), default=None

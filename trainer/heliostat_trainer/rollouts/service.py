@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Serving:
+    """A server that runs for this run: its control plane's URL, and the administrator's token."""
+
+    url: str
+    token: str
+
+
+@dataclass(frozen=True)
 class RefusedPrompt:
     """A prompt whose images the server would not reward, and why."""
 
