@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from pydantic import ValidationError
 
 from heliostat_server.settings import (
     AskedLimits,
@@ -19,6 +22,11 @@ def test_scoring_gets_half_of_the_threads_unless_told() -> None:
 def test_another_triton_needs_the_redis_of_its_models() -> None:
     with pytest.raises(ValueError, match="--triton-url needs --redis"):
         ServeSettings(triton_url="127.0.0.1:8001")
+
+
+def test_an_engine_and_torchs_compiler_are_two_runtimes() -> None:
+    with pytest.raises(ValidationError, match="--runtime torch-compile is for servers without"):
+        ServeSettings(engine=Path("engine"), runtime="torch-compile")
 
 
 def test_an_unknown_setting_is_an_error() -> None:
