@@ -52,7 +52,12 @@ class LastCall(Generic[Result]):
         self._last: tuple[tuple[torch.Tensor | None, ...], Result] | None = None
 
     def __call__(self, *arguments: torch.Tensor | None) -> Result:
-        """What the function makes of the arguments; the same are the same objects, not equal ones."""
+        """What the function makes of the arguments; the same are the same objects, not equal ones.
+
+        In what torch compiles nothing is remembered: equal calls of one graph are one there anyway.
+        """
+        if torch.compiler.is_dynamo_compiling():
+            return self._function(*arguments)
         last = self._last
         if last is None or any(a is not b for a, b in zip(last[0], arguments, strict=True)):
             self._last = last = arguments, self._function(*arguments)

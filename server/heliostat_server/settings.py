@@ -104,7 +104,11 @@ class SharedSettings(Settings):
     """Which of the family's maps says what is quantised."""
     engine: Path | None = None
     """What `heliostat engine build` wrote: explore with it. Family, checkpoint, precision, rank and
-    resolution are then the engine's. By default the torch runtime."""
+    resolution are then the engine's. By default none: `runtime` says what does."""
+    runtime: Literal["torch", "torch-compile"] = "torch"
+    """What evaluates the transformer where no engine does: torch as it is, or with the repeated blocks compiled
+    by torch.compile, once for each size of images, before the server is ready. Needs a compiler (g++; on a GPU gcc
+    and triton); adapters come and go without another compilation."""
     device: Annotated[Literal["auto", "cpu", "gpu"], Flag(variable=DEVICE_VARIABLE)] = "auto"
     """Where the Triton models run; auto: on the GPU where there is one."""
     max_rank: WireCount = 64
@@ -133,7 +137,7 @@ class ModelSettings(SharedSettings):
     resolution_px: ResolutionPx
     precision: Precision
     engine: Path | None = None
-    """A compiled engine's folder, relative to this file; None: the torch runtime."""
+    """A compiled engine's folder, relative to this file; None: `runtime`."""
     device: Literal["cpu", "gpu"]
     limits: LimitSettings
     threads: ThreadSettings
@@ -215,9 +219,18 @@ class ServeSettings(SharedSettings):
 
     @model_validator(mode="after")
     def _can_sleep(self) -> Self:
-        if self.sleep and self.engine is not None:
+        compiled = "--engine" if self.engine is not None else f"--runtime {self.runtime}"
+        if self.sleep and compiled != "--runtime torch":
             raise ValueError(
-                "--sleep with --engine: a compiled engine keeps its memory; leave one of them out"
+                f"--sleep with {compiled}: what is compiled keeps its memory; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_runtime(self) -> Self:
+        if self.engine is not None and self.runtime != "torch":
+            raise ValueError(
+                f"--runtime {self.runtime} is for servers without --engine: leave one of them out"
             )
         return self
 

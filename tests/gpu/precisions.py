@@ -14,7 +14,10 @@ import torch
 
 from heliostat_engines.adapters import Adapter, LoraPair
 from heliostat_engines.errors import HeliostatError, first_line
+from heliostat_engines.machine.hardware import default_precision
+from heliostat_engines.plans.profiles import Point
 from heliostat_engines.precisions import Precision
+from heliostat_engines.runtimes.compiled import CompiledTorchEngine
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling.euler import sample_euler
 from heliostat_engines.sampling.noise import initial_noise
@@ -108,21 +111,22 @@ def measure_precisions(model: Model, keep: Callable[[dict[str, Any]], None]) -> 
 def _arms(model: Model) -> list[Arm]:
     """BF16 first: the others are compared with it. Compiled last, since it may take the longest."""
     others = [Arm(precision) for precision in Precision if precision is not Precision.BF16]
-    compiled = [Arm(Precision.BF16, compiled=True)] if model.device != "cpu" else []
-    return [Arm(Precision.BF16), *others, *compiled]
+    arms = [Arm(Precision.BF16), *others]
+    if model.device == "cpu":
+        return arms
+    served = default_precision(torch.cuda.get_device_capability())
+    return [*arms, Arm(Precision.BF16, compiled=True), Arm(served, compiled=True)]
 
 
 def _measure(
     arm: Arm, drawing: Drawing, truths: dict[str | None, np.ndarray]
 ) -> dict[str, dict[str, Any]]:
     device = drawing.model.device
-    engine = TorchEngine(
-        drawing.family, "none", precision=arm.precision, max_rank=RANK, device=device
-    )
+    kind = CompiledTorchEngine if arm.compiled else TorchEngine
+    engine = kind(drawing.family, "none", precision=arm.precision, max_rank=RANK, device=device)
+    if isinstance(engine, CompiledTorchEngine):
+        engine.compile([Point(batch=CANDIDATES, resolution_px=drawing.resolution_px)])
     engine.make_resident(_adapter(engine))
-    if arm.compiled:
-        for block in drawing.family.blocks(engine._transformer):
-            block.compile()
     found = {}
     for adapter in (None, ADAPTER):
         if adapter not in truths:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from heliostat_server.settings import (
     AskedLimits,
@@ -26,6 +27,18 @@ def test_another_triton_needs_the_redis_of_its_models() -> None:
 def test_a_compiled_engine_does_not_sleep() -> None:
     with pytest.raises(ValueError, match=r"--sleep with --engine: .* leave one of them out"):
         ServeSettings(sleep=True, engine=Path("engine"))
+
+
+def test_what_torch_compiled_does_not_sleep() -> None:
+    with pytest.raises(
+        ValueError, match=r"--sleep with --runtime torch-compile: .* leave one of them out"
+    ):
+        ServeSettings(sleep=True, runtime="torch-compile")
+
+
+def test_an_engine_and_torchs_compiler_are_two_runtimes() -> None:
+    with pytest.raises(ValidationError, match="--runtime torch-compile is for servers without"):
+        ServeSettings(engine=Path("engine"), runtime="torch-compile")
 
 
 def test_an_unknown_setting_is_an_error() -> None:

@@ -26,12 +26,15 @@ from heliostat_engines.machine.arithmetic import compute_dtype, name_of, ready_f
 from heliostat_engines.machine.hardware import AUTO, choose_device
 from heliostat_engines.nvfp4 import native as native_fp4
 from heliostat_engines.plans.manifest import read_manifest
+from heliostat_engines.plans.profiles import Point
 from heliostat_engines.precisions import Precision
 from heliostat_engines.progress import shown
+from heliostat_engines.runtimes.compiled import CompiledTorchEngine
 from heliostat_engines.runtimes.tensorrt.engine import TensorRTEngine
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling.euler import sample_euler
 from heliostat_engines.sampling.noise import initial_noise
+from heliostat_engines.torch_compile import require_compiler
 from heliostat_server.launcher.compiled_engine import engine_folder
 from heliostat_server.rewards.registry import RewardBook
 from heliostat_trainer.exploring.fidelity import rank_fidelity
@@ -66,7 +69,9 @@ class BenchError(HeliostatError, ValueError):
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """The command's options. engines: folders; compiled, nvfp4, fp8: whether torch draws so too."""
+    """The command's options. engines: folders; nvfp4, fp8: whether torch draws so too; compiled: whether it
+    draws each way of its own once more, compiled.
+    """
 
     family: str
     engines: tuple[Path, ...]
@@ -183,6 +188,10 @@ class Bench:
             None if settings.reward is None else RewardBook(family.name).get(settings.reward)
         )
         self._device = choose_device(AUTO, "the device")
+        if settings.compiled:
+            require_compiler(
+                self._device, "compiled ways", "leave them out with --without compiled"
+            )
         encoder = family.load_text_encoder(self._checkpoint).to(self._device)
         self._conditioning = encoder.encode(self._prompts)
         self._decoder = family.load_decoder(self._checkpoint).to(self._device)
@@ -218,25 +227,36 @@ class Bench:
         dtype = name_of(compute_dtype(self._device))
         yield Way(f"torch {dtype}, eager", self._plain(plain))
         if settings.compiled:
-            yield Way(f"torch {dtype}, compiled", self._plain(torch.compile(plain)))  # type: ignore[arg-type]
+            yield Way(f"torch {dtype}, compiled", self._compiled(Precision.BF16).velocity)
         device = torch.device(self._device)
         if settings.nvfp4:
-            yield self._quantised(Precision.NVFP4, is_native=native_fp4.usable_on(device))
+            yield from self._quantised(Precision.NVFP4, is_native=native_fp4.usable_on(device))
         if settings.fp8:
-            yield self._quantised(Precision.FP8, is_native=fp8_linears.usable_on(device))
+            yield from self._quantised(Precision.FP8, is_native=fp8_linears.usable_on(device))
         for given in settings.engines:
             folder = engine_folder(given)
             compiled = TensorRTEngine(folder, slots=1)
             info = compiled.describe()
             yield Way(f"{info.runtime} {info.precision}, {given}", compiled.velocity)
 
-    def _quantised(self, precision: Precision, *, is_native: bool) -> Way:
+    def _compiled(self, precision: Precision) -> CompiledTorchEngine:
+        engine = CompiledTorchEngine(
+            self._family, self._checkpoint, precision=precision, device=self._device
+        )
+        shape = Point(batch=self._settings.batch, resolution_px=self._pixels)
+        engine.compile([shape], self._stages)
+        return engine
+
+    def _quantised(self, precision: Precision, *, is_native: bool) -> Iterator[Way]:
         engine = TorchEngine(
             self._family, self._checkpoint, precision=precision, device=self._device
         )
         bits = "FP4" if precision is Precision.NVFP4 else "FP8"
         note = "" if is_native else f"emulated: its speed is not {bits}'s"
-        return Way(f"torch {precision.format_name}", engine.velocity, note)
+        name = f"torch {precision.format_name}"
+        yield Way(name, engine.velocity, note)
+        if self._settings.compiled:
+            yield Way(f"{name}, compiled", self._compiled(precision).velocity, note)
 
     def _plain(self, transformer: nn.Module) -> Draws:
         """The transformer as diffusers has it, without a LoRA branch: a merged adapter's speed."""

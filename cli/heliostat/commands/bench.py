@@ -26,7 +26,7 @@ def bench() -> None:
 
 
 class TorchWay(StrEnum):
-    """What torch draws beside the plain transformer that all are compared with."""
+    """What torch draws beside the plain transformer that all are compared with; compiled: each of them again."""
 
     COMPILED = "compiled"
     NVFP4 = "nvfp4"

@@ -27,6 +27,7 @@ from heliostat_engines.machine.network import own_name_problem
 from heliostat_engines.nvfp4 import cpu as nvfp4_cpu
 from heliostat_engines.nvfp4 import native as native_fp4
 from heliostat_engines.plans.vendor import Runtime, load_vendor
+from heliostat_engines.torch_compile import compiler, compiler_problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +48,7 @@ def examine_machine(gpu: Gpu | None, cache: Path) -> list[Finding]:
         _fp4(gpu),
         _fp8(gpu),
         _c_compiler(),
+        _torch_compile("cpu" if gpu is None else "cuda"),
         *(_vendor(runtime) for runtime in Runtime),
     ]
 
@@ -141,6 +143,14 @@ def _c_compiler() -> Finding:
         return Finding(part="C compiler", level=Level.PROBLEM, text=text)
     text = f"{compiler}: NVFP4 on the CPU in one pass"
     return Finding(part="C compiler", level=Level.GOOD, text=text)
+
+
+def _torch_compile(device: str) -> Finding:
+    problem = compiler_problem(device)
+    if problem is not None:
+        return Finding(part="torch.compile", level=Level.NOTE, text=problem)
+    text = f"{compiler(device)}: heliostat serve --runtime torch-compile works here"
+    return Finding(part="torch.compile", level=Level.GOOD, text=text)
 
 
 def _vendor(runtime: Runtime) -> Finding:

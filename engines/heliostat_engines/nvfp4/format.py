@@ -111,11 +111,25 @@ def fake_quantise(values: torch.Tensor, global_scale: torch.Tensor) -> torch.Ten
     bfloat16 of all else.
     NaN stays NaN: the caller's output shows it.
     """
+    if torch.compiler.is_dynamo_compiling():
+        quantised: torch.Tensor = _opaque_fake_quantise(values, global_scale)
+        return quantised
     _check_shape(values)
     kernels = _fused_kernels_for(values)
     if kernels is None:
         return _fake_quantise_by_torch(values, global_scale)
     return kernels.fake_quantise(values, global_scale)
+
+
+@torch.library.custom_op("heliostat::nvfp4_fake_quantise", mutates_args=())
+def _opaque_fake_quantise(values: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
+    """The same to a compiler, which shall not look into kernels that it did not make."""
+    return fake_quantise(values, global_scale)
+
+
+@_opaque_fake_quantise.register_fake
+def _fake_quantised(values: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    return torch.empty(values.shape, dtype=unscaled_dtype(values), device=values.device)
 
 
 def scale_and_add_(
@@ -159,7 +173,12 @@ class _NoKernels:
 
 
 def _fused_kernels_for(values: torch.Tensor) -> _FusedKernels | None:
-    """Kernels of one pass that take this tensor, if this machine has them."""
+    """Kernels of one pass that take this tensor, if this machine has them.
+
+    None in what torch compiles: it makes one pass of torch's operations itself.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return None
     if values.is_meta:
         return _NoKernels()
     return _triton_kernels() if values.is_cuda else nvfp4_cpu.kernels_for(values)

@@ -21,7 +21,7 @@ class EngineInfo(BaseModel):
     family: str
     checkpoint: str
     runtime: str
-    """tensorrt, tensorrt_rtx or torch."""
+    """tensorrt, tensorrt_rtx, torch or torch-compile."""
     precision: str
     """nvfp4, nvfp4-w4a16, fp8 or bf16: what the block linears run in."""
     compute_dtype: str = "bfloat16"

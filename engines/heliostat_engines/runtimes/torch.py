@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
@@ -48,6 +48,8 @@ class TorchEngine:
     Adapters are immutable once resident, so a batch in flight keeps its own whatever is
     published meanwhile. One thread at a time may call `velocity`.
     """
+
+    runtime: ClassVar[str] = "torch"
 
     def __init__(
         self,
@@ -107,7 +109,7 @@ class TorchEngine:
         return EngineInfo(
             family=self._family.name,
             checkpoint=self._checkpoint,
-            runtime="torch",
+            runtime=self.runtime,
             precision=self._precision,
             compute_dtype=name_of(self._dtype),
             nvfp4_linears=quantised,
@@ -158,28 +160,41 @@ class TorchEngine:
         conditioning: Conditioning,
         pairs: Mapping[str, LoraPair] | None,
     ) -> torch.Tensor:
-        self._slot.active = pairs
+        moved = self._conditioning.moved(conditioning)
         try:
-            velocity = self._family.velocity(
-                self._transformer,
-                latents.to(self._device),
-                sigma.to(self._device),
-                self._conditioning.moved(conditioning),
-            )
+            with self._under(pairs):
+                velocity = self._transform(latents.to(self._device), sigma.to(self._device), moved)
             return velocity.to(latents.device)
         finally:
-            self._slot.active = None
             self._emulated_activations.forget()
             self._native_activations.forget()
             self._fp8_activations.forget()
+
+    @contextmanager
+    def _under(self, pairs: Mapping[str, LoraPair] | None) -> Iterator[None]:
+        """The branches add this adapter while the block runs."""
+        self._slot.active = pairs
+        try:
+            yield
+        finally:
+            self._slot.active = None
+
+    def _transform(
+        self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning
+    ) -> torch.Tensor:
+        """One evaluation of what is on the device."""
+        return self._family.velocity(self._transformer, latents, sigma, conditioning)
 
     def _rewrite(self, plan: LinearPlan, activation_amax: float | None) -> None:
         linear = self._transformer.get_submodule(plan.name)
         assert isinstance(linear, nn.Linear)
         module = self._quantised(linear, activation_amax) if self._is_quantised(plan) else linear
         if plan.carries_lora:
-            module = LoraBranch(plan.name, module, self._slot)
+            module = self._branch(plan, module)
         _set_submodule(self._transformer, plan.name, module)
+
+    def _branch(self, plan: LinearPlan, linear: nn.Module) -> nn.Module:
+        return LoraBranch(plan.name, linear, self._slot)
 
     def _is_quantised(self, plan: LinearPlan) -> bool:
         return plan.runs_in(self._precision) is not Precision.BF16

@@ -44,10 +44,11 @@ class Reporter:
             yield
         self.note(doing="")
 
-    def loading(self, models: Sequence[str]) -> None:
-        """Show which models are still loading; they load side by side."""
+    def loading(self, models: Sequence[str], compilation: str = "") -> None:
+        """Show which models are still loading, and how far one is that compiles; they load side by side."""
         loaded = len(MODELS) - len(models)
         what = f"load {', '.join(models)}" if models else "wait for Triton"
+        what += f", {compilation}" if compilation else ""
         self.stages.part(what)
         self.stages.count(loaded, len(MODELS), "models loaded")
         self.note(doing=f"{what} ({loaded} of {len(MODELS)} models loaded)")

@@ -9,6 +9,7 @@ import structlog
 from heliostat_engines.files.atomic import atomic_folder
 from heliostat_engines.files.ownership import Layout
 from heliostat_engines.machine.hardware import choose_device, default_precision, find_gpu
+from heliostat_engines.torch_compile import require_compiler
 from heliostat_server.experiments.tokens import new_token
 from heliostat_server.processes.ports import choose_port
 from heliostat_server.processes.state_folder import TritonPorts
@@ -82,11 +83,13 @@ def stage_models(
     """Write the models' repository and settings into the state folder.
 
     Raises:
-        HardwareError: there is no such device.
+        HardwareError: there is no such device, or no compiler for it.
         FilesError: they cannot be written.
     """
     asked = {"gpu": "cuda"}.get(settings.device, settings.device)
     device = choose_device(asked, f"--device {settings.device}")
+    if settings.runtime == "torch-compile":
+        require_compiler(device, "--runtime torch-compile", "set --runtime torch")
     models = model_settings(
         settings,
         family,

@@ -36,6 +36,7 @@ from heliostat_server.store.description import ServerDescription
 from heliostat_server.store.groups import RedisGroups
 from heliostat_server.store.shares import StoredShares
 from heliostat_server.store.usage import RedisUsage
+from heliostat_server.triton.load_log import log_compilation
 from heliostat_wire.names import Model, Tensor
 from heliostat_wire.specs import json_element
 from heliostat_wire.tensors import DrawnBatch
@@ -77,7 +78,7 @@ class ExploreModel:
 def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreService:
     """Load the engine, say what it is, and start serving."""
     family = get_family(settings.family)
-    engine = load_engine(family, settings)
+    engine = load_engine(family, settings, log_compilation)
     rewards = RewardBook(settings.family, offered_rewards(settings)).names
     decoders = offered_decoders(family, settings)
     models = Models(settings.internal_token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import locale
 import os
 import time
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 def start_model(arguments: Mapping[str, str]) -> ModelSettings:
     """Read the settings file that the model's config names; set logs and threads; end with the server."""
     die_with_parent()
+    # Triton starts Python in C's locale, whatever ours is, and torch.compile reads files of UTF-8 by the locale.
+    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     config = json.loads(arguments["model_config"])
     settings = read_settings(
         Path(arguments["model_repository"]).parent

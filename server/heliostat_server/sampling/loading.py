@@ -6,20 +6,32 @@ from typing import TYPE_CHECKING
 
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.plans.manifest import read_manifest
+from heliostat_engines.plans.profiles import Point
+from heliostat_engines.progress import unheard
+from heliostat_engines.runtimes.compiled import CompiledTorchEngine
 from heliostat_engines.runtimes.tensorrt.engine import TensorRTDecoder, TensorRTEngine
 from heliostat_engines.runtimes.torch import TorchEngine
 
 if TYPE_CHECKING:
     from heliostat_engines.families.family import Decoder, Family
+    from heliostat_engines.progress import Progress
     from heliostat_engines.runtimes.engine import Engine
     from heliostat_server.settings import ModelSettings
 
 
-def load_engine(family: Family, settings: ModelSettings) -> Engine:
-    """Load the transformer. Raises CheckpointError, EngineFolderError, HardwareError."""
+def load_engine(family: Family, settings: ModelSettings, progress: Progress = unheard) -> Engine:
+    """Load the transformer, and compile it if it is to be; `progress` hears how far that is.
+
+    Raises:
+        CheckpointError: it cannot be read.
+        EngineFolderError: the engine is for another machine.
+        FilesError: the folder of compiled code cannot be used.
+        HardwareError: there is no such device, or no compiler.
+    """
     if settings.engine is not None:
         return TensorRTEngine(settings.engine, slots=settings.slots)
-    return TorchEngine(
+    kind = CompiledTorchEngine if settings.runtime == "torch-compile" else TorchEngine
+    engine = kind(
         family,
         settings.checkpoint,
         precision=settings.precision,
@@ -28,6 +40,11 @@ def load_engine(family: Family, settings: ModelSettings) -> Engine:
         slots=settings.slots,
         device=settings.torch_device,
     )
+    if isinstance(engine, CompiledTorchEngine):
+        batch = settings.limits.batch
+        sizes = [Point(batch=batch, resolution_px=size) for size in settings.resolutions]
+        engine.compile(sizes, progress)
+    return engine
 
 
 def offered_decoders(family: Family, settings: ModelSettings) -> tuple[DecoderName, ...]:

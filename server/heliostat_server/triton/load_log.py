@@ -5,13 +5,21 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import structlog
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 _LOADED = re.compile(r"successfully loaded '(?P<model>\w+)'")
+_COMPILED = re.compile(r"compiled +done=(?P<done>\d+) total=(?P<total>\d+)")
 _FAILED = re.compile(
     r"failed to load '(?P<model>\w+)' version \d+: (?:Internal: )?(?:\w+Error: )?(?P<reason>[^\n]*)"
 )
+
+
+def log_compilation(_stage: str, done: int, total: int, /) -> None:
+    """The `Progress` of a model's compilation: `LoadLog.compilation` reads it."""
+    structlog.get_logger("explore").info("compiled", done=done, total=total)
 
 
 class LoadLog:
@@ -24,6 +32,13 @@ class LoadLog:
     def loaded(self) -> frozenset[str]:
         """Models that were loaded since."""
         return frozenset(match["model"] for match in _LOADED.finditer(self._read()))
+
+    def compilation(self) -> str:
+        """How far a model is that compiles; empty if none does."""
+        *_, last = (None, *_COMPILED.finditer(self._read()))
+        if last is None or last["done"] == last["total"]:
+            return ""
+        return f"compiled {last['done']} of {last['total']} sizes of images"
 
     def failure(self) -> tuple[str, str] | None:
         """The first model that could not be loaded since, and why."""

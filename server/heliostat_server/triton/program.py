@@ -81,9 +81,9 @@ class TritonServer:
         )
 
     def wait(
-        self, is_stopping: Callable[[], bool], loading: Callable[[Sequence[str]], None]
+        self, is_stopping: Callable[[], bool], loading: Callable[[Sequence[str], str], None]
     ) -> None:
-        """Wait until it serves all models; `loading` is told which of them are still loading.
+        """Wait until it serves all models; `loading` is told which of them are still loading, and how far.
 
         Raises:
             ServerStartError: it cannot; with the reason.
@@ -188,22 +188,23 @@ class TritonServer:
 
 
 class _Look:
-    """Looks into the log now and then, and tells which models are still loading."""
+    """Looks into the log now and then, and tells which models are still loading, and how far one is."""
 
-    def __init__(self, log: LoadLog, loading: Callable[[Sequence[str]], None]) -> None:
+    def __init__(self, log: LoadLog, loading: Callable[[Sequence[str], str], None]) -> None:
         self._log = log
         self._loading = loading
-        self._missing: list[str] = []
+        self._told: tuple[list[str], str] = [], ""
         self._looked = 0.0
 
     def again(self) -> None:
         """Look, unless it was a moment ago; tell what has changed."""
         if time.monotonic() - self._looked <= LOOK_S:
             return
-        self._looked, before, loaded = time.monotonic(), self._missing, self._log.loaded()
-        self._missing = [name for name in MODELS if name not in loaded]
-        if self._missing != before:
-            self._loading(self._missing)
+        self._looked, before, loaded = time.monotonic(), self._told, self._log.loaded()
+        missing = [name for name in MODELS if name not in loaded]
+        self._told = missing, self._log.compilation()
+        if self._told != before:
+            self._loading(*self._told)
 
 
 def last_error(state: StateFolder) -> str:

@@ -119,3 +119,14 @@ def test_the_host_name_is_looked_up_and_is_no_problem_of_one_process(
     monkeypatch.setattr(machine, "own_name_problem", lambda: "it does not resolve: add a line")
     found = examined(None, "host name", tmp_path)
     assert (found.level, found.text) == (Level.NOTE, "it does not resolve: add a line")
+
+
+def test_whether_torch_can_compile_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    found = examined(None, "torch.compile", tmp_path)
+    assert found.level is Level.GOOD
+    assert "g++: heliostat serve --runtime torch-compile" in found.text
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    found = examined(None, "torch.compile", tmp_path)
+    assert found.level is Level.NOTE
+    assert "apt-get install g++" in found.text

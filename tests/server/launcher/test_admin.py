@@ -7,8 +7,9 @@ import pytest
 from heliostat_engines.errors import SecretError
 from heliostat_server.errors import ServerStartError
 from heliostat_server.launcher.admin import admin_token
+from heliostat_server.logs import configure_logs
 from heliostat_server.processes.ports import choose_port, free_ports
-from heliostat_server.triton.load_log import LoadLog
+from heliostat_server.triton.load_log import LoadLog, log_compilation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,3 +77,19 @@ def test_the_log_tells_what_was_loaded_since(tmp_path: Path) -> None:
         )
     assert log.loaded() == {"explore"}
     assert log.failure() == ("text_encoder", 'there is no "weights": give a folder')
+
+
+def test_the_log_tells_how_far_a_compilation_is(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As the model's process writes it."""
+    path = tmp_path / "triton.log"
+    log = LoadLog(path)
+    configure_logs(colours=False)
+    told = []
+    for done in range(3):
+        log_compilation("compile", done, 2)
+        with path.open("a") as file:
+            file.write(capfd.readouterr().err)
+        told.append(log.compilation())
+    assert told == ["compiled 0 of 2 sizes of images", "compiled 1 of 2 sizes of images", ""]

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from heliostat_engines.errors import FilesError, ResolutionError
+from heliostat_engines.errors import FilesError, HardwareError, ResolutionError
 from heliostat_engines.families import get_family
 from heliostat_engines.files.atomic import atomic_folder
 from heliostat_engines.machine.hardware import Gpu
@@ -17,6 +17,7 @@ from heliostat_server.launcher.staging import (
     control_ports,
     latent_axes,
     model_settings,
+    stage_models,
     triton_ports,
 )
 from heliostat_server.processes.ports import free_ports
@@ -36,6 +37,16 @@ def test_what_is_not_set_is_the_familys() -> None:
     )
     assert models.limits.batch == family.explore_batch
     assert latent_axes(family, models) == 4
+
+
+def test_a_runtime_that_compiles_needs_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    settings = ServeSettings(runtime="torch-compile", device="cpu")
+    with pytest.raises(HardwareError, match=r"^--runtime torch-compile: .* set --runtime torch$"):
+        stage_models(settings, get_family("demo"), StateFolder(tmp_path), "redis://r", "d")
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_sizes_are_those_that_the_family_draws() -> None:

@@ -22,6 +22,7 @@ from heliostat_engines.adapters import AdapterFiles, pack_adapter
 from heliostat_engines.families.precision import is_lora_target, named_linears
 from heliostat_engines.machine.arithmetic import compute_dtype, ready_for
 from heliostat_engines.machine.resting import Resting
+from heliostat_engines.torch_compile import compile_blocks
 from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.policy.sharding import shard
 from heliostat_trainer.randomness import Purpose, torch_stream
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from heliostat_engines.families.family import Family
     from heliostat_engines.sampling.euler import Velocity
 
-RECOMPILE_LIMIT = 64
 NOT_FINITE = "its weights are NaN or infinite"
 """Of a file or a policy."""
 
@@ -172,10 +172,7 @@ class Policy:
             transformer.enable_gradient_checkpointing()
         blocks = family.blocks(self._transformer)
         if compiled:
-            # A graph for each kind of block, policy and batch; Dynamo stops at 8 of a function.
-            torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
-            for block in blocks:
-                block.compile()
+            compile_blocks(blocks)  # a graph for each kind of block, policy and batch
         if mesh is not None:
             copies = {copy for name in ADAPTERS for copy in self._copies(name).values()}
             shard(self._transformer, blocks, copies, mesh)
