@@ -34,7 +34,7 @@ from torch import nn
 from heliostat_engines.adapters import LoraPair
 from heliostat_engines.families import get_family
 from heliostat_engines.families.precision import plan_linears
-from heliostat_engines.linears import LoraBranch, LoraSlot
+from heliostat_engines.linears import LoraBranch, LoraSlot, stack_downs
 from heliostat_engines.nvfp4 import format as nvfp4
 from heliostat_engines.nvfp4.linears import NVFP4Linear
 
@@ -140,7 +140,7 @@ def _outputs(
     branch = LoraBranch("linear", NVFP4Linear(linear), slot)
     with torch.inference_mode():
         base = branch(x).clone()
-        slot.active = {"linear": pair}
+        slot.active = stack_downs({"linear": pair}, [])
         return base, branch(x)
 
 

@@ -14,7 +14,7 @@ from heliostat_engines.errors import ExportError
 from heliostat_engines.export import fp8_nodes, nvfp4_nodes
 from heliostat_engines.export.data_file import DataFile
 from heliostat_engines.export.linears import find_linears
-from heliostat_engines.export.lora_nodes import LoraBranches, lora_sites, lora_tensors
+from heliostat_engines.export.lora_nodes import add_branch, lora_sites, lora_tensors
 from heliostat_engines.export.quantised_linears import ActivationQuantisers
 from heliostat_engines.export.tracing import OPSET, TracedGraph, trace
 from heliostat_engines.families.precision import plan_linears
@@ -114,7 +114,7 @@ class Rewriter:
         self._options = options
         self._activation_amax = activation_amax
         self._lora = [] if options.lora is LoraMode.MERGE else [p for p in plans if p.carries_lora]
-        self.sites: tuple[LoraSite, ...] = lora_sites(self._lora, options)
+        self.sites: tuple[LoraSite, ...] = lora_sites(self._lora)
         self.quantised: list[QuantisedWeight] = []
         self._lora_constants: list[ir.Value] = []
 
@@ -179,14 +179,12 @@ class Rewriter:
             data.append(self._traced.graph, part, tensors[part.name])
 
     def _branch(self, linears: Sequence[LinearNodes], inputs: Mapping[str, ir.Value]) -> None:
-        graph = self._traced.graph
         tensors = lora_tensors(self.sites, self._options.max_rank)
-        branches = LoraBranches(graph, tensors)
         by_name = {linear.plan.name: linear for linear in linears}
         for site in self.sites:
-            branches.add(by_name[site.module], site, inputs[site.module])
+            add_branch(by_name[site.module], site, inputs[site.module], tensors)
         if self._options.lora is LoraMode.INPUTS:
-            graph.inputs.extend(tensors.values())
+            self._traced.graph.inputs.extend(tensors.values())
         else:
             self._lora_constants = list(tensors.values())
 

@@ -1,31 +1,31 @@
-"""Adds LoRA branches to linears of an ONNX graph: y + (x A^T) B^T on the unquantised x."""
+"""Adds LoRA branches to linears of an ONNX graph: y + (x A^T) B^T on the unquantised x.
+
+The nodes are as TensorRT makes the fewest kernels of them, two a branch. Each A and B is a tensor of its own: of one
+that stacks those of many linears each is copied out, at every evaluation. Linears that read one x do not share a product
+either: its columns would be copied apart, which takes more kernels than it saves. And the update is added before the bias: all
+three are then one kernel, where after it the bias is a pass over y of its own.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
 
-from heliostat_engines.export.linears import LinearNodes, insert
-from heliostat_engines.plans.graph_manifest import LoraMode, LoraSite
+from heliostat_engines.export.linears import insert
+from heliostat_engines.plans.graph_manifest import LoraSite, lora_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from heliostat_engines.export.linears import LinearNodes
     from heliostat_engines.families.precision import LinearPlan
-    from heliostat_engines.plans.graph_manifest import ExportOptions
 
 COMPUTE = ir.DataType.BFLOAT16
 
 
-def lora_sites(plans: Sequence[LinearPlan], options: ExportOptions) -> tuple[LoraSite, ...]:
-    """Which graph tensor carries each linear's A and B; none in mode `merge`."""
-    if options.lora is LoraMode.MERGE:
-        return ()
-    if options.lora is LoraMode.INPUTS and options.stacked:
-        return _stacked_sites(plans)
+def lora_sites(plans: Sequence[LinearPlan]) -> tuple[LoraSite, ...]:
+    """Which graph tensors carry each linear's A and B."""
     return tuple(
         LoraSite(
             module=plan.name,
@@ -33,92 +33,37 @@ def lora_sites(plans: Sequence[LinearPlan], options: ExportOptions) -> tuple[Lor
             out_features=plan.out_features,
             down=f"{plan.name}.lora_down",
             up=f"{plan.name}.lora_up",
-            row=None,
         )
         for plan in plans
     )
 
 
-def _stacked_sites(plans: Sequence[LinearPlan]) -> tuple[LoraSite, ...]:
-    rows: defaultdict[str, int] = defaultdict(int)
-    sites = []
-    for plan in plans:
-        shape = f"{plan.in_features}x{plan.out_features}"
-        sites.append(
-            LoraSite(
-                module=plan.name,
-                in_features=plan.in_features,
-                out_features=plan.out_features,
-                down=f"lora_down_{shape}",
-                up=f"lora_up_{shape}",
-                row=rows[shape],
-            )
-        )
-        rows[shape] += 1
-    return tuple(sites)
-
-
 def lora_tensors(sites: Sequence[LoraSite], rank: int) -> dict[str, ir.Value]:
     """The graph values that carry the sites' A and B, by name, without data."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for site in sites:
-        stack = () if site.row is None else (site.row + 1,)
-        shapes[site.down] = (*stack, rank, site.in_features)
-        shapes[site.up] = (*stack, site.out_features, rank)
     return {
         name: ir.Value(name=name, type=ir.TensorType(COMPUTE), shape=ir.Shape(shape))
-        for name, shape in shapes.items()
+        for name, shape in lora_shapes(sites, rank).items()
     }
 
 
-class LoraBranches:
-    """Adds branches that read their A and B from given graph values."""
-
-    def __init__(self, graph: ir.Graph, tensors: dict[str, ir.Value]) -> None:
-        self._graph = graph
-        self._first = graph[0]
-        self._axis = ir.Value(
-            name="lora_axis", const_value=ir.tensor(np.array([0]), name="lora_axis")
-        )
-        self._slices = {name: self._split(tensor) for name, tensor in tensors.items()}
-
-    def add(self, linear: LinearNodes, site: LoraSite, x: ir.Value) -> None:
-        """Add a linear's branch on x[..., in], and let the readers of its output read the sum."""
-        after = linear.output.producer()
-        assert after is not None
-        readers = [(use.node, use.idx) for use in linear.output.uses()]
-        name = f"{site.module}/lora"
-        down, up = self._slices[site.down][site.row or 0], self._slices[site.up][site.row or 0]
-        nodes = _product(x, down, f"{name}_down")
-        nodes += _product(nodes[-1].outputs[0], up, f"{name}_up")
-        nodes.append(ir.node("Add", [linear.output, nodes[-1].outputs[0]], name=f"{name}_sum"))
-        for node in nodes:
-            node.outputs[0].name = node.name
-            node.outputs[0].dtype = COMPUTE
-        self._graph.insert_after(after, nodes)
-        for node, index in readers:
-            node.replace_input_with(index, nodes[-1].outputs[0])
-
-    def _split(self, tensor: ir.Value) -> list[ir.Value]:
-        """A stacked tensor's slices, or the tensor itself if it is a matrix."""
-        assert tensor.shape is not None
-        if len(tensor.shape) == 2:
-            return [tensor]
-        if not self._axis.is_initializer():
-            self._graph.register_initializer(self._axis)
-        count = tensor.shape.numpy()[0]
-        split = ir.node("Split", [tensor], {"axis": 0, "num_outputs": count}, num_outputs=count)
-        split.name = f"{tensor.name}/split"
-        for row, output in enumerate(split.outputs):
-            output.name, output.dtype = f"{tensor.name}/{row}", COMPUTE
-        self._graph.insert_before(self._first, split)
-        return [
-            insert(self._first, "Squeeze", [piece, self._axis], f"{piece.name}/matrix", COMPUTE)
-            for piece in split.outputs
-        ]
+def add_branch(
+    linear: LinearNodes, site: LoraSite, x: ir.Value, tensors: Mapping[str, ir.Value]
+) -> None:
+    """Add a linear's branch on x[..., in], and let the readers of its product read the sum."""
+    matmul, name = linear.matmul, f"{site.module}/lora"
+    product = matmul.outputs[0]
+    readers = [(use.node, use.idx) for use in product.uses()]
+    update = _product(matmul, x, tensors[site.down], f"{name}_down")
+    update = _product(matmul, update, tensors[site.up], f"{name}_up")
+    total = ir.node("Add", [product, update], name=f"{name}_sum")
+    total.outputs[0].name, total.outputs[0].dtype = total.name, COMPUTE
+    assert matmul.graph is not None
+    matmul.graph.insert_after(matmul, total)
+    for node, index in readers:
+        node.replace_input_with(index, total.outputs[0])
 
 
-def _product(x: ir.Value, matrix: ir.Value, name: str) -> list[ir.Node]:
+def _product(before: ir.Node, x: ir.Value, matrix: ir.Value, name: str) -> ir.Value:
     """x matrix^T."""
-    transpose = ir.node("Transpose", [matrix], {"perm": [1, 0]}, name=f"{name}_transposed")
-    return [transpose, ir.node("MatMul", [x, transpose.outputs[0]], name=name)]
+    transposed = insert(before, "Transpose", [matrix], f"{name}_transposed", COMPUTE, perm=[1, 0])
+    return insert(before, "MatMul", [x, transposed], name, COMPUTE)

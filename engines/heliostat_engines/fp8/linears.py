@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 from torch.nn import functional
+from typing_extensions import override
 
 from heliostat_engines.fp8 import format as fp8
-from heliostat_engines.linears import bias_of
+from heliostat_engines.linears import UpdatedLinear, bias_of
 from heliostat_engines.machine.hardware import ADA
 
 if TYPE_CHECKING:
-    from heliostat_engines.linears import LastCall
+    from heliostat_engines.linears import LastCall, Update
 
 MULTIPLE = 16
 """What cuBLAS wants both of a weight's sides to be a multiple of."""
@@ -61,7 +62,7 @@ class FP8Linear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, fp8"
 
 
-class NativeFP8Linear(nn.Module):
+class NativeFP8Linear(UpdatedLinear):
     """y = x W^T + b with W and x in FP8, on tensor cores: x[..., in] -> y[..., out] in BF16."""
 
     def __init__(self, linear: nn.Linear, activations: LastCall[fp8.FP8Tensor]) -> None:
@@ -72,7 +73,8 @@ class NativeFP8Linear(nn.Module):
         self._bias = bias_of(linear)
         self._activations = activations
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    @override
+    def forward(self, x: torch.Tensor, update: Update | None = None) -> torch.Tensor:
         """Quantise x by its rows, then multiply."""
         quantised = self._activations(x)
         product: torch.Tensor = torch._scaled_mm(
@@ -84,7 +86,11 @@ class NativeFP8Linear(nn.Module):
         )
         output = product.reshape(*x.shape[:-1], self.out_features)
         # Not torch's own bias: it is not taken beside scales of rows by all cards' kernels.
-        return output if self._bias is None else output.add_(self._bias)
+        if update is not None and update.finish_(output, None, self._bias):
+            return output
+        if self._bias is not None:
+            output.add_(self._bias)
+        return output if update is None else update.add_to_(output)
 
     def extra_repr(self) -> str:
         """Shown in the module tree."""

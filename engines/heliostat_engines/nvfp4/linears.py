@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 from torch import nn
 from torch.nn import functional
+from typing_extensions import override
 
-from heliostat_engines.linears import LastCall, bias_of
+from heliostat_engines.linears import LastCall, UpdatedLinear, bias_of
 from heliostat_engines.nvfp4 import format as nvfp4
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from heliostat_engines.linears import Update
 
 Quantised = TypeVar("Quantised")
 
@@ -53,7 +56,7 @@ class SharedActivations(Generic[Quantised]):
         return self._quantise(x, global_scale), global_scale
 
 
-class NVFP4Linear(nn.Module):
+class NVFP4Linear(UpdatedLinear):
     """y = x W^T + b with W and x in NVFP4: x[..., in] -> y[..., out] in x's dtype.
 
     Emulated: block_scale * code is exact in BF16 and float32, so a product of the unscaled values with
@@ -75,11 +78,16 @@ class NVFP4Linear(nn.Module):
         self._activations = activations or SharedActivations(nvfp4.fake_quantise)
         self._scale = self._activations.scale_of(activation_amax, linear.weight.device)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    @override
+    def forward(self, x: torch.Tensor, update: Update | None = None) -> torch.Tensor:
         """Quantise x by its blocks, under the calibrated scale or x's own; then multiply."""
         quantised, scale = self._activations.quantise(x, self._scale)
         product = functional.linear(quantised, self._unscaled_weight)
-        return nvfp4.scale_and_add_(product, scale * self._weight_scale, self._bias)
+        scale = scale * self._weight_scale
+        if update is not None and update.finish_(product, scale, self._bias):
+            return product
+        output = nvfp4.scale_and_add_(product, scale, self._bias)
+        return output if update is None else update.add_to_(output)
 
     def extra_repr(self) -> str:
         """Shown in the module tree."""

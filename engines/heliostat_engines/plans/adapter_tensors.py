@@ -8,11 +8,11 @@ import torch
 
 from heliostat_engines.adapters import check_binding
 from heliostat_engines.errors import AdapterError
-from heliostat_engines.plans.graph_manifest import LoraMode
+from heliostat_engines.plans.graph_manifest import LoraMode, lora_shapes
 
 if TYPE_CHECKING:
-    from heliostat_engines.adapters import Adapter, LoraPair
-    from heliostat_engines.plans.graph_manifest import GraphManifest, LoraSite
+    from heliostat_engines.adapters import Adapter
+    from heliostat_engines.plans.graph_manifest import GraphManifest
 
 
 def adapter_tensors(manifest: GraphManifest, adapter: Adapter | None) -> dict[str, torch.Tensor]:
@@ -31,31 +31,14 @@ def adapter_tensors(manifest: GraphManifest, adapter: Adapter | None) -> dict[st
         )
     if adapter is not None:
         check_binding(adapter, manifest.lora_targets, manifest.options.max_rank)
-    tensors = _zeros(manifest)
+    rank = manifest.options.max_rank
+    tensors = {
+        name: torch.zeros(shape, dtype=torch.bfloat16)
+        for name, shape in lora_shapes(manifest.lora, rank).items()
+    }
     if adapter is not None:
         for site in manifest.lora:
-            _write(site, adapter.pairs[site.module], tensors)
+            pair = adapter.pairs[site.module]
+            tensors[site.down][: pair.rank] = pair.down
+            tensors[site.up][:, : pair.rank] = pair.up
     return tensors
-
-
-def _zeros(manifest: GraphManifest) -> dict[str, torch.Tensor]:
-    rank = manifest.options.max_rank
-    rows: dict[str, int] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for site in manifest.lora:
-        if site.row is not None:
-            rows[site.down] = rows[site.up] = max(rows.get(site.down, 0), site.row + 1)
-        shapes[site.down] = (rank, site.in_features)
-        shapes[site.up] = (site.out_features, rank)
-    return {
-        name: torch.zeros((rows[name], *shape) if name in rows else shape, dtype=torch.bfloat16)
-        for name, shape in shapes.items()
-    }
-
-
-def _write(site: LoraSite, pair: LoraPair, tensors: dict[str, torch.Tensor]) -> None:
-    down, up = tensors[site.down], tensors[site.up]
-    if site.row is not None:
-        down, up = down[site.row], up[site.row]
-    down[: pair.rank] = pair.down
-    up[:, : pair.rank] = pair.up

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from heliostat_engines.precisions import MapName, Precision
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 GRAPH_FILE = "graph.onnx"
@@ -31,17 +32,12 @@ class LoraMode(StrEnum):
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What kind of graph to write.
-
-    stacked: in mode `inputs`, one input per weight shape; else one pair per site, which exists to
-    be measured against.
-    """
+    """What kind of graph to write."""
 
     precision: Precision = Precision.NVFP4
     precision_map: MapName = MapName.PUBLISHED
     lora: LoraMode = LoraMode.INPUTS
     max_rank: int = 64
-    stacked: bool = True
 
 
 class TensorSpec(BaseModel):
@@ -58,17 +54,25 @@ class TensorSpec(BaseModel):
 class LoraSite(BaseModel):
     """A linear with a branch, and the graph tensors that carry its A[rank, in] and B[out, rank].
 
-    row: which slice of those tensors, if they stack the sites of one weight shape; else None.
+    A site that says more, where in a stack of matrices its own lies, is of a graph that is no longer written.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     module: str
     in_features: int
     out_features: int
     down: str
     up: str
-    row: int | None
+
+
+def lora_shapes(sites: Iterable[LoraSite], rank: int) -> dict[str, tuple[int, int]]:
+    """The shapes of the tensors that carry the sites' A and B, by name."""
+    shapes = {}
+    for site in sites:
+        shapes[site.down] = (rank, site.in_features)
+        shapes[site.up] = (site.out_features, rank)
+    return shapes
 
 
 class GraphManifest(BaseModel):

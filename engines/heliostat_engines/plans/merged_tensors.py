@@ -8,7 +8,7 @@ import torch
 
 from heliostat_engines.fp8 import format as fp8
 from heliostat_engines.nvfp4 import format as nvfp4
-from heliostat_engines.plans.graph_manifest import LoraMode
+from heliostat_engines.plans.graph_manifest import LoraMode, lora_shapes
 from heliostat_engines.precisions import Precision
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ FP8_PARTS = ("codes", "scales")
 def refittable_names(manifest: GraphManifest, targets: Iterable[str]) -> tuple[str, ...]:
     """The constants that an adapter replaces: branches in `refit`, the targets' weights in `merge`."""
     if manifest.options.lora is LoraMode.REFIT:
-        return tuple(name for site in manifest.lora for name in (site.down, site.up))
+        return tuple(lora_shapes(manifest.lora, manifest.options.max_rank))
     if manifest.options.lora is LoraMode.MERGE:
         return tuple(name for target in targets for name in weight_names(manifest, target))
     return ()

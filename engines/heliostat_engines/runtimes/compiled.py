@@ -22,9 +22,9 @@ from heliostat_engines.torch_compile import compile_blocks, require_compiler
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from heliostat_engines.adapters import LoraPair
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.families.precision import LinearPlan
+    from heliostat_engines.linears import BranchWeights
     from heliostat_engines.plans.profiles import Point
     from heliostat_engines.progress import Progress
 
@@ -47,7 +47,7 @@ class CompiledTorchEngine(TorchEngine):
     """
 
     runtime: ClassVar[str] = "torch-compile"
-    _held: Mapping[str, LoraPair] | None = None
+    _held: Mapping[str, BranchWeights] | None = None
     """Whose weights the branches have; None: zeros, the base model."""
     _batches: Mapping[tuple[int, ...], Sequence[int]] = MappingProxyType({})
     """Of each size of latents those that are compiled, in ascending order."""
@@ -93,9 +93,9 @@ class CompiledTorchEngine(TorchEngine):
             return super().velocity(latents, sigma, conditioning, adapter)[:rows]
 
     @override
-    def _probe(self, pairs: Mapping[str, LoraPair] | None) -> torch.Tensor:
+    def _probe(self, branches: Mapping[str, BranchWeights] | None) -> torch.Tensor:
         with torch.compiler.set_stance("force_eager"):
-            return super()._probe(pairs)
+            return super()._probe(branches)
 
     @override
     def _branch(self, plan: LinearPlan, linear: nn.Module) -> nn.Module:
@@ -103,13 +103,13 @@ class CompiledTorchEngine(TorchEngine):
 
     @override
     @contextmanager
-    def _under(self, pairs: Mapping[str, LoraPair] | None) -> Iterator[None]:
-        if pairs is not self._held:
+    def _under(self, branches: Mapping[str, BranchWeights] | None) -> Iterator[None]:
+        if branches is not self._held:
             for name in self._targets:
                 branch = self._transformer.get_submodule(name)
                 assert isinstance(branch, FixedBranch)
-                branch.hold(None if pairs is None else pairs[name])
-            self._held = pairs
+                branch.hold(None if branches is None else branches[name])
+            self._held = branches
         yield
 
     @override
@@ -171,13 +171,14 @@ class FixedBranch(nn.Module):
         self.down: torch.Tensor
         self.up: torch.Tensor
 
-    def hold(self, pair: LoraPair | None) -> None:
+    def hold(self, weights: BranchWeights | None) -> None:
         """Take over an adapter's weights; None: the base model."""
         self.down.zero_()
         self.up.zero_()
-        if pair is not None:
-            self.down[: pair.rank].copy_(pair.down)
-            self.up[:, : pair.rank].copy_(pair.up)
+        if weights is not None:
+            rank = weights.up.shape[1]
+            self.down[:rank].copy_(weights.down[weights.own])
+            self.up[:, :rank].copy_(weights.up)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The branch is evaluated for the base model, too."""

@@ -14,7 +14,14 @@ from heliostat_engines.families.precision import LinearPlan, lora_targets, plan_
 from heliostat_engines.families.weights import weights_digest
 from heliostat_engines.fp8 import format as fp8
 from heliostat_engines.fp8 import linears as fp8_linears
-from heliostat_engines.linears import LastCall, LoraBranch, LoraSlot
+from heliostat_engines.linears import (
+    BranchWeights,
+    LastCall,
+    LoraBranch,
+    LoraSlot,
+    shared_inputs,
+    stack_downs,
+)
 from heliostat_engines.machine.arithmetic import compute_dtype, name_of, ready_for
 from heliostat_engines.nvfp4 import format as nvfp4
 from heliostat_engines.nvfp4 import native as native_fp4
@@ -90,7 +97,7 @@ class TorchEngine:
         self._native_activations = SharedActivations(native_fp4.quantise)
         self._fp8_activations = LastCall(fp8.quantise_unchecked)
         self._conditioning = MovedConditioning(self._dtype, self._device)
-        self._resident: ResidentAdapters[Mapping[str, LoraPair]] = ResidentAdapters(slots)
+        self._resident: ResidentAdapters[Mapping[str, BranchWeights]] = ResidentAdapters(slots)
         transformer = family.load_transformer(self._checkpoint, torch.bfloat16)
         self._transformer = ready_for(self._device, transformer).to(self._device)
         self._weights_digest = weights_digest(self._checkpoint)
@@ -102,6 +109,7 @@ class TorchEngine:
         self._targets = lora_targets(self.plan)
         self._weights = sum(linear.in_features * linear.out_features for linear in self.plan)
         self._base_probe: torch.Tensor | None = None
+        self._readers: list[list[str]] = []
 
     def describe(self) -> EngineInfo:
         """Family, precision, LoRA targets and limits."""
@@ -117,7 +125,9 @@ class TorchEngine:
             lora_targets=self._targets,
             max_rank=self._max_rank,
             slots=self._resident.slots,
-            resident_bytes=sum(_bytes(pairs) for pairs in self._resident),
+            resident_bytes=sum(
+                branch.nbytes for branches in self._resident for branch in branches.values()
+            ),
             weights_digest=self._weights_digest,
         )
 
@@ -136,9 +146,11 @@ class TorchEngine:
             )
             for name, pair in adapter.pairs.items()
         }
+        base = self._base_output()
+        branches = stack_downs(pairs, self._readers)
         if not adapter.is_zero:
-            check_effect(binding, self._probe(pairs), self._base_output())
-        self._resident.add(adapter.sha256, pairs)
+            check_effect(binding, self._probe(branches), base)
+        self._resident.add(adapter.sha256, branches)
         return binding
 
     @torch.inference_mode()
@@ -150,19 +162,19 @@ class TorchEngine:
         adapter: str | None = None,
     ) -> torch.Tensor:
         """velocity[B, ...] in the device's arithmetic at latents[B, ...], sigma[B], under a resident adapter."""
-        pairs = None if adapter is None else self._resident.use(adapter)
-        return self._evaluate(latents, sigma, conditioning, pairs)
+        branches = None if adapter is None else self._resident.use(adapter)
+        return self._evaluate(latents, sigma, conditioning, branches)
 
     def _evaluate(
         self,
         latents: torch.Tensor,
         sigma: torch.Tensor,
         conditioning: Conditioning,
-        pairs: Mapping[str, LoraPair] | None,
+        branches: Mapping[str, BranchWeights] | None,
     ) -> torch.Tensor:
         moved = self._conditioning.moved(conditioning)
         try:
-            with self._under(pairs):
+            with self._under(branches):
                 velocity = self._transform(latents.to(self._device), sigma.to(self._device), moved)
             return velocity.to(latents.device)
         finally:
@@ -171,13 +183,13 @@ class TorchEngine:
             self._fp8_activations.forget()
 
     @contextmanager
-    def _under(self, pairs: Mapping[str, LoraPair] | None) -> Iterator[None]:
+    def _under(self, branches: Mapping[str, BranchWeights] | None) -> Iterator[None]:
         """The branches add this adapter while the block runs."""
-        self._slot.active = pairs
+        self._slot.active = branches
         try:
             yield
         finally:
-            self._slot.active = None
+            self._slot.forget()
 
     def _transform(
         self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning
@@ -211,17 +223,20 @@ class TorchEngine:
         return NVFP4Linear(linear, activation_amax, self._emulated_activations)
 
     @torch.inference_mode()
-    def _probe(self, pairs: Mapping[str, LoraPair] | None) -> torch.Tensor:
+    def _probe(self, branches: Mapping[str, BranchWeights] | None) -> torch.Tensor:
         """One evaluation at a fixed point: enough to see whether an adapter does anything."""
         shape = self._family.latent_shape(self._family.resolutions.smallest_px)
-        latents = initial_noise([PROBE_SEED], shape)
+        latents = initial_noise([PROBE_SEED], shape).to(self._device)
         conditioning = self._family.probe_conditioning(self._transformer)
         with _one_thread() if self._weights < SHARED_FROM else nullcontext():
-            return self._evaluate(latents, torch.tensor([PROBE_SIGMA]), conditioning, pairs)
+            return self._evaluate(latents, torch.tensor([PROBE_SIGMA]), conditioning, branches)
 
     def _base_output(self) -> torch.Tensor:
+        """Of the probe; the first one also shows which branches read one input."""
         if self._base_probe is None:
-            self._base_probe = self._probe(None)
+            branches = {name: self._transformer.get_submodule(name) for name in self._targets}
+            with shared_inputs(branches) as self._readers:
+                self._base_probe = self._probe(None)
         return self._base_probe
 
 
@@ -255,7 +270,3 @@ class MovedConditioning:
 def _set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(root.get_submodule(parent), child, module)
-
-
-def _bytes(pairs: Mapping[str, LoraPair]) -> int:
-    return sum(pair.down.nbytes + pair.up.nbytes for pair in pairs.values())

@@ -24,11 +24,7 @@ from heliostat_engines.precisions import MapName, Precision
 from tests.engines.export.cases import FAMILIES, MAX_RANK, Model, export
 
 TinyModel = Callable[[str], Model]
-WAYS = pytest.mark.parametrize(
-    ("lora", "stacked"),
-    [(LoraMode.INPUTS, True), (LoraMode.INPUTS, False), (LoraMode.REFIT, True)],
-    ids=["inputs", "inputs-a-site", "refit"],
-)
+WAYS = pytest.mark.parametrize("lora", [LoraMode.INPUTS, LoraMode.REFIT])
 
 
 class Graph:
@@ -56,10 +52,8 @@ class Graph:
             if down is None or down.op_type != "MatMul":
                 continue
             source = self.behind(down.input[1], "Transpose")
-            if source is None:  # linear attention multiplies twice as well
-                continue
-            stacked = self.behind(source, "Squeeze", "Split")
-            yield down.input[0], source if stacked is None else stacked
+            if source is not None:  # linear attention multiplies twice as well
+                yield down.input[0], source
 
     def linear_products(self) -> Iterator[tuple[str, str]]:
         """(x, module) of each MatMul with NVFP4 weights."""
@@ -74,10 +68,10 @@ class Graph:
 @WAYS
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_linear_that_the_family_declares_has_a_branch(
-    name: str, lora: LoraMode, stacked: bool, tiny_model: TinyModel, tmp_path: Path
+    name: str, lora: LoraMode, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     model = tiny_model(name)
-    options = ExportOptions(lora=lora, max_rank=MAX_RANK, stacked=stacked)
+    options = ExportOptions(lora=lora, max_rank=MAX_RANK)
     manifest = export(model, options, tmp_path)
     declared = {plan.name: plan for plan in model.plans() if plan.carries_lora}
     found = Counter(carrier for _, carrier in Graph(tmp_path).lora_products())
@@ -88,9 +82,24 @@ def test_every_linear_that_the_family_declares_has_a_branch(
     assert found == Counter(site.down for site in manifest.lora)
     inputs = {spec.name for spec in manifest.inputs}
     assert inputs >= set(found) if lora is LoraMode.INPUTS else not inputs & set(found)
-    is_one_a_shape = lora is LoraMode.INPUTS and stacked
-    shapes = {(plan.in_features, plan.out_features) for plan in declared.values()}
-    assert len(found) == len(shapes if is_one_a_shape else declared)
+    assert len(found) == len(declared)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_update_is_added_before_the_bias(
+    name: str, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    model = tiny_model(name)
+    export(model, ExportOptions(max_rank=MAX_RANK), tmp_path)
+    graph = Graph(tmp_path)
+    for plan in model.plans():
+        if plan.carries_lora and model.transformer.get_submodule(plan.name).bias is not None:
+            (adds,) = (
+                node
+                for node in graph.graph.node
+                if node.op_type == "Add" and f"transformer.{plan.name}.bias" in node.input
+            )
+            assert f"{plan.name}/lora_sum" in adds.input
 
 
 @pytest.mark.parametrize("name", FAMILIES)

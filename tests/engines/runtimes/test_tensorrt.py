@@ -27,7 +27,8 @@ from heliostat_engines.families.family import Size
 from heliostat_engines.families.precision import named_linears
 from heliostat_engines.machine.hardware import Gpu
 from heliostat_engines.plans.graph_manifest import ExportOptions, LoraMode
-from heliostat_engines.plans.manifest import TRANSFORMER_PLAN, read_manifest
+from heliostat_engines.plans.manifest import MANIFEST_FILE, TRANSFORMER_PLAN, read_manifest
+from heliostat_engines.plans.merged_tensors import refittable_names
 from heliostat_engines.plans.profiles import parse_profile
 from heliostat_engines.runtimes.tensorrt.engine import TensorRTDecoder, TensorRTEngine
 from heliostat_engines.runtimes.torch import TorchEngine
@@ -197,15 +198,16 @@ def test_every_refit_sends_every_name(
     built: Callable[[LoraMode], BuiltEngine], mode: LoraMode
 ) -> None:
     library = FakeTensorRT()
-    engine = load(built(mode).folder, library)
+    folder = built(mode).folder
+    engine, manifest = load(folder, library), read_manifest(folder)
     for seed in range(2):
         adapter = make_adapter(engine, seed)
         engine.make_resident(adapter)
         draw(engine, adapter)
         draw(engine)
     assert len(library.refits) == 1 + 2 * 2
-    assert len({tuple(names) for names in library.refits}) == 1
-    assert len(library.refits[0]) >= 2 * SITES
+    expected = sorted(refittable_names(manifest.graph, manifest.lora_targets))
+    assert all(sorted(names) == expected for names in library.refits)
 
 
 def test_a_failed_refit_takes_the_engine_out_of_service_until_one_succeeds(
@@ -339,6 +341,17 @@ def test_folders_that_do_not_fit_say_so(
     digest = hashlib.sha256(plan).hexdigest()
     manifest.model_copy(update={"plan_sha256": digest}).write(tmp_path)
     with pytest.raises(EngineFolderError, match="cannot load the plan"):
+        load(tmp_path)
+
+
+def test_an_engine_of_before_each_matrix_had_an_input_is_refused(
+    built: Callable[[LoraMode], BuiltEngine], tmp_path: Path
+) -> None:
+    manifest = json.loads(read_manifest(built(LoraMode.INPUTS).folder).model_dump_json())
+    for row, site in enumerate(manifest["graph"]["lora"]):
+        site["row"] = row
+    (tmp_path / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(EngineFolderError, match="another version of heliostat: build the engine"):
         load(tmp_path)
 
 
