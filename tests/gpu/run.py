@@ -85,7 +85,7 @@ def parts(size: Size, device: str, out: Path) -> list[Part]:
     own = (sys.executable, "-m", "tests.gpu.run", "--sizes", size, "--device", device)
     named = [f"{kind}-{family}" for kind in (STEP, PRECISIONS) for family in EXAMPLES]
     # Of a CPU others may take a part.
-    budget_s = 90.0 if device != "cpu" else 300.0
+    budget_s = 90.0 if device != "cpu" else 600.0
     measured = [Part(name, budget_s, (*own, "--out", str(out), "--part", name)) for name in named]
     tests = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider")
     recipes = (
