@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,22 @@ def test_a_part_that_fails_or_is_late_leaves_its_sentence_and_the_rest_goes_on(
     assert records[0].sentence == "too <small>"
     assert "too &lt;small&gt;" in (tmp_path / "index.html").read_text()
     assert json.loads((tmp_path / "good.json").read_text())["sentence"] == "fine"
+
+
+def test_a_late_parts_workers_end_with_it(tmp_path: Path) -> None:
+    beats = tmp_path / "beats"
+    worker = f"""
+import time
+while True:
+    with open({str(beats)!r}, "a") as file:
+        file.write(".")
+    time.sleep(0.05)
+"""
+    parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    run_all([Part("late", 6, (sys.executable, "-c", parent, worker))], tmp_path, 60)
+    beaten = beats.stat().st_size
+    time.sleep(0.5)
+    assert beats.stat().st_size == beaten > 0
 
 
 def test_what_is_done_is_not_done_again_and_the_time_of_all_is_kept(tmp_path: Path) -> None:
