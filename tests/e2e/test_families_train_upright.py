@@ -141,7 +141,7 @@ def draw_on_server(
 
 def kept(record: RunRecord, evaluation: Evaluation) -> torch.Tensor:
     """image[3, H, W]: the one that an evaluation kept."""
-    return as_image(record.images(evaluation)[0, 0])
+    return as_image(record.images(evaluation)[0][0])
 
 
 def as_image(pixels: np.ndarray) -> torch.Tensor:
