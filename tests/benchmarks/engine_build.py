@@ -90,7 +90,9 @@ class Kernel:
     @property
     def only_copies(self) -> bool:
         """It brings A or B into another form."""
-        return bool(self.reads) and all("lora_" in name for name in self.reads)
+        return bool(self.reads) and all(
+            name.endswith((".lora_down", ".lora_up")) for name in self.reads
+        )
 
 
 def main() -> None:

@@ -146,7 +146,7 @@ class TorchEngine:
             )
             for name, pair in adapter.pairs.items()
         }
-        base = self._base_output()
+        base = self._base_output()  # the first one finds out what `stack_downs` needs
         branches = stack_downs(pairs, self._readers)
         if not adapter.is_zero:
             check_effect(binding, self._probe(branches), base)
