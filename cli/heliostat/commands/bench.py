@@ -88,6 +88,8 @@ def engine(
     `heliostat engine build flux --precision bf16 --out bf16`, then
     `heliostat bench engine flux --engine bf16 --engine nvfp4`
     """
+    size = None if resolution_px is None else _size(resolution_px)
+
     from heliostat.benchmark.engine import BenchSettings, run
 
     run(
@@ -104,7 +106,7 @@ def engine(
             batch=batch,
             steps=steps,
             explore_steps=explore_steps,
-            resolution_px=None if resolution_px is None else _size(resolution_px),
+            resolution_px=size,
             reward=reward,
         ),
         out,
