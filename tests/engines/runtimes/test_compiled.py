@@ -23,10 +23,10 @@ from heliostat_engines.sampling.noise import initial_noise
 from heliostat_engines.torch_compile import CACHE_VARIABLE
 
 BATCH = 3
-KINDS = {"demo": 2, "sana": 2, "flux": 2, "sd3.5-medium": 3}
+KINDS = {"demo": 2, "sana": 2, "flux": 3, "sd3.5-medium": 3}
 """Of each structure's blocks, each a graph: double and single ones, those that attend twice, the last; SANA's
-first, whose input lies otherwise in memory."""
-TOLERANCE = 0.02
+first and FLUX's first single one, whose input lies otherwise in memory."""
+TOLERANCE = 0.03
 """Relative, in the Euclidean norm: the order of sums differs, and four bits turn a last bit into a step."""
 
 
@@ -211,7 +211,11 @@ def test_a_recorded_evaluation_is_that_of_what_is_given() -> None:
         record: Callable[[], torch.Tensor],
     ) -> tuple[torch.Tensor, Callable[[], None]]:
         output = record()
-        return output, lambda: output.copy_(record()) and None
+
+        def again() -> None:
+            output.copy_(record())
+
+        return output, again
 
     def inputs(value: float) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
         conditioning = Conditioning(
