@@ -53,9 +53,7 @@ BASELINE = {
     # All held-out prompts, so that it compares with runs of any machine.
     "evaluation.budget": 1.0,
 }
-"""All in which it is not as demo.toml has it, ..."""
-FOLLOWING = ("objective.levels", "prompts.min_spread")
-"""... and what then has another default: the recipe heliostat has its own."""
+"""All in which it is not as demo.toml has it."""
 PATHS = ("model.checkpoint", "prompts.train", "prompts.heldout")
 """Settings that may name places on this machine."""
 OF_STEPS = (

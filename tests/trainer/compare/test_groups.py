@@ -164,7 +164,7 @@ def test_costs_that_settings_do_not_tell_are_said(tmp_path: Path) -> None:
         leave_run(tmp_path / "d", GAINS, "--lora.rank", "2", lines={"explore_steps": "many"}),
     ]
     assert compared(*runs).warnings == (
-        "c came to explore in more than 3 steps: its evaluations do not count these",
+        "c came to explore in more than 4 steps: its evaluations do not count these",
     )
 
 
