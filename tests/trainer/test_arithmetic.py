@@ -29,6 +29,8 @@ CONDITIONING = Conditioning(
 BF16_ROUNDING = 0.01
 """Relative distance, in the Euclidean norm, of velocities in BF16 from those in float32: a dozen
 roundings of 2**-9 each on the way through the transformer."""
+FLOAT32_ROUNDING = 1e-5
+"""The same of float32 alone, whose sums are in another order."""
 
 
 def make_policy() -> Policy:
@@ -86,8 +88,9 @@ def test_server_and_trainer_agree_within_rounding_whatever_each_computes_in(
     expected = drawn_by_trainer()
     computing(server)
     plain = distance(drawn_by_server(Precision.BF16), expected)
-    assert (plain == 0) == (server == trainer)
-    assert plain < BF16_ROUNDING
+    # The server adds a LoRA's update within a product: rounded once, where the trainer rounds twice.
+    exactly = server == trainer == "float32"
+    assert plain < (FLOAT32_ROUNDING if exactly else BF16_ROUNDING)
 
 
 @pytest.mark.slow

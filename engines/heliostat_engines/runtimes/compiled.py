@@ -183,7 +183,9 @@ class FixedBranch(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The branch is evaluated for the base model, too."""
         output: torch.Tensor = self.base(x)
-        return output + functional.linear(functional.linear(x, self.down), self.up)
+        projected = functional.linear(x, self.down).flatten(0, -2)
+        # As `Update.add_to_` does: rounded once, so that both ways to draw give the same codes downstream.
+        return torch.addmm(output.flatten(0, -2), projected, self.up.t()).view_as(output)
 
 
 class Recorded:

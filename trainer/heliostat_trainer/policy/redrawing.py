@@ -79,9 +79,7 @@ class Redrawing:
         scoring: Phase = Phase.SCORE,
     ) -> Iterator[list[Samples]]:
         """As `redraw`, of requests that come a share at a time."""
-        drawn = (
-            (requests, list(self._kept(requests, conditioning, drawing))) for requests in shares
-        )
+        drawn = ((requests, self._kept(requests, conditioning, drawing)) for requests in shares)
         return self._scored(drawn, scoring)
 
     def pools(
@@ -91,7 +89,7 @@ class Redrawing:
         size = self._groups_a_draw(len(requests[0].seeds))
         shares = [requests[start : start + size] for start in range(0, len(requests), size)]
         if self._recipe.redraws:
-            drawn = ((share, list(self._candidates(share, conditioning))) for share in shares)
+            drawn = ((share, self._candidates(share, conditioning)) for share in shares)
             scored = self._scored(drawn, Phase.EXPLORE)
         else:
             scored = self.redraw_each(shares, conditioning)
@@ -121,20 +119,23 @@ class Redrawing:
 
     def _kept(
         self, requests: Sequence[GroupRequest], conditioning: Conditioning, phase: Phase
-    ) -> Iterator[_Drawn]:
+    ) -> list[_Drawn]:
         """Samples with all steps."""
+        drawn: list[_Drawn] = []
         for together in _of_one_size(requests):
             seeds, rows = _of_each_seed(together)
             with self._clock.phase(phase):
                 latents, trajectory = self._artist.rollout(
                     seeds, conditioning, rows, self._recipe.steps, together[0].resolution_px
                 )
-            yield _Drawn(together, latents, trajectory)
+            drawn.append(_Drawn(together, latents, trajectory))
+        return drawn
 
     def _candidates(
         self, requests: Sequence[GroupRequest], conditioning: Conditioning
-    ) -> Iterator[_Drawn]:
+    ) -> list[_Drawn]:
         """Candidates as the server would explore them, but in BF16."""
+        drawn: list[_Drawn] = []
         for together in _of_one_size(requests):
             seeds, rows = _of_each_seed(together)
             first = together[0]
@@ -148,7 +149,8 @@ class Redrawing:
                     score_after=first.score_after,
                     resolution_px=first.resolution_px,
                 )
-            yield _Drawn(together, latents, decoder=first.decoder)
+            drawn.append(_Drawn(together, latents, decoder=first.decoder))
+        return drawn
 
     def _scored(
         self, drawn: Iterable[tuple[Sequence[GroupRequest], Sequence[_Drawn]]], phase: Phase
