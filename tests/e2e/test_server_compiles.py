@@ -17,6 +17,7 @@ from heliostat_engines.sampling.noise import initial_noise
 from heliostat_server.launcher.background import background_server
 from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.settings import LimitSettings, ServeSettings
+from tests.compiler import needs_compiler
 from tests.server.checkpoints import random_adapter
 from tests.server.rollout_client import RolloutClient
 
@@ -27,6 +28,7 @@ SEEDS = [3, 4]
 
 
 @pytest.mark.slow
+@needs_compiler
 def test_what_is_compiled_is_served_as_torch_draws(tmp_path: Path) -> None:
     family, checkpoint = get_family("demo"), str(tmp_path / "checkpoint")
     family.write_tiny_checkpoint(tmp_path / "checkpoint")

@@ -14,6 +14,7 @@ from heliostat_engines.families.decoder import VaeDecoder
 from heliostat_engines.families.demo.family import DemoFamily
 from heliostat_engines.families.family import Resolutions
 from heliostat_engines.machine.arithmetic import cpu_dtype, name_of
+from tests.compiler import needs_compiler
 
 SMALL = [
     "--groups",
@@ -41,6 +42,7 @@ def bench(*options: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.slow
+@needs_compiler
 def test_every_way_is_timed_and_compared(tmp_path: Path) -> None:
     rows = bench("--reward", "demo_judge", "--out", str(tmp_path / "bench.json"))
     dtype = name_of(cpu_dtype())

@@ -21,6 +21,7 @@ from heliostat_engines.runtimes.compiled import CompiledTorchEngine, Recorded
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling.noise import initial_noise
 from heliostat_engines.torch_compile import CACHE_VARIABLE
+from tests.compiler import needs_compiler
 
 BATCH = 3
 KINDS = {"demo": 2, "sana": 2, "flux": 3, "sd3.5-medium": 3}
@@ -90,6 +91,7 @@ CASES = [
 
 
 @pytest.mark.slow
+@needs_compiler
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize(("name", "precision"), CASES)
 def test_it_draws_as_torch_does_and_compiles_once_a_kind_of_block(
@@ -139,6 +141,7 @@ def engine(random_checkpoint: Path) -> CompiledTorchEngine:
 
 
 @pytest.mark.slow
+@needs_compiler
 @pytest.mark.usefixtures("strict")
 def test_adapters_and_padding_leave_nothing_behind(engine: CompiledTorchEngine) -> None:
     family = get_family("demo")
@@ -174,6 +177,7 @@ def test_adapters_and_padding_leave_nothing_behind(engine: CompiledTorchEngine) 
 
 
 @pytest.mark.slow
+@needs_compiler
 def test_other_shapes_are_drawn_without_being_compiled(
     engine: CompiledTorchEngine, random_checkpoint: Path
 ) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from heliostat_trainer.errors import ConfigError
 from heliostat_trainer.export import DIFFUSERS_FILE, write_lora_folder
 from heliostat_trainer.policy.artist import Artist
 from heliostat_trainer.policy.policy import ADAPTERS, Policy, PolicyName
+from tests.compiler import needs_compiler
 
 RANK, ALPHA = 4, 8.0
 
@@ -216,7 +216,7 @@ def test_checkpointed_gradients_of_every_family_are_the_same(tmp_path: Path, nam
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+@needs_compiler
 def test_a_compiled_policy_agrees(checkpoint: Path) -> None:
     plain, compiled = make_policy(checkpoint), make_policy(checkpoint, compiled=True)
     expected, actual = gradients(plain), gradients(compiled)
