@@ -160,8 +160,11 @@ def measure(name: str, size: Size, device: str, out: Path) -> None:
 
     if device == "cpu":
         torch.set_num_threads(1)  # of tiny models: several threads would wait for each other
-        os.environ[CPU_DTYPE] = "bfloat16"  # as a GPU computes, and as memory is told
     kind, _, family = name.partition("-")
+    if device == "cpu" and kind == STEP:
+        os.environ[CPU_DTYPE] = (
+            "bfloat16"  # as memory is told; it is slow where a CPU has no such units
+        )
     model, path = Model(family, size, device), out / f"{name}.results.json"
     try:
         if kind == STEP:
