@@ -219,8 +219,8 @@ class ServeSettings(SharedSettings):
 
     @model_validator(mode="after")
     def _can_sleep(self) -> Self:
-        compiled = "--engine" if self.engine is not None else f"--runtime {self.runtime}"
-        if self.sleep and compiled != "--runtime torch":
+        if self.sleep and (self.engine is not None or self.runtime != "torch"):
+            compiled = "--engine" if self.engine is not None else f"--runtime {self.runtime}"
             raise ValueError(
                 f"--sleep with {compiled}: what is compiled keeps its memory; leave one of them out"
             )
