@@ -114,4 +114,8 @@ def _settings(given: dict[str, Any]) -> ServeSettings:
     try:
         return ServeSettings.model_validate(given)
     except ValidationError as error:
-        raise ServerStartError(f"{DEVICE_VARIABLE}: {first_problem(error.errors())}") from error
+        problems = error.errors()
+        # The device alone is taken from the environment; all else is the run's.
+        is_device = problems[0]["loc"] == ("device",)
+        source = DEVICE_VARIABLE if is_device else "the run's own server"
+        raise ServerStartError(f"{source}: {first_problem(problems)}") from error

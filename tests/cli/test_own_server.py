@@ -11,6 +11,7 @@ from heliostat.cli import app
 from heliostat.examples import example
 from heliostat.own_server import run_settings
 from heliostat_engines.errors import ConfigError
+from heliostat_server.errors import ServerStartError
 from heliostat_server.settings import DEVICE_VARIABLE, ServeSettings
 from heliostat_trainer.prompts.sets import PromptSets, read_prompt_sets
 from heliostat_trainer.settings.load import load_config
@@ -49,6 +50,14 @@ def test_it_takes_the_runs_rank_prompts_sizes_steps_and_candidates() -> None:
     assert served.limits.resolutions_px == ((64, 96),)
     assert served.limits.batch is not None
     assert 22 % served.limits.batch == 0
+
+
+def test_a_refusal_names_where_the_value_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ServerStartError, match=r"^the run's own server: max_rank = "):
+        settings("--lora.rank", str(2**40))
+    monkeypatch.setenv(DEVICE_VARIABLE, "tpu")
+    with pytest.raises(ServerStartError, match=rf"^{DEVICE_VARIABLE}: device = 'tpu'"):
+        settings()
 
 
 def test_it_takes_no_other_card_than_the_first() -> None:
