@@ -51,6 +51,15 @@ class Conditioning:
             mask=None if self.mask is None else self.mask[index],
         )
 
+    def slice(self, rows: slice) -> Conditioning:
+        """Those rows, without a copy."""
+        return replace(
+            self,
+            tokens=self.tokens[rows],
+            pooled=self.pooled[rows],
+            mask=None if self.mask is None else self.mask[rows],
+        )
+
     def repeat(self, times: int) -> Conditioning:
         """Each row `times` times in a row: a prompt's embedding for its group of candidates."""
         return self.take(torch.arange(len(self)).repeat_interleave(times))

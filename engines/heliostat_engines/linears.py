@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -83,8 +84,8 @@ def shared_inputs(modules: Mapping[str, nn.Module]) -> Iterator[list[list[str]]]
             handle.remove()
 
 
-class LoraSlot:
-    """Which adapter's weights the branches read; shared by all branches of an engine."""
+class LoraSlot(threading.local):
+    """Which adapter's weights the branches read; shared by all branches of an engine. Each thread has its own."""
 
     def __init__(self) -> None:
         self.active: Mapping[str, BranchWeights] | None = None
@@ -167,14 +168,14 @@ class LoraBranch(nn.Module):
 
 
 class LastCall(Generic[Result]):
-    """A function of tensors that remembers its last call: the same ones again have the same result.
+    """A function of tensors that remembers a thread's last call: the same ones again have the same result.
 
     So q, k and v, which read one input, quantise it once.
     """
 
     def __init__(self, function: Callable[..., Result]) -> None:
         self._function = function
-        self._last: tuple[tuple[torch.Tensor | None, ...], Result] | None = None
+        self._memory: _Memory[Result] = _Memory()
 
     def __call__(self, *arguments: torch.Tensor | None) -> Result:
         """What the function makes of the arguments; the same are the same objects, not equal ones.
@@ -183,14 +184,20 @@ class LastCall(Generic[Result]):
         """
         if torch.compiler.is_dynamo_compiling():
             return self._function(*arguments)
-        last = self._last
+        last = self._memory.last
         if last is None or any(a is not b for a, b in zip(last[0], arguments, strict=True)):
-            self._last = last = arguments, self._function(*arguments)
+            self._memory.last = last = arguments, self._function(*arguments)
         return last[1]
 
     def forget(self) -> None:
         """Let go of the last tensors."""
-        self._last = None
+        self._memory.last = None
+
+
+class _Memory(threading.local, Generic[Result]):
+    """The last arguments and their result."""
+
+    last: tuple[tuple[torch.Tensor | None, ...], Result] | None = None
 
 
 def bias_of(linear: nn.Linear) -> torch.Tensor | None:

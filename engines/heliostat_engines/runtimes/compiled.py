@@ -120,6 +120,10 @@ class CompiledTorchEngine(TorchEngine):
         evaluate = recorded or super()._transform
         return evaluate(latents, sigma, conditioning)
 
+    @override
+    def _has_lanes(self) -> bool:
+        return False  # what is compiled has its batch
+
     def _blocks(self) -> list[nn.Module]:
         return self._family.blocks(self._transformer)
 

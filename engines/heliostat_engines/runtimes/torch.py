@@ -28,6 +28,7 @@ from heliostat_engines.nvfp4 import native as native_fp4
 from heliostat_engines.nvfp4.linears import NVFP4Linear, NVFP4WeightLinear, SharedActivations
 from heliostat_engines.precisions import MapName, Precision
 from heliostat_engines.runtimes.engine import EngineInfo
+from heliostat_engines.runtimes.lanes import Lanes
 from heliostat_engines.runtimes.resident import (
     PROBE_SEED,
     PROBE_SIGMA,
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
     from heliostat_engines.families.family import Family
 
 SHARED_FROM = 50_000_000
-"""Weights of a transformer from which several CPU threads are faster at a single image: in a
-smaller one they wait for each other at every product."""
+"""Weights of a transformer from which its products are large enough for several CPU threads to share; in a
+smaller one they would wait for each other at each."""
 KEPT_BATCHES = 2
 """Of whose embeddings an engine has copies: a rollout's, and its unconditional ones or those of the one before."""
 
@@ -107,7 +108,13 @@ class TorchEngine:
         for linear in self.plan:
             self._rewrite(linear, amax.get(linear.name))
         self._targets = lora_targets(self.plan)
-        self._weights = sum(linear.in_features * linear.out_features for linear in self.plan)
+        self._is_small = (
+            sum(linear.in_features * linear.out_features for linear in self.plan) < SHARED_FROM
+        )
+        self._lanes = Lanes()
+        self._is_calibrated = all(
+            linear.name in amax for linear in self.plan if self._is_quantised(linear)
+        )
         self._base_probe: torch.Tensor | None = None
         self._readers: list[list[str]] = []
 
@@ -173,6 +180,23 @@ class TorchEngine:
         branches: Mapping[str, BranchWeights] | None,
     ) -> torch.Tensor:
         moved = self._conditioning.moved(conditioning)
+        shares = self._lanes.shares(len(latents)) if self._has_lanes() else []
+        if len(shares) < 2:
+            return self._evaluate_rows(latents, sigma, moved, branches)
+
+        @torch.inference_mode()  # of a thread, not of the process
+        def share_of(rows: slice) -> torch.Tensor:
+            return self._evaluate_rows(latents[rows], sigma[rows], moved.slice(rows), branches)
+
+        return self._lanes.evaluate(shares, share_of)
+
+    def _evaluate_rows(
+        self,
+        latents: torch.Tensor,
+        sigma: torch.Tensor,
+        moved: Conditioning,
+        branches: Mapping[str, BranchWeights] | None,
+    ) -> torch.Tensor:
         try:
             with self._under(branches):
                 velocity = self._transform(latents.to(self._device), sigma.to(self._device), moved)
@@ -196,6 +220,11 @@ class TorchEngine:
     ) -> torch.Tensor:
         """One evaluation of what is on the device."""
         return self._family.velocity(self._transformer, latents, sigma, conditioning)
+
+    def _has_lanes(self) -> bool:
+        """Whether cores take rows of their own: not where a row's codes depend on the other rows."""
+        is_alone = self._precision is not Precision.NVFP4 or self._is_calibrated
+        return self._device.type == "cpu" and self._is_small and is_alone
 
     def _rewrite(self, plan: LinearPlan, activation_amax: float | None) -> None:
         linear = self._transformer.get_submodule(plan.name)
@@ -228,7 +257,7 @@ class TorchEngine:
         shape = self._family.latent_shape(self._family.resolutions.smallest_px)
         latents = initial_noise([PROBE_SEED], shape).to(self._device)
         conditioning = self._family.probe_conditioning(self._transformer)
-        with _one_thread() if self._weights < SHARED_FROM else nullcontext():
+        with _one_thread() if self._is_small else nullcontext():
             return self._evaluate(latents, torch.tensor([PROBE_SIGMA]), conditioning, branches)
 
     def _base_output(self) -> torch.Tensor:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import random
-from pathlib import Path
+import shutil
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -17,8 +19,13 @@ from heliostat_engines.errors import (
 from heliostat_engines.families import get_family
 from heliostat_engines.machine.arithmetic import ready_for
 from heliostat_engines.precisions import Precision
+from heliostat_engines.runtimes.lanes import ROWS
 from heliostat_engines.runtimes.torch import TorchEngine
 from heliostat_engines.sampling.noise import initial_noise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 FAMILY = get_family("demo")
 NOISE = initial_noise(range(3), FAMILY.latent_shape(64))
@@ -180,21 +187,63 @@ def test_refused_adapters_leave_the_engine_as_it_was(random_checkpoint: Path) ->
     assert torch.equal(draw(engine), before)
 
 
-def test_calibrated_scales_make_a_row_independent_of_its_batch(
-    random_checkpoint: Path, tmp_path: Path
-) -> None:
-    import json
-    import shutil
+@pytest.fixture
+def calibrated_checkpoint(random_checkpoint: Path, tmp_path: Path) -> Path:
+    checkpoint = tmp_path / "calibrated"
+    shutil.copytree(random_checkpoint, checkpoint)
+    amax = {plan.name: 8.0 for plan in make_engine(random_checkpoint).plan}
+    (checkpoint / "transformer/activation_amax.json").write_text(json.dumps(amax))
+    return checkpoint
 
-    shutil.copytree(random_checkpoint, tmp_path / "calibrated")
-    engine = make_engine(random_checkpoint)
-    amax = {plan.name: 8.0 for plan in engine.plan}
-    (tmp_path / "calibrated/transformer/activation_amax.json").write_text(json.dumps(amax))
-    calibrated = make_engine(tmp_path / "calibrated")
+
+def test_calibrated_scales_make_a_row_independent_of_its_batch(calibrated_checkpoint: Path) -> None:
+    calibrated = make_engine(calibrated_checkpoint)
     louder = NOISE.clone()
     louder[2] *= 50
     row = calibrated.velocity(NOISE, SIGMA, CONDITIONING)[0]
     assert torch.equal(calibrated.velocity(louder, SIGMA, CONDITIONING)[0], row)
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("precision", list(Precision))
+def test_cores_that_take_rows_of_their_own_draw_what_one_core_does(
+    calibrated_checkpoint: Path, precision: Precision
+) -> None:
+    engine = make_engine(calibrated_checkpoint, precision=precision)
+    adapter = make_adapter(engine)
+    engine.make_resident(adapter)
+    rows = torch.arange(4 * ROWS) % len(NOISE)
+    latents, sigma, conditioning = NOISE[rows], SIGMA[rows], CONDITIONING.take(rows)
+    for sha256 in (None, adapter.sha256, None):
+        side_by_side = engine.velocity(latents, sigma, conditioning, sha256)
+        torch.set_num_threads(1)
+        halves = [
+            engine.velocity(latents[half], sigma[half], conditioning.slice(half), sha256)
+            for half in (slice(2 * ROWS), slice(2 * ROWS, None))
+        ]
+        torch.set_num_threads(2)
+        assert torch.equal(side_by_side, torch.cat(halves))
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_rows_that_share_a_scale_are_not_parted(random_checkpoint: Path) -> None:
+    """Without calibration a batch has one scale, of its largest magnitude."""
+    engine = make_engine(random_checkpoint)
+    rows = torch.arange(4 * ROWS) % len(NOISE)
+    latents = NOISE[rows].clone()
+    latents[-1] *= 50
+    before = engine.velocity(NOISE[rows], SIGMA[rows], CONDITIONING.take(rows))[0]
+    assert not torch.equal(
+        engine.velocity(latents, SIGMA[rows], CONDITIONING.take(rows))[0], before
+    )
 
 
 def test_errors_name_what_to_change() -> None:
