@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 ROWS = 6
 """Fewest rows that are worth a core of their own: with fewer, what an evaluation costs however few they are weighs
-more. On two cores the demo's model gains from lanes at batches of 24 (1.2 in BF16, 1.5 in float32), at 12 in float32
-alone (1.3), at 8 in neither."""
+more (`python -m tests.benchmarks.lanes`)."""
 
 
 class Lanes:
