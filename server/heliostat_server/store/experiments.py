@@ -75,12 +75,12 @@ _DELETE = f"""
 {DROP_VERSION}
 {_VOID_TOKENS}
 local names, experiment, tokens = KEYS[1], KEYS[2], KEYS[3]  -- and others, from the fourth on
-local name, token, adapter, users, ttl = unpack(ARGV)
+local name, token, adapter, users, objects, ttl = unpack(ARGV)
 if redis.call('EXISTS', experiment) == 0 then return 0 end
 void_tokens(tokens, token)
 for _, field in ipairs(redis.call('HKEYS', experiment)) do
   local version = string.match(field, '^v(%d+)$')
-  if version then drop_version(experiment, name, version, adapter, users, ttl) end
+  if version then drop_version(experiment, name, version, adapter, users, objects, ttl) end
 end
 redis.call('DEL', experiment, unpack(KEYS, 4))
 redis.call('SREM', names, name)
