@@ -59,9 +59,10 @@ class Bucket:
     def read(self, name: str) -> bytes | None:
         """An object; None if it is not there. Raises UnavailableError."""
         try:
-            return self._answered(lambda: self._files.cat_file(self._path(name)))
+            data: bytes = self._answered(lambda: self._files.cat_file(self._path(name)))
         except _MissingError:
             return None
+        return data
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there. Raises UnavailableError."""
