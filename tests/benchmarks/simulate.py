@@ -13,7 +13,7 @@ waiting_s: from a group's request to its first batch. step_s: from a step's firs
 utilisation: the part of the time in which replicas drew or loaded an adapter, while they were there.
 rate_of_weight: an experiment's batches a second of the time in which it has work, in the mean of each weight.
 jain_by_weight: Jain's index of these over the weights: 1 if they are as the weights, which only count where work waits.
-decisions: `next` of the schedulers; their time, and that of the store's lists, is this machine's.
+decisions: `next` of the schedulers, in seconds of the processor; what asks the store is in seconds of the clock.
 """
 
 from __future__ import annotations
@@ -255,9 +255,9 @@ class Replica:
         if not self._is_busy:
             return
         world = self._world
-        started = time.perf_counter()
+        started = time.thread_time()
         job = self._scheduler.next()
-        world.figures.decision_s.append(time.perf_counter() - started)
+        world.figures.decision_s.append(time.thread_time() - started)
         assert job is not None
         seconds = world.about(world.settings.batch_s)
         if job in self._asked_at:
