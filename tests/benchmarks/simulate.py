@@ -168,7 +168,7 @@ class Group:
 
     def finish(self) -> None:
         assert not self.pending.missing()
-        self.replica.groups.remove(self)
+        del self.replica.groups[self]
         self.trainer.answered(self)
 
     def fail(self, error: BaseException) -> None:
@@ -203,7 +203,8 @@ class Replica:
         self._sha256: dict[ExploreJob, str] = {}
         self._batches = 0
         self._is_busy = False
-        self.groups: set[Group] = set()
+        self.groups: dict[Group, None] = {}
+        """In the order in which they came: a set's would differ from run to run."""
         self.is_there = True
         self.came_at = world.now
         self.busy_s = self.there_s = 0.0
@@ -214,7 +215,7 @@ class Replica:
         """Take a group in, now or when there is room."""
         if not self.is_there:
             return
-        self.groups.add(group)
+        self.groups[group] = None
         settings, pending = self._world.settings, group.pending
         job = ExploreJob(
             Rollout(
