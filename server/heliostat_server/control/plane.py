@@ -59,7 +59,7 @@ class Plane:
     sweeper: Sweeper
 
     def stop(self) -> None:
-        """Stop them, in a second."""
+        """Stop them, in seconds."""
         self.web.stop()
         self.control.stop(GRACE_S).wait()
         self.sweeper.close()
