@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from heliostat_engines.machine.hardware import usable_cores
 from heliostat_engines.precisions import MapName, Precision
@@ -120,10 +120,30 @@ class SharedSettings(Settings):
     whenever the trainer says so, and it has theirs (see docs/training.md, One card). With the torch runtime."""
     keep_versions: Count = 3
     """Adapter versions kept of each experiment, the latest included."""
+    adapters_url: Annotated[str | None, Secret(without_secrets)] = None
+    """Where adapters' weights are kept, for the control plane and every replica alike: s3://bucket/prefix, or
+    file:///folder that all of them share; others that fsspec reads as well. By default in Redis, in memory.
+    Credentials come from the environment, as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL."""
     limits: AskedLimits = AskedLimits()
     """What one request may ask for."""
     rewards: RewardDefinitions = Field(default_factory=dict)
     """Rewards beside the built-in ones, or instead of the one of the same name."""
+
+    @field_validator("adapters_url")
+    @classmethod
+    def _is_a_place(cls, url: str | None) -> str | None:
+        if url is None:
+            return url
+        if "://" not in url:
+            raise ValueError(
+                "--adapters-url is no URL: give one as s3://bucket/prefix or file:///shared/folder"
+            )
+        if without_secrets(url) != url:
+            raise ValueError(
+                "--adapters-url is more than a place: leave out user, password and query; credentials "
+                "come from the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        return url
 
 
 class ModelSettings(SharedSettings):

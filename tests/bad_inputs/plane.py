@@ -144,11 +144,10 @@ def running_plane(root: Path) -> Iterator[Plane]:
         first, second = free_ports(2)
         ports = (first, second)
         settings = ServeSettings(state=state.path)
-        control, web = start_plane(settings, valkey.url, engine, engine, ADMIN_TOKEN, ports)
+        plane = start_plane(settings, valkey.url, engine, engine, ADMIN_TOKEN, ports)
         try:
             yield Plane(valkey.url, engine, ports)
         finally:
-            web.stop()
-            control.stop(0).wait()
+            plane.stop()
     finally:
         valkey.stop()

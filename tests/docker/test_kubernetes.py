@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import re
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
+from heliostat_server.sampling.metrics import ExploreMetrics
 from tests.docker.deployment import (
     ROOT,
     build_kubernetes,
@@ -50,6 +52,10 @@ def pods(resources: list[Resource]) -> dict[str, Resource]:
 def test_they_follow_kubernetes_schema(
     resources: list[Resource], version: str, tmp_path: Path
 ) -> None:
+    check_schema(resources, version, tmp_path)
+
+
+def check_schema(resources: list[Resource], version: str, tmp_path: Path) -> None:
     built = tmp_path / "built.yaml"
     built.write_text(yaml.safe_dump_all(resources))
     run = subprocess.run(
@@ -183,3 +189,42 @@ def test_the_monitor_finds_the_metrics_port(folder: Path) -> None:
     )
     (endpoint,) = monitor["spec"]["endpoints"]
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+@pytest.fixture(scope="module")
+def autoscaled(folder: Path) -> list[Resource]:
+    return build_kubernetes("overlays/autoscaled", folder)
+
+
+def test_the_autoscaler_follows_kubernetes_schema(
+    autoscaled: list[Resource], tmp_path: Path
+) -> None:
+    own = [each for each in autoscaled if each["kind"] != "ServiceMonitor"]  # another's schema
+    for version in VERSIONS:
+        check_schema(own, version, tmp_path)
+
+
+def test_the_autoscaler_scales_triton_by_a_metric_that_the_server_has(
+    autoscaled: list[Resource],
+) -> None:
+    (scaler,) = pick(autoscaled, "HorizontalPodAutoscaler").values()
+    triton = pick(autoscaled, "Deployment")["triton"]
+    target = scaler["spec"]["scaleTargetRef"]
+    assert target == {key: triton[key] for key in ("apiVersion", "kind")} | {"name": "triton"}
+    assert "replicas" not in triton["spec"]
+    (metric,) = scaler["spec"]["metrics"]
+    name = metric["pods"]["metric"]["name"]
+    assert ExploreMetrics().registry.get_sample_value(name) == 0
+
+
+def test_the_adapters_rule_gives_the_autoscaler_its_metric(
+    autoscaled: list[Resource], folder: Path
+) -> None:
+    (scaler,) = pick(autoscaled, "HorizontalPodAutoscaler").values()
+    (metric,) = scaler["spec"]["metrics"]
+    path = folder / "kubernetes/components/autoscaling/prometheus-adapter.yaml"
+    (rule,) = yaml.safe_load(path.read_text())["rules"]["custom"]
+    name = metric["pods"]["metric"]["name"]
+    assert re.fullmatch(rule["name"]["matches"], name)
+    assert rule["seriesQuery"].startswith(name + "{")
+    assert set(rule["resources"]["overrides"]) == {"namespace", "pod"}

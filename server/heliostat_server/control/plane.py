@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import structlog
 
 from heliostat_server.control.dashboard.build import build_dashboard
 from heliostat_server.control.grpc import ControlService, start_control
@@ -15,12 +17,52 @@ from heliostat_server.control.publisher import Publisher
 from heliostat_server.control.web import WebServer
 from heliostat_server.experiments.authority import Authority
 from heliostat_server.experiments.tokens import digest
+from heliostat_server.processes.periodic import PeriodicThread
 from heliostat_server.store.stores import Stores
 
 if TYPE_CHECKING:
     from heliostat_server.control.operations import RolloutEngine
     from heliostat_server.settings import ServeSettings
+    from heliostat_server.store.adapters import AdapterStore
     from heliostat_server.triton.client import TritonClient
+
+
+GRACE_S = 1.0
+SWEEP_INTERVAL_S = 60.0
+
+
+class Sweeper:
+    """Removes objects of adapters that the store has forgotten, every minute, in a thread of its own."""
+
+    def __init__(self, adapters: AdapterStore, *, interval_s: float = SWEEP_INTERVAL_S) -> None:
+        self._adapters = adapters
+        self._log = structlog.get_logger("control")
+        self._thread = PeriodicThread("sweep", self._sweep, interval_s)
+
+    def close(self) -> None:
+        """End."""
+        self._thread.close()
+
+    def _sweep(self) -> None:
+        try:
+            self._adapters.sweep()
+        except Exception as error:
+            self._log.warning("adapters' storage not swept", reason=str(error))
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The running servers."""
+
+    control: Any
+    web: WebServer
+    sweeper: Sweeper
+
+    def stop(self) -> None:
+        """Stop them, in seconds."""
+        self.web.stop()
+        self.control.stop(GRACE_S).wait()
+        self.sweeper.close()
 
 
 def start_plane(
@@ -30,13 +72,15 @@ def start_plane(
     triton: TritonClient,
     admin_token: str,
     ports: tuple[int, int],
-) -> tuple[Any, WebServer]:
-    """Serve gRPC and HTTP on the two ports; answers the running servers.
+) -> Plane:
+    """Serve gRPC and HTTP on the two ports.
 
     Raises:
         OSError: a port is taken.
     """
-    stores = Stores.connect(redis_url, keep_versions=settings.keep_versions)
+    stores = Stores.connect(
+        redis_url, keep_versions=settings.keep_versions, adapters_url=settings.adapters_url
+    )
     authority = Authority(stores.experiments, (digest(admin_token),))
     ours = version("heliostat")
     publisher = Publisher(stores.adapters, triton)
@@ -57,7 +101,7 @@ def start_plane(
     except OSError:
         control.stop(None)
         raise
-    return control, web
+    return Plane(control, web, Sweeper(stores.adapters))
 
 
 def _credentials(settings: ServeSettings) -> Any | None:

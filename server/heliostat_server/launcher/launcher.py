@@ -21,6 +21,7 @@ from heliostat_server.launcher.waiting import Waiting, judge_problem, judges, tr
 from heliostat_server.processes.processes import stop
 from heliostat_server.processes.state_folder import StateFolder
 from heliostat_server.rewards.registry import offered_rewards
+from heliostat_server.store.bucket import Bucket
 from heliostat_server.store.description import ServerDescription
 from heliostat_server.store.redis import redis_problem
 from heliostat_server.triton.client import TritonClient, TritonEndpoint
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 WATCH_INTERVAL_S = 0.5
 LEFTOVER_STOP_S = 5
-CONTROL_GRACE_S = 1.0
 
 
 class Launcher:
@@ -215,6 +215,11 @@ class Launcher:
             self._redis_url = with_password(settings.redis, settings.redis_password_file)
             self._waiting.until(lambda: redis_problem(self._redis_url), "start it, check --redis")
         self._reporter.note(valkey=self._valkey and self._valkey.id)
+        if settings.adapters_url is not None:
+            bucket = Bucket(settings.adapters_url)
+            self._waiting.until(
+                lambda: bucket.problem(writes=settings.control), "start it, check --adapters-url"
+            )
 
     def _start_triton(self, family: Family, previous: ServerRecord | None) -> None:
         settings, state = self._settings, self._state
@@ -244,13 +249,10 @@ class Launcher:
         address = f"{settings.local_host}:{ports[0]}"
         self._on_control(self._control_url(address), self._admin_token)
         try:
-            control, web = start_plane(
-                settings, self._redis_url, self, client, self._admin_token, ports
-            )
+            plane = start_plane(settings, self._redis_url, self, client, self._admin_token, ports)
         except OSError as error:
             raise ServerStartError(f"{error}: give other ports with --port, --http-port") from error
-        self._running.callback(lambda: control.stop(CONTROL_GRACE_S).wait())
-        self._running.callback(web.stop)
+        self._running.callback(plane.stop)
         scheme = "https" if settings.has_tls else "http"
         self._reporter.note(
             control=address,

@@ -85,7 +85,11 @@ def start_explore(settings: ModelSettings, metrics: ExploreMetrics) -> ExploreSe
     explorer = Explorer(
         family,
         engine,
-        AdapterStore.connect(settings.redis, keep_versions=settings.keep_versions),
+        AdapterStore.connect(
+            settings.redis,
+            keep_versions=settings.keep_versions,
+            adapters_url=settings.adapters_url,
+        ),
         PromptCache(models.encode),
         models.score,
         batch=settings.limits.batch,

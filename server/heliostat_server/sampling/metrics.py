@@ -55,6 +55,9 @@ class ExploreMetrics:
         self._queued = Gauge(
             "heliostat_queued_images", "Images that wait.", by_experiment, registry=registry
         )
+        self._backlog = Gauge(
+            "heliostat_backlog_images", "Images that wait, of all experiments.", registry=registry
+        )
         self._rejections = Counter(
             "heliostat_rejections", "Requests refused at arrival.", ("code",), registry=registry
         )
@@ -101,6 +104,7 @@ class ExploreMetrics:
 
     def queued(self, images: Mapping[str, int]) -> None:
         """How many images of each experiment wait; what is not named has none."""
+        self._backlog.set(sum(images.values()))
         with self._lock:
             for experiment in images:
                 self._touch(experiment)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from threading import Event, Lock, Thread
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from heliostat_server.errors import UnavailableError
+from heliostat_server.processes.periodic import PeriodicThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from heliostat_server.store.groups import Group
 
 WRITE_INTERVAL_S = 2.0
-CLOSE_TIMEOUT_S = 5.0
 MAX_UNWRITTEN = 500
 """Groups that wait while Redis is away or full; older ones are lost."""
 
@@ -41,28 +41,6 @@ class GroupStore(Protocol):
 
     def add(self, group: Group) -> None:
         """Keep a group, if its experiment exists. Raises UnavailableError."""
-
-
-class PeriodicThread(Thread):
-    """Does `work` every `interval_s` seconds, and once more at the end. It must not raise."""
-
-    def __init__(self, name: str, work: Callable[[], None], interval_s: float) -> None:
-        super().__init__(name=name, daemon=True)
-        self._work = work
-        self._interval_s = interval_s
-        self._closing = Event()
-        self.start()
-
-    def run(self) -> None:
-        """Work until closed."""
-        while not self._closing.wait(self._interval_s):
-            self._work()
-        self._work()
-
-    def close(self) -> None:
-        """Do what is left and end."""
-        self._closing.set()
-        self.join(CLOSE_TIMEOUT_S)
 
 
 @dataclass

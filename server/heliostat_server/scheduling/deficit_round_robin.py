@@ -12,7 +12,7 @@ from heliostat_server.errors import PausedError, QueueFullError, RequestError
 from heliostat_server.scheduling.scheduler import EqualShares, JobT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from heliostat_server.experiments.terms import Share
     from heliostat_server.scheduling.scheduler import ExperimentShares
@@ -62,7 +62,8 @@ class DeficitRoundRobin(Generic[JobT]):
         self._max_queued_images = max_queued_images
         self._changed = Condition()
         self._urgent: deque[JobT] = deque()
-        self._queues: OrderedDict[str, _Queue[JobT]] = OrderedDict()
+        self._queues = _Queues[JobT]()
+        self._images = 0
         self._drawn = 0
         self._strict = 0
         self._pace = _Pace(clock)
@@ -83,11 +84,9 @@ class DeficitRoundRobin(Generic[JobT]):
                 PAUSED_RETRY_S,
             )
         with self._changed:
-            self._drop_finished()
             self._check_room(job, share)
-            queue = self._queues.setdefault(job.experiment, _Queue(share, self._drawn))
-            queue.share = share
-            queue.jobs.append(job)
+            self._queues.of(job.experiment, share, self._drawn).jobs.append(job)
+            self._images += job.images_left
             self._changed.notify()
 
     def next(self) -> JobT | None:
@@ -104,10 +103,7 @@ class DeficitRoundRobin(Generic[JobT]):
     def waiting(self) -> list[JobT]:
         """The jobs that have work."""
         with self._changed:
-            queued = [
-                *self._urgent,
-                *(job for queue in self._queues.values() for job in queue.jobs),
-            ]
+            queued = [*self._urgent, *(job for queue in self._queues.all() for job in queue.jobs)]
         return [job for job in queued if job.has_work]
 
     def close(self) -> list[JobT]:
@@ -122,43 +118,32 @@ class DeficitRoundRobin(Generic[JobT]):
             job = self._urgent.popleft()
             if job.has_work:
                 return job
-        self._drop_finished()
-        if not self._queues:
-            return None
-        queue = self._overdue() or self._due()
-        job = queue.jobs[0]
-        self._drawn += 1
-        queue.drawn_at = self._drawn
-        self._pace.start(job.batch_cost)
-        return job
+        while (top := self._queues.top()) is not None:
+            queue = self._overdue(top) or self._due(top)
+            if queue is None:
+                continue
+            job = queue.jobs[0]
+            self._drawn += 1
+            queue.drawn_at = self._drawn
+            self._pace.start(job.batch_cost)
+            return job
+        return None
 
-    def _drop_finished(self) -> None:
-        for experiment in list(self._queues):
-            queue = self._queues[experiment]
-            queue.jobs = deque(job for job in queue.jobs if job.has_work)
-            if not queue.jobs:
-                del self._queues[experiment]
-
-    def _overdue(self) -> _Queue[JobT] | None:
+    def _overdue(self, top: int) -> _Queue[JobT] | None:
         """The queue of a lower priority that gets a batch all the same, now and then."""
-        top = self._top_priority()
-        lower = [queue for queue in self._queues.values() if queue.share.priority < top]
-        if not lower:
+        if not self._queues.has_below(top):
             self._strict = 0
             return None
         self._strict += 1
         if self._strict <= STRICT_BATCHES:
             return None
         self._strict = 0
-        return min(lower, key=lambda queue: queue.drawn_at)
+        return min(self._queues.below(top), key=lambda queue: queue.drawn_at, default=None)
 
-    def _due(self) -> _Queue[JobT]:
-        """The queue whose turn it is, its batch paid for."""
-        top = self._top_priority()
-        names = deque(name for name, queue in self._queues.items() if queue.share.priority == top)
-        self._skip_rounds([self._queues[name] for name in names])
-        while True:
-            queue = self._queues[names[0]]
+    def _due(self, priority: int) -> _Queue[JobT] | None:
+        """The queue whose turn it is, its batch paid for; None if all work of the priority has ended meanwhile."""
+        self._skip_rounds(priority)
+        while (queue := self._queues.first(priority)) is not None:
             if not queue.has_turn:
                 queue.has_turn = True
                 queue.deficit += self._income(queue)
@@ -167,23 +152,22 @@ class DeficitRoundRobin(Generic[JobT]):
                 queue.deficit -= cost
                 return queue
             queue.has_turn = False
-            self._queues.move_to_end(names[0])
-            names.rotate(-1)
+            self._queues.to_the_end(queue)
+        return None
 
-    def _skip_rounds(self, queues: list[_Queue[JobT]]) -> None:
+    def _skip_rounds(self, priority: int) -> None:
         """Hand out at once the rounds in which nobody can afford a batch: small weights need many."""
-        rounds = min(
-            math.ceil((queue.jobs[0].batch_cost - queue.deficit) / self._income(queue))
-            for queue in queues
-        )
-        for queue in queues:
-            queue.deficit += max(0, rounds - 1) * self._income(queue)
+        rounds: float = math.inf
+        for queue in self._queues.at(priority):
+            cost = queue.jobs[0].batch_cost
+            rounds = min(rounds, math.ceil((cost - queue.deficit) / self._income(queue)))
+            if rounds <= 1:  # Mostly the first that is asked.
+                return
+        for queue in self._queues.at(priority):
+            queue.deficit += (rounds - 1) * self._income(queue)
 
     def _income(self, queue: _Queue[JobT]) -> float:
         return self._quantum * queue.share.weight
-
-    def _top_priority(self) -> int:
-        return max(queue.share.priority for queue in self._queues.values())
 
     def _check_room(self, job: JobT, share: Share) -> None:
         limit = min(share.max_queued_images, self._max_queued_images)
@@ -196,8 +180,10 @@ class DeficitRoundRobin(Generic[JobT]):
         queue = self._queues.get(job.experiment)
         if queue is None:
             return
-        own, everybodys = queue.images, sum(each.images for each in self._queues.values())
-        if everybodys + asked > self._max_queued_images:
+        own = queue.images
+        if self._images + asked > self._max_queued_images:
+            self._images = sum(each.images for each in self._queues.all())
+        if self._images + asked > self._max_queued_images:
             # Whoever has less than an equal part may still come: nobody fills it for the others.
             limit = min(limit, self._max_queued_images // len(self._queues))
         if own + asked > limit:
@@ -210,7 +196,7 @@ class DeficitRoundRobin(Generic[JobT]):
 
     def _wait_s(self, queue: _Queue[JobT], part: float) -> int:
         """Whole seconds until about that part of a queue is drawn, at the pace so far."""
-        weights = sum(each.share.weight for each in self._queues.values())
+        weights = sum(each.share.weight for each in self._queues.all())
         cost = part * sum(job.cost_left for job in queue.jobs)
         seconds = cost * self._pace.seconds_per_cost * weights / queue.share.weight
         return min(LONGEST_RETRY_S, max(1, math.ceil(seconds)))
@@ -219,7 +205,8 @@ class DeficitRoundRobin(Generic[JobT]):
 class _Queue(Generic[JobT]):
     """One experiment's jobs, and what it may spend."""
 
-    def __init__(self, share: Share, drawn_at: int) -> None:
+    def __init__(self, experiment: str, share: Share, drawn_at: int) -> None:
+        self.experiment = experiment
         self.share = share
         self.jobs: deque[JobT] = deque()
         self.deficit = 0.0
@@ -229,6 +216,98 @@ class _Queue(Generic[JobT]):
     @property
     def images(self) -> int:
         return sum(job.images_left for job in self.jobs)
+
+    def has_work(self) -> bool:
+        """Whether a job is left to draw, which is then the first."""
+        while self.jobs and not self.jobs[0].has_work:
+            self.jobs.popleft()
+        return bool(self.jobs)
+
+
+class _Queues(Generic[JobT]):
+    """The queues by priority, in the order of their turns.
+
+    A job may end at any time, in another thread. A queue without work is dropped when it is met, and is then as
+    if it had never been: a decision looks at the queues that it is about, however many there are.
+    """
+
+    def __init__(self) -> None:
+        self._by_priority: dict[int, OrderedDict[str, _Queue[JobT]]] = {}
+        self._by_name: dict[str, _Queue[JobT]] = {}
+
+    def __len__(self) -> int:
+        """How many have work."""
+        return sum(1 for _ in self.all())
+
+    def get(self, experiment: str) -> _Queue[JobT] | None:
+        """An experiment's, if it has work."""
+        queue = self._by_name.get(experiment)
+        if queue is None or queue.has_work():
+            return queue
+        self._drop(queue)
+        return None
+
+    def of(self, experiment: str, share: Share, drawn_at: int) -> _Queue[JobT]:
+        """An experiment's, with these terms; a new one comes last, and counts as drawn at `drawn_at`."""
+        queue = self.get(experiment)
+        if queue is not None and queue.share.priority != share.priority:
+            del self._by_priority[queue.share.priority][experiment]
+        queue = queue or _Queue(experiment, share, drawn_at)
+        queue.share = share
+        self._by_name[experiment] = queue
+        self._by_priority.setdefault(share.priority, OrderedDict())[experiment] = queue
+        return queue
+
+    def to_the_end(self, queue: _Queue[JobT]) -> None:
+        """Its turn is over."""
+        self._by_priority[queue.share.priority].move_to_end(queue.experiment)
+
+    def all(self) -> Iterator[_Queue[JobT]]:
+        """Those with work."""
+        for priority in list(self._by_priority):
+            yield from self.at(priority)
+
+    def at(self, priority: int) -> Iterator[_Queue[JobT]]:
+        """Those with work of a priority, in their order; they may be moved only after the last one is given."""
+        over = []
+        for queue in self._by_priority.get(priority, {}).values():
+            if queue.has_work():
+                yield queue
+            else:
+                over.append(queue)
+        for queue in over:
+            self._drop(queue)
+
+    def first(self, priority: int) -> _Queue[JobT] | None:
+        """The first with work of a priority."""
+        while queues := self._by_priority.get(priority):
+            queue = next(iter(queues.values()))
+            if queue.has_work():
+                return queue
+            self._drop(queue)
+        self._by_priority.pop(priority, None)
+        return None
+
+    def top(self) -> int | None:
+        """The highest priority of those with work; None if there are none."""
+        for priority in sorted(self._by_priority, reverse=True):
+            if self.first(priority) is not None:
+                return priority
+        return None
+
+    def has_below(self, priority: int) -> bool:
+        """Whether one with work has a lower priority."""
+        lower = [each for each in self._by_priority if each < priority]
+        return any(self.first(each) is not None for each in lower)
+
+    def below(self, priority: int) -> Iterator[_Queue[JobT]]:
+        """Those with work of lower priorities."""
+        for each in [each for each in self._by_priority if each < priority]:
+            yield from self.at(each)
+
+    def _drop(self, queue: _Queue[JobT]) -> None:
+        del self._by_name[queue.experiment]
+        del self._by_priority[queue.share.priority][queue.experiment]
 
 
 class _Pace:

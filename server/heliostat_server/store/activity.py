@@ -90,16 +90,17 @@ class ActivityStore:
 
     def _queued(self, replicas: set[bytes]) -> tuple[Counter[str], int]:
         """Images that wait, and how many replicas are alive; the others are forgotten."""
+        if not replicas:
+            return Counter(), 0
+        names = list(replicas)
+        texts = answered(lambda: self._redis.mget([replica_key(name.decode()) for name in names]))
+        told = dict(zip(names, texts, strict=True))
+        if gone := [name for name, text in told.items() if text is None]:
+            answered(lambda: self._redis.srem(REPLICAS, *gone))
         queued: Counter[str] = Counter()
-        alive = 0
-        for replica in replicas:
-            text = answered(lambda: self._redis.get(replica_key(replica.decode())))  # noqa: B023
-            if text is None:
-                answered(lambda: self._redis.srem(REPLICAS, replica))  # noqa: B023
-                continue
-            alive += 1
+        for text in filter(None, texts):
             queued.update(json.loads(text))
-        return queued, alive
+        return queued, len(names) - len(gone)
 
 
 def note_queue(client: redis.Redis, replica: str, queued: Mapping[str, int]) -> None:

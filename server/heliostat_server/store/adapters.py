@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
-
-import redis
+from typing import TYPE_CHECKING
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_server.errors import (
@@ -14,51 +12,55 @@ from heliostat_server.errors import (
     StoreFullError,
     UnavailableError,
 )
-from heliostat_server.store.keys import ADAPTER, ADAPTER_USERS, ExperimentKeys, adapter_keys
+from heliostat_server.store.chunks import Chunks
+from heliostat_server.store.keys import (
+    ADAPTER,
+    ADAPTER_USERS,
+    OBJECTS,
+    ExperimentKeys,
+    adapter_keys,
+)
+from heliostat_server.store.objects import Objects
 from heliostat_server.store.redis import answered, connect
+from heliostat_server.store.tensors import DROPPED_TTL_S, Lifetimes, Place, megabytes
+
+if TYPE_CHECKING:
+    import redis
 
 BULK_TIMEOUT_S = 30.0
 """For a chunk of an adapter, which a slow network takes longer over than an answer."""
-DROPPED_TTL_S = 3600
-"""A dropped version's files stay this long, for rollouts that began while it was kept."""
-STAGED_TTL_S = 2 * DROPPED_TTL_S
-"""A staged adapter that nobody commits goes after this long. Longer than a dropped version: a full
-store that evicts what expires next (volatile-ttl) must not take an upload's own first chunks."""
-CHUNK_BYTES = 8 * 2**20
-"""Redis answers nobody else while it copies a value: large ones are split."""
 MAX_PINNED = 8
 """Versions of an experiment that may be pinned."""
 
-_TOUCH = """
-if redis.call('SCARD', KEYS[2]) == 0 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
-return redis.call('HEXISTS', KEYS[1], 'chunks')
-"""
-
 _DISCARD = """
 if redis.call('TTL', KEYS[1]) >= 0 and redis.call('SCARD', KEYS[2]) == 0 then
+  local object = redis.call('HGET', KEYS[1], 'object')
   redis.call('DEL', KEYS[1])
+  if object then redis.call('ZADD', KEYS[3], 0, object) end
 end
 return 1
 """
 
 DROP_VERSION = """
-local function drop_version(experiment, name, version, adapter, users, ttl)
+local function drop_version(experiment, name, version, adapter, users, objects, ttl)
   local sha = redis.call('HGET', experiment, 'v' .. version)
   redis.call('HDEL', experiment, 'v' .. version)
   redis.call('SREM', adapter .. sha .. users, name .. '/' .. version)
   if redis.call('SCARD', adapter .. sha .. users) == 0 then
     redis.call('EXPIRE', adapter .. sha, ttl)
+    local object = redis.call('HGET', adapter .. sha, 'object')
+    if object then redis.call('ZADD', objects, redis.call('TIME')[1] + ttl + 1, object) end
   end
 end
 """
 """Of scripts: takes a version from its experiment, and lets go of files that nothing else needs."""
-DROPPING: tuple[str | int, ...] = (ADAPTER, ADAPTER_USERS, DROPPED_TTL_S)
-"""Its last three arguments."""
+DROPPING: tuple[str | int, ...] = (ADAPTER, ADAPTER_USERS, OBJECTS, DROPPED_TTL_S)
+"""Its last four arguments."""
 
 _COMMIT = f"""
 {DROP_VERSION}
 local experiment, pinned, sha, name = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
-local keep, adapter, users, dropped_ttl = tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
+local keep, adapter, users, objects, ttl = tonumber(ARGV[3]), unpack(ARGV, 4)
 if redis.call('HEXISTS', experiment, 'created') == 0 then return -2 end
 local latest = tonumber(redis.call('HGET', experiment, 'latest') or 0)
 if latest > 0 and redis.call('HGET', experiment, 'v' .. latest) == sha then
@@ -73,7 +75,7 @@ redis.call('PERSIST', adapter .. sha)
 for _, field in ipairs(redis.call('HKEYS', experiment)) do
   local old = tonumber(string.match(field, '^v(%d+)$'))
   if old and old <= version - keep and redis.call('SISMEMBER', pinned, old) == 0 then
-    drop_version(experiment, name, old, adapter, users, dropped_ttl)
+    drop_version(experiment, name, old, adapter, users, objects, ttl)
   end
 end
 return version
@@ -90,18 +92,34 @@ return 1
 class AdapterStore:
     """Adapters by digest and by (experiment, version). Safe to share between threads."""
 
-    def __init__(self, client: redis.Redis, *, keep_versions: int = 3) -> None:
+    def __init__(
+        self, client: redis.Redis, *, keep_versions: int = 3, adapters_url: str | None = None
+    ) -> None:
+        """
+        Args:
+            client: of the Redis.
+            keep_versions: of each experiment, the latest included.
+            adapters_url: where tensors go; None: into Redis.
+
+        Raises:
+            ServerStartError: nothing here can read such a URL.
+        """
         self._redis = client
         self._keep = keep_versions
-        self._touch = client.register_script(_TOUCH)
+        self._lifetimes = Lifetimes(client)
+        self._chunks = Chunks(client)
+        self._objects = Objects(client, adapters_url) if adapters_url else None
         self._discard = client.register_script(_DISCARD)
         self._commit = client.register_script(_COMMIT)
         self._pin = client.register_script(_PIN)
 
     @staticmethod
-    def connect(url: str, *, keep_versions: int = 3) -> AdapterStore:
+    def connect(
+        url: str, *, keep_versions: int = 3, adapters_url: str | None = None
+    ) -> AdapterStore:
         """The store at a redis:// or unix:// URL."""
-        return AdapterStore(connect(url, BULK_TIMEOUT_S), keep_versions=keep_versions)
+        client = connect(url, BULK_TIMEOUT_S)
+        return AdapterStore(client, keep_versions=keep_versions, adapters_url=adapters_url)
 
     def stage(self, files: AdapterFiles) -> str:
         """Keep an adapter's bytes for a while, unpublished; answers its sha256. Idempotent.
@@ -110,42 +128,23 @@ class AdapterStore:
             RequestError: the store could not hold it if it held nothing else.
             StoreFullError: it has no room for it now.
         """
-        if self._extend(files.sha256):
+        if self._lifetimes.extend(files.sha256):
             return files.sha256
-        self._check_room(len(files.tensors))
+        place: Place = self._objects or self._chunks
         try:
-            self._write(files)
+            place.write(files)
         except StoreFullError as error:
             with suppress(UnavailableError):
                 self.discard(files.sha256)
             raise StoreFullError(
-                f"{error}; the adapter has {_megabytes(len(files.tensors))}, and an experiment keeps "
+                f"{error}; the adapter has {megabytes(len(files.tensors))}, and an experiment keeps "
                 f"{self._keep}"
             ) from error
         return files.sha256
 
-    def _write(self, files: AdapterFiles) -> None:
-        key, sha256 = ADAPTER + files.sha256, files.sha256
-        starts = range(0, len(files.tensors), CHUNK_BYTES)
-        for number, start in enumerate(starts):
-            chunk = files.tensors[start : start + CHUNK_BYTES]
-            answered(lambda: self._redis.hset(key, str(number), chunk))  # noqa: B023
-            self._extend(sha256)
-        whole: dict[Any, Any] = {
-            "config": files.config,
-            "bytes": len(files.tensors),
-            "chunks": len(starts),
-        }
-        answered(lambda: self._redis.hset(key, mapping=whole))
-        self._extend(sha256)
-        if int(answered(lambda: self._redis.hlen(key))) != len(starts) + len(whole):
-            raise StoreFullError(
-                "the server's store is full, and evicted a part of the adapter: raise its maxmemory"
-            )
-
     def discard(self, sha256: str) -> None:
         """Forget a staged adapter; a published one stays."""
-        answered(lambda: self._discard(keys=adapter_keys(sha256)))
+        answered(lambda: self._discard(keys=[*adapter_keys(sha256), OBJECTS]))
 
     def commit(self, experiment: str, sha256: str) -> int:
         """Make a staged adapter the experiment's next version, atomically; answers the version.
@@ -238,15 +237,17 @@ class AdapterStore:
         Raises:
             NotFoundError: no such adapter, or its bytes no longer have that digest.
         """
-        key = ADAPTER + sha256
-        config, chunks = answered(lambda: self._redis.hmget(key, ["config", "chunks"]))
+        fields = ["config", "chunks", "object"]
+        config, chunks, name = answered(lambda: self._redis.hmget(ADAPTER + sha256, fields))
         if config is None or chunks is None:
             raise NotFoundError(f"the store has no adapter {sha256}: publish it again")
-        parts = [
-            answered(lambda: self._redis.hget(key, str(number)))  # noqa: B023
-            for number in range(int(chunks))
-        ]
-        files = AdapterFiles(config, b"".join(part or b"" for part in parts))
+        place: Place | None = self._chunks if name is None else self._objects
+        if place is None:
+            raise UnavailableError(
+                f"adapter {sha256} was published to a storage of objects: start every server on this "
+                "store with the adapters_url that it was published with"
+            )
+        files = AdapterFiles(config, place.read(sha256, (name or chunks).decode()))
         if files.sha256 != sha256:
             raise NotFoundError(
                 f"the stored adapter {sha256} is damaged, its digest is {files.sha256}: publish "
@@ -254,27 +255,10 @@ class AdapterStore:
             )
         return files
 
+    def sweep(self) -> int:
+        """Remove objects that no adapter needs any more; answers how many. Raises UnavailableError."""
+        return self._objects.sweep() if self._objects else 0
+
     def close(self) -> None:
         """Give the connections back."""
         self._redis.close()
-
-    def _check_room(self, size: int) -> None:
-        """Refuse what even an empty store cannot hold. Raises RequestError."""
-        try:
-            memory = answered(lambda: self._redis.info("memory"))
-        except redis.ResponseError:
-            return  # Not for us to know, as hosted ones have it.
-        most = int(memory.get("maxmemory", 0))
-        if most and size > most - int(memory.get("used_memory_startup", 0)):
-            raise RequestError(
-                f"the adapter has {_megabytes(size)}, more than the server's store can hold in all "
-                f"(maxmemory is {_megabytes(most)}): raise that, or lower lora.rank"
-            )
-
-    def _extend(self, sha256: str) -> bool:
-        """Let a staged adapter live on; answers whether it is whole."""
-        return bool(answered(lambda: self._touch(keys=adapter_keys(sha256), args=[STAGED_TTL_S])))
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -75,17 +76,53 @@ _DELETE = f"""
 {DROP_VERSION}
 {_VOID_TOKENS}
 local names, experiment, tokens = KEYS[1], KEYS[2], KEYS[3]  -- and others, from the fourth on
-local name, token, adapter, users, ttl = unpack(ARGV)
+local name, token, adapter, users, objects, ttl = unpack(ARGV)
 if redis.call('EXISTS', experiment) == 0 then return 0 end
 void_tokens(tokens, token)
 for _, field in ipairs(redis.call('HKEYS', experiment)) do
   local version = string.match(field, '^v(%d+)$')
-  if version then drop_version(experiment, name, version, adapter, users, ttl) end
+  if version then drop_version(experiment, name, version, adapter, users, objects, ttl) end
 end
 redis.call('DEL', experiment, unpack(KEYS, 4))
 redis.call('SREM', names, name)
 return 1
 """
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What Redis has of one experiment, besides its adapters."""
+
+    name: str
+    record: Mapping[str, str]
+    usage: Mapping[str, str]
+    pinned: set[bytes]
+
+    @property
+    def kept(self) -> dict[int, str]:
+        """version -> sha256."""
+        return {int(key[1:]): sha for key, sha in self.record.items() if key[1:].isdigit()}
+
+    def experiment(self, sizes: Mapping[str, bytes | None]) -> Experiment:
+        """It as a whole; sizes: sha256 -> bytes."""
+        terms = {key: self.record[key] for key in Share.model_fields if key in self.record}
+        return Experiment(
+            name=self.name,
+            created=datetime.fromisoformat(self.record["created"]),
+            share=Share.model_validate(terms),
+            latest_version=int(self.record.get("latest", 0)),
+            versions=tuple(
+                Version(
+                    version=version,
+                    sha256=sha,
+                    pinned=str(version).encode() in self.pinned,
+                    bytes=int(sizes[sha] or 0),
+                )
+                for version, sha in sorted(self.kept.items())
+            ),
+            usage=Usage.model_validate(self.usage),
+            tuned=self.record.get("tuned", ""),
+        )
 
 
 class ExperimentStore:
@@ -217,6 +254,7 @@ class ExperimentStore:
         return [event for event in events if name in {None, event.experiment}][:count]
 
     def _read(self, names: Sequence[str]) -> list[Experiment]:
+        """Those that there are, in two questions however many they are."""
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:
             keys = ExperimentKeys(name)
@@ -224,38 +262,18 @@ class ExperimentStore:
             pipeline.hgetall(keys.usage)
             pipeline.smembers(keys.pinned)
         rows = answered(pipeline.execute)
-        return [
-            self._experiment(name, *rows[3 * place : 3 * place + 3])
+        found = [
+            _Row(
+                name, _decoded(rows[3 * place]), _decoded(rows[3 * place + 1]), rows[3 * place + 2]
+            )
             for place, name in enumerate(names)
             if rows[3 * place]
         ]
-
-    def _experiment(
-        self, name: str, record: dict[bytes, bytes], usage: dict[bytes, bytes], pinned: set[bytes]
-    ) -> Experiment:
-        fields = {key.decode(): value.decode() for key, value in record.items()}
-        kept = {int(key[1:]): sha for key, sha in fields.items() if key[1:].isdigit()}
-        pipeline = self._redis.pipeline(transaction=False)
-        for sha in kept.values():
+        digests = list(dict.fromkeys(sha for row in found for sha in row.kept.values()))
+        for sha in digests:
             pipeline.hget(adapter_keys(sha)[0], "bytes")
-        sizes = answered(pipeline.execute)
-        return Experiment(
-            name=name,
-            created=datetime.fromisoformat(fields["created"]),
-            share=Share.model_validate({k: fields[k] for k in Share.model_fields if k in fields}),
-            latest_version=int(fields.get("latest", 0)),
-            versions=tuple(
-                Version(
-                    version=version,
-                    sha256=sha,
-                    pinned=str(version).encode() in pinned,
-                    bytes=int(size or 0),
-                )
-                for (version, sha), size in sorted(zip(kept.items(), sizes, strict=True))
-            ),
-            usage=Usage.model_validate({k.decode(): v.decode() for k, v in usage.items()}),
-            tuned=fields.get("tuned", ""),
-        )
+        sizes = dict(zip(digests, answered(pipeline.execute), strict=True))
+        return [row.experiment(sizes) for row in found]
 
     @staticmethod
     def _require(name: str, done: object) -> None:
@@ -275,6 +293,10 @@ def _unknown(name: str) -> NotFoundError:
     return NotFoundError(f"there is no experiment {name[:100]!r}: create it first")
 
 
+def _decoded(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in fields.items()}
+
+
 def _stored(value: Any) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
@@ -284,5 +306,5 @@ def _event(key: bytes, fields: dict[bytes, bytes]) -> Event:
     return Event(
         id=key.decode(),
         at=datetime.fromtimestamp(milliseconds / 1000, UTC),
-        **cast("dict[str, Any]", {name.decode(): text.decode() for name, text in fields.items()}),
+        **cast("dict[str, Any]", _decoded(fields)),
     )

@@ -13,7 +13,10 @@ All begin with `heliostat:`
                               outlive it.
     adapter:<sha256>          hash: config, bytes, chunks, and the tensors in chunks 0, 1, ...
                               Whole once `chunks` is there. Expires while staged, stays once
-                              committed.
+                              committed. With adapters_url the tensors are elsewhere, in the object
+                              that `object` names, and `chunks` is 0.
+    objects                   sorted set of names of objects by when one has to see whether they are
+                              still needed (objects.py).
     adapter:<sha256>:users    set of <experiment>/<version> that need it.
     description:<family>      JSON: what the engine says of itself.
 
@@ -43,6 +46,7 @@ EXPERIMENTS = "heliostat:experiments"
 EVENTS = "heliostat:events"
 REPLICAS = "heliostat:replicas"
 SHEETS = "heliostat:sheets"
+OBJECTS = "heliostat:objects"
 
 # Beginnings, for scripts that find out the rest in Redis.
 ADAPTER = "heliostat:adapter:"

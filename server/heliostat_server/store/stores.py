@@ -33,11 +33,11 @@ class Stores:
     _client: redis.Redis
 
     @classmethod
-    def connect(cls, url: str, *, keep_versions: int) -> Self:
-        """Those at a redis:// or unix:// URL; keep_versions: of each experiment."""
+    def connect(cls, url: str, *, keep_versions: int, adapters_url: str | None = None) -> Self:
+        """Those at a redis:// or unix:// URL; the rest as `AdapterStore` has it."""
         client = connect(url)
         return cls(
-            AdapterStore.connect(url, keep_versions=keep_versions),
+            AdapterStore.connect(url, keep_versions=keep_versions, adapters_url=adapters_url),
             ExperimentStore(client),
             RedisGroups(client),
             ActivityStore(client),

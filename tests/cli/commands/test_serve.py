@@ -64,7 +64,7 @@ class Place:
             return not default
         if kind is int:
             return (default or 3) + 1
-        return {float: 7.5, str: "words", Path: str(FILE)}[kind]
+        return NOT_ANY_WORDS.get(self.place, {float: 7.5, str: "words", Path: str(FILE)}[kind])
 
     @property
     def flag(self) -> str:
@@ -92,6 +92,8 @@ class Place:
 
 
 FILE = Path("some.file")
+NOT_ANY_WORDS = {"adapters_url": "s3://bucket/prefix"}
+"""Texts that have to be of a kind."""
 COMPANIONS = {
     "triton_url": {"redis": "redis://h"},
     "redis_password_file": {"redis": "redis://h"},

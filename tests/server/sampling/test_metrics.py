@@ -42,6 +42,15 @@ def test_a_queue_that_is_empty_again_says_so() -> None:
         assert value == shown
 
 
+def test_the_backlog_is_of_all_experiments_with_series_or_without() -> None:
+    metrics = ExploreMetrics()
+    metrics.queued({f"e{number}": 4 for number in range(3 * MAX_EXPERIMENTS)})
+    value = metrics.registry.get_sample_value
+    assert value("heliostat_backlog_images") == 12 * MAX_EXPERIMENTS
+    metrics.queued({})
+    assert value("heliostat_backlog_images") == 0
+
+
 def test_experiments_with_series_are_bounded() -> None:
     metrics = ExploreMetrics()
     for number in range(MAX_EXPERIMENTS + 3):

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from threading import Thread
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -287,3 +288,78 @@ def test_close_wakes_the_waiting_and_tells_what_is_left() -> None:
     scheduler.submit(left := FakeJob("a", 1))
     assert scheduler.next() is None
     assert scheduler.close() == [left]
+
+
+@dataclass
+class CountedJob(FakeJob):
+    """Counts how often it is looked at."""
+
+    looks: ClassVar[int] = 0
+
+    @property
+    def has_work(self) -> bool:
+        CountedJob.looks += 1
+        return super().has_work
+
+
+@pytest.mark.parametrize("priorities", [1, 3])
+def test_a_decision_looks_at_few_jobs_however_many_wait(priorities: int) -> None:
+    """Once, each looked at all of them, several times: of ten thousand it took a batch's own time."""
+    names = [f"e{number}" for number in range(2000)]
+    terms = {
+        name: Share(priority=number % priorities, weight=1 + number % 2)
+        for number, name in enumerate(names)
+    }
+    scheduler = scheduler_of(**terms)
+    CountedJob.looks = 0
+    for name in names * 2:
+        scheduler.submit(CountedJob(name, 5))
+    assert CountedJob.looks <= 10 * 2 * len(names)
+    CountedJob.looks = 0
+    for _ in range(1000):
+        draw_one(scheduler)
+    # One in sixteen goes to whoever of all the others has waited longest.
+    assert CountedJob.looks <= 1000 * (20 if priorities == 1 else 20 + 2 * len(names) / 16)
+
+
+def test_priorities_change_with_the_next_request() -> None:
+    shares = FakeShares({"a": Share(), "b": Share(priority=1)})
+    scheduler: Scheduler = DeficitRoundRobin(shares, quantum=QUANTUM, max_queued_images=LIMIT)
+    for name in "ab":
+        scheduler.submit(FakeJob(name, 20))
+    assert draw(scheduler, 2) == ["b", "b"]
+    shares.shares["a"] = Share(priority=2)
+    scheduler.submit(FakeJob("a", 1))
+    assert draw(scheduler, 2) == ["a", "a"]
+    shares.shares["a"] = Share(priority=0)
+    scheduler.submit(FakeJob("a", 1))
+    assert draw(scheduler, 2) == ["b", "b"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcd"), st.sampled_from(["submit", "draw", "cancel"])),
+        max_size=80,
+    ),
+    st.dictionaries(st.sampled_from("abcd"), st.integers(-1, 1)),
+)
+@settings(deadline=None)
+def test_whatever_comes_goes_and_ends_all_that_has_work_is_drawn_and_nothing_else(
+    steps_: list[tuple[str, str]], priorities: dict[str, int]
+) -> None:
+    shares = {name: Share(priority=priority) for name, priority in priorities.items()}
+    scheduler = scheduler_of(**shares)
+    jobs: list[FakeJob] = []
+    for name, what in steps_:
+        own = [job for job in jobs if job.experiment == name and job.has_work]
+        if what == "submit":
+            jobs.append(FakeJob(name, 2))
+            scheduler.submit(jobs[-1])
+        elif what == "cancel" and own:
+            own[0].batches = 0
+        elif what == "draw" and any(job.has_work for job in jobs):
+            draw_one(scheduler)
+        left = [id(job) for job in jobs if job.has_work]
+        assert sorted(map(id, scheduler.waiting())) == sorted(left)
+    draw(scheduler, sum(job.batches for job in jobs))
+    assert scheduler.close() == []

@@ -6,7 +6,8 @@ import pytest
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_server.errors import NotFoundError, RequestError, UnavailableError
-from heliostat_server.store.adapters import DROPPED_TTL_S, MAX_PINNED, STAGED_TTL_S, AdapterStore
+from heliostat_server.store.adapters import MAX_PINNED, AdapterStore
+from heliostat_server.store.tensors import DROPPED_TTL_S, STAGED_TTL_S
 
 
 def files(content: str) -> AdapterFiles:
@@ -107,7 +108,7 @@ def test_a_store_that_is_gone_is_said_so() -> None:
 def test_large_adapters_are_kept_in_pieces(
     store: AdapterStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heliostat_server.store.adapters.CHUNK_BYTES", 4)
+    monkeypatch.setattr("heliostat_server.store.chunks.CHUNK_BYTES", 4)
     sha256 = store.stage(files("0123456789"))
     assert store._redis.hlen(f"heliostat:adapter:{sha256}") == 3 + len(
         ("config", "bytes", "chunks")

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.connection import AbstractConnection
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_server.errors import ExistsError, NotFoundError, RequestError, UnavailableError
@@ -124,6 +125,33 @@ def test_versions_and_usage_are_told(experiments: ExperimentStore, store: Adapte
         (2, False, 2),
     ]
     assert (known.usage.images, known.usage.nfes, known.usage.seconds) == (24, 0, 1.5)
+
+
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One entry for each time that Redis is asked, and its answer waited for."""
+    asked: list[None] = []
+    send = AbstractConnection.send_packed_command
+
+    def counted(self: AbstractConnection, *arguments: Any, **more: Any) -> None:
+        asked.append(None)
+        send(self, *arguments, **more)
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", counted)
+    return asked
+
+
+def test_a_list_takes_no_more_questions_of_many_than_of_few(
+    experiments: ExperimentStore, store: AdapterStore, questions: list[None]
+) -> None:
+    for number in range(20):
+        experiments.create(f"m{number}")
+        publish(store, f"m{number}", str(number), "same")
+    questions.clear()
+    known = experiments.all()
+    assert len(questions) <= 4
+    assert len(known) == 23
+    assert [len(each.versions) for each in known] == [0, 0, 0] + [2] * 20
 
 
 def test_events_are_newest_first_and_ones_own(experiments: ExperimentStore) -> None:

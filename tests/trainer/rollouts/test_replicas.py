@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.errors import ConfigError, PatienceEndedError, ServerRefusedError
 from heliostat_trainer.rollouts import replicas as module
 from heliostat_trainer.rollouts.connection import Caller
-from heliostat_trainer.rollouts.replicas import Replicas
+from heliostat_trainer.rollouts.replicas import Replicas, in_turn
 from tests.trainer.rollouts.fake_wire import WireServer
 from tests.trainer.rollouts.test_client import ADMIN, adapter, check, requests
 
@@ -30,7 +31,9 @@ class Running:
 
     def __init__(self, count: int, patience_s: float = 5.0) -> None:
         self._stack = ExitStack()
-        self.wires = [self._start() for _ in range(count)]
+        started = {wire.url: wire for wire in (self._start() for _ in range(count))}
+        self.wires = [started[url] for url in in_turn(list(started), "mine")]
+        """The first of them is what a run asks first."""
         for wire in self.wires:
             wire.published = self.wires[0].published
         self.said: list[str] = []
@@ -76,6 +79,26 @@ def two() -> Iterator[Running]:
 
 def drawn_by(wire: WireServer) -> set[str]:
     return {prompt for prompt, _, _ in wire.asked}
+
+
+def test_runs_that_name_the_same_servers_do_not_all_ask_the_same_one_first() -> None:
+    urls = [f"grpc://server-{number}:8600" for number in range(8)]
+    first = Counter(in_turn(urls, f"run-{number}")[0] for number in range(800))
+    assert set(first) == set(urls)
+    assert max(first.values()) < 2 * 800 / 8
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(Replicas(urls, Caller(f"run-{number}", tokens=ADMIN)))
+            for number in range(20)
+        ]
+        assert len({each._there()[0].url for each in opened}) > 1
+
+
+def test_a_run_keeps_its_order_whichever_servers_come_and_go() -> None:
+    urls = [f"grpc://server-{number}:8600" for number in range(8)]
+    order = in_turn(urls, "mine")
+    assert in_turn(urls[::-1], "mine") == order
+    assert in_turn(urls[1:], "mine") == [url for url in order if url != urls[0]]
 
 
 def test_whoever_has_room_draws(two: Running) -> None:

@@ -17,6 +17,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from heliostat_engines.decoders import DecoderName
@@ -54,7 +55,10 @@ class Replicas:
     def __init__(self, urls: Sequence[str], caller: Caller) -> None:
         """Raises ConfigError."""
         self._likeness, self._published = Likeness(), PublishedAdapters()
-        self._replicas = [Replica.at(url, caller, self._likeness, self._published) for url in urls]
+        self._replicas = [
+            Replica.at(url, caller, self._likeness, self._published)
+            for url in in_turn(urls, caller.experiment)
+        ]
         self._patience = Patience(caller.patience_s, " or ".join(urls), caller.say)
         self._batch: int | None = None
 
@@ -200,6 +204,16 @@ class Replicas:
         gone = any(isinstance(cause, ServerGoneError) for cause in causes)
         kind = ServerGoneError if gone else ServerUnableError
         return kind("; ".join(dict.fromkeys(map(str, causes))))
+
+
+def in_turn(urls: Sequence[str], experiment: str) -> list[str]:
+    """The servers in an experiment's own order, the same each time.
+
+    Else what any of them can do, as publishing, would be asked of the first by every run that names the same list.
+
+    Source: Thaler and Ravishankar, Using Name-Based Mappings to Increase Hit Rates, 1998.
+    """
+    return sorted(urls, key=lambda url: sha256(f"{experiment} {url}".encode()).digest())
 
 
 def open_servers(
