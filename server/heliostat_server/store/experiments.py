@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import redis
 
 MAX_EVENTS = 10_000
+EVENTS_PAGE = 500
+"""Events looked through at once for those of one experiment."""
 MAX_TOKENS = 64
 """Of one experiment: each run that opens it takes one."""
 MAX_TUNED_CHARS = 1000
@@ -87,6 +89,26 @@ redis.call('SREM', names, name)
 return 1
 """
 
+_EVENTS = """
+local found, newest = {}, '+'
+local name, count, page = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+while #found < count do
+  local rows = redis.call('XREVRANGE', KEYS[1], newest, '-', 'COUNT', page)
+  for _, row in ipairs(rows) do
+    local fields = row[2]
+    for i = 1, #fields, 2 do
+      if fields[i] == 'experiment' and fields[i + 1] == name and #found < count then
+        found[#found + 1] = row
+      end
+    end
+  end
+  if #rows < page then break end
+  newest = '(' .. rows[#rows][1]
+end
+return found
+"""
+"""In the store, because thousands of others' events would take a tenth of a second to send and read."""
+
 
 class ExperimentStore:
     """Records, tokens and events of experiments. Safe to share between threads."""
@@ -98,6 +120,7 @@ class ExperimentStore:
         self._issue = client.register_script(_ISSUE)
         self._revoke = client.register_script(_REVOKE)
         self._delete = client.register_script(_DELETE)
+        self._events = client.register_script(_EVENTS)
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -134,10 +157,18 @@ class ExperimentStore:
         share: Share = answered(lambda: read_share(self._redis, name))
         return share
 
+    def names(self) -> list[str]:
+        """The names of all experiments, in order."""
+        names = answered(lambda: self._redis.smembers(EXPERIMENTS))
+        return sorted(name.decode() for name in names)
+
+    def some(self, names: Sequence[str]) -> list[Experiment]:
+        """The experiments of these names, without those that are no longer there."""
+        return self._read(names)
+
     def all(self) -> list[Experiment]:
         """All experiments, by name."""
-        names = answered(lambda: self._redis.smembers(EXPERIMENTS))
-        return self._read(sorted(name.decode() for name in names))
+        return self._read(self.names())
 
     def change(self, name: str, terms: Mapping[str, Any]) -> None:
         """Set some terms. Raises NotFoundError."""
@@ -212,9 +243,12 @@ class ExperimentStore:
 
     def events(self, name: str | None = None, count: int = 100) -> list[Event]:
         """The latest events, of one experiment or of all, newest first."""
-        rows = answered(lambda: self._redis.xrevrange(EVENTS, count=MAX_EVENTS if name else count))
-        events = [_event(key, fields) for key, fields in rows]
-        return [event for event in events if name in {None, event.experiment}][:count]
+        if name is None:
+            rows = answered(lambda: self._redis.xrevrange(EVENTS, count=count))
+        else:
+            found = answered(lambda: self._events(keys=[EVENTS], args=[name, count, EVENTS_PAGE]))
+            rows = [(key, dict(zip(texts[::2], texts[1::2], strict=True))) for key, texts in found]
+        return [_event(key, fields) for key, fields in rows]
 
     def _read(self, names: Sequence[str]) -> list[Experiment]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -224,21 +258,32 @@ class ExperimentStore:
             pipeline.hgetall(keys.usage)
             pipeline.smembers(keys.pinned)
         rows = answered(pipeline.execute)
+        records = [_text(record) for record in rows[::3]]
+        sizes = self._sizes([sha for record in records for sha in _kept(record).values()])
         return [
-            self._experiment(name, *rows[3 * place : 3 * place + 3])
-            for place, name in enumerate(names)
-            if rows[3 * place]
+            self._experiment(name, record, usage, pinned, sizes)
+            for name, record, usage, pinned in zip(
+                names, records, rows[1::3], rows[2::3], strict=True
+            )
+            if record
         ]
 
-    def _experiment(
-        self, name: str, record: dict[bytes, bytes], usage: dict[bytes, bytes], pinned: set[bytes]
-    ) -> Experiment:
-        fields = {key.decode(): value.decode() for key, value in record.items()}
-        kept = {int(key[1:]): sha for key, sha in fields.items() if key[1:].isdigit()}
+    def _sizes(self, digests: Sequence[str]) -> dict[str, int]:
+        """Bytes of adapters, of all experiments in one question."""
         pipeline = self._redis.pipeline(transaction=False)
-        for sha in kept.values():
+        for sha in digests:
             pipeline.hget(adapter_keys(sha)[0], "bytes")
         sizes = answered(pipeline.execute)
+        return {sha: int(size or 0) for sha, size in zip(digests, sizes, strict=True)}
+
+    @staticmethod
+    def _experiment(
+        name: str,
+        fields: dict[str, str],
+        usage: dict[bytes, bytes],
+        pinned: set[bytes],
+        sizes: Mapping[str, int],
+    ) -> Experiment:
         return Experiment(
             name=name,
             created=datetime.fromisoformat(fields["created"]),
@@ -249,11 +294,11 @@ class ExperimentStore:
                     version=version,
                     sha256=sha,
                     pinned=str(version).encode() in pinned,
-                    bytes=int(size or 0),
+                    bytes=sizes[sha],
                 )
-                for (version, sha), size in sorted(zip(kept.items(), sizes, strict=True))
+                for version, sha in sorted(_kept(fields).items())
             ),
-            usage=Usage.model_validate({k.decode(): v.decode() for k, v in usage.items()}),
+            usage=Usage.model_validate(_text(usage)),
             tuned=fields.get("tuned", ""),
         )
 
@@ -271,6 +316,15 @@ def read_share(client: redis.Redis, name: str) -> Share:
     return Share.model_validate({key: value.decode() for key, value in known})
 
 
+def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in fields.items()}
+
+
+def _kept(record: Mapping[str, str]) -> dict[int, str]:
+    """The versions kept, and their digests."""
+    return {int(key[1:]): sha for key, sha in record.items() if key[1:].isdigit()}
+
+
 def _unknown(name: str) -> NotFoundError:
     return NotFoundError(f"there is no experiment {name[:100]!r}: create it first")
 
@@ -284,5 +338,5 @@ def _event(key: bytes, fields: dict[bytes, bytes]) -> Event:
     return Event(
         id=key.decode(),
         at=datetime.fromtimestamp(milliseconds / 1000, UTC),
-        **cast("dict[str, Any]", {name.decode(): text.decode() for name, text in fields.items()}),
+        **cast("dict[str, Any]", _text(fields)),
     )

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis import UnixDomainSocketConnection as Connection
 
 from heliostat_engines.adapters import AdapterFiles
 from heliostat_server.errors import ExistsError, NotFoundError, RequestError, UnavailableError
 from heliostat_server.experiments.terms import Share
 from heliostat_server.experiments.tokens import digest
-from heliostat_server.store.experiments import MAX_TOKENS, ExperimentStore
+from heliostat_server.store.experiments import EVENTS_PAGE, MAX_TOKENS, ExperimentStore
 from heliostat_server.store.keys import ExperimentKeys
 from heliostat_server.store.shares import StoredShares
 
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
 def experiments(store: AdapterStore) -> ExperimentStore:
     """Beside the adapter store; it has a, b and e."""
     return ExperimentStore(store._redis)
+
+
+@pytest.fixture
+def questions(store: AdapterStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by one with each time that the store is asked, however many commands go at once."""
+    asked: list[str] = []
+    send = Connection.send_packed_command
+
+    def note(self: Connection, *arguments: Any, **options: Any) -> None:
+        asked.append("")
+        send(self, *arguments, **options)
+
+    monkeypatch.setattr(Connection, "send_packed_command", note)
+    return asked
 
 
 def publish(store: AdapterStore, name: str, *texts: str) -> None:
@@ -133,6 +148,29 @@ def test_events_are_newest_first_and_ones_own(experiments: ExperimentStore) -> N
     latest = experiments.events(count=1)
     assert [(event.experiment, event.what) for event in latest] == [("b", "token issued")]
     assert experiments.events("a")[0].detail == "weight = 2.0"
+
+
+def test_events_of_one_are_found_among_those_of_many(experiments: ExperimentStore) -> None:
+    for number in range(2 * EVENTS_PAGE):
+        experiments.note("b", "changed", str(number))
+        if number % EVENTS_PAGE == 0:
+            experiments.note("a", "changed", str(number))
+    assert [event.detail for event in experiments.events("a")] == [str(EVENTS_PAGE), "0", ""]
+    assert [event.detail for event in experiments.events("a", 2)] == [str(EVENTS_PAGE), "0"]
+    assert experiments.events("nobody") == []
+
+
+def test_all_experiments_are_read_in_as_many_questions_as_one(
+    experiments: ExperimentStore, store: AdapterStore, questions: list[str]
+) -> None:
+    for name in "abe":
+        publish(store, name, name)
+    questions.clear()
+    experiments.get("a")
+    one = len(questions)
+    questions.clear()
+    assert [each.versions[0].bytes for each in experiments.all()] == [1, 1, 1]
+    assert len(questions) == one + 1  # and their names
 
 
 def test_while_redis_is_away_it_says_so(valkey: EmbeddedValkey) -> None:
