@@ -7,9 +7,10 @@ import threading
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -26,6 +27,7 @@ from tests.benchmarks.fairness import REWARD, Drawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Self
 
     from playwright.sync_api import Page
 
@@ -83,7 +85,7 @@ class Background:
     def start(self, work: Callable[..., None], *arguments: object) -> None:
         self._jobs.append(self._pool.submit(work, *arguments))
 
-    def __enter__(self) -> Background:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -326,11 +328,9 @@ def _slope(at: Sequence[float], values: Sequence[float]) -> float:
 
 def peak_mb(process: psutil.Process) -> float:
     """The most that a process ever had."""
-    with suppress(OSError), open(f"/proc/{process.pid}/status") as status:
-        for line in status:
-            if line.startswith("VmHWM"):
-                return round(int(line.split()[1]) * 1024 / MB)
-    return 0.0
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    kilobytes = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return round(int(kilobytes) * 1024 / MB)
 
 
 # The dashboard.
