@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -182,6 +182,7 @@ class Calls:
     """What asking the control plane takes, in seconds by the call."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    failed: Counter[str] = field(default_factory=Counter)
 
     def ask(
         self,
@@ -208,15 +209,19 @@ class Calls:
 
     def _timed(self, client: RolloutClient, method: str, request: object) -> None:
         started = time.perf_counter()
-        client.ask(method, request)
+        try:
+            client.ask(method, request)
+        except grpc.RpcError:
+            self.failed[method] += 1
         self.seconds[method].append(time.perf_counter() - started)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Milliseconds by the call; `all but the list`: what trainers and people ask for."""
+        """Milliseconds by the call, and of all."""
         asked = {"all": [s for each in self.seconds.values() for s in each]} | dict(self.seconds)
         return {
             method: {
                 "calls": len(seconds),
+                "failed": self.failed.total() if method == "all" else self.failed[method],
                 "p50_ms": percentile_ms(seconds, 50),
                 "p99_ms": percentile_ms(seconds, 99),
             }

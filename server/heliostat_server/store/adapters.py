@@ -25,6 +25,8 @@ kept. A run that publishes 150 MB a minute has ten such adapters in the store.""
 STAGED_TTL_S = 2 * DROPPED_TTL_S
 """A staged adapter that nobody commits goes after this long. Longer than a dropped version: a full
 store that evicts what expires next (volatile-ttl) must not take an upload's own first chunks."""
+BULK_READ_BYTES = 2**18
+"""Taken from the socket at once: with less, and with more, reading a chunk takes twice the time of a core."""
 CHUNK_BYTES = 8 * 2**20
 """Redis answers nobody else while it copies a value: large ones are split."""
 MAX_PINNED = 8
@@ -102,7 +104,8 @@ class AdapterStore:
     @staticmethod
     def connect(url: str, *, keep_versions: int = 3) -> AdapterStore:
         """The store at a redis:// or unix:// URL."""
-        return AdapterStore(connect(url, BULK_TIMEOUT_S), keep_versions=keep_versions)
+        client = connect(url, BULK_TIMEOUT_S, BULK_READ_BYTES)
+        return AdapterStore(client, keep_versions=keep_versions)
 
     def stage(self, files: AdapterFiles) -> str:
         """Keep an adapter's bytes for a while, unpublished; answers its sha256. Idempotent.
