@@ -36,6 +36,7 @@ from heliostat_server.settings import AskedLimits, ServeSettings
 from tests.benchmarks.fairness import Drawn, jain
 from tests.benchmarks.load import (
     MB,
+    OF_ONE,
     Background,
     Calls,
     Drawer,
@@ -242,7 +243,7 @@ def _first_batches(seconds: list[float]) -> dict[str, float]:
 
 def aims(figures: dict[str, Any]) -> list[Aim]:
     """What should be, beside what is."""
-    drawn, calls, memory = figures["drawn"], figures["calls"]["all"], figures["memory"]
+    drawn, calls, memory = figures["drawn"], figures["calls"][OF_ONE], figures["memory"]
     worst_page_ms = max((page["worst_ms"] for page in figures["pages"].values()), default=0.0)
     quiet = figures["published_quiet"]["ratio"]
     loaded = figures["published_under_load"].get("ratio", 0.0)
@@ -253,7 +254,12 @@ def aims(figures: dict[str, Any]) -> list[Aim]:
     steepest = max(slopes.values())
     return [
         Aim("Jain's index", drawn["jain"], "at least 0.98", drawn["jain"] >= 0.98),
-        Aim("control calls, p99 in ms", calls["p99_ms"], "under 100", calls["p99_ms"] < 100),
+        Aim(
+            "calls of one experiment, p99 in ms",
+            calls["p99_ms"],
+            "under 100",
+            calls["p99_ms"] < 100,
+        ),
         Aim("slowest page in ms", worst_page_ms, "under 1000", worst_page_ms < 1000),
         Aim("publish of the store's own", quiet, "at least 0.7", quiet >= 0.7),
         Aim("the same under load", loaded, "at least 0.7", loaded >= 0.7),

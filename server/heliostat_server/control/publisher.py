@@ -55,17 +55,7 @@ class Publisher:
         """
         with self._places:
             parse_adapter(files)
-            sha256 = self._store.stage(files)
-            try:
-                report = self._loader.load_adapter(sha256, LOAD_TIMEOUT_S)
-            except Exception:
-                with suppress(
-                    UnavailableError
-                ):  # It goes by itself, and the reason is the other one.
-                    self._store.discard(sha256)
-                raise
-            version = self._store.commit(experiment, sha256)
-            return Published(version, sha256, report.bound_modules, report.target_modules)
+            return self._try(experiment, files)
 
     def roll_back(self, experiment: str, version: int) -> Published:
         """Make a kept version the experiment's next one, or raise and leave all as it was.
@@ -77,3 +67,14 @@ class Publisher:
         report = self._loader.load_adapter(self._store.resolve(experiment, version), LOAD_TIMEOUT_S)
         next_version, sha256 = self._store.roll_back(experiment, version)
         return Published(next_version, sha256, report.bound_modules, report.target_modules)
+
+    def _try(self, experiment: str, files: AdapterFiles) -> Published:
+        sha256 = self._store.stage(files)
+        try:
+            report = self._loader.load_adapter(sha256, LOAD_TIMEOUT_S)
+        except Exception:
+            with suppress(UnavailableError):  # It goes by itself, and the reason is the other one.
+                self._store.discard(sha256)
+            raise
+        version = self._store.commit(experiment, sha256)
+        return Published(version, sha256, report.bound_modules, report.target_modules)
