@@ -26,7 +26,7 @@ MAX_EXPERIMENTS = 64
 """Whose groups are all remembered: those asked for last."""
 MAX_GLANCES = 1024
 """Whose latest groups are remembered."""
-GLANCED_GROUPS = 8000
+GLANCED_GROUPS = 4000
 """Of a list of experiments, read together: what is drawn of each is small."""
 TIME_BINS = 60
 
