@@ -79,8 +79,9 @@ def record_groups(redis_url: str, experiments: Sequence[str], each: int) -> None
 class Background:
     """Threads that work until the end of a `with` block, which raises what any of them raised."""
 
-    def __init__(self) -> None:
-        self.stop = threading.Event()
+    def __init__(self, stop: threading.Event | None = None) -> None:
+        """stop: is set at the end, however the block ends; by default one of its own."""
+        self.stop = stop or threading.Event()
         self._pool = ThreadPoolExecutor(256)
         self._jobs: list[Any] = []
 

@@ -155,7 +155,7 @@ class Bench:
         loaded: dict[str, float] = {}
         self.files = {name: self._adapter(100 + i) for i, name in enumerate(self.files)}
         _say("all at once")
-        with Background() as others, Background() as drawing:
+        with Background() as others, Background(drawn.done) as drawing:
             for drawer in drawers:
                 drawing.start(drawer.draw, drawn)
             fresh = self.names[-NEWCOMERS:]

@@ -16,7 +16,7 @@ SMALL = Sizes(
     publishers=2,
     adapter_mb=0.2,
     groups=60,
-    minutes=0.4,
+    minutes=0.5,
     steps=6,
     sample_s=1.0,
 )
