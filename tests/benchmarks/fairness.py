@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import threading
@@ -65,12 +66,15 @@ class Drawn:
     lock: threading.Lock = field(default_factory=threading.Lock)
     done: threading.Event = field(default_factory=threading.Event)
     started: set[str] = field(default_factory=set)
+    begun_at: float = math.inf
+    """By time.perf_counter, since when batches are counted."""
 
     def add(self, name: str) -> None:
         with self.lock:
             self.started.add(name)
             if self.started < self.counts.keys():
                 return
+            self.begun_at = min(self.begun_at, time.perf_counter())
             self.counts[name] += 1
             if sum(self.counts.values()) >= self.stop_at:
                 self.done.set()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from heliostat_proto import control_pb2 as messages
+from tests.e2e.browser import CHROMIUM, browser, sign_in
 from tests.e2e.conftest import BATCH
 from tests.server.checkpoints import random_adapter
 from tests.server.rollout_client import StreamError
@@ -29,10 +28,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
 SEEDS = range(2 * BATCH)
 HOSTILE = "a cat <img src=x onerror='window.hacked=1'><script>window.hacked=1</script>"
 PATIENCE_MS = 30_000
@@ -42,14 +37,8 @@ PATIENCE_MS = 30_000
 def chromium() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium: apt-get install chromium")
-    # As root, in a container, Chromium has no sandbox of its own.
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*sandbox, NO_NETWORK, "--disable-dev-shm-usage"]
-        )
-        yield browser
-        browser.close()
+    with browser() as started:
+        yield started
 
 
 @dataclass
@@ -75,9 +64,7 @@ class Window:
         self.page.goto(self.url + path)
 
     def sign_in(self, token: str) -> None:
-        self.open("/")
-        self.page.get_by_label("Token").fill(token)
-        self.page.get_by_role("button", name="Sign in").click()
+        sign_in(self.page, self.url, token)
 
     def press(self, button: str) -> None:
         self.page.get_by_role("button", name=button, exact=True).click()

@@ -55,13 +55,18 @@ class RolloutClient:
         return {name: (shape.in_features, shape.out_features) for name, shape in targets.items()}
 
     def publish(
-        self, files: AdapterFiles, experiment: str = "e", **header: object
+        self,
+        files: AdapterFiles,
+        experiment: str = "e",
+        timeout_s: float = 60,
+        chunk_bytes: int = 65536,
+        **header: object,
     ) -> control_pb2.PublishResponse:
-        parts = publish_parts(files, experiment, **header)
+        parts = iter_publish_parts(files, experiment, chunk_bytes, **header)
         if experiment not in self._opened:
             self.open(experiment)
             self._opened.add(experiment)
-        return self._control.Publish(iter(parts), timeout=60, metadata=self._metadata)
+        return self._control.Publish(parts, timeout=timeout_s, metadata=self._metadata)
 
     def open(self, experiment: str) -> str:
         """A token of an experiment, which is made if it is not there."""
@@ -126,18 +131,22 @@ def publish_parts(
     files: AdapterFiles, experiment: str, chunk_bytes: int = 65536, **header: object
 ) -> list[control_pb2.PublishRequest]:
     """The messages of a Publish; `header` overrides fields of the header."""
+    return list(iter_publish_parts(files, experiment, chunk_bytes, **header))
+
+
+def iter_publish_parts(
+    files: AdapterFiles, experiment: str, chunk_bytes: int = 65536, **header: object
+) -> Iterator[control_pb2.PublishRequest]:
+    """The same, one at a time."""
     fields = {
         "experiment": experiment,
         "sha256": files.sha256,
         "config": files.config,
         "tensor_bytes": len(files.tensors),
     }
-    first = control_pb2.PublishRequest(header=control_pb2.AdapterHeader(**fields | header))
-    chunks = [
-        control_pb2.PublishRequest(chunk=files.tensors[start : start + chunk_bytes])
-        for start in range(0, len(files.tensors), chunk_bytes)
-    ]
-    return [first, *chunks]
+    yield control_pb2.PublishRequest(header=control_pb2.AdapterHeader(**fields | header))
+    for start in range(0, len(files.tensors), chunk_bytes):
+        yield control_pb2.PublishRequest(chunk=files.tensors[start : start + chunk_bytes])
 
 
 def _add(request: Any, name: str, values: np.ndarray) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 """Largest message taken: a chunk of an adapter."""
-WORKERS = 16
+UPLOADS = 16
+"""Adapters taken in at once: each is held whole in memory."""
+WORKERS = UPLOADS + 64
+"""Threads. Uploads wait for the engine: however many do, others are still answered."""
+UPLOAD_POLL_S = 5.0
+"""How soon an upload that waits for its place is given up once its client is gone."""
 MAX_EVENTS = 1000
 
 
@@ -44,6 +50,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
     def __init__(self, operations: Operations, authority: Authority) -> None:
         self._operations = operations
         self._authority = authority
+        self._uploads = BoundedSemaphore(UPLOADS)
         self._log = structlog.get_logger("control")
 
     # The names of methods are those of the .proto.
@@ -64,8 +71,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
             # Before the bytes are taken: a foreign token sends none.
             header = receive_header(request_iterator, self._operations.max_adapter_bytes())
             caller.check_owns(header.experiment)
-            files = receive_adapter(header, request_iterator)
-            published = self._operations.publish(caller, header.experiment, files, header.tuned)
+            with self._uploading(context):
+                files = receive_adapter(header, request_iterator)
+                published = self._operations.publish(caller, header.experiment, files, header.tuned)
             self._log.info("published", experiment=header.experiment, version=published.version)
             return published_message(published)
 
@@ -156,6 +164,17 @@ class ControlService(control_pb2_grpc.ControlServicer):
         with self._calling(context) as caller:
             revoked = self._operations.revoke_tokens(caller, request.experiment)
             return control_pb2.RevokeTokensResponse(revoked=revoked)
+
+    @contextmanager
+    def _uploading(self, context: Any) -> Iterator[None]:
+        """Hold one of the places for uploads; the bytes wait at the client until there is one."""
+        while not self._uploads.acquire(timeout=UPLOAD_POLL_S):
+            if not context.is_active():
+                raise UnavailableError("the client went away before its upload had a place")
+        try:
+            yield
+        finally:
+            self._uploads.release()
 
     @contextmanager
     def _calling(self, context: Any) -> Iterator[Caller]:

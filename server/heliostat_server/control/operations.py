@@ -11,6 +11,8 @@ from heliostat_server.store.description import ServerDescription  # noqa: TC001 
 from heliostat_server.store.keys import check_experiment
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.machine.resting import GivenBack
     from heliostat_server.control.publisher import Published, Publisher
@@ -115,6 +117,16 @@ class Operations:
         if caller.experiment is not None:
             return [self._experiments.get(caller.experiment)]
         return self._experiments.all()
+
+    def names(self, caller: Caller) -> list[str]:
+        """The names of the experiments that the caller may see, in order."""
+        return self._experiments.names() if caller.experiment is None else [caller.experiment]
+
+    def some(self, caller: Caller, names: Sequence[str]) -> list[Experiment]:
+        """The experiments of these names."""
+        for name in names:
+            self._check(caller, name)
+        return self._experiments.some(names)
 
     def change(self, caller: Caller, experiment: str, share: ShareChange) -> Experiment:
         """Pause or resume an experiment, or, as the administrator, change its terms."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Protocol
 
 from heliostat_engines.adapters import parse_adapter
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from heliostat_server.store.adapters import AdapterStore
 
 LOAD_TIMEOUT_S = 120.0
+AT_ONCE = 2
+"""Adapters in work: the engine tries one after the other, and parsed ones take their size again."""
 
 
 class AdapterLoader(Protocol):
@@ -40,6 +43,7 @@ class Publisher:
     def __init__(self, store: AdapterStore, loader: AdapterLoader) -> None:
         self._store = store
         self._loader = loader
+        self._places = BoundedSemaphore(AT_ONCE)
 
     def publish(self, experiment: str, files: AdapterFiles) -> Published:
         """Make an adapter the experiment's next version, or raise and leave all as it was.
@@ -49,16 +53,9 @@ class Publisher:
             RequestError: the engine refuses it.
             UnavailableError: engine or store cannot be reached.
         """
-        parse_adapter(files)
-        sha256 = self._store.stage(files)
-        try:
-            report = self._loader.load_adapter(sha256, LOAD_TIMEOUT_S)
-        except Exception:
-            with suppress(UnavailableError):  # It goes by itself, and the reason is the other one.
-                self._store.discard(sha256)
-            raise
-        version = self._store.commit(experiment, sha256)
-        return Published(version, sha256, report.bound_modules, report.target_modules)
+        with self._places:
+            parse_adapter(files)
+            return self._try(experiment, files)
 
     def roll_back(self, experiment: str, version: int) -> Published:
         """Make a kept version the experiment's next one, or raise and leave all as it was.
@@ -70,3 +67,14 @@ class Publisher:
         report = self._loader.load_adapter(self._store.resolve(experiment, version), LOAD_TIMEOUT_S)
         next_version, sha256 = self._store.roll_back(experiment, version)
         return Published(next_version, sha256, report.bound_modules, report.target_modules)
+
+    def _try(self, experiment: str, files: AdapterFiles) -> Published:
+        sha256 = self._store.stage(files)
+        try:
+            report = self._loader.load_adapter(sha256, LOAD_TIMEOUT_S)
+        except Exception:
+            with suppress(UnavailableError):  # It goes by itself, and the reason is the other one.
+                self._store.discard(sha256)
+            raise
+        version = self._store.commit(experiment, sha256)
+        return Published(version, sha256, report.bound_modules, report.target_modules)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 BULK_TIMEOUT_S = 30.0
 """For a chunk of an adapter, which a slow network takes longer over than an answer."""
+BULK_READ_BYTES = 2**18
+"""Taken from the socket at once: with less, and with more, reading a chunk takes twice the time of a core."""
 MAX_PINNED = 8
 """Versions of an experiment that may be pinned."""
 
@@ -118,7 +120,7 @@ class AdapterStore:
         url: str, *, keep_versions: int = 3, adapters_url: str | None = None
     ) -> AdapterStore:
         """The store at a redis:// or unix:// URL."""
-        client = connect(url, BULK_TIMEOUT_S)
+        client = connect(url, BULK_TIMEOUT_S, BULK_READ_BYTES)
         return AdapterStore(client, keep_versions=keep_versions, adapters_url=adapters_url)
 
     def stage(self, files: AdapterFiles) -> str:
@@ -237,6 +239,8 @@ class AdapterStore:
         Raises:
             NotFoundError: no such adapter, or its bytes no longer have that digest.
         """
+        with suppress(StoreFullError):  # It can be read all the same.
+            self._lifetimes.extend(sha256)
         fields = ["config", "chunks", "object"]
         config, chunks, name = answered(lambda: self._redis.hmget(ADAPTER + sha256, fields))
         if config is None or chunks is None:

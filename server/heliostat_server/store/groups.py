@@ -26,7 +26,7 @@ from heliostat_server.store.keys import ExperimentKeys
 from heliostat_server.store.redis import answered, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import Self
 
     from numpy.typing import NDArray
@@ -138,6 +138,20 @@ class RedisGroups:
         key, newest = ExperimentKeys(experiment).groups, f"({before}" if before else "+"
         rows = answered(lambda: self._redis.xrevrange(key, max=newest, count=count))
         return _groups(experiment, rows)
+
+    def news(self, since: Mapping[str, str], count: int) -> list[list[KeptGroup]]:
+        """Of each experiment the latest groups after one, "" being before all, oldest first, and all in one question.
+
+        since: experiment -> that group's id. Raises UnavailableError.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        for experiment, group_id in since.items():
+            oldest = f"({group_id}" if group_id else "-"
+            pipeline.xrevrange(ExperimentKeys(experiment).groups, min=oldest, count=count)
+        answers = answered(pipeline.execute)
+        return [
+            _groups(experiment, rows[::-1]) for experiment, rows in zip(since, answers, strict=True)
+        ]
 
     def after(self, experiment: str, group_id: str) -> Iterator[KeptGroup]:
         """The groups after one, or with "" all, oldest first. Raises UnavailableError."""

@@ -26,15 +26,20 @@ TIMEOUT_S = 10.0
 """For an answer: most take a millisecond."""
 CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 5.0
+READ_BYTES = 2**16
 
 
-def connect(url: str, timeout_s: float = TIMEOUT_S) -> redis.Redis:
+def connect(url: str, timeout_s: float = TIMEOUT_S, read_bytes: int = READ_BYTES) -> redis.Redis:
     """A client of the Redis at a redis:// or unix:// URL; threads may share it.
 
     timeout_s: for an answer, where it is to be waited for longer or shorter than usual.
+    read_bytes: taken from the socket at once, where answers are large.
     """
     return redis.Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S)
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
+        socket_read_size=read_bytes,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import grpc
@@ -9,7 +10,7 @@ import pytest
 
 from heliostat_engines.machine.resting import GivenBack
 from heliostat_proto import control_pb2
-from heliostat_server.control.grpc import ControlService, start_control
+from heliostat_server.control.grpc import UPLOADS, ControlService, start_control
 from heliostat_server.control.operations import Operations
 from heliostat_server.control.publisher import Publisher
 from heliostat_server.errors import UnavailableError
@@ -54,11 +55,16 @@ def experiments(store: AdapterStore) -> ExperimentStore:
 
 
 @pytest.fixture
+def loader() -> Loader:
+    return Loader()
+
+
+@pytest.fixture
 def client(
-    store: AdapterStore, experiments: ExperimentStore, models: Models
+    store: AdapterStore, experiments: ExperimentStore, models: Models, loader: Loader
 ) -> Iterator[RolloutClient]:
     """The administrator's."""
-    operations = Operations(Engine(), experiments, store, Publisher(store, Loader()), models, "1")
+    operations = Operations(Engine(), experiments, store, Publisher(store, loader), models, "1")
     authority = Authority(experiments, (digest("admin"),))
     address = f"127.0.0.1:{free_ports(1)[0]}"
     server = start_control(ControlService(operations, authority), address)
@@ -102,6 +108,21 @@ def test_what_a_run_decided_comes_with_its_adapters(
     assert shown(client) == ""
     said = [event.detail for event in experiments.events("e") if event.what == "tuned"]
     assert said == ["x" * MAX_TUNED_CHARS, "from step 5 on: fewer candidates"]
+
+
+def test_while_many_uploads_wait_for_the_engine_others_are_answered(
+    client: RolloutClient, loader: Loader
+) -> None:
+    client.open("e")
+    loader.go_on.clear()
+    with ThreadPoolExecutor(UPLOADS + 1) as pool:
+        uploads = [pool.submit(client.publish, ADAPTER) for _ in range(UPLOADS + 1)]
+        try:
+            assert loader.asked.wait(30)
+            assert client.info("e").latest_version == 0
+        finally:
+            loader.go_on.set()
+        assert {upload.result().version for upload in uploads} == {1}
 
 
 def test_a_trainer_has_the_models_rest_once_nothing_waits_to_be_drawn(

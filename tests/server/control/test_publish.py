@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,8 +27,12 @@ MAX_BYTES = 2**20
 class Loader:
     def __init__(self, refusal: Exception | None = None) -> None:
         self.refusal = refusal
+        self.asked, self.go_on = Event(), Event()
+        self.go_on.set()
 
     def load_adapter(self, sha256: str, timeout_s: float) -> LoadReport:  # noqa: ARG002
+        self.asked.set()
+        assert self.go_on.wait(60)
         if self.refusal is not None:
             raise self.refusal
         return LoadReport(bound_modules=1, target_modules=1)

@@ -53,6 +53,14 @@ def test_dropped_bytes_expire_unless_another_experiment_has_them(store: AdapterS
     assert 0 < ttl["w"] <= 3600
 
 
+def test_dropped_bytes_stay_as_long_as_they_are_read(store: AdapterStore) -> None:
+    sha256 = store.stage(files("x"))
+    key = f"heliostat:adapter:{sha256}"
+    store._redis.expire(key, 5)
+    assert store.fetch(sha256) == files("x")
+    assert store._redis.ttl(key) >= DROPPED_TTL_S
+
+
 def test_unknown_versions_say_what_there_is(store: AdapterStore) -> None:
     with pytest.raises(NotFoundError, match="'a' has published no adapter"):
         store.resolve("a", 1)

@@ -9,7 +9,7 @@ from heliostat_engines.adapters import AdapterFiles
 from heliostat_server.errors import ExistsError, NotFoundError, RequestError, UnavailableError
 from heliostat_server.experiments.terms import Share
 from heliostat_server.experiments.tokens import digest
-from heliostat_server.store.experiments import MAX_TOKENS, ExperimentStore
+from heliostat_server.store.experiments import EVENTS_PAGE, MAX_TOKENS, ExperimentStore
 from heliostat_server.store.keys import ExperimentKeys
 from heliostat_server.store.shares import StoredShares
 
@@ -161,6 +161,16 @@ def test_events_are_newest_first_and_ones_own(experiments: ExperimentStore) -> N
     latest = experiments.events(count=1)
     assert [(event.experiment, event.what) for event in latest] == [("b", "token issued")]
     assert experiments.events("a")[0].detail == "weight = 2.0"
+
+
+def test_events_of_one_are_found_among_those_of_many(experiments: ExperimentStore) -> None:
+    for number in range(2 * EVENTS_PAGE):
+        experiments.note("b", "changed", str(number))
+        if number % EVENTS_PAGE == 0:
+            experiments.note("a", "changed", str(number))
+    assert [event.detail for event in experiments.events("a")] == [str(EVENTS_PAGE), "0", ""]
+    assert [event.detail for event in experiments.events("a", 2)] == [str(EVENTS_PAGE), "0"]
+    assert experiments.events("nobody") == []
 
 
 def test_while_redis_is_away_it_says_so(valkey: EmbeddedValkey) -> None:

@@ -20,8 +20,14 @@ if TYPE_CHECKING:
     from heliostat_server.experiments.terms import Experiment
     from heliostat_server.store.groups import KeptGroup, RedisGroups
 
-MAX_EXPERIMENTS = 256
-"""Whose groups are remembered: those asked for last."""
+    _Outcomes = LRUCache[tuple[str, datetime], deque["Outcome"]]
+
+MAX_EXPERIMENTS = 64
+"""Whose groups are all remembered: those asked for last."""
+MAX_GLANCES = 1024
+"""Whose latest groups are remembered."""
+GLANCED_GROUPS = 4000
+"""Of a list of experiments, read together: what is drawn of each is small."""
 TIME_BINS = 60
 
 
@@ -60,18 +66,45 @@ class Curves:
 
     def __init__(self, groups: RedisGroups) -> None:
         self._groups = groups
-        self._known: LRUCache[tuple[str, datetime], deque[Outcome]] = LRUCache(MAX_EXPERIMENTS)
+        self._known: _Outcomes = LRUCache(MAX_EXPERIMENTS)
+        self._glanced: _Outcomes = LRUCache(MAX_GLANCES)
         self._lock = Lock()
 
     def of(self, experiment: Experiment) -> list[Outcome]:
         """The outcomes of an experiment's last groups, oldest first. Raises UnavailableError."""
-        # One of the same name that was made anew is another.
-        key = (experiment.name, experiment.created)
         with self._lock:
-            known = self._known.setdefault(key, deque(maxlen=MAX_GROUPS))
-            last = known[-1].id if known else ""
-            known.extend(map(_outcome, self._groups.after(experiment.name, last)))
+            known = self._known.setdefault(_key(experiment), deque(maxlen=MAX_GROUPS))
+            known.extend(map(_outcome, self._groups.after(experiment.name, _last_id(known))))
             return list(known)
+
+    def glances(self, experiments: Sequence[Experiment]) -> list[list[Outcome]]:
+        """The outcomes of each experiment's latest groups, the fewer the more experiments there are.
+
+        However many there are, few groups are read, and all in one question. Raises UnavailableError.
+        """
+        if not experiments:
+            return []
+        count = min(MAX_GROUPS, GLANCED_GROUPS // len(experiments) or 1)
+        with self._lock:
+            known = [
+                self._glanced.setdefault(_key(each), deque(maxlen=count)) for each in experiments
+            ]
+            since = {
+                each.name: _last_id(outcomes)
+                for each, outcomes in zip(experiments, known, strict=True)
+            }
+            for outcomes, kept in zip(known, self._groups.news(since, count), strict=True):
+                outcomes.extend(map(_outcome, kept))
+            return [list(outcomes) for outcomes in known]
+
+
+def _key(experiment: Experiment) -> tuple[str, datetime]:
+    """One of the same name that was made anew is another."""
+    return experiment.name, experiment.created
+
+
+def _last_id(outcomes: Sequence[Outcome]) -> str:
+    return outcomes[-1].id if outcomes else ""
 
 
 def reward_names(outcomes: Iterable[Outcome]) -> list[str]:

@@ -22,6 +22,7 @@ from heliostat_server.store.sessions import SESSION_S, Sessions
 GROUP_ID = r"^\d{1,20}-\d{1,20}$"
 GroupId = Annotated[str, Path(pattern=GROUP_ID)]
 RewardName = Annotated[str, Query(max_length=100)]
+PageNumber = Annotated[int, Query(alias="page", ge=1, le=2**31)]
 STATIC_AGE_S = 300
 
 
@@ -73,12 +74,12 @@ def dashboard_routes(  # noqa: C901
         return response
 
     @router.get("/")
-    def overview(by: By) -> HTMLResponse:
-        return page("overview.html", by=by, view=views.overview(by))
+    def overview(by: By, number: PageNumber = 1) -> HTMLResponse:
+        return page("overview.html", by=by, view=views.overview(by, number))
 
     @router.get("/overview")
-    def live_overview(by: By) -> HTMLResponse:
-        return page("overview_live.html", by=by, view=views.overview(by))
+    def live_overview(by: By, number: PageNumber = 1) -> HTMLResponse:
+        return page("overview_live.html", by=by, view=views.overview(by, number))
 
     @router.post("/experiments")
     def create(by: By, name: Annotated[str, Form(max_length=200)]) -> HTMLResponse:

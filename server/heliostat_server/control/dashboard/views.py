@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from heliostat_server.errors import UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from heliostat_server.control.dashboard.curves import Curves
+    from heliostat_server.control.dashboard.curves import Curves, Outcome
     from heliostat_server.control.dashboard.pictures import Pictures
     from heliostat_server.control.operations import Operations, ServerInfo
     from heliostat_server.experiments.authority import Caller
@@ -29,6 +30,8 @@ GALLERY_GROUPS = 12
 GALLERY_READ = 300
 """Groups that are looked through for those of one version."""
 EVENTS = 20
+PAGE_ROWS = 100
+"""Experiments that the overview shows at once."""
 STRIP_WIDTH = 240
 
 
@@ -48,9 +51,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Overview:
-    """The server and its experiments."""
+    """The server and its experiments, a page of them."""
 
     rows: Sequence[Row]
+    experiments: int
+    """Of all pages."""
+    page: int
+    """The first is 1."""
+    pages: int
     activity: Activity
     server: ServerInfo | None
     unavailable: str
@@ -143,9 +151,13 @@ class Views:
         self._curves = curves
         self._pictures = pictures
 
-    def overview(self, caller: Caller) -> Overview:
-        """The server, and the experiments that the caller may see."""
-        experiments = self._operations.all(caller)
+    def overview(self, caller: Caller, page: int = 1) -> Overview:
+        """The server, and a page of the experiments that the caller may see; beyond the last one: that."""
+        names = self._operations.names(caller)
+        pages = max(1, math.ceil(len(names) / PAGE_ROWS))
+        page = min(page, pages)
+        shown = names[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
+        experiments = self._operations.some(caller, shown)
         activity = self._activity.recent()
         server, unavailable = None, ""
         try:
@@ -153,7 +165,15 @@ class Views:
         except UnavailableError as error:
             unavailable = str(error)
         return Overview(
-            [self._row(experiment, activity) for experiment in experiments],
+            [
+                _row(experiment, outcomes, activity)
+                for experiment, outcomes in zip(
+                    experiments, self._curves.glances(experiments), strict=True
+                )
+            ],
+            len(names),
+            page,
+            pages,
             activity,
             server,
             unavailable,
@@ -206,16 +226,16 @@ class Views:
         batch = self._operations.info(caller).description.limits.batch
         self._pictures.draw(caller, kept, batch)
 
-    def _row(self, experiment: Experiment, activity: Activity) -> Row:
-        outcomes = self._curves.of(experiment)
-        name = experiment.name
-        share, queued = activity.share(name), activity.queued.get(name, 0)
-        if not outcomes:
-            return Row(experiment, share, queued, "", 0.0, "")
-        reward = reward_names(outcomes)[0]
-        axis = Axis.VERSION if outcomes[-1].version else Axis.TIME
-        means = [point.mean for point in points(outcomes, reward, axis)]
-        return Row(experiment, share, queued, reward, means[-1], spark(means))
+
+def _row(experiment: Experiment, outcomes: Sequence[Outcome], activity: Activity) -> Row:
+    name = experiment.name
+    share, queued = activity.share(name), activity.queued.get(name, 0)
+    if not outcomes:
+        return Row(experiment, share, queued, "", 0.0, "")
+    reward = reward_names(outcomes)[0]
+    axis = Axis.VERSION if outcomes[-1].version else Axis.TIME
+    means = [point.mean for point in points(outcomes, reward, axis)]
+    return Row(experiment, share, queued, reward, means[-1], spark(means))
 
 
 def _led_by(reward: str, kept: KeptGroup) -> KeptGroup:

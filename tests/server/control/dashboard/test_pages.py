@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from html import unescape
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from heliostat_server.control.dashboard.curves import GLANCED_GROUPS, Curves
+from heliostat_server.control.dashboard.views import PAGE_ROWS
 from heliostat_server.store.adapters import AdapterStore
 from heliostat_server.store.experiments import ExperimentStore
 from heliostat_server.store.usage import RedisUsage
@@ -48,6 +51,40 @@ def test_the_overview_tells_of_server_and_shares(
     for shown in ("75 %", "25 %", "1,200", "45 of 60 linears", "judge, colour", "no groups yet"):
         assert shown in page
     assert 'aria-label="judge of mine"' in page
+
+
+def test_many_experiments_come_in_pages(admin: Browser, experiments: ExperimentStore) -> None:
+    assert "Pages of experiments" not in admin.get("/").text
+    for number in range(PAGE_ROWS + 1):
+        experiments.create(f"many-{number:03}")
+    first, second = admin.get("/").text, admin.get("/?page=2").text
+    assert "page 1 of 2 · 103 experiments" in first
+    assert first.count('id="to-m') == PAGE_ROWS
+    assert 'href="/?page=2"' in first
+    assert 'hx-get="/overview?page=2"' in second
+    assert 'id="to-theirs"' in second
+    assert "page 2 of 2" in admin.get("/overview?page=9").text
+
+
+def test_a_page_of_experiments_reads_few_groups_and_all_that_are_new(
+    client: redis.Redis, groups: RedisGroups, experiments: ExperimentStore
+) -> None:
+    for name in ("mine", "theirs"):
+        for version in range(8):
+            groups.add(group(name, version=version))
+    curves, read = Curves(groups), []
+    news = groups.news
+    groups.news = lambda since, count: read.append(answer := news(since, count)) or answer  # type: ignore[method-assign]
+    known = experiments.all()
+    first = curves.glances(known)
+    assert first == [curves.of(each) for each in known]
+    groups.add(group("theirs", version=99))
+    assert [each[-1].version for each in curves.glances(known)] == [7, 99]
+    assert [[len(kept) for kept in answer] for answer in read] == [[8, 8], [0, 1]]
+    crowd = [known[0].model_copy(update={"name": f"n{place}"}) for place in range(GLANCED_GROUPS)]
+    assert curves.glances([known[0].model_copy(update={"created": datetime.now(UTC)}), *crowd])[
+        0
+    ] == [first[0][-1]]
 
 
 def test_what_the_run_decided_last_is_shown_as_text(
