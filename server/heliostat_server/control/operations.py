@@ -12,7 +12,7 @@ from heliostat_server.store.keys import check_experiment
 
 if TYPE_CHECKING:
     from heliostat_engines.adapters import AdapterFiles
-    from heliostat_engines.machine.resting import GivenBack
+    from heliostat_engines.machine.given_back import GivenBack
     from heliostat_server.control.publisher import Published, Publisher
     from heliostat_server.experiments.authority import Caller
     from heliostat_server.experiments.terms import Event, Experiment, ShareChange
