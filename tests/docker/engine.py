@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from tests.docker.machine import Machine, require_engine, unavailable
+from tests.docker.machine import BRIDGE, Machine, require_engine, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,23 +138,27 @@ class Engine:
         """Set an environment variable for later commands."""
         self._environment[name] = value
 
-    def stop(self) -> None:
-        """End all containers and the engine, and what it started."""
+    def stop(self) -> list[str]:
+        """End all containers and the engine, and what it started; answers the bridges that it had."""
+        bridges = [BRIDGE]
         if self._daemon.poll() is None:
+            networks = self.docker("network", "ls", "--quiet", check=False).stdout.decode().split()
+            bridges += [f"br-{network}" for network in networks]
             ids = self.docker("ps", "--all", "--quiet", check=False).stdout.decode().split()
             if ids:
                 self.docker("rm", "--force", "--volumes", *ids, check=False)
             self.docker("network", "prune", "--force", check=False)
-        children = psutil.Process(self._daemon.pid).children(recursive=True)
-        self._daemon.send_signal(signal.SIGTERM)
+        self._daemon.terminate()
         try:
             self._daemon.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._daemon.kill()
             self._daemon.wait()
-        _, left = psutil.wait_procs(children, timeout=20)
-        for process in left:
-            process.kill()
+        for process in psutil.process_iter(["cmdline"]):  # What outlives a daemon that died.
+            if any(str(self._folder) in argument for argument in process.info["cmdline"] or ()):
+                process.kill()
+                process.wait(STOP_TIMEOUT_S)
+        return bridges
 
 
 @contextmanager
@@ -169,8 +172,7 @@ def engine(folder: Path, compose: Path) -> Iterator[Engine]:
         running.wait()
         yield running
     finally:
-        running.stop()
-        machine.put_back(folder)
+        machine.put_back(folder, running.stop())
         assert machine.differences() == []
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+BRIDGE = "docker0"
+"""An engine's own; those of its networks are named by their ids."""
 TABLES = ("filter", "nat", "mangle", "raw")
 TOOLS = ("dockerd", "docker", "iptables", "iptables-save", "iptables-restore", "ip")
 
@@ -33,7 +35,7 @@ def require_engine() -> None:
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         unavailable(f"not installed: {', '.join(missing)} (Debian's docker.io, iptables, iproute2)")
-    if "docker0" in links():
+    if BRIDGE in links():
         unavailable("another engine runs here: two would share its bridge and its firewall rules")
 
 
@@ -81,13 +83,12 @@ class Machine:
         saved = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True)
         return Machine(FORWARDING.read_text(), rules(), saved.stdout, links())
 
-    def put_back(self, folder: Path) -> None:
-        """Make it so again, once the engine whose files are in the folder has ended."""
+    def put_back(self, folder: Path, bridges: Sequence[str]) -> None:
+        """Make it so again, once the engine that had this folder and these bridges has ended."""
         for place in mounts_below(folder):
             subprocess.run(["umount", str(place)], check=True)
-        for link in links() - self.links:
-            if link == "docker0" or link.startswith(("br-", "veth")):
-                _run(["ip", "link", "delete", link])
+        for bridge in links().intersection(bridges) - self.links:
+            _run(["ip", "link", "delete", bridge])
         _put_back_rules(self.saved)
         FORWARDING.write_text(self.forwarding)
         # Only now: below a mount lies what is not ours to remove.
