@@ -85,7 +85,7 @@ def torch_index(folder: Path) -> Iterator[str | None]:
     packages.mkdir(parents=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--constraint", str(ROOT / "constraints.txt"), "--dest", str(packages), "torch"]
-    subprocess.run(command, check=True, timeout=TIMEOUT_S)
+    subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S)
     if not list(packages.glob("torch-*+cpu-*.whl")):
         yield None
         return

@@ -83,7 +83,7 @@ class Project:
 
     def heliostat(self, *arguments: str) -> str:
         """A command in the container of the control plane."""
-        return self.compose("exec", "--no-TTY", "control", "heliostat", *arguments).strip()
+        return self.compose("exec", "-T", "control", "heliostat", *arguments).strip()
 
     def inspect(self, container: str, field: str) -> str:
         command = ("inspect", container, "--format", "{{" + field + "}}")
@@ -266,7 +266,7 @@ def test_a_kill_and_an_upgrade_in_the_middle_change_no_result(
     print(f"the upgrade took {time.monotonic() - begun:.0f} s")
     assert not set(containers) & {started.inspect(name, ".Id") for name in (TRITON, CONTROL)}
     probe = "import heliostat; print(heliostat.UPGRADED)"
-    asked = started.compose("exec", "--no-TTY", "triton-cpu", "python", "-c", probe)
+    asked = started.compose("exec", "-T", "triton-cpu", "python", "-c", probe)
     assert asked.strip() == "True"
     training.finish()
     for name in ("proxy_reward_mean", "reward_mean"):
@@ -406,7 +406,7 @@ def draw(
 def resolved(project: Project) -> set[str]:
     """Addresses of the name `triton`, as a container of the network sees them."""
     probe = "import socket; print(*{each[4][0] for each in socket.getaddrinfo('triton', 8001)})"
-    return set(project.compose("exec", "--no-TTY", "control", "python", "-c", probe).split())
+    return set(project.compose("exec", "-T", "control", "python", "-c", probe).split())
 
 
 def certify(folder: Path) -> None:
