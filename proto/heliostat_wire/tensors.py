@@ -1,6 +1,7 @@
 """Requests and answers as arrays by name: what one side writes the other reads.
 
-How arrays get onto the wire is in `kserve`; between Triton's models they are its own tensors.
+How arrays get onto the wire is in `kserve`; between Triton's models they are its own tensors. torch is imported where
+tensors are made: who only asks a server how it is does not wait for it.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from heliostat_engines.conditioning import Conditioning
 from heliostat_wire.names import Tensor
 from heliostat_wire.specs import json_element
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import torch
     from numpy.typing import NDArray
 
+    from heliostat_engines.conditioning import Conditioning
     from heliostat_proto.rollout_pb2 import ExploreSpec, ScoreSpec
 
 Arrays = dict[str, "NDArray[Any]"]
@@ -72,6 +73,8 @@ def conditioning_arrays(conditioning: Conditioning) -> Arrays:
 
 def read_conditioning(arrays: Mapping[str, NDArray[Any]]) -> Conditioning:
     """What `conditioning_arrays` wrote, in memory of its own."""
+    from heliostat_engines.conditioning import Conditioning
+
     mask = arrays.get(Tensor.MASK)
     return Conditioning(
         tokens=_tensor(arrays[Tensor.TOKENS]),
@@ -124,5 +127,7 @@ def score_arrays(rewards: NDArray[np.float32], images: NDArray[np.uint8] | None)
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    import torch
+
     # A message's memory cannot be written to, and Triton's is gone after the call.
     return torch.from_numpy(array.copy())

@@ -30,6 +30,21 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_health_check_imports_no_torch() -> None:
+    """A container's is run every few seconds: torch would take seconds of each."""
+    probe = (
+        "import sys, heliostat.cli\n"
+        "from typer.testing import CliRunner\n"
+        "result = CliRunner().invoke(heliostat.cli.app, ['health', '--state', 'nowhere'])\n"
+        "assert 'no rollout server has run on' in result.output, result\n"
+        "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_version_is_the_packages() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert result.exit_code == 0

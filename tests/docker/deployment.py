@@ -32,7 +32,7 @@ SECRETS = ("admin_token", "redis_password", "grafana_password")
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 60
 """Seconds are usual; a machine that is busy with other tests may need more."""
-_VARIABLE = re.compile(r"\$\$|\$\{(?P<name>\w+)(?:(?P<rule>:?-)(?P<default>[^}]*))?\}")
+_VARIABLE = re.compile(r"\$\$|\$\{(?P<name>\w+)(?:(?P<rule>:?[-?])(?P<default>[^}]*))?\}")
 
 
 def find_tool(name: str) -> str:
@@ -48,7 +48,7 @@ def find_tool(name: str) -> str:
 
 
 def interpolate(value: Any, variables: dict[str, str]) -> Any:
-    """Fill in ${NAME}, ${NAME-default} and ${NAME:-default} in all strings; $$ is $."""
+    """Fill in ${NAME}, and ${NAME-default}, :- and :? as Compose does, in all strings; $$ is $."""
     if isinstance(value, dict):
         return {key: interpolate(each, variables) for key, each in value.items()}
     if isinstance(value, list):
@@ -62,19 +62,21 @@ def _filled(match: re.Match[str], variables: dict[str, str]) -> str:
     if match[0] == "$$":
         return "$"
     given = variables.get(match["name"])
-    if given is None or (not given and match["rule"] == ":-"):
-        assert match["rule"], f"{match[0]} has neither a value nor a default"
+    if given is None or (not given and (match["rule"] or "").startswith(":")):
+        assert (match["rule"] or "?")[-1] == "-", f"{match[0]} has neither a value nor a default"
         return match["default"]
     return given
 
 
 def env_file() -> dict[str, str]:
-    return {name: value or "" for name, value in dotenv_values(DOCKER / ".env").items()}
+    """What a user's .env is to begin with."""
+    return {name: value or "" for name, value in dotenv_values(DOCKER / ".env.example").items()}
 
 
-def read_compose() -> dict[str, Any]:
-    """compose.yaml under the settings of .env alone."""
-    return interpolate(yaml.safe_load((DOCKER / "compose.yaml").read_text()), env_file())
+def read_compose(variables: dict[str, str] | None = None) -> dict[str, Any]:
+    """compose.yaml under these settings alone, or under those of .env.example."""
+    settings = env_file() if variables is None else variables
+    return interpolate(yaml.safe_load((DOCKER / "compose.yaml").read_text()), settings)
 
 
 def build_kubernetes(overlay: str, folder: Path) -> list[dict[str, Any]]:

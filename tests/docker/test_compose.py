@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -21,6 +21,9 @@ from tests.docker.deployment import (
     read_compose,
 )
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 COMPOSE = read_compose()
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = ("control", "triton-cpu", "triton-gpu")
@@ -32,8 +35,8 @@ def test_it_follows_the_compose_specification() -> None:
 
 
 @pytest.mark.parametrize("profiles", ["cpu", "gpu", "cpu,monitoring", "gpu,vlm-judge,build"])
-def test_docker_compose_takes_it(profiles: str) -> None:
-    command = [find_tool("docker-compose"), "-f", str(DOCKER / "compose.yaml"), "config", "-q"]
+def test_docker_compose_takes_it(compose: Path, profiles: str) -> None:
+    command = [str(compose), "-f", str(DOCKER / "compose.yaml"), "config", "-q"]
     run = subprocess.run(
         command,
         env={"COMPOSE_PROFILES": profiles, "PATH": "/usr/bin:/bin"},
@@ -53,7 +56,7 @@ def test_no_service_may_more_than_it_needs(name: str) -> None:
     if name == "vlm-judge":  # TensorRT-LLM's container, which writes where it likes.
         return
     assert service["read_only"] is True
-    if "build" not in service:  # Our own image has its user.
+    if not service["image"].startswith("heliostat:"):  # Our own image has its user.
         assert service["user"].split(":")[0] != "0"
 
 
@@ -86,6 +89,42 @@ def test_every_setting_of_the_env_file_is_used() -> None:
     text = (DOCKER / "compose.yaml").read_text()
     ours = {name for name in env_file() if not name.startswith("COMPOSE_")}
     assert {name for name in ours if f"${{{name}" not in text} == set()
+
+
+def test_the_env_file_says_what_holds_without_it() -> None:
+    bare = {"COMPOSE_PROFILES": env_file()["COMPOSE_PROFILES"]}
+    assert read_compose(bare) == COMPOSE
+
+
+def test_without_a_profile_nothing_is_started() -> None:
+    with pytest.raises(AssertionError, match=r"run cp \.env\.example \.env"):
+        read_compose({})
+
+
+def test_an_image_is_built_for_one_service() -> None:
+    """For two it would be built twice, and each build would take the tag from the other."""
+    built = [
+        service["image"]
+        for name, service in SERVICES.items()
+        if "build" in service and name != "build"  # Which is run by itself, and never by `up`.
+    ]
+    assert sorted(built) == ["heliostat:cpu", "heliostat:gpu"]
+    assert SERVICES["triton-cpu"]["pull_policy"] == "never"
+
+
+def test_nothing_of_a_users_is_in_git() -> None:
+    """Else a pull would end in a conflict, or a commit would take a secret along."""
+    files = (
+        "secrets/x.txt",
+        ".env",
+        "compose.override.yaml",
+        "tls/key.pem",
+        "backups/redis.tar.gz",
+    )
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", *files], cwd=DOCKER, capture_output=True, text=True
+    )
+    assert ignored.stdout.split() == list(files)
 
 
 def test_all_services_that_share_a_name_have_profiles_of_their_own() -> None:

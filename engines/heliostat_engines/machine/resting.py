@@ -13,27 +13,17 @@ import tempfile
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from heliostat_engines.machine.given_back import GivenBack
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import IO
-
-
-@dataclass(frozen=True)
-class GivenBack:
-    """What a sleep gave back: bytes as the device measures them, not as the tensors add up; and how long it took."""
-
-    memory_bytes: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: GivenBack) -> GivenBack:
-        return GivenBack(self.memory_bytes + other.memory_bytes, self.seconds + other.seconds)
 
 
 class Memory(Protocol):

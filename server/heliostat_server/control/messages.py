@@ -10,7 +10,7 @@ from heliostat_server.experiments.terms import ShareChange
 from heliostat_wire.info import ServerInfo as ToldInfo
 
 if TYPE_CHECKING:
-    from heliostat_engines.machine.resting import GivenBack
+    from heliostat_engines.machine.given_back import GivenBack
     from heliostat_server.control.operations import ServerInfo
     from heliostat_server.control.publisher import Published
     from heliostat_server.experiments.terms import Event, Experiment

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from heliostat_engines.adapters import AdapterFiles
-    from heliostat_engines.machine.resting import GivenBack
+    from heliostat_engines.machine.given_back import GivenBack
     from heliostat_server.control.publisher import Published, Publisher
     from heliostat_server.experiments.authority import Caller
     from heliostat_server.experiments.terms import Event, Experiment, ShareChange

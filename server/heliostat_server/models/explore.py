@@ -44,7 +44,7 @@ from heliostat_wire.tensors import DrawnBatch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from heliostat_engines.machine.resting import GivenBack
+    from heliostat_engines.machine.given_back import GivenBack
     from heliostat_server.sampling.jobs import ExploreJob, FinishedBatch
     from heliostat_server.settings import ModelSettings
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from structlog.typing import FilteringBoundLogger
 
-    from heliostat_engines.machine.resting import GivenBack
+    from heliostat_engines.machine.given_back import GivenBack
     from heliostat_wire.errors import Code
     from heliostat_wire.tensors import Arrays
 

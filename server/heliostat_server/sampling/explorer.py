@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.decoders import DecoderName
     from heliostat_engines.families.family import Family
-    from heliostat_engines.machine.resting import GivenBack
+    from heliostat_engines.machine.given_back import GivenBack
     from heliostat_engines.resolution import Resolution
     from heliostat_engines.runtimes.engine import Engine
     from heliostat_server.sampling.requests import Rollout

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from heliostat_engines.adapters import Binding
-    from heliostat_engines.machine.resting import GivenBack
+    from heliostat_engines.machine.given_back import GivenBack
     from heliostat_server.sampling.explorer import Drawing
     from heliostat_server.sampling.requests import Load, Rest
 

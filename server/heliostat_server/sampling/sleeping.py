@@ -10,7 +10,7 @@ from heliostat_engines.machine.resting import Resting
 from heliostat_server.errors import RequestError
 
 if TYPE_CHECKING:
-    from heliostat_engines.machine.resting import GivenBack
+    from heliostat_engines.machine.given_back import GivenBack
     from heliostat_server.settings import ModelSettings
 
 

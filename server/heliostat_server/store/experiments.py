@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from heliostat_server.errors import ExistsError, StoreFullError
+from heliostat_server.errors import ExistsError, NotFoundError, StoreFullError
 from heliostat_server.experiments.terms import Event, Experiment, Share, Usage, Version
 from heliostat_server.experiments.tokens import digest, new_token
 from heliostat_server.store.adapters import DROP_VERSION, DROPPING

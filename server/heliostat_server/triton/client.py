@@ -9,8 +9,8 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from heliostat_engines.machine.given_back import GivenBack
 from heliostat_engines.machine.network import grpc_options
-from heliostat_engines.machine.resting import GivenBack
 from heliostat_proto.rollout_pb2 import (
     ExploreSpec,
     LoadReport,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from heliostat_engines.machine.resting import GivenBack
+from heliostat_engines.machine.given_back import GivenBack
 from heliostat_proto import control_pb2
 from heliostat_server.control.grpc import UPLOADS, ControlService, start_control
 from heliostat_server.control.operations import Operations

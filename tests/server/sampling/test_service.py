@@ -16,7 +16,8 @@ from heliostat_engines.conditioning import Conditioning
 from heliostat_engines.decoders import DecoderName
 from heliostat_engines.families import get_family
 from heliostat_engines.families.demo.family import DemoFamily
-from heliostat_engines.machine.resting import GivenBack, Resting
+from heliostat_engines.machine.given_back import GivenBack
+from heliostat_engines.machine.resting import Resting
 from heliostat_engines.resolution import width_height
 from heliostat_engines.sampling.euler import SAMPLERS
 from heliostat_engines.sampling.noise import initial_noise

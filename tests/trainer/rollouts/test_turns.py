@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from heliostat_engines.errors import ConfigError
-from heliostat_engines.machine.resting import GivenBack, Resting
+from heliostat_engines.machine.given_back import GivenBack
+from heliostat_engines.machine.resting import Resting
 from heliostat_trainer.folder.layout import RunFolder
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.policy.policy import Policy

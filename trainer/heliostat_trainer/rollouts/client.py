@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from heliostat_engines.adapters import AdapterFiles
-    from heliostat_engines.machine.resting import GivenBack
+    from heliostat_engines.machine.given_back import GivenBack
     from heliostat_trainer.rollouts.connection import Caller
     from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
     from heliostat_wire.tensors import Arrays

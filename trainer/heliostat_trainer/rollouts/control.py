@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from heliostat_engines.errors import HeliostatError
-from heliostat_engines.machine.resting import GivenBack
+from heliostat_engines.machine.given_back import GivenBack
 from heliostat_proto import control_pb2
 from heliostat_trainer.errors import ServerRefusedError
 from heliostat_trainer.rollouts.handshake import check_wire

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.conditioning import Conditioning
-    from heliostat_engines.machine.resting import GivenBack, Resting
+    from heliostat_engines.machine.given_back import GivenBack
+    from heliostat_engines.machine.resting import Resting
     from heliostat_trainer.rollouts.service import RefusedPrompts, RolloutService, Scores
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
