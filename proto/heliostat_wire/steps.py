@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from heliostat_proto import control_pb2 as messages
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Phase(StrEnum):
@@ -85,3 +91,80 @@ class Fidelity:
     """Mean true rank of the K that the proxy calls worst."""
     spread_gain: float
     """Standard deviation of the true rewards of the 2 K picked, over that of 2 K at random."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """A training step as its trainer counted it."""
+
+    step: int
+    version: int
+    """Of the adapter that its candidates were explored with."""
+    seconds: Mapping[Phase, float]
+    """Wall time of each phase that its trainer spent in it."""
+    shape: Shape
+    explore_steps: int
+    """In the schedule of its candidates, of which `shape.score_after` are evaluated."""
+    kept_spread: float
+    """Standard deviation of the kept samples' rewards, the mean over groups."""
+    fidelity: Fidelity | None = None
+    """None: it was not watched."""
+    decision: Decision | None = None
+    """What was decided after it for later ones."""
+
+    def message(self) -> messages.StepReport:
+        """As it is told."""
+        decided = self.decision
+        return messages.StepReport(
+            step=self.step,
+            version=self.version,
+            seconds={str(phase): seconds for phase, seconds in self.seconds.items()},
+            shape=_shape_message(self.shape),
+            explore_steps=self.explore_steps,
+            kept_spread=self.kept_spread,
+            fidelity=None if self.fidelity is None else messages.Fidelity(**asdict(self.fidelity)),
+            decision=None
+            if decided is None
+            else messages.StepDecision(
+                step=decided.step, shape=_shape_message(decided.shape), why=decided.why
+            ),
+        )
+
+    @staticmethod
+    def read(message: messages.StepReport) -> StepReport:
+        """What `message` wrote. Whoever sent it: what is no number to show is left out."""
+        told = {phase: message.seconds[phase] for phase in Phase if phase in message.seconds}
+        decided = message.decision
+        return StepReport(
+            step=message.step,
+            version=message.version,
+            seconds={phase: seconds for phase, seconds in told.items() if 0 <= seconds < math.inf},
+            shape=_read_shape(message.shape),
+            explore_steps=message.explore_steps,
+            kept_spread=message.kept_spread if math.isfinite(message.kept_spread) else 0.0,
+            fidelity=_read_fidelity(message.fidelity) if message.HasField("fidelity") else None,
+            decision=Decision(decided.step, _read_shape(decided.shape), decided.why)
+            if message.HasField("decision")
+            else None,
+        )
+
+
+def _shape_message(shape: Shape) -> messages.StepShape:
+    return messages.StepShape(**asdict(shape))
+
+
+def _read_shape(message: messages.StepShape) -> Shape:
+    return Shape(message.prompts, message.candidates, message.keep_pairs, message.score_after)
+
+
+def _read_fidelity(message: messages.Fidelity) -> Fidelity | None:
+    """None where one of the numbers is none."""
+    read = Fidelity(
+        message.rho,
+        message.tau_b,
+        message.overlap,
+        message.rank_of_best,
+        message.rank_of_worst,
+        message.spread_gain,
+    )
+    return read if all(map(math.isfinite, asdict(read).values())) else None
