@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from heliostat_server.errors import DeadlineError
 from heliostat_server.sampling.requests import Rollout
+from heliostat_server.store.work import Spent, Work
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
     from heliostat_engines.adapters import Binding
@@ -70,6 +75,8 @@ class ExploreJob:
         self.reply = reply
         self.drawing: Drawing | None = None
         self.rewards: list[torch.Tensor] = []
+        self._asked_at = self._drawn_at = time.time()
+        self._seconds: dict[Work, float] = defaultdict(float)
         self._timeout_s = timeout_s
         self._started = time.monotonic()
         self._batch = batch
@@ -125,6 +132,26 @@ class ExploreJob:
     def age_s(self) -> float:
         """Seconds since it arrived."""
         return time.monotonic() - self._started
+
+    @property
+    def spent(self) -> Spent:
+        """What it has taken so far."""
+        return Spent(self._asked_at, self._drawn_at, dict(self._seconds))
+
+    @contextmanager
+    def working(self, work: Work) -> Iterator[None]:
+        """Count the block as work for it; one thread does one kind."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.worked(work, time.monotonic() - started)
+
+    def worked(self, work: Work, seconds: float) -> None:
+        """Count work for it."""
+        self._seconds[work] += seconds
+        if work is Work.DENOISE:
+            self._drawn_at = time.time()
 
     def take_batch(self) -> tuple[int, ...]:
         """The next batch's seeds."""
