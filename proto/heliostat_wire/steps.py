@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,6 +10,9 @@ from heliostat_proto import control_pb2 as messages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+MOST = 1e9
+"""A number beyond it was not measured."""
 
 
 class Phase(StrEnum):
@@ -138,10 +140,10 @@ class StepReport:
         return StepReport(
             step=message.step,
             version=message.version,
-            seconds={phase: seconds for phase, seconds in told.items() if 0 <= seconds < math.inf},
+            seconds={phase: seconds for phase, seconds in told.items() if 0 <= seconds <= MOST},
             shape=_read_shape(message.shape),
             explore_steps=message.explore_steps,
-            kept_spread=message.kept_spread if math.isfinite(message.kept_spread) else 0.0,
+            kept_spread=message.kept_spread if abs(message.kept_spread) <= MOST else 0.0,
             fidelity=_read_fidelity(message.fidelity) if message.HasField("fidelity") else None,
             decision=Decision(decided.step, _read_shape(decided.shape), decided.why)
             if message.HasField("decision")
@@ -167,4 +169,4 @@ def _read_fidelity(message: messages.Fidelity) -> Fidelity | None:
         message.rank_of_worst,
         message.spread_gain,
     )
-    return read if all(map(math.isfinite, asdict(read).values())) else None
+    return read if all(abs(value) <= MOST for value in asdict(read).values()) else None

@@ -12,6 +12,8 @@ from heliostat_server.store.keys import check_experiment
 from heliostat_server.store.steps import PublishedStep
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.machine.resting import GivenBack
     from heliostat_server.control.publisher import Published, Publisher
@@ -120,6 +122,18 @@ class Operations:
         if caller.experiment is not None:
             return [self._experiments.get(caller.experiment)]
         return self._experiments.all()
+
+    def names(self, caller: Caller) -> list[str]:
+        """Of the experiments that the caller may see, in order."""
+        if caller.experiment is not None:
+            return [caller.experiment]
+        return self._experiments.names()
+
+    def some(self, caller: Caller, experiments: Sequence[str]) -> list[Experiment]:
+        """All that is known of some experiments; without those that are no more."""
+        for experiment in experiments:
+            self._check(caller, experiment)
+        return self._experiments.some(experiments)
 
     def change(self, caller: Caller, experiment: str, share: ShareChange) -> Experiment:
         """Pause or resume an experiment, or, as the administrator, change its terms."""

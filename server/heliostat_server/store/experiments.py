@@ -136,8 +136,16 @@ class ExperimentStore:
 
     def all(self) -> list[Experiment]:
         """All experiments, by name."""
+        return self._read(self.names())
+
+    def names(self) -> list[str]:
+        """Of all experiments, in order."""
         names = answered(lambda: self._redis.smembers(EXPERIMENTS))
-        return self._read(sorted(name.decode() for name in names))
+        return sorted(name.decode() for name in names)
+
+    def some(self, names: Sequence[str]) -> list[Experiment]:
+        """Those of these names that there are, in their order."""
+        return self._read(names)
 
     def change(self, name: str, terms: Mapping[str, Any]) -> None:
         """Set some terms. Raises NotFoundError."""

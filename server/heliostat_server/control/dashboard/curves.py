@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from dataclasses import dataclass
 from enum import StrEnum
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
-from cachetools import LRUCache
 
+from heliostat_server.control.dashboard.remembered import Remembered
 from heliostat_server.store.groups import MAX_GROUPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from heliostat_server.experiments.terms import Experiment
     from heliostat_server.store.groups import KeptGroup, RedisGroups
+    from heliostat_server.store.work import Spent
 
-MAX_EXPERIMENTS = 256
-"""Whose groups are remembered: those asked for last."""
 TIME_BINS = 60
 
 
@@ -42,6 +39,8 @@ class Outcome:
     rewards: dict[str, tuple[float, float, float]]
     drawn: int | None = None
     """Names version, prompt and seeds: a group that is scored anew after other steps has the same."""
+    spent: Spent | None = None
+    """What it took; None: it was drawn before that was kept."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +54,11 @@ class Point:
     groups: int
 
 
-class Curves:
-    """The outcomes of experiments' groups; reads each group once. Safe to share between threads."""
+class Curves(Remembered[Outcome]):
+    """The outcomes of experiments' groups."""
 
     def __init__(self, groups: RedisGroups) -> None:
-        self._groups = groups
-        self._known: LRUCache[tuple[str, datetime], deque[Outcome]] = LRUCache(MAX_EXPERIMENTS)
-        self._lock = Lock()
-
-    def of(self, experiment: Experiment) -> list[Outcome]:
-        """The outcomes of an experiment's last groups, oldest first. Raises UnavailableError."""
-        # One of the same name that was made anew is another.
-        key = (experiment.name, experiment.created)
-        with self._lock:
-            known = self._known.setdefault(key, deque(maxlen=MAX_GROUPS))
-            last = known[-1].id if known else ""
-            known.extend(map(_outcome, self._groups.after(experiment.name, last)))
-            return list(known)
+        super().__init__(lambda name, last: map(_outcome, groups.after(name, last)), MAX_GROUPS)
 
 
 def reward_names(outcomes: Iterable[Outcome]) -> list[str]:
@@ -131,4 +118,5 @@ def _outcome(kept: KeptGroup) -> Outcome:
         kept.group.version,
         {name: (m, b, w) for name, m, b, w in columns},
         drawn=hash((kept.group.version, kept.group.prompt, kept.group.seeds)),
+        spent=kept.group.spent,
     )
