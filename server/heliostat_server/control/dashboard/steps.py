@@ -139,7 +139,9 @@ def _by_version(outcomes: Iterable[Outcome]) -> defaultdict[int, defaultdict[Wor
         for spent in rollout:
             for work, seconds in spent.seconds.items():
                 own[work] += seconds
-        own[Work.QUEUE] = max(0.0, _under_way(rollout) - sum(own[work] for work in IN_TURN))
+        own[Work.QUEUE] = max(
+            0.0, _under_way(rollout) - sum(own.get(work, 0.0) for work in IN_TURN)
+        )
     return works
 
 
