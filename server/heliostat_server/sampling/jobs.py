@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from heliostat_server.errors import DeadlineError
 from heliostat_server.sampling.requests import Rollout
-from heliostat_server.store.work import Spent, Work
+from heliostat_server.store.stations import Spent, Station
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +76,7 @@ class ExploreJob:
         self.drawing: Drawing | None = None
         self.rewards: list[torch.Tensor] = []
         self._asked_at = self._drawn_at = time.time()
-        self._seconds: dict[Work, float] = defaultdict(float)
+        self._seconds: dict[Station, float] = defaultdict(float)
         self._timeout_s = timeout_s
         self._started = time.monotonic()
         self._batch = batch
@@ -139,18 +139,18 @@ class ExploreJob:
         return Spent(self._asked_at, self._drawn_at, dict(self._seconds))
 
     @contextmanager
-    def working(self, work: Work) -> Iterator[None]:
-        """Count the block as work for it; one thread does one kind."""
+    def at(self, station: Station) -> Iterator[None]:
+        """Count the block's time there; one thread is at one station."""
         started = time.monotonic()
         try:
             yield
         finally:
-            self.worked(work, time.monotonic() - started)
+            self.was_at(station, time.monotonic() - started)
 
-    def worked(self, work: Work, seconds: float) -> None:
-        """Count work for it."""
-        self._seconds[work] += seconds
-        if work is Work.DENOISE:
+    def was_at(self, station: Station, seconds: float) -> None:
+        """Count time there."""
+        self._seconds[station] += seconds
+        if station is Station.DENOISE:
             self._drawn_at = time.time()
 
     def take_batch(self) -> tuple[int, ...]:

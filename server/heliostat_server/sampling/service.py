@@ -20,7 +20,7 @@ from heliostat_server.sampling.jobs import CancelledError, ExploreJob, FinishedB
 from heliostat_server.sampling.metrics import ExploreMetrics
 from heliostat_server.sampling.requests import Load, Rollout, parse_explore
 from heliostat_server.store.groups import Group
-from heliostat_server.store.work import Work
+from heliostat_server.store.stations import Station
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -150,13 +150,13 @@ class ExploreService:
     def _denoise(self, job: ExploreJob, rollout: Rollout) -> None:
         if job.drawing is None:
             self._metrics.started(job.experiment, job.age_s)
-            with job.working(Work.ENCODE):
+            with job.at(Station.ENCODE):
                 job.drawing = self._explorer.prepare(rollout)
         seeds = job.take_batch()
         started = time.monotonic()
-        with job.working(Work.REFIT):
+        with job.at(Station.REFIT):
             self._explorer.turn_to(job.drawing)
-        with job.working(Work.DENOISE):
+        with job.at(Station.DENOISE):
             latents = self._explorer.denoise(job.drawing, seeds, job.stop_if_over)
         seconds = time.monotonic() - started
         self._metrics.drawn(job.experiment, len(seeds), job.batch_nfes, seconds)
@@ -184,8 +184,8 @@ class ExploreService:
         rollout = batch.rollout
         started = time.monotonic()
         rewards, decode_s = self._explorer.reward(rollout, batch.seeds, batch.latents)
-        batch.job.worked(Work.DECODE, decode_s)
-        batch.job.worked(Work.REWARD, max(0.0, time.monotonic() - started - decode_s))
+        batch.job.was_at(Station.DECODE, decode_s)
+        batch.job.was_at(Station.REWARD, max(0.0, time.monotonic() - started - decode_s))
         latents = batch.latents if rollout.return_latents else None
         batch.job.rewards.append(rewards)
         done = batch.job.answer(FinishedBatch(batch.seeds, rewards, rollout.version, latents))

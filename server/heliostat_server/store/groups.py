@@ -6,7 +6,7 @@ One entry of an experiment's stream a rollout:
     names       JSON: the rewards' names, R of them.
     seeds       int64[N], little-endian.
     rewards     float32[N, R], little-endian: with the seeds, 12 bytes a candidate for one reward.
-    spent       JSON: what it took (work.py).
+    spent       JSON: what it took (stations.py).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from heliostat_engines.resolution import read_resolution, width_height, written
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_server.errors import NotFoundError
 from heliostat_server.store.redis import answered, connect
+from heliostat_server.store.stations import Spent
 from heliostat_server.store.streams import Streams
-from heliostat_server.store.work import Spent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -38,7 +38,7 @@ from heliostat_server.sampling.sleeping import Sleeper
 from heliostat_server.scheduling.deficit_round_robin import DeficitRoundRobin
 from heliostat_server.scoring.prompts import PromptCache
 from heliostat_server.settings import LimitSettings
-from heliostat_server.store.work import Work
+from heliostat_server.store.stations import Station
 from tests.server.checkpoints import random_adapter
 
 if TYPE_CHECKING:
@@ -536,8 +536,8 @@ def test_a_finished_rollout_says_what_it_took(harness: Harness) -> None:
     (spent,) = (group.spent for group in recorder.groups)
     assert spent is not None
     assert before <= spent.asked_at <= spent.drawn_at <= time.time()
-    assert set(spent.seconds) == set(Work) - {Work.QUEUE}
-    assert spent.seconds[Work.DENOISE] >= 4 * 0.01  # two batches of two steps
-    assert spent.seconds[Work.DECODE] == pytest.approx(2 * DECODE_S)
-    in_turn = sum(spent.seconds[work] for work in (Work.ENCODE, Work.REFIT, Work.DENOISE))
+    assert set(spent.seconds) == set(Station) - {Station.QUEUE}
+    assert spent.seconds[Station.DENOISE] >= 4 * 0.01  # two batches of two steps
+    assert spent.seconds[Station.DECODE] == pytest.approx(2 * DECODE_S)
+    in_turn = sum(spent.seconds[work] for work in (Station.ENCODE, Station.REFIT, Station.DENOISE))
     assert in_turn <= spent.drawn_at - spent.asked_at + 0.05

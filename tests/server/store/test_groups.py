@@ -13,7 +13,7 @@ from heliostat_server.errors import NotFoundError
 from heliostat_server.store import groups as module
 from heliostat_server.store.experiments import ExperimentStore
 from heliostat_server.store.groups import Group, RedisGroups
-from heliostat_server.store.work import Spent, Work
+from heliostat_server.store.stations import Spent, Station
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,9 @@ def group(experiment: str = "e", candidates: int = 4, **changes: object) -> Grou
         "names": ("judge", "colour"),
         "seeds": tuple(range(2**32 - candidates, 2**32)),
         "rewards": np.arange(2 * candidates, dtype=np.float32).reshape(-1, 2) / 3,
-        "spent": Spent(1_790_000_000.25, 1_790_000_009.5, {Work.DENOISE: 7.25, Work.DECODE: 0.5}),
+        "spent": Spent(
+            1_790_000_000.25, 1_790_000_009.5, {Station.DENOISE: 7.25, Station.DECODE: 0.5}
+        ),
     }
     return Group(**fields | changes)  # type: ignore[arg-type]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from heliostat_server.store.groups import KeptGroup, RedisGroups
-    from heliostat_server.store.work import Spent
+    from heliostat_server.store.stations import Spent
 
 TIME_BINS = 60
 

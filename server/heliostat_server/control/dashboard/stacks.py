@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from heliostat_server.control.dashboard.frame import LEFT, RIGHT, WIDTH, Frame, Range
 from heliostat_server.control.dashboard.words import seconds_of
-from heliostat_server.store.work import Work
+from heliostat_server.store.stations import Station
 from heliostat_wire.steps import Phase
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ GAP = 0.18
 """Of a bar's place, what is left empty."""
 STACK_HEIGHT = 340
 
-K = TypeVar("K", Phase, Work)
+K = TypeVar("K", Phase, Station)
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ TRAINER: tuple[Part[Phase], ...] = (
     Part(Phase.EVALUATE, "evaluating", "evaluate"),
     Part(Phase.CHECKPOINT, "saving", "save"),
 )
-SERVER: tuple[Part[Work], ...] = (
-    Part(Work.QUEUE, "queue", "wait"),
-    Part(Work.DENOISE, "denoising", "draw"),
-    Part(Work.REWARD, "rewards", "reward"),
-    Part(Work.DECODE, "decoding", "decode"),
-    Part(Work.REFIT, "refit", "adapter"),
-    Part(Work.ENCODE, "text encoding", "encode"),
+SERVER: tuple[Part[Station], ...] = (
+    Part(Station.QUEUE, "queue", "wait"),
+    Part(Station.DENOISE, "denoising", "draw"),
+    Part(Station.REWARD, "rewards", "reward"),
+    Part(Station.DECODE, "decoding", "decode"),
+    Part(Station.REFIT, "refit", "adapter"),
+    Part(Station.ENCODE, "text encoding", "encode"),
 )
 
 
@@ -124,7 +124,7 @@ class _Bin:
     first: int
     last: int
     trainer: Mapping[Phase, float]
-    server: Mapping[Work, float]
+    server: Mapping[Station, float]
 
     @property
     def name(self) -> str:
@@ -215,5 +215,5 @@ def _mean(times: Sequence[StepTimes]) -> _Bin:
         times[0].step,
         times[-1].step,
         {key: sum(each.trainer.get(key, 0.0) for each in times) / len(times) for key in Phase},
-        {key: sum(each.server.get(key, 0.0) for each in times) / len(times) for key in Work},
+        {key: sum(each.server.get(key, 0.0) for each in times) / len(times) for key in Station},
     )

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 from heliostat_server.control.dashboard.charts import Line
 from heliostat_server.control.dashboard.remembered import Remembered
+from heliostat_server.store.stations import Station
 from heliostat_server.store.steps import MAX_STEPS, KeptStep
-from heliostat_server.store.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from heliostat_server.control.dashboard.curves import Outcome
+    from heliostat_server.store.stations import Spent
     from heliostat_server.store.steps import RedisSteps
-    from heliostat_server.store.work import Spent
     from heliostat_wire.steps import Decision, Phase, Shape, StepReport
 
 MAX_STEP = 10**9
-IN_TURN = (Work.ENCODE, Work.REFIT, Work.DENOISE)
+IN_TURN = (Station.ENCODE, Station.REFIT, Station.DENOISE)
 """What is done one after another between a rollout's request and its last image."""
 
 
@@ -37,7 +37,7 @@ class StepTimes:
 
     step: int
     trainer: Mapping[Phase, float]
-    server: Mapping[Work, float]
+    server: Mapping[Station, float]
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,16 @@ def step_times(kept: Sequence[KeptStep], outcomes: Iterable[Outcome]) -> list[St
     """
     told = reports(kept)
     sharing = Counter(report.version for report in told)
-    works = _by_version(outcomes)
+    spent = _by_version(outcomes)
     for each in kept:
-        works[each.published.version][Work.REFIT] += each.published.refit_s
+        spent[each.published.version][Station.REFIT] += each.published.refit_s
     return [
         StepTimes(
             report.step,
             report.seconds,
             {
-                work: seconds / sharing[report.version]
-                for work, seconds in works[report.version].items()
+                station: seconds / sharing[report.version]
+                for station, seconds in spent[report.version].items()
             },
         )
         for report in told
@@ -127,22 +127,24 @@ def _why(report: StepReport, decisions: Sequence[Decision], *, is_first: bool) -
     return "as the settings say" if is_first else "the watch asked for more steps"
 
 
-def _by_version(outcomes: Iterable[Outcome]) -> defaultdict[int, defaultdict[Work, float]]:
-    """Seconds of the server's work with each version."""
+def _by_version(outcomes: Iterable[Outcome]) -> defaultdict[int, defaultdict[Station, float]]:
+    """Seconds at the server's stations with each version."""
     rollouts: defaultdict[int, list[Spent]] = defaultdict(list)
     for outcome in outcomes:
         if outcome.spent is not None:
             rollouts[outcome.version].append(outcome.spent)
-    works: defaultdict[int, defaultdict[Work, float]] = defaultdict(lambda: defaultdict(float))
+    by_version: defaultdict[int, defaultdict[Station, float]] = defaultdict(
+        lambda: defaultdict(float)
+    )
     for version, rollout in rollouts.items():
-        own = works[version]
+        own = by_version[version]
         for spent in rollout:
-            for work, seconds in spent.seconds.items():
-                own[work] += seconds
-        own[Work.QUEUE] = max(
-            0.0, _under_way(rollout) - sum(own.get(work, 0.0) for work in IN_TURN)
+            for station, seconds in spent.seconds.items():
+                own[station] += seconds
+        own[Station.QUEUE] = max(
+            0.0, _under_way(rollout) - sum(own.get(station, 0.0) for station in IN_TURN)
         )
-    return works
+    return by_version
 
 
 def _under_way(rollouts: Iterable[Spent]) -> float:

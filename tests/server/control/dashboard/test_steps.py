@@ -27,8 +27,8 @@ from heliostat_server.control.dashboard.steps import (
     spread_lines,
     step_times,
 )
+from heliostat_server.store.stations import Spent, Station
 from heliostat_server.store.steps import KeptStep, PublishedStep
-from heliostat_server.store.work import Spent, Work
 from heliostat_wire.steps import Decision, Phase, Shape, StepReport
 from tests.wire.test_steps import REPORT
 
@@ -46,7 +46,7 @@ def kept(*published: PublishedStep) -> list[KeptStep]:
 
 
 def drawn(version: int, asked_at: float, drawn_at: float, **seconds: float) -> Outcome:
-    spent = Spent(asked_at, drawn_at, {Work(work): each for work, each in seconds.items()})
+    spent = Spent(asked_at, drawn_at, {Station(name): each for name, each in seconds.items()})
     return Outcome("1-1", AT, version, {}, spent=spent)
 
 
@@ -68,24 +68,24 @@ def test_the_servers_seconds_are_those_of_the_version_that_explored_the_step() -
     first, second = step_times(steps, outcomes)
     assert (first.step, first.trainer) == (1, BARE.seconds)
     assert first.server == {
-        Work.DENOISE: 1.5,
-        Work.ENCODE: 0.25,
-        Work.REWARD: 1.0,
-        Work.QUEUE: pytest.approx(0.25),
-        Work.REFIT: 0.5,
+        Station.DENOISE: 1.5,
+        Station.ENCODE: 0.25,
+        Station.REWARD: 1.0,
+        Station.QUEUE: pytest.approx(0.25),
+        Station.REFIT: 0.5,
     }
     assert second.server == {
-        Work.DENOISE: 3.5,
-        Work.DECODE: 0.5,
-        Work.QUEUE: pytest.approx(1.5),
-        Work.REFIT: 0.25,
+        Station.DENOISE: 3.5,
+        Station.DECODE: 0.5,
+        Station.QUEUE: pytest.approx(1.5),
+        Station.REFIT: 0.25,
     }
 
 
 def test_steps_that_share_a_version_share_its_seconds() -> None:
     steps = kept(PublishedStep(2, 0.0, told(1, 1)), PublishedStep(3, 0.0, told(2, 1)))
     times = step_times(steps, [drawn(1, 0, 4, denoise=4.0)])
-    assert [each.server[Work.DENOISE] for each in times] == [2.0, 2.0]
+    assert [each.server[Station.DENOISE] for each in times] == [2.0, 2.0]
 
 
 def test_a_step_that_a_resumed_run_made_again_counts_as_it_was_made_last() -> None:
@@ -138,7 +138,7 @@ def test_only_watched_steps_have_a_fidelity() -> None:
         st.tuples(
             st.integers(1, 10**9 - 1),
             st.dictionaries(st.sampled_from(Phase), SECONDS),
-            st.dictionaries(st.sampled_from(Work), SECONDS),
+            st.dictionaries(st.sampled_from(Station), SECONDS),
         ),
         min_size=1,
         max_size=150,
@@ -146,7 +146,7 @@ def test_only_watched_steps_have_a_fidelity() -> None:
     )
 )
 def test_whatever_the_seconds_the_bars_stay_in_their_box(
-    rows: list[tuple[int, dict[Phase, float], dict[Work, float]]],
+    rows: list[tuple[int, dict[Phase, float], dict[Station, float]]],
 ) -> None:
     (picture,) = stacks([[StepTimes(*row) for row in sorted(rows, key=lambda row: row[0])]])
     for end, is_above in ((picture.trainer, True), (picture.server, False)):
@@ -161,7 +161,7 @@ def test_whatever_the_seconds_the_bars_stay_in_their_box(
 
 
 def test_each_end_has_its_parts_one_upon_another() -> None:
-    times = [StepTimes(1, {Phase.EXPLORE: 1.0, Phase.OPTIMISE: 3.0}, {Work.DENOISE: 2.0})]
+    times = [StepTimes(1, {Phase.EXPLORE: 1.0, Phase.OPTIMISE: 3.0}, {Station.DENOISE: 2.0})]
     (picture,) = stacks([times])
     (bar,) = picture.trainer.bars
     below, above = bar.pieces
@@ -177,14 +177,14 @@ def test_each_end_has_its_parts_one_upon_another() -> None:
     )
 
 
-def test_every_phase_and_every_work_has_a_part() -> None:
+def test_every_phase_and_every_station_has_a_part() -> None:
     assert {part.key for part in TRAINER} == set(Phase)
-    assert {part.key for part in SERVER} == set(Work)
+    assert {part.key for part in SERVER} == set(Station)
 
 
 def test_runs_beside_each_other_have_the_same_axes() -> None:
-    quick = [StepTimes(step, {Phase.REDRAW: 1.0}, {Work.DENOISE: 1.0}) for step in (1, 2)]
-    slow = [StepTimes(step, {Phase.REDRAW: 4.0}, {Work.DENOISE: 2.0}) for step in range(1, 9)]
+    quick = [StepTimes(step, {Phase.REDRAW: 1.0}, {Station.DENOISE: 1.0}) for step in (1, 2)]
+    slow = [StepTimes(step, {Phase.REDRAW: 4.0}, {Station.DENOISE: 2.0}) for step in range(1, 9)]
     one, other = stacks([quick, slow])
     assert one.frame is other.frame
     heights = [picture.trainer.bars[0].pieces[0].height for picture in (one, other)]

@@ -1,4 +1,4 @@
-"""What the server does for a rollout, and how long it takes."""
+"""Where a rollout is at the server, and for how long."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Work(StrEnum):
-    """What the server is doing for an experiment."""
+class Station(StrEnum):
+    """Where a rollout is, or its images are."""
 
     QUEUE = "queue"
     """Nothing yet: others are drawn, or rewards are waited for."""
@@ -38,17 +38,17 @@ class Spent:
 
     asked_at: float
     drawn_at: float
-    seconds: Mapping[Work, float]
+    seconds: Mapping[Station, float]
     """Of everything but the queue."""
 
     @property
     def text(self) -> str:
         """JSON."""
-        rounded = {work: round(seconds, 4) for work, seconds in self.seconds.items()}
+        rounded = {str(station): round(each, 4) for station, each in self.seconds.items()}
         return json.dumps([round(self.asked_at, 3), round(self.drawn_at, 3), rounded])
 
     @staticmethod
     def read(text: str) -> Spent:
         """What `text` wrote."""
         asked_at, drawn_at, seconds = json.loads(text)
-        return Spent(asked_at, drawn_at, {Work(work): each for work, each in seconds.items()})
+        return Spent(asked_at, drawn_at, {Station(name): each for name, each in seconds.items()})
