@@ -57,7 +57,11 @@ class RedisSteps:
     def add(self, experiment: str, step: PublishedStep) -> None:
         """Keep a step, unless the store has no room: what is published stays so. Raises UnavailableError."""
         report = b"" if step.report is None else _short(step.report).message().SerializeToString()
-        fields = {"version": str(step.version), "refit_s": repr(step.refit_s), "report": report}
+        fields: dict[str, str | bytes] = {
+            "version": str(step.version),
+            "refit_s": repr(step.refit_s),
+            "report": report,
+        }
         with suppress(StoreFullError):
             self._streams.add(experiment, fields, MAX_STEPS)
 

@@ -310,8 +310,16 @@ class Views:
         fidelity = _of_those_with([fidelity_lines(each) for each in told], line_charts)
         spread = _of_those_with([spread_lines(each) for each in told], line_charts)
         return [
-            Run(*each, made(each[1]))
-            for each in zip(rewards, told, times, pictures, fidelity, spread, strict=True)
+            Run(
+                rewards[place],
+                told[place],
+                times[place],
+                pictures[place],
+                fidelity[place],
+                spread[place],
+                made(told[place]),
+            )
+            for place in range(len(experiments))
         ]
 
     def _row(self, experiment: Experiment, activity: Activity) -> Row:
