@@ -29,10 +29,6 @@ class Range(NamedTuple):
         known = list(values)
         return Range(min(known), max(known))
 
-    def with_(self, other: Range) -> Range:
-        """That of both."""
-        return Range(min(self.low, other.low), max(self.high, other.high))
-
     @property
     def padded(self) -> Range:
         """With a margin, which is never nothing."""

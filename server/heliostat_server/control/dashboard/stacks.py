@@ -150,10 +150,10 @@ def stacks(runs: Sequence[Sequence[StepTimes]]) -> list[Stacks]:
     most = max(each.last - each.first + 1 for each in every)
     across = (WIDTH - RIGHT - LEFT) / (high - low + 1)
     width = min(MAX_BAR, (1 - GAP) * across * most)
-    return [_stacks(bins, frame, width) for bins in binned]
+    return [_stacks(*each, frame, width) for each in zip(runs, binned, strict=True)]
 
 
-def _stacks(bins: Sequence[_Bin], frame: Frame, width: float) -> Stacks:
+def _stacks(times: Sequence[StepTimes], bins: Sequence[_Bin], frame: Frame, width: float) -> Stacks:
     def bars(which: str, parts: Sequence[Part[K]], sign: int) -> list[Bar]:
         return [
             Bar(
@@ -168,8 +168,8 @@ def _stacks(bins: Sequence[_Bin], frame: Frame, width: float) -> Stacks:
     return Stacks(
         frame,
         frame.y(0.0),
-        End(bars("trainer", TRAINER, 1), _legend([each.trainer for each in bins], TRAINER)),
-        End(bars("server", SERVER, -1), _legend([each.server for each in bins], SERVER)),
+        End(bars("trainer", TRAINER, 1), _legend([each.trainer for each in times], TRAINER)),
+        End(bars("server", SERVER, -1), _legend([each.server for each in times], SERVER)),
     )
 
 
