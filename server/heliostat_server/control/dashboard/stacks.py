@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 MAX_BARS = 60
 """Of more steps than that, some are taken together."""
-MAX_BAR = 36.0
-"""Its width."""
+MIN_BAR, MAX_BAR = 2.0, 36.0
+"""Its width: of steps far apart, too, it is seen."""
 GAP = 0.18
 """Of a bar's place, what is left empty."""
 STACK_HEIGHT = 340
@@ -149,7 +149,7 @@ def stacks(runs: Sequence[Sequence[StepTimes]]) -> list[Stacks]:
     frame = Frame.of(steps, y, height=STACK_HEIGHT, y_label=lambda value: seconds_of(abs(value)))
     most = max(each.last - each.first + 1 for each in every)
     across = (WIDTH - RIGHT - LEFT) / (high - low + 1)
-    width = min(MAX_BAR, (1 - GAP) * across * most)
+    width = max(MIN_BAR, min(MAX_BAR, (1 - GAP) * across * most))
     return [_stacks(*each, frame, width) for each in zip(runs, binned, strict=True)]
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliostat_server.control.dashboard.charts import Line, line_charts
@@ -14,6 +14,7 @@ from heliostat_server.control.dashboard.curves import Outcome
 from heliostat_server.control.dashboard.frame import WIDTH
 from heliostat_server.control.dashboard.stacks import (
     MAX_BARS,
+    MIN_BAR,
     SERVER,
     STACK_HEIGHT,
     TRAINER,
@@ -133,6 +134,7 @@ def test_only_watched_steps_have_a_fidelity() -> None:
     ]
 
 
+@settings(max_examples=30)
 @given(
     st.lists(
         st.tuples(
@@ -141,7 +143,7 @@ def test_only_watched_steps_have_a_fidelity() -> None:
             st.dictionaries(st.sampled_from(Station), SECONDS),
         ),
         min_size=1,
-        max_size=150,
+        max_size=70,
         unique_by=lambda row: row[0],
     )
 )
@@ -152,7 +154,7 @@ def test_whatever_the_seconds_the_bars_stay_in_their_box(
     for end, is_above in ((picture.trainer, True), (picture.server, False)):
         assert 1 <= len(end.bars) <= MAX_BARS
         for bar in end.bars:
-            assert bar.width > 0
+            assert bar.width >= MIN_BAR
             assert 0 <= bar.x + bar.width / 2 <= WIDTH
             for piece in bar.pieces:
                 assert 0 <= piece.y <= piece.y + piece.height <= STACK_HEIGHT
