@@ -102,7 +102,7 @@ class RedisGroups:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        self._streams = Streams(client, "groups")
+        self._streams = Streams(client, lambda keys: keys.groups)
 
     @classmethod
     def connect(cls, url: str) -> Self:

@@ -52,7 +52,7 @@ class RedisSteps:
     """The streams in Redis. Safe to share between threads."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._streams = Streams(client, "steps")
+        self._streams = Streams(client, lambda keys: keys.steps)
 
     def add(self, experiment: str, step: PublishedStep) -> None:
         """Keep a step, unless the store has no room: what is published stays so. Raises UnavailableError."""

@@ -8,7 +8,7 @@ from heliostat_server.store.keys import ExperimentKeys
 from heliostat_server.store.redis import answered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import redis
 
@@ -25,19 +25,17 @@ return 1
 
 
 class Streams:
-    """One stream an experiment, under the key that `kind` of ExperimentKeys names.
+    """One stream an experiment. Safe to share between threads."""
 
-    Safe to share between threads.
-    """
-
-    def __init__(self, client: redis.Redis, kind: str) -> None:
+    def __init__(self, client: redis.Redis, key: Callable[[ExperimentKeys], str]) -> None:
+        """`key`: which of an experiment's keys it is under."""
         self._redis = client
-        self._kind = kind
+        self._key = key
         self._script = client.register_script(_ADD)
 
     def key(self, experiment: str) -> str:
         """Of an experiment's stream."""
-        return str(getattr(ExperimentKeys(experiment), self._kind))
+        return self._key(ExperimentKeys(experiment))
 
     def add(self, experiment: str, fields: Mapping[str, str | bytes], most: int) -> None:
         """Keep an entry, if its experiment exists, and about the last `most`.
