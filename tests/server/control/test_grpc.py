@@ -23,6 +23,7 @@ from heliostat_server.store.experiments import MAX_TUNED_CHARS, ExperimentStore
 from heliostat_server.store.steps import RedisSteps
 from heliostat_wire.steps import Decision
 from heliostat_wire.version import OURS, WireVersion
+from tests.server.checkpoints import random_adapter
 from tests.server.control.dashboard.conftest import Engine
 from tests.server.control.test_publish import ADAPTER, Loader
 from tests.server.rollout_client import RolloutClient
@@ -115,7 +116,8 @@ def test_the_step_that_an_adapter_comes_from_is_kept_with_its_version(
 ) -> None:
     decided = Decision(9, REPORT.shape, "x" * 2 * MAX_TUNED_CHARS)
     client.publish(ADAPTER)
-    client.publish(ADAPTER, step=replace(REPORT, decision=decided).message())
+    other = random_adapter({"block": (8, 16)})
+    client.publish(other, step=replace(REPORT, decision=decided).message())
     first, second = (kept.published for kept in RedisSteps(store._redis).after("e", ""))
     assert (first.version, first.report) == (1, None)
     assert second.version == 2

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from heliostat_engines.resolution import Resolution, width_height
 from heliostat_server.errors import NotFoundError
-from heliostat_server.store import groups as module
+from heliostat_server.store import streams as module
 from heliostat_server.store.experiments import ExperimentStore
 from heliostat_server.store.groups import Group, RedisGroups
 from heliostat_server.store.stations import Spent, Station
