@@ -21,7 +21,13 @@ from heliostat_engines.sampling.euler import SAMPLERS, cut_after
 from heliostat_engines.sampling.noise import initial_noise
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_server.rewards.registry import Offer, RewardBook, offered_rewards
-from heliostat_trainer.rollouts.service import RefusedPrompts, ScoreRequest, Scores
+from heliostat_trainer.rollouts.service import (
+    NOTHING_TOLD,
+    RefusedPrompts,
+    ScoreRequest,
+    Scores,
+    Told,
+)
 from heliostat_trainer.types import Group, PublishedAdapter, ServerInfo
 
 if TYPE_CHECKING:
@@ -108,7 +114,11 @@ class InProcessService:
             decoders=tuple(self._decoders),
         )
 
-    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:  # noqa: ARG002
+    def publish(
+        self,
+        files: AdapterFiles,
+        told: Told = NOTHING_TOLD,  # noqa: ARG002
+    ) -> PublishedAdapter:
         """Make an adapter resident."""
         adapter = parse_adapter(files)
         binding = self._engine.make_resident(adapter)

@@ -130,18 +130,85 @@ class PublishRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[AdapterHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class AdapterHeader(_message.Message):
-    __slots__ = ("experiment", "sha256", "config", "tensor_bytes", "tuned")
+    __slots__ = ("experiment", "sha256", "config", "tensor_bytes", "tuned", "step")
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     TENSOR_BYTES_FIELD_NUMBER: _ClassVar[int]
     TUNED_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
     experiment: str
     sha256: str
     config: bytes
     tensor_bytes: int
     tuned: str
-    def __init__(self, experiment: _Optional[str] = ..., sha256: _Optional[str] = ..., config: _Optional[bytes] = ..., tensor_bytes: _Optional[int] = ..., tuned: _Optional[str] = ...) -> None: ...
+    step: StepReport
+    def __init__(self, experiment: _Optional[str] = ..., sha256: _Optional[str] = ..., config: _Optional[bytes] = ..., tensor_bytes: _Optional[int] = ..., tuned: _Optional[str] = ..., step: _Optional[_Union[StepReport, _Mapping]] = ...) -> None: ...
+
+class StepReport(_message.Message):
+    __slots__ = ("step", "version", "seconds", "shape", "explore_steps", "kept_spread", "fidelity", "decision")
+    class SecondsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    EXPLORE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_SPREAD_FIELD_NUMBER: _ClassVar[int]
+    FIDELITY_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    version: int
+    seconds: _containers.ScalarMap[str, float]
+    shape: StepShape
+    explore_steps: int
+    kept_spread: float
+    fidelity: Fidelity
+    decision: StepDecision
+    def __init__(self, step: _Optional[int] = ..., version: _Optional[int] = ..., seconds: _Optional[_Mapping[str, float]] = ..., shape: _Optional[_Union[StepShape, _Mapping]] = ..., explore_steps: _Optional[int] = ..., kept_spread: _Optional[float] = ..., fidelity: _Optional[_Union[Fidelity, _Mapping]] = ..., decision: _Optional[_Union[StepDecision, _Mapping]] = ...) -> None: ...
+
+class StepShape(_message.Message):
+    __slots__ = ("prompts", "candidates", "keep_pairs", "score_after")
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    KEEP_PAIRS_FIELD_NUMBER: _ClassVar[int]
+    SCORE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    prompts: int
+    candidates: int
+    keep_pairs: int
+    score_after: int
+    def __init__(self, prompts: _Optional[int] = ..., candidates: _Optional[int] = ..., keep_pairs: _Optional[int] = ..., score_after: _Optional[int] = ...) -> None: ...
+
+class StepDecision(_message.Message):
+    __slots__ = ("step", "shape", "why")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    shape: StepShape
+    why: str
+    def __init__(self, step: _Optional[int] = ..., shape: _Optional[_Union[StepShape, _Mapping]] = ..., why: _Optional[str] = ...) -> None: ...
+
+class Fidelity(_message.Message):
+    __slots__ = ("rho", "tau_b", "overlap", "rank_of_best", "rank_of_worst", "spread_gain")
+    RHO_FIELD_NUMBER: _ClassVar[int]
+    TAU_B_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_FIELD_NUMBER: _ClassVar[int]
+    RANK_OF_BEST_FIELD_NUMBER: _ClassVar[int]
+    RANK_OF_WORST_FIELD_NUMBER: _ClassVar[int]
+    SPREAD_GAIN_FIELD_NUMBER: _ClassVar[int]
+    rho: float
+    tau_b: float
+    overlap: float
+    rank_of_best: float
+    rank_of_worst: float
+    spread_gain: float
+    def __init__(self, rho: _Optional[float] = ..., tau_b: _Optional[float] = ..., overlap: _Optional[float] = ..., rank_of_best: _Optional[float] = ..., rank_of_worst: _Optional[float] = ..., spread_gain: _Optional[float] = ...) -> None: ...
 
 class PublishResponse(_message.Message):
     __slots__ = ("version", "sha256", "bound_modules", "target_modules")

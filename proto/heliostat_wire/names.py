@@ -33,6 +33,8 @@ class Tensor(StrEnum):
     """INT64[1]: of the adapter that a batch was drawn with; 0: the base model."""
     IMAGES = "IMAGES"
     """UINT8[B, H, W, 3]."""
+    DECODE_S = "DECODE_S"
+    """FP32[1]: seconds in which latents became images, for who asks for it."""
     REPORT = "REPORT"
     """BYTES[1]: a LoadReport, a PromptReport or a RestReport as JSON."""
     TOKENS = "TOKENS"

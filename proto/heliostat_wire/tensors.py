@@ -118,9 +118,14 @@ class DrawnBatch:
         )
 
 
-def score_arrays(rewards: NDArray[np.float32], images: NDArray[np.uint8] | None) -> Arrays:
-    """The answer of `score`: rewards[B, R], and images[B, H, W, 3] if asked for."""
-    arrays: Arrays = {Tensor.REWARDS: rewards}
+def score_arrays(
+    rewards: NDArray[np.float32], images: NDArray[np.uint8] | None, decode_s: float = 0.0
+) -> Arrays:
+    """The answer of `score`: rewards[B, R], and images[B, H, W, 3] if asked for.
+
+    decode_s: in which latents became images.
+    """
+    arrays: Arrays = {Tensor.REWARDS: rewards, Tensor.DECODE_S: np.array([decode_s], np.float32)}
     if images is not None:
         arrays[Tensor.IMAGES] = images
     return arrays

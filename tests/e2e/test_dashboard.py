@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect
 
 from heliostat_proto import control_pb2 as messages
+from heliostat_wire.steps import Decision, Phase
 from tests.e2e.browser import CHROMIUM, browser, sign_in
 from tests.e2e.conftest import BATCH
 from tests.server.checkpoints import random_adapter
 from tests.server.rollout_client import StreamError
+from tests.wire.test_steps import REPORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -235,17 +239,158 @@ def test_a_token_shows_its_own_experiment_alone(
     expect(admin.page.get_by_role("link", name="secret")).to_be_visible()
 
 
-def test_it_fits_a_phone_and_the_keyboard(
-    server: ServerHarness, client: RolloutClient, window: Callable[..., Window]
+@pytest.fixture(scope="module")
+def followed(server: ServerHarness) -> tuple[str, str]:
+    """Two experiments whose trainers told of their steps."""
+    with closing(server.client()) as client:
+        for name, steps in (("followed", 3), ("beside", 2)):
+            make_steps(client, name, steps)
+    return "followed", "beside"
+
+
+def make_steps(client: RolloutClient, name: str, steps: int) -> None:
+    """Publish and explore as a run of so many steps does."""
+    targets = client.targets()
+    client.publish(random_adapter(targets, seed=0), name)
+    for step in range(1, steps + 1):
+        client.explore(SEEDS, experiment=name, version=step)
+        report = replace(REPORT, step=step, version=step, decision=None)
+        if step == 1:
+            report = replace(report, decision=Decision(2, REPORT.shape, "it teaches more"))
+        client.publish(random_adapter(targets, seed=step), name, step=report.message())
+
+
+def test_a_steps_time_is_shown_at_both_ends(
+    server: ServerHarness, followed: tuple[str, str], window: Callable[..., Window]
 ) -> None:
-    client.open("small")
-    phone = window(server.admin_token, viewport={"width": 360, "height": 700}, color_scheme="dark")
-    for path in ("/", "/experiments/small", "/login"):
-        phone.open(path)
-        assert phone.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    phone.open("/")
-    phone.page.keyboard.press("Tab")
-    expect(phone.page.get_by_role("link", name="Skip to content")).to_be_focused()
+    admin = window(server.admin_token)
+    path = f"/experiments/{followed[0]}"
+
+    def is_there() -> bool:
+        admin.open(path)
+        return admin.page.get_by_text("Below: the server").count() > 0 and all(
+            admin.page.locator(".parts").last.get_by_text(part).count()
+            for part in ("denoising", "decoding", "rewards", "refit")
+        )
+
+    wait_for(admin, is_there)
+    picture = admin.page.get_by_role("img", name="a step took the trainer 9 s in the mean")
+    expect(picture).to_be_visible()
+    expect(admin.page.get_by_role("img", name="rho went from 0.900 to 0.900")).to_be_visible()
+    expect(admin.page.get_by_role("rowheader", name="2", exact=True).first).to_be_visible()
+    expect(admin.page.get_by_text("it teaches more")).to_be_visible()
+    admin.page.locator("#time-numbers").click()
+    table = admin.page.get_by_role("table", name="Seconds of each step")
+    expect(table.get_by_role("row")).to_have_count(2 + 3)
+    explored = REPORT.seconds[Phase.EXPLORE]
+    expect(table.get_by_role("cell", name=f"{explored:.2f}").first).to_be_visible()
+
+
+def test_two_experiments_are_compared_at_an_address_to_share(
+    server: ServerHarness, followed: tuple[str, str], window: Callable[..., Window]
+) -> None:
+    admin = window(server.admin_token)
+    admin.open("/compare")
+    for label, name in zip(("First", "Second"), followed, strict=True):
+        admin.page.get_by_label(label).fill(name)
+    admin.press("Compare")
+    shared = window(server.admin_token)
+    shared.page.goto(admin.page.url)
+    for name in followed:
+        expect(shared.page.get_by_role("link", name=name).first).to_be_visible()
+    pictures = shared.page.get_by_role("img", name=re.compile("a step took the trainer"))
+    expect(pictures).to_have_count(2)
+    ticks = [
+        pictures.nth(place).locator("text").evaluate_all("all => all.map(each => each.textContent)")
+        for place in (0, 1)
+    ]
+    assert ticks[0] == ticks[1]
+
+
+def pages_of(followed: tuple[str, str]) -> list[str]:
+    """Every kind of page."""
+    name, other = followed
+    return [
+        "/",
+        f"/experiments/{name}",
+        f"/experiments/{name}?axis=time",
+        f"/experiments/{name}/numbers",
+        "/compare",
+        f"/compare?of={name}&of={other}",
+        "/experiments/nobody",
+        "/login",
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_keeps_people_from_using_a_page(
+    server: ServerHarness,
+    followed: tuple[str, str],
+    window: Callable[..., Window],
+    width: int,
+    scheme: str,
+) -> None:
+    viewport = {"width": width, "height": 800}
+    admin = window(server.admin_token, viewport=viewport, color_scheme=scheme)
+    paths = pages_of(followed)
+    admin.open(paths[1])
+    group = admin.page.get_by_role("article").first.get_attribute("id")
+    assert group is not None
+    for path in (*paths, f"{paths[1]}/groups/{group.removeprefix('group-')}"):
+        admin.open(path)
+        assert admin.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+        found = Axe().run(admin.page).response["violations"]
+        serious = [
+            (each["id"], [node["target"] for node in each["nodes"]])
+            for each in found
+            if each["impact"] in {"serious", "critical"}
+        ]
+        assert serious == [], path
+
+
+WALKED = """() => {
+  const each = document.activeElement, style = getComputedStyle(each), box = each.getBoundingClientRect();
+  const all = [...document.querySelectorAll('a[href], button, input, select, summary, [tabindex="0"]')];
+  return {
+    place: all.indexOf(each), isSeen: box.width > 0 && box.left >= 0,
+    isOutlined: style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2,
+    what: each.outerHTML.slice(0, 100),
+  };
+}"""
+"""Of what is focused: its place among all controls, and how one sees that it is."""
+
+
+def test_the_keyboard_reaches_every_control_in_order_and_shows_where_it_is(
+    server: ServerHarness, followed: tuple[str, str], window: Callable[..., Window]
+) -> None:
+    admin = window(server.admin_token)
+    for path in pages_of(followed):
+        admin.open(path)
+        controls = admin.page.locator(
+            "a[href], button, input:not([tabindex='-1']), select, summary, [tabindex='0']"
+        )
+        # What is in a closed <details> is no control until it is opened.
+        count = sum(
+            controls.nth(place).evaluate(
+                "each => each.checkVisibility({contentVisibilityAuto: true})"
+            )
+            for place in range(controls.count())
+        )
+        admin.page.locator(".skip").focus()  # wherever the page wants to begin
+        places = [admin.page.evaluate(WALKED)["place"]]
+        for _ in range(count - 1):
+            admin.page.keyboard.press("Tab")
+            walked = admin.page.evaluate(WALKED)
+            assert walked["isSeen"], (path, walked)
+            assert walked["isOutlined"], (path, walked)
+            places.append(walked["place"])
+        assert places == sorted(set(places)), path
+    admin.open("/")
+    admin.page.keyboard.press("Tab")
+    expect(admin.page.get_by_role("link", name="Skip to content")).to_be_focused()
+    admin.page.keyboard.press("Enter")
+    assert admin.page.url.endswith("#main")
 
 
 def wait_for(window: Window, happened: Callable[[], bool]) -> None:

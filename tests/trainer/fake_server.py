@@ -21,7 +21,13 @@ from heliostat_engines.sampling.euler import SAMPLERS, cut_after
 from heliostat_engines.sampling.noise import initial_noise
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_trainer.rewards import RewardSum
-from heliostat_trainer.rollouts.service import RefusedPrompt, RefusedPrompts, Scores
+from heliostat_trainer.rollouts.service import (
+    NOTHING_TOLD,
+    RefusedPrompt,
+    RefusedPrompts,
+    Scores,
+    Told,
+)
 from heliostat_trainer.types import Candidate, Group, GroupRequest, PublishedAdapter, ServerInfo
 
 if TYPE_CHECKING:
@@ -60,7 +66,7 @@ class FakeServer:
         """What exploring a group is said to take."""
         self.reverse = reverse
         self.version = 0
-        self.tuned = ""
+        self.told: list[Told] = []
         self.adapters: dict[int, str] = {}
         self.drawn_with: list[str] = []
         self.explored: list[GroupRequest] = []
@@ -103,8 +109,8 @@ class FakeServer:
             decoders=self.decoders,
         )
 
-    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
-        self.tuned = tuned
+    def publish(self, files: AdapterFiles, told: Told = NOTHING_TOLD) -> PublishedAdapter:
+        self.told.append(told)
         with self._one_thread:
             binding = self.engine.make_resident(parse_adapter(files))
         self.version += 1

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -363,9 +364,9 @@ def test_a_step_is_explored_by_the_policy_of_so_many_steps_ago(
     published = []
     publish = server.publish
 
-    def note(files, tuned):
+    def note(files, told):
         published.append(files.sha256)
-        return publish(files, tuned)
+        return publish(files, told)
 
     server.publish = note
     run(config, server)
@@ -377,6 +378,24 @@ def test_a_step_is_explored_by_the_policy_of_so_many_steps_ago(
     assert [line["adapter_version"] for line in lines] == [at + 1 for at in explorers]
     assert [line["version_lag"] for line in lines] == [min(depth, step) for step in range(5)]
     assert all(0 < line["server_busy"] <= 1 and 0 <= line["trainer_busy"] < 1 for line in lines)
+
+
+def test_the_server_is_told_of_each_step_with_the_adapter_that_it_made(
+    configure: Configure, server: FakeServer
+) -> None:
+    config = configure("--run.steps", "2", "--watch.every", "2", "--recipe.score_after", "1")
+    run(config, server)
+    lines = list(read_metrics(config.run.path / "metrics.jsonl"))
+    first, *reports = [told.step for told in server.told]
+    assert first is None  # the base model's adapter comes from no step
+    for line, report in zip(lines, reports, strict=True):
+        assert (report.step, report.version) == (line["step"], line["adapter_version"])
+        assert report.seconds == line["seconds"]
+        assert report.shape.candidates * report.shape.prompts == line["explored"]
+        assert report.shape.score_after == line["score_after"] < report.explore_steps
+        assert report.kept_spread == line["kept_spread"]
+        assert (report.fidelity and asdict(report.fidelity)) == line["fidelity"]
+    assert [report.fidelity is None for report in reports] == [False, True]
 
 
 @pytest.mark.parametrize("depth", [1, 2])

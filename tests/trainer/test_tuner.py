@@ -83,7 +83,9 @@ def test_a_run_whose_exploring_is_dear_explores_less_and_says_why(
     assert f"step {DECIDED}: from step {first} on: " in shown
     decided_on = str(lines[DECIDED - 1]["tuned"])
     assert decided_on in shown
-    assert server.tuned == decided_on
+    assert server.told[-1].tuned == decided_on
+    decisions = [told.step.decision for told in server.told if told.step and told.step.decision]
+    assert [decision.sentence for decision in decisions] == [decided_on]
     assert decided_on in write_report(config.run.path).read_text("utf-8")
     before, after = lines[first - 2], lines[first - 1]
     assert (before["prompts"], before["explored"], before["score_after"]) == (2, 32, None)

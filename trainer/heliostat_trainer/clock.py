@@ -6,33 +6,13 @@ import threading
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from heliostat_wire.steps import Phase as Phase  # a noun of both sides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
-
-
-class Phase(StrEnum):
-    """What the trainer is doing."""
-
-    EXPLORE = "explore"
-    """Waiting for the server's candidates."""
-    REDRAW = "regenerate"
-    """Drawing samples in BF16. Named in metrics.jsonl as it always was."""
-    SCORE = "score"
-    """Waiting for rewards of the trainer's own samples."""
-    WATCH = "watch"
-    """Drawing and scoring whole groups, to compare with what exploration made of them."""
-    OPTIMISE = "optimise"
-    """Gradients, the optimiser and the averages."""
-    PUBLISH = "publish"
-    """Giving the server the next adapter."""
-    EVALUATE = "evaluate"
-    """Drawing and scoring held-out prompts."""
-    CHECKPOINT = "checkpoint"
-    """Writing to disk."""
 
 
 class PhaseClock:

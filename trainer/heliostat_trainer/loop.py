@@ -17,7 +17,7 @@ from heliostat_trainer.learning.replay import replayed
 from heliostat_trainer.policy.policy import PolicyName
 from heliostat_trainer.policy.redrawing import Redrawing
 from heliostat_trainer.randomness import Purpose, stream
-from heliostat_trainer.steps import StepResult
+from heliostat_trainer.steps import StepResult, report_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         StepMetrics,
         UpdateReport,
     )
+    from heliostat_wire.steps import StepReport
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ class Trainer:
         self._milestones = Milestones(
             config, parts.evaluator, clock, parts.progress.say, self._show_evaluation
         )
+        self._report: StepReport | None = None
+        """Of the latest step of this process."""
         self._begun = state.step
         self._first_step = state.step + 1
         self._saved = state if parts.checkpoints.latest() == state.step else None
@@ -262,7 +265,8 @@ class Trainer:
         if not self._recipe.explores:
             return
         policy = self.parts.policy
-        self._explorers.publish(policy.weights[PolicyName.OLD].pack(policy.alpha), self.state)
+        files = policy.weights[PolicyName.OLD].pack(policy.alpha)
+        self._explorers.publish(files, self.state, self._report)
 
     def _complete(self, result: StepResult) -> None:
         """Record the step: from here on it is the state that a checkpoint would hold."""
@@ -276,6 +280,7 @@ class Trainer:
         if decision is not None:
             metrics = replace(metrics, tuned=decision.sentence)
             state = replace(state, decisions=(*state.decisions, decision))
+        self._report = report_of(metrics, decision)
         with parts.interrupts.shielded():
             parts.metrics.append(metrics)
             self.state = replace(

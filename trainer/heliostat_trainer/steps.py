@@ -11,7 +11,8 @@ from heliostat_trainer.evaluation.statistics import diversity
 from heliostat_trainer.exploring.ahead import explored_after
 from heliostat_trainer.learning.replay import remembered
 from heliostat_trainer.prompts.curriculum import flats, resting, sightings, spreads
-from heliostat_trainer.types import StepMetrics
+from heliostat_trainer.types import ExploreSteps, StepMetrics
+from heliostat_wire.steps import Phase, Shape, StepReport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.folder.checkpoint import RunState
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.types import PublishedAdapter, Samples, Selection, UpdateReport
+    from heliostat_wire.steps import Decision
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,29 @@ class StepResult:
             ),
             replayed=sum(len(group) for group in self.replayed),
         )
+
+
+def report_of(metrics: StepMetrics, decision: Decision | None) -> StepReport:
+    """What the server is told of a step; `decision` was made after it."""
+    assert metrics.prompts is not None
+    assert metrics.keep_pairs is not None
+    assert metrics.explore_steps is not None
+    explored = ExploreSteps(metrics.explore_steps, metrics.score_after)
+    return StepReport(
+        step=metrics.step,
+        version=metrics.adapter_version,
+        seconds={phase: metrics.seconds[phase] for phase in Phase},
+        shape=Shape(
+            metrics.prompts,
+            metrics.explored // metrics.prompts,
+            metrics.keep_pairs,
+            explored.evaluated,
+        ),
+        explore_steps=explored.steps,
+        kept_spread=metrics.kept_spread,
+        fidelity=metrics.fidelity,
+        decision=decision,
+    )
 
 
 def _means(names: Sequence[str], parts: Sequence[NDArray[np.float64] | None]) -> dict[str, float]:

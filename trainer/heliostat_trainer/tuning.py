@@ -17,11 +17,13 @@ import math
 import statistics
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from heliostat_trainer.clock import Phase
+from heliostat_wire.steps import Decision as Decision  # nouns of both sides
+from heliostat_wire.steps import Shape as Shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,42 +48,6 @@ LEAST_SHARE = 0.1
 POOL_A_KEPT = (3, 4, 6, 8, 12, 16, 24)
 """Candidates for each kept sample that are considered, before they fit the server's batch."""
 KEPT_PAIRS = (1, 2, 3, 4, 6, 8, 12)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a training step is made of."""
-
-    prompts: int
-    candidates: int
-    """Of a prompt, explored."""
-    keep_pairs: int
-    score_after: int
-    """Evaluations of a candidate before it is scored."""
-
-    @property
-    def kept(self) -> int:
-        """Samples of a prompt that are trained on."""
-        return 2 * self.keep_pairs
-
-    def __str__(self) -> str:
-        return (
-            f"{self.prompts} prompts, {self.candidates} candidates scored after {self.score_after} "
-            f"steps, {self.keep_pairs} + {self.keep_pairs} kept"
-        )
-
-
-class Decision(NamedTuple):
-    """A shape, the first step that has it, and why."""
-
-    step: int
-    shape: Shape
-    why: str
-
-    @property
-    def sentence(self) -> str:
-        """All of it, for people."""
-        return f"from step {self.step} on: {self.why}"
 
 
 @dataclass(frozen=True)

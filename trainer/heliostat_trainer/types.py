@@ -24,6 +24,7 @@ from heliostat_engines.sampling.solvers import Solver
 from heliostat_wire.info import (
     ServerInfo as ServerInfo,  # the wire's; a noun of the trainer's as well
 )
+from heliostat_wire.steps import Fidelity as Fidelity  # noqa: TC001 (the same)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -326,29 +327,6 @@ class StepMetrics:
     replayed: int = 0
     """Samples of earlier steps that were trained on again (recipe.replay). Rewards and groups are of
     the step's own alone; loss, gradient and velocities of both."""
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """Means over groups that compare proxy rewards with true ones.
-
-    Published for NVFP4 against BF16 (arXiv 2604.06916, table 8): rho 0.927, tau-b 0.798. A
-    Gaussian copula of that rho and N = 96, K = 12 has overlap 0.75 and mean true ranks
-    9.0 / 88.0 (perfect 6.5 / 90.5, random 48.5 / 48.5).
-    """
-
-    rho: float
-    """Spearman's rank correlation."""
-    tau_b: float
-    """Kendall's rank correlation, corrected for ties."""
-    overlap: float
-    """Share of the K best and K worst by proxy that are among the K best and K worst in truth."""
-    rank_of_best: float
-    """Mean true rank (1 is the best of N) of the K that the proxy calls best."""
-    rank_of_worst: float
-    """Mean true rank of the K that the proxy calls worst."""
-    spread_gain: float
-    """Standard deviation of the true rewards of the 2 K picked, over that of 2 K at random."""
 
 
 def has_contrast(rewards: NDArray[np.float64]) -> bool:

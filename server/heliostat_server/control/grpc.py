@@ -26,6 +26,7 @@ from heliostat_server.control.validation import first_problem
 from heliostat_server.errors import RequestError, UnavailableError, code_of, describe
 from heliostat_wire.errors import Code
 from heliostat_wire.names import CODE_KEY
+from heliostat_wire.steps import StepReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +74,10 @@ class ControlService(control_pb2_grpc.ControlServicer):
             caller.check_owns(header.experiment)
             with self._uploading(context):
                 files = receive_adapter(header, request_iterator)
-                published = self._operations.publish(caller, header.experiment, files, header.tuned)
+                report = StepReport.read(header.step) if header.HasField("step") else None
+                published = self._operations.publish(
+                    caller, header.experiment, files, header.tuned, report
+                )
             self._log.info("published", experiment=header.experiment, version=published.version)
             return published_message(published)
 

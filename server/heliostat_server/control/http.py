@@ -3,7 +3,6 @@
 # No postponed annotations: FastAPI reads those of functions within functions.
 
 from collections.abc import Callable
-from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated
 
@@ -209,7 +208,8 @@ def _routes(operations: Operations, authority: Authority) -> APIRouter:  # noqa:
 
 
 def _published(published: Published) -> PublishedVersion:
-    return PublishedVersion(**asdict(published))
+    fields = {name: getattr(published, name) for name in PublishedVersion.model_fields}
+    return PublishedVersion(**fields)
 
 
 def problem(error: HeliostatError) -> JSONResponse:

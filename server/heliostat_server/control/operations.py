@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from heliostat_server.experiments.terms import Share
 from heliostat_server.store.description import ServerDescription  # noqa: TC001 (pydantic reads it)
 from heliostat_server.store.keys import check_experiment
+from heliostat_server.store.steps import PublishedStep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from heliostat_server.experiments.terms import Event, Experiment, ShareChange
     from heliostat_server.store.adapters import AdapterStore
     from heliostat_server.store.experiments import ExperimentStore
+    from heliostat_server.store.steps import RedisSteps
+    from heliostat_wire.steps import StepReport
 
 REST_TIMEOUT_S = 300.0
 """Of a model that first finishes what it is at, and then moves its weights."""
@@ -64,6 +67,7 @@ class Operations:
         engine: RolloutEngine,
         experiments: ExperimentStore,
         adapters: AdapterStore,
+        steps: RedisSteps,
         publisher: Publisher,
         models: Models,
         version: str,
@@ -71,6 +75,7 @@ class Operations:
         self._engine = engine
         self._experiments = experiments
         self._adapters = adapters
+        self._steps = steps
         self._publisher = publisher
         self._models = models
         self._version = version
@@ -119,14 +124,16 @@ class Operations:
         return self._experiments.all()
 
     def names(self, caller: Caller) -> list[str]:
-        """The names of the experiments that the caller may see, in order."""
-        return self._experiments.names() if caller.experiment is None else [caller.experiment]
+        """Of the experiments that the caller may see, in order."""
+        if caller.experiment is not None:
+            return [caller.experiment]
+        return self._experiments.names()
 
-    def some(self, caller: Caller, names: Sequence[str]) -> list[Experiment]:
-        """The experiments of these names."""
-        for name in names:
-            self._check(caller, name)
-        return self._experiments.some(names)
+    def some(self, caller: Caller, experiments: Sequence[str]) -> list[Experiment]:
+        """All that is known of some experiments; without those that are no more."""
+        for experiment in experiments:
+            self._check(caller, experiment)
+        return self._experiments.some(experiments)
 
     def change(self, caller: Caller, experiment: str, share: ShareChange) -> Experiment:
         """Pause or resume an experiment, or, as the administrator, change its terms."""
@@ -160,13 +167,22 @@ class Operations:
         return self._engine.describe().limits.max_adapter_bytes
 
     def publish(
-        self, caller: Caller, experiment: str, files: AdapterFiles, tuned: str = ""
+        self,
+        caller: Caller,
+        experiment: str,
+        files: AdapterFiles,
+        tuned: str = "",
+        report: StepReport | None = None,
     ) -> Published:
-        """Make an adapter an experiment's next version; `tuned`: what its run has decided last."""
+        """Make an adapter an experiment's next version.
+
+        tuned: what its run has decided last. report: of the step that the adapter comes from.
+        """
         self._check(caller, experiment)
         published = self._publisher.publish(experiment, files)
         self._experiments.note(experiment, "published", f"version {published.version}")
         self._experiments.tuned(experiment, tuned)
+        self._steps.add(experiment, PublishedStep(published.version, published.refit_s, report))
         return published
 
     def rest(self, caller: Caller, experiment: str) -> GivenBack:

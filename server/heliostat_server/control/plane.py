@@ -84,7 +84,9 @@ def start_plane(
     authority = Authority(stores.experiments, (digest(admin_token),))
     ours = version("heliostat")
     publisher = Publisher(stores.adapters, triton)
-    operations = Operations(engine, stores.experiments, stores.adapters, publisher, triton, ours)
+    operations = Operations(
+        engine, stores.experiments, stores.adapters, stores.steps, publisher, triton, ours
+    )
     control = start_control(
         ControlService(operations, authority), f"{settings.host}:{ports[0]}", _credentials(settings)
     )

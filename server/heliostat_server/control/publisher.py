@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import BoundedSemaphore
@@ -35,6 +36,8 @@ class Published:
     sha256: str
     bound_modules: int
     target_modules: int
+    refit_s: float
+    """Until the engine had taken it."""
 
 
 class Publisher:
@@ -64,17 +67,22 @@ class Publisher:
             NotFoundError: the version is not kept.
             UnavailableError: engine or store cannot be reached.
         """
-        report = self._loader.load_adapter(self._store.resolve(experiment, version), LOAD_TIMEOUT_S)
+        kept = self._store.resolve(experiment, version)
+        started = time.monotonic()
+        report = self._loader.load_adapter(kept, LOAD_TIMEOUT_S)
+        refit_s = time.monotonic() - started
         next_version, sha256 = self._store.roll_back(experiment, version)
-        return Published(next_version, sha256, report.bound_modules, report.target_modules)
+        return Published(next_version, sha256, report.bound_modules, report.target_modules, refit_s)
 
     def _try(self, experiment: str, files: AdapterFiles) -> Published:
         sha256 = self._store.stage(files)
+        started = time.monotonic()
         try:
             report = self._loader.load_adapter(sha256, LOAD_TIMEOUT_S)
         except Exception:
             with suppress(UnavailableError):  # It goes by itself, and the reason is the other one.
                 self._store.discard(sha256)
             raise
+        refit_s = time.monotonic() - started
         version = self._store.commit(experiment, sha256)
-        return Published(version, sha256, report.bound_modules, report.target_modules)
+        return Published(version, sha256, report.bound_modules, report.target_modules, refit_s)

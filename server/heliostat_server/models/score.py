@@ -77,4 +77,4 @@ class ScoreModel:
             return response({Tensor.REPORT: json_element(self._scorer.check(spec))})
         scored = self._scorer.score(spec, latents, read_seeds(request))
         images = None if scored.images is None else scored.images.numpy()
-        return response(score_arrays(scored.rewards.numpy(), images))
+        return response(score_arrays(scored.rewards.numpy(), images, scored.decode_s))

@@ -10,6 +10,7 @@ import triton_python_backend_utils as pb
 from heliostat_proto.rollout_pb2 import ScoreSpec
 from heliostat_server.errors import error_of
 from heliostat_server.models.tensors import outputs, pb_tensors
+from heliostat_server.sampling.explorer import Rewarded
 from heliostat_wire.names import Model, Tensor
 from heliostat_wire.tensors import (
     ENCODE_OUTPUTS,
@@ -45,12 +46,12 @@ class Models:
         rewards: Sequence[str],
         seeds: Sequence[int],
         decoder: DecoderName,
-    ) -> torch.Tensor:
-        """rewards[B, R] of latents[B, ...], all of one prompt; the seeds name them in errors."""
+    ) -> Rewarded:
+        """Of latents[B, ...], all of one prompt; the seeds name them in errors."""
         asked = ScoreSpec(prompts=[prompt], rewards=rewards, decoder=decoder)
         inputs = score_inputs(asked, latents.numpy(), seeds)
-        scored = self._call(Model.SCORE, inputs, [Tensor.REWARDS])
-        return torch.from_numpy(scored[Tensor.REWARDS])
+        scored = self._call(Model.SCORE, inputs, [Tensor.REWARDS, Tensor.DECODE_S])
+        return Rewarded(torch.from_numpy(scored[Tensor.REWARDS]), float(scored[Tensor.DECODE_S][0]))
 
     def _call(self, model: Model, inputs: Arrays, names: Sequence[str]) -> Arrays:
         answer = pb.InferenceRequest(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
@@ -40,6 +40,14 @@ class Adapters(Protocol):
         """An adapter's files."""
 
 
+class Rewarded(NamedTuple):
+    """rewards[B, R] of a batch."""
+
+    rewards: torch.Tensor
+    decode_s: float = 0.0
+    """Of the time that it took, to make images of latents."""
+
+
 class Score(Protocol):
     """Decodes and rewards one batch."""
 
@@ -50,8 +58,8 @@ class Score(Protocol):
         rewards: Sequence[str],
         seeds: Sequence[int],
         decoder: DecoderName,
-    ) -> torch.Tensor:
-        """rewards[B, R] of latents[B, ...], all of one prompt; the seeds name them in errors."""
+    ) -> Rewarded:
+        """Of latents[B, ...], all of one prompt; the seeds name them in errors."""
 
 
 @dataclass(frozen=True)
@@ -125,17 +133,8 @@ class Explorer:
         sigmas = cut_after(whole, rollout.evaluated_steps)
         return Drawing(rollout, adapter, self._encode(rollout.prompt), null, sigmas)
 
-    @torch.inference_mode()
-    def denoise(
-        self, drawing: Drawing, seeds: Sequence[int], on_step: Callable[[], None]
-    ) -> torch.Tensor:
-        """Clean latents[B, ...] float32 on the CPU, or their prediction after `score_after` steps.
-
-        `on_step` may stop it by raising.
-
-        Raises:
-            NonFiniteError: a latent is NaN or infinite.
-        """
+    def turn_to(self, drawing: Drawing) -> None:
+        """Have the engine awake and a drawing's adapter resident. Raises AdapterError, NotFoundError."""
         self._sleeper.wake()
         adapter = drawing.adapter
         if adapter is not None and not self._engine.is_resident(adapter):
@@ -143,6 +142,18 @@ class Explorer:
         if adapter != self._last_adapter:
             self._metrics.adapter_switches.inc()
             self._last_adapter = adapter
+
+    @torch.inference_mode()
+    def denoise(
+        self, drawing: Drawing, seeds: Sequence[int], on_step: Callable[[], None]
+    ) -> torch.Tensor:
+        """Clean latents[B, ...] float32 on the CPU, or their prediction after `score_after` steps.
+
+        The engine was turned to the drawing. `on_step` may stop it by raising.
+
+        Raises:
+            NonFiniteError: a latent is NaN or infinite.
+        """
         shape = self._family.latent_shape(self._size(drawing.rollout))
         noise = initial_noise(seeds, shape)
         sample = SAMPLERS[drawing.rollout.solver]
@@ -151,19 +162,19 @@ class Explorer:
             check_latents(latents, seeds)
         return latents
 
-    def reward(self, rollout: Rollout, seeds: Sequence[int], latents: torch.Tensor) -> torch.Tensor:
-        """rewards[B, R] of latents[B, ...].
+    def reward(self, rollout: Rollout, seeds: Sequence[int], latents: torch.Tensor) -> Rewarded:
+        """Of latents[B, ...].
 
         Raises:
             NonFiniteError: a reward is NaN or infinite.
         """
         if not rollout.rewards:
-            return torch.zeros(len(seeds), 0)
+            return Rewarded(torch.zeros(len(seeds), 0))
         with _named(rollout):
-            rewards = self._score(latents, rollout.prompt, rollout.rewards, seeds, rollout.decoder)
+            rewarded = self._score(latents, rollout.prompt, rollout.rewards, seeds, rollout.decoder)
             for column, name in enumerate(rollout.rewards):
-                check_reward(name, rewards[:, column], seeds)
-        return rewards
+                check_reward(name, rewarded.rewards[:, column], seeds)
+        return rewarded
 
     def _size(self, rollout: Rollout) -> Resolution:
         return rollout.resolution_px or self._resolution_px

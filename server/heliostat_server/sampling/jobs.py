@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from heliostat_server.errors import DeadlineError
 from heliostat_server.sampling.requests import Rollout
+from heliostat_server.store.stations import Spent, Station
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
     from heliostat_engines.adapters import Binding
@@ -70,6 +75,8 @@ class ExploreJob:
         self.reply = reply
         self.drawing: Drawing | None = None
         self.rewards: list[torch.Tensor] = []
+        self._asked_at = self._drawn_at = time.time()
+        self._seconds: dict[Station, float] = defaultdict(float)
         self._timeout_s = timeout_s
         self._started = time.monotonic()
         self._batch = batch
@@ -125,6 +132,26 @@ class ExploreJob:
     def age_s(self) -> float:
         """Seconds since it arrived."""
         return time.monotonic() - self._started
+
+    @property
+    def spent(self) -> Spent:
+        """What it has taken so far."""
+        return Spent(self._asked_at, self._drawn_at, dict(self._seconds))
+
+    @contextmanager
+    def at(self, station: Station) -> Iterator[None]:
+        """Count the block's time there; one thread is at one station."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.was_at(station, time.monotonic() - started)
+
+    def was_at(self, station: Station, seconds: float) -> None:
+        """Count time there."""
+        self._seconds[station] += seconds
+        if station is Station.DENOISE:
+            self._drawn_at = time.time()
 
     def take_batch(self) -> tuple[int, ...]:
         """The next batch's seeds."""

@@ -20,6 +20,7 @@ from heliostat_server.sampling.jobs import CancelledError, ExploreJob, FinishedB
 from heliostat_server.sampling.metrics import ExploreMetrics
 from heliostat_server.sampling.requests import Load, Rollout, parse_explore
 from heliostat_server.store.groups import Group
+from heliostat_server.store.stations import Station
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -149,10 +150,14 @@ class ExploreService:
     def _denoise(self, job: ExploreJob, rollout: Rollout) -> None:
         if job.drawing is None:
             self._metrics.started(job.experiment, job.age_s)
-            job.drawing = self._explorer.prepare(rollout)
+            with job.at(Station.ENCODE):
+                job.drawing = self._explorer.prepare(rollout)
         seeds = job.take_batch()
         started = time.monotonic()
-        latents = self._explorer.denoise(job.drawing, seeds, job.stop_if_over)
+        with job.at(Station.REFIT):
+            self._explorer.turn_to(job.drawing)
+        with job.at(Station.DENOISE):
+            latents = self._explorer.denoise(job.drawing, seeds, job.stop_if_over)
         seconds = time.monotonic() - started
         self._metrics.drawn(job.experiment, len(seeds), job.batch_nfes, seconds)
         if self._usage is not None:
@@ -177,12 +182,15 @@ class ExploreService:
 
     def _score(self, batch: _Denoised) -> None:
         rollout = batch.rollout
-        rewards = self._explorer.reward(rollout, batch.seeds, batch.latents)
+        started = time.monotonic()
+        rewards, decode_s = self._explorer.reward(rollout, batch.seeds, batch.latents)
+        batch.job.was_at(Station.DECODE, decode_s)
+        batch.job.was_at(Station.REWARD, max(0.0, time.monotonic() - started - decode_s))
         latents = batch.latents if rollout.return_latents else None
         batch.job.rewards.append(rewards)
         done = batch.job.answer(FinishedBatch(batch.seeds, rewards, rollout.version, latents))
         if done and rollout.rewards and self._groups is not None:
-            self._groups.finished(_group(rollout, batch.job.rewards))
+            self._groups.finished(_group(rollout, batch.job))
 
     def _review_all(self) -> None:
         """End what waits in vain, so that it fills no queue and its client hears of it."""
@@ -219,8 +227,8 @@ class ExploreService:
             self._log.error("failed", exc_info=error, **context)
 
 
-def _group(rollout: Rollout, rewards: Sequence[torch.Tensor]) -> Group:
-    """A rollout whose batches, in the order of its seeds, have these rewards[B, R]."""
+def _group(rollout: Rollout, job: ExploreJob) -> Group:
+    """A rollout that is finished; its job has rewards[B, R] of its batches, in the order of its seeds."""
     return Group(
         experiment=rollout.experiment,
         version=rollout.version,
@@ -233,5 +241,6 @@ def _group(rollout: Rollout, rewards: Sequence[torch.Tensor]) -> Group:
         resolution_px=rollout.resolution_px,
         names=rollout.rewards,
         seeds=rollout.seeds,
-        rewards=np.concatenate([batch.numpy() for batch in rewards]),
+        rewards=np.concatenate([batch.numpy() for batch in job.rewards]),
+        spent=job.spent,
     )

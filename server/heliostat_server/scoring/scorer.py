@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,8 @@ class Scored:
 
     rewards: torch.Tensor
     images: torch.Tensor | None
+    decode_s: float
+    """To make images of latents."""
 
 
 class Scorer:
@@ -82,11 +85,14 @@ class Scorer:
         if len(prompts) == 1:
             prompts *= len(latents)
         decoder = self._decoders[decoder_of(asked.decoder, tuple(self._decoders))]
-        with self._metrics.decode_seconds.time():
-            images = decoder.decode(latents.to(self._device))
+        started = time.monotonic()
+        images = decoder.decode(latents.to(self._device))
+        decode_s = time.monotonic() - started
+        self._metrics.decode_seconds.observe(decode_s)
         conditioning = self._prompts.encode(prompts) if asked.rewards else None
         rewards = self._reward(asked.rewards, images, prompts, conditioning, seeds)
-        return Scored(rewards, to_uint8(images).cpu() if asked.return_images else None)
+        shown = to_uint8(images).cpu() if asked.return_images else None
+        return Scored(rewards, shown, decode_s)
 
     def check(self, spec: bytes) -> PromptReport:
         """Which prompts of a ScoreSpec in JSON its rewards refuse. Raises RequestError."""

@@ -6,6 +6,7 @@ One entry of an experiment's stream a rollout:
     names       JSON: the rewards' names, R of them.
     seeds       int64[N], little-endian.
     rewards     float32[N, R], little-endian: with the seeds, 12 bytes a candidate for one reward.
+    spent       JSON: what it took (stations.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import redis
@@ -22,8 +23,9 @@ from heliostat_engines.decoders import DecoderName
 from heliostat_engines.resolution import read_resolution, width_height, written
 from heliostat_engines.sampling.solvers import Solver
 from heliostat_server.errors import NotFoundError
-from heliostat_server.store.keys import ExperimentKeys
 from heliostat_server.store.redis import answered, connect
+from heliostat_server.store.stations import Spent
+from heliostat_server.store.streams import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,18 +34,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from heliostat_engines.resolution import Resolution
+    from heliostat_server.store.streams import Row
 
 MAX_GROUPS = 2000
 """Of an experiment; older ones go."""
 MAX_CANDIDATES = MAX_GROUPS * 256
 """Of an experiment's groups together: larger groups are kept in smaller number."""
-PAGE = 500
-
-_ADD = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2))
-return 1
-"""
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,8 @@ class Group:
     """What decoded the latents that were rewarded."""
     resolution_px: Resolution | None = None
     """Size of the images; None: the server's own."""
+    spent: Spent | None = None
+    """What it took; None: it was drawn before that was kept."""
 
     @property
     def aspect(self) -> float:
@@ -104,7 +102,7 @@ class RedisGroups:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        self._script = client.register_script(_ADD)
+        self._streams = Streams(client, lambda keys: keys.groups)
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -126,18 +124,15 @@ class RedisGroups:
             "names": json.dumps(group.names),
             "seeds": np.array(group.seeds, "<i8").tobytes(),
             "rewards": group.rewards.astype("<f4").tobytes(),
+            "spent": "" if group.spent is None else group.spent.text,
         }
-        arguments: list[Any] = [most]
-        for name, value in fields.items():
-            arguments += [name, value]
-        keys = ExperimentKeys(group.experiment)
-        answered(lambda: self._script(keys=[keys.record, keys.groups], args=arguments))
+        self._streams.add(group.experiment, fields, most)
 
     def latest(self, experiment: str, count: int, before: str = "") -> list[KeptGroup]:
         """The latest groups, or the latest before one, newest first. Raises UnavailableError."""
-        key, newest = ExperimentKeys(experiment).groups, f"({before}" if before else "+"
+        key, newest = self._streams.key(experiment), f"({before}" if before else "+"
         rows = answered(lambda: self._redis.xrevrange(key, max=newest, count=count))
-        return _groups(experiment, rows)
+        return [_kept(experiment, row) for row in rows]
 
     def news(self, since: Mapping[str, str], count: int) -> list[list[KeptGroup]]:
         """Of each experiment the latest groups after one, "" being before all, oldest first, and all in one question.
@@ -147,22 +142,16 @@ class RedisGroups:
         pipeline = self._redis.pipeline(transaction=False)
         for experiment, group_id in since.items():
             oldest = f"({group_id}" if group_id else "-"
-            pipeline.xrevrange(ExperimentKeys(experiment).groups, min=oldest, count=count)
+            pipeline.xrevrange(self._streams.key(experiment), min=oldest, count=count)
         answers = answered(pipeline.execute)
         return [
-            _groups(experiment, rows[::-1]) for experiment, rows in zip(since, answers, strict=True)
+            [_kept(experiment, row) for row in rows[::-1]]
+            for experiment, rows in zip(since, answers, strict=True)
         ]
 
     def after(self, experiment: str, group_id: str) -> Iterator[KeptGroup]:
         """The groups after one, or with "" all, oldest first. Raises UnavailableError."""
-        key = ExperimentKeys(experiment).groups
-        while True:
-            start = f"({group_id}" if group_id else "-"
-            rows = answered(lambda: self._redis.xrange(key, min=start, count=PAGE))  # noqa: B023
-            yield from _groups(experiment, rows)
-            if len(rows) < PAGE:
-                return
-            group_id = rows[-1][0].decode()
+        return (_kept(experiment, row) for row in self._streams.after(experiment, group_id))
 
     def get(self, experiment: str, group_id: str) -> KeptGroup:
         """One group.
@@ -171,7 +160,7 @@ class RedisGroups:
             NotFoundError: it is no longer kept, or never was.
             UnavailableError: Redis is away.
         """
-        key = ExperimentKeys(experiment).groups
+        key = self._streams.key(experiment)
         try:
             rows = answered(lambda: self._redis.xrange(key, min=group_id, max=group_id))
         except redis.ResponseError:
@@ -181,11 +170,12 @@ class RedisGroups:
                 f"experiment {experiment!r} keeps no group {group_id[:50]!r}: the last "
                 f"{MAX_GROUPS} are kept"
             )
-        return _groups(experiment, rows)[0]
+        return _kept(experiment, rows[0])
 
 
-def _groups(experiment: str, rows: list[tuple[bytes, dict[bytes, bytes]]]) -> list[KeptGroup]:
-    return [KeptGroup(key.decode(), _group(experiment, fields)) for key, fields in rows]
+def _kept(experiment: str, row: Row) -> KeptGroup:
+    key, fields = row
+    return KeptGroup(key.decode(), _group(experiment, fields))
 
 
 def _group(experiment: str, fields: dict[bytes, bytes]) -> Group:
@@ -207,4 +197,5 @@ def _group(experiment: str, fields: dict[bytes, bytes]) -> Group:
         resolution_px=read_resolution(size.decode())
         if (size := fields.get(b"resolution"))
         else None,
+        spent=Spent.read(text.decode()) if (text := fields.get(b"spent")) else None,
     )

@@ -8,6 +8,7 @@ All begin with `heliostat:`
     experiment:<name>:tokens  set of the digests of its tokens.
     experiment:<name>:usage   hash: images, nfes, seconds.
     experiment:<name>:groups  stream of what was drawn (groups.py).
+    experiment:<name>:steps   stream of what its trainer told of its steps (steps.py).
     token:<digest>            the experiment whose token it is.
     events                    stream of what was done, the last ten thousand; those of an experiment
                               outlive it.
@@ -88,9 +89,14 @@ class ExperimentKeys:
         return f"{self.record}:groups"
 
     @property
+    def steps(self) -> str:
+        """The steps that were told of."""
+        return f"{self.record}:steps"
+
+    @property
     def others(self) -> list[str]:
         """Its keys besides the record and the tokens, which a script has to name, in any order."""
-        return [self.pinned, self.usage, self.groups]
+        return [self.pinned, self.usage, self.groups, self.steps]
 
 
 def token_key(digest: str) -> str:

@@ -12,6 +12,7 @@ from heliostat_server.store.groups import RedisGroups
 from heliostat_server.store.redis import connect
 from heliostat_server.store.sessions import Sessions
 from heliostat_server.store.sheets import Sheets
+from heliostat_server.store.steps import RedisSteps
 
 if TYPE_CHECKING:
     from typing import Self
@@ -28,6 +29,7 @@ class Stores:
     adapters: AdapterStore
     experiments: ExperimentStore
     groups: RedisGroups
+    steps: RedisSteps
     activity: ActivityStore
     sheets: Sheets
     _client: redis.Redis
@@ -40,6 +42,7 @@ class Stores:
             AdapterStore.connect(url, keep_versions=keep_versions, adapters_url=adapters_url),
             ExperimentStore(client),
             RedisGroups(client),
+            RedisSteps(client),
             ActivityStore(client),
             Sheets(client),
             client,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
@@ -20,10 +21,14 @@ from heliostat_server.experiments.tokens import digest
 from heliostat_server.processes.ports import free_ports
 from heliostat_server.settings import AskedLimits
 from heliostat_server.store.experiments import MAX_TUNED_CHARS, ExperimentStore
+from heliostat_server.store.steps import RedisSteps
+from heliostat_wire.steps import Decision
 from heliostat_wire.version import OURS, WireVersion
+from tests.server.checkpoints import random_adapter
 from tests.server.control.dashboard.conftest import Engine
 from tests.server.control.test_publish import ADAPTER, Loader
 from tests.server.rollout_client import RolloutClient
+from tests.wire.test_steps import REPORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +69,9 @@ def client(
     store: AdapterStore, experiments: ExperimentStore, models: Models, loader: Loader
 ) -> Iterator[RolloutClient]:
     """The administrator's."""
-    operations = Operations(Engine(), experiments, store, Publisher(store, loader), models, "1")
+    steps = RedisSteps(store._redis)
+    publisher = Publisher(store, loader)
+    operations = Operations(Engine(), experiments, store, steps, publisher, models, "1")
     authority = Authority(experiments, (digest("admin"),))
     address = f"127.0.0.1:{free_ports(1)[0]}"
     server = start_control(ControlService(operations, authority), address)
@@ -123,6 +130,21 @@ def test_while_many_uploads_wait_for_the_engine_others_are_answered(
         finally:
             loader.go_on.set()
         assert {upload.result().version for upload in uploads} == {1}
+
+
+def test_the_step_that_an_adapter_comes_from_is_kept_with_its_version(
+    client: RolloutClient, store: AdapterStore
+) -> None:
+    decided = Decision(9, REPORT.shape, "x" * 2 * MAX_TUNED_CHARS)
+    client.publish(ADAPTER)
+    other = random_adapter({"block": (8, 16)})
+    client.publish(other, step=replace(REPORT, decision=decided).message())
+    first, second = (kept.published for kept in RedisSteps(store._redis).after("e", ""))
+    assert (first.version, first.report) == (1, None)
+    assert second.version == 2
+    assert second.refit_s > 0
+    short = decided._replace(why="x" * MAX_TUNED_CHARS)
+    assert second.report == replace(REPORT, decision=short)
 
 
 def test_a_trainer_has_the_models_rest_once_nothing_waits_to_be_drawn(

@@ -31,7 +31,7 @@ from heliostat_server.errors import (
     UnavailableError,
 )
 from heliostat_server.experiments.authority import ADMIN, Caller
-from heliostat_server.sampling.explorer import Explorer
+from heliostat_server.sampling.explorer import Explorer, Rewarded
 from heliostat_server.sampling.jobs import ExploreJob
 from heliostat_server.sampling.requests import Rollout
 from heliostat_server.sampling.service import ExploreService
@@ -39,6 +39,7 @@ from heliostat_server.sampling.sleeping import Sleeper
 from heliostat_server.scheduling.deficit_round_robin import DeficitRoundRobin
 from heliostat_server.scoring.prompts import PromptCache
 from heliostat_server.settings import LimitSettings
+from heliostat_server.store.stations import Station
 from tests.server.checkpoints import random_adapter
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from heliostat_server.store.groups import Group
 
 BATCH = 4
+DECODE_S = 0.001
+"""What decoding says that it took."""
 TINY = 100.0
 """What the tiny decoder adds to a reward."""
 LIMITS = LimitSettings(batch=BATCH, max_queued_images=80)
@@ -139,9 +142,9 @@ def mean(
     rewards: Sequence[str],
     seeds: Sequence[int],
     decoder: DecoderName,
-) -> torch.Tensor:
+) -> Rewarded:
     own = latents.flatten(1).mean(1, keepdim=True)
-    return own if decoder is DecoderName.FULL else own + TINY
+    return Rewarded(own if decoder is DecoderName.FULL else own + TINY, DECODE_S)
 
 
 @dataclass
@@ -353,8 +356,8 @@ def test_an_unexpected_error_is_answered_and_the_threads_live_on(harness: Harnes
 
 
 def test_a_nan_reward_names_experiment_seed_and_reward(harness: Harness) -> None:
-    def with_nan(latents: torch.Tensor, *_: object) -> torch.Tensor:
-        return torch.tensor([[0.0], [float("nan")], [0.0], [0.0]])
+    def with_nan(latents: torch.Tensor, *_: object) -> Rewarded:
+        return Rewarded(torch.tensor([[0.0], [float("nan")], [0.0], [0.0]]))
 
     harness.explorer._score = with_nan
     error = harness.ask(range(40, 44)).error
@@ -522,3 +525,20 @@ def test_a_finished_rollout_is_recorded_with_all_its_batches(harness: Harness) -
     assert group.seeds == tuple(range(8))
     answered = torch.cat([batch.rewards for batch in reply.batches])
     assert torch.equal(torch.from_numpy(group.rewards), answered)
+
+
+def test_a_finished_rollout_says_what_it_took(harness: Harness) -> None:
+    recorder = Recorder()
+    harness.service._groups = recorder  # type: ignore[assignment]
+    harness.engine.before_velocity = lambda: time.sleep(0.01)
+    before = time.time()
+    harness.ask(version=1)
+    harness.service.close()
+    (spent,) = (group.spent for group in recorder.groups)
+    assert spent is not None
+    assert before <= spent.asked_at <= spent.drawn_at <= time.time()
+    assert set(spent.seconds) == set(Station) - {Station.QUEUE}
+    assert spent.seconds[Station.DENOISE] >= 4 * 0.01  # two batches of two steps
+    assert spent.seconds[Station.DECODE] == pytest.approx(2 * DECODE_S)
+    in_turn = sum(spent.seconds[work] for work in (Station.ENCODE, Station.REFIT, Station.DENOISE))
+    assert in_turn <= spent.drawn_at - spent.asked_at + 0.05

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from heliostat_engines.resolution import Resolution, width_height
 from heliostat_server.errors import NotFoundError
-from heliostat_server.store import groups as module
+from heliostat_server.store import streams as module
 from heliostat_server.store.experiments import ExperimentStore
 from heliostat_server.store.groups import Group, RedisGroups
+from heliostat_server.store.stations import Spent, Station
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,9 @@ def group(experiment: str = "e", candidates: int = 4, **changes: object) -> Grou
         "names": ("judge", "colour"),
         "seeds": tuple(range(2**32 - candidates, 2**32)),
         "rewards": np.arange(2 * candidates, dtype=np.float32).reshape(-1, 2) / 3,
+        "spent": Spent(
+            1_790_000_000.25, 1_790_000_009.5, {Station.DENOISE: 7.25, Station.DECODE: 0.5}
+        ),
     }
     return Group(**fields | changes)  # type: ignore[arg-type]
 
@@ -49,6 +53,16 @@ def client(valkey: EmbeddedValkey) -> Iterator[redis.Redis]:
         client.flushall()
         ExperimentStore(client).create("e")
         yield client
+
+
+def test_a_group_of_before_it_was_kept_what_one_took_is_read(client: redis.Redis) -> None:
+    RedisGroups(client).add(group())
+    ((_, fields),) = client.xrange(KEY)
+    del fields[b"spent"]
+    client.delete(KEY)
+    client.xadd(KEY, fields)
+    (kept,) = RedisGroups(client).latest("e", 10)
+    assert same(kept.group, group(spent=None))
 
 
 def test_a_group_comes_back_as_it_was(client: redis.Redis) -> None:

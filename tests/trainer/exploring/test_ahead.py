@@ -11,6 +11,7 @@ from heliostat_engines.adapters import AdapterFiles
 from heliostat_trainer.clock import RunClock
 from heliostat_trainer.exploring.ahead import Explorers, explored_after
 from heliostat_trainer.folder.checkpoint import RunState
+from heliostat_trainer.rollouts.service import NOTHING_TOLD, Told
 from heliostat_trainer.tuning import Decision, Shape
 from heliostat_trainer.types import PublishedAdapter
 
@@ -22,11 +23,11 @@ class Publishing:
     """As much of a server as gives out versions."""
 
     def __init__(self) -> None:
-        self.tuned: list[str] = []
+        self.told: list[Told] = []
 
-    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
-        self.tuned.append(tuned)
-        return PublishedAdapter("run", len(self.tuned), files.sha256, 1, 1)
+    def publish(self, files: AdapterFiles, told: Told = NOTHING_TOLD) -> PublishedAdapter:
+        self.told.append(told)
+        return PublishedAdapter("run", len(self.told), files.sha256, 1, 1)
 
 
 def files_of(step: int) -> AdapterFiles:
@@ -70,7 +71,7 @@ def test_a_resumed_run_gives_the_server_back_what_it_still_needs() -> None:
     assert [explorers.of(step).sha256 for step in (5, 6, 7)] == [
         files_of(step).sha256 for step in (2, 3, 4)
     ]
-    assert server.tuned == ["from step 5 on: last"] * 3
+    assert server.told == [Told("from step 5 on: last")] * 3
     assert explorers.needed_after(4) == state.explorers
     explorers.publish(files_of(5), replace(state, step=5, decisions=()))
-    assert server.tuned[-1] == ""
+    assert server.told[-1] == NOTHING_TOLD

@@ -68,6 +68,7 @@ class WireServer:
         self.given = "of"
         self.published: list[AdapterFiles] = []
         self.tuned: list[str] = []
+        self.steps: list[control_pb2.StepReport | None] = []
         self.asked: list[tuple[str, tuple[int, ...], int]] = []
         self.specs: list[dict[str, Any]] = []
         self.scored: list[list[str]] = []
@@ -180,6 +181,7 @@ class _Control(control_pb2_grpc.ControlServicer):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the adapter has too large a rank")
         self._server.published.append(files)
         self._server.tuned.append(header.tuned)
+        self._server.steps.append(header.step if header.HasField("step") else None)
         return control_pb2.PublishResponse(
             version=len(self._server.published),
             sha256=files.sha256,

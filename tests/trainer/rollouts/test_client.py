@@ -26,9 +26,12 @@ from heliostat_trainer.rewards import Normalise, RewardSum
 from heliostat_trainer.rollouts import client as module
 from heliostat_trainer.rollouts.client import RolloutClient
 from heliostat_trainer.rollouts.connection import Caller
+from heliostat_trainer.rollouts.service import Told
 from heliostat_trainer.rollouts.tokens import GivenTokens, RunTokens
 from heliostat_trainer.types import Group, GroupRequest
+from heliostat_wire.steps import StepReport
 from tests.trainer.rollouts.fake_wire import WireServer, reward_of
+from tests.wire.test_steps import REPORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -330,7 +333,10 @@ def test_a_whole_restart_is_waited_for(wire: WireServer, said: list[str]) -> Non
 def test_a_server_that_lost_its_state_gets_the_adapter_again(
     client: RolloutClient, wire: WireServer
 ) -> None:
-    older, newer = client.publish(adapter(fill=0.5)), client.publish(adapter(), "fewer of them")
+    older, newer = (
+        client.publish(adapter(fill=0.5)),
+        client.publish(adapter(), Told("fewer of them")),
+    )
     assert wire.tuned == ["", "fewer of them"]
     wire.forget()
     asked = requests(2)
@@ -341,6 +347,14 @@ def test_a_server_that_lost_its_state_gets_the_adapter_again(
     assert wire.published == [adapter(), adapter(fill=0.5)]
     assert wire.asked[-1][2] == 2
     assert wire.tuned[2:] == ["fewer of them"] * 2  # the latest, whatever goes with it
+
+
+def test_the_step_that_an_adapter_comes_from_goes_with_it(
+    client: RolloutClient, wire: WireServer
+) -> None:
+    client.publish(adapter(fill=0.5))
+    client.publish(adapter(), Told(step=REPORT))
+    assert [step and StepReport.read(step) for step in wire.steps] == [None, REPORT]
 
 
 def test_a_lost_version_is_never_mistaken_for_a_new_one_of_its_number(

@@ -16,6 +16,7 @@ from heliostat_engines.machine.resting import Resting
 from heliostat_trainer.folder.layout import RunFolder
 from heliostat_trainer.folder.metrics import read_metrics
 from heliostat_trainer.policy.policy import Policy
+from heliostat_trainer.rollouts.service import NOTHING_TOLD
 from heliostat_trainer.rollouts.turns import Turns
 from heliostat_trainer.types import ServerInfo
 from tests.trainer.fake_server import FakeServer
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from heliostat_engines.adapters import AdapterFiles
-    from heliostat_trainer.rollouts.service import Scores
+    from heliostat_trainer.rollouts.service import Scores, Told
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter
 
@@ -58,9 +59,9 @@ class SleepingServer(FakeServer):
         yield
         self.works -= 1
 
-    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
+    def publish(self, files: AdapterFiles, told: Told = NOTHING_TOLD) -> PublishedAdapter:
         with self._awake():
-            return super().publish(files, tuned)
+            return super().publish(files, told)
 
     def explore(
         self, requests: Sequence[GroupRequest], adapter: PublishedAdapter

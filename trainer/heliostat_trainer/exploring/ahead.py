@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from heliostat_trainer.clock import Phase
+from heliostat_trainer.rollouts.service import Told
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from heliostat_trainer.folder.checkpoint import RunState
     from heliostat_trainer.rollouts.service import RolloutService
     from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter
+    from heliostat_wire.steps import StepReport
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,14 @@ class Explorers:
         for step, files in sorted(state.explorers.items()):
             self._hand_over(step, files, state)
 
-    def publish(self, files: AdapterFiles, state: RunState) -> None:
-        """Give the server the old policy as it is at `state`, and forget those no longer needed."""
-        self._hand_over(state.step, files, state)
+    def publish(
+        self, files: AdapterFiles, state: RunState, report: StepReport | None = None
+    ) -> None:
+        """Give the server the old policy as it is at `state`, and forget those no longer needed.
+
+        report: of the step that led there, if it was made just now.
+        """
+        self._hand_over(state.step, files, state, report)
 
     def of(self, step: int) -> PublishedAdapter:
         """What explores a step."""
@@ -68,10 +75,14 @@ class Explorers:
         oldest = explored_after(step + 1, self._depth)
         return {at: each.files for at, each in self._published.items() if oldest <= at < step}
 
-    def _hand_over(self, step: int, files: AdapterFiles, state: RunState) -> None:
-        tuned = state.decisions[-1].sentence if state.decisions else ""  # for the server to show
+    def _hand_over(
+        self, step: int, files: AdapterFiles, state: RunState, report: StepReport | None = None
+    ) -> None:
+        tuned = state.decisions[-1].sentence if state.decisions else ""
         with self._clock.phase(Phase.PUBLISH):
-            self._published[step] = Explorer(files, self._server.publish(files, tuned))
+            self._published[step] = Explorer(
+                files, self._server.publish(files, Told(tuned, report))
+            )
         oldest = explored_after(step + 1, self._depth)
         self._published = {at: each for at, each in self._published.items() if at >= oldest}
 

@@ -18,7 +18,13 @@ from heliostat_trainer.rollouts.control import ControlPlane, PublishedAdapters
 from heliostat_trainer.rollouts.exploration import Backlog, Exploration
 from heliostat_trainer.rollouts.failures import triton_error
 from heliostat_trainer.rollouts.patience import Patience
-from heliostat_trainer.rollouts.service import RefusedPrompt, RefusedPrompts, ScoreRequest, Scores
+from heliostat_trainer.rollouts.service import (
+    NOTHING_TOLD,
+    RefusedPrompt,
+    RefusedPrompts,
+    ScoreRequest,
+    Scores,
+)
 from heliostat_trainer.rollouts.stream import StreamSource
 from heliostat_trainer.rollouts.wire import Outputs, infer_inputs
 from heliostat_wire.names import Model, Tensor
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.machine.given_back import GivenBack
     from heliostat_trainer.rollouts.connection import Caller
+    from heliostat_trainer.rollouts.service import Told
     from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
     from heliostat_wire.tensors import Arrays
 
@@ -82,12 +89,9 @@ class RolloutClient:
         """Model, limits and rewards, asked anew."""
         return self._connection.patiently(self._control.info)
 
-    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
-        """Make an adapter the experiment's next version, and one that `explore` can draw with.
-
-        tuned: what the run has decided last, for the server to show.
-        """
-        self._control.published.keep(files, tuned)
+    def publish(self, files: AdapterFiles, told: Told = NOTHING_TOLD) -> PublishedAdapter:
+        """Make an adapter the experiment's next version, and one that `explore` can draw with."""
+        self._control.published.keep(files, told)
         return self._connection.patiently(lambda: self._control.publish(files))
 
     def rest(self) -> GivenBack:

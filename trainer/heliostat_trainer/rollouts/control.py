@@ -13,6 +13,7 @@ from heliostat_engines.machine.given_back import GivenBack
 from heliostat_proto import control_pb2
 from heliostat_trainer.errors import ServerRefusedError
 from heliostat_trainer.rollouts.handshake import check_wire
+from heliostat_trainer.rollouts.service import NOTHING_TOLD
 from heliostat_trainer.types import PublishedAdapter, ServerInfo
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_trainer.rollouts.connection import Connection
+    from heliostat_trainer.rollouts.service import Told
 
 
 KEPT = 3
@@ -33,14 +35,14 @@ class PublishedAdapters:
         self._lock = threading.Lock()
         self._files: dict[str, AdapterFiles] = {}
         self._versions: dict[str, int] = {}
-        self.tuned = ""
-        """What the run has decided last, which goes with each of them."""
+        self.told = NOTHING_TOLD
+        """What goes with each of them: the latest."""
 
-    def keep(self, files: AdapterFiles, tuned: str = "") -> None:
+    def keep(self, files: AdapterFiles, told: Told = NOTHING_TOLD) -> None:
         """Remember an adapter that is about to be published; the oldest beyond three is dropped."""
         sha256 = files.sha256
         with self._lock:
-            self.tuned = tuned
+            self.told = told
             self._files.pop(sha256, None)
             self._files[sha256] = files
             for old in list(self._files)[:-KEPT]:
@@ -137,7 +139,7 @@ class ControlPlane:
 
     def publish(self, files: AdapterFiles) -> PublishedAdapter:
         """Make an adapter the experiment's next version."""
-        messages = _publish_requests(self.experiment, files, self.published.tuned)
+        messages = _publish_requests(self.experiment, files, self.published.told)
         timeout_s = PUBLISH_TIMEOUT_S + len(files.tensors) / SLOWEST_UPLOAD
         answer = self.connection.ask("Publish", messages, timeout_s)
         if answer.sha256 != files.sha256:
@@ -178,7 +180,7 @@ class ControlPlane:
 
 
 def _publish_requests(
-    experiment: str, files: AdapterFiles, tuned: str
+    experiment: str, files: AdapterFiles, told: Told
 ) -> Iterator[control_pb2.PublishRequest]:
     yield control_pb2.PublishRequest(
         header=control_pb2.AdapterHeader(
@@ -186,7 +188,8 @@ def _publish_requests(
             sha256=files.sha256,
             config=files.config,
             tensor_bytes=len(files.tensors),
-            tuned=tuned,
+            tuned=told.tuned,
+            step=None if told.step is None else told.step.message(),
         )
     )
     for start in range(0, len(files.tensors), CHUNK_BYTES):

@@ -28,7 +28,13 @@ from heliostat_trainer.rollouts.control import PublishedAdapters
 from heliostat_trainer.rollouts.exploration import Backlog
 from heliostat_trainer.rollouts.patience import Patience
 from heliostat_trainer.rollouts.replica import Likeness, Replica
-from heliostat_trainer.rollouts.service import RefusedPrompts, ScoreRequest, Scores
+from heliostat_trainer.rollouts.service import (
+    NOTHING_TOLD,
+    RefusedPrompts,
+    ScoreRequest,
+    Scores,
+    Told,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -77,13 +83,10 @@ class Replicas:
         """What those that are there have in common, asked anew."""
         return self._patience.call(self._info)
 
-    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
-        """Make an adapter the experiment's next version at one of them, for all.
-
-        tuned: as `RolloutClient.publish`.
-        """
-        self._published.keep(files, tuned)
-        return self._anywhere(lambda replica: replica.client.publish(files, tuned))
+    def publish(self, files: AdapterFiles, told: Told = NOTHING_TOLD) -> PublishedAdapter:
+        """Make an adapter the experiment's next version at one of them, for all."""
+        self._published.keep(files, told)
+        return self._anywhere(lambda replica: replica.client.publish(files, told))
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Text embeddings, a row a prompt, in float32."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from heliostat_engines.adapters import AdapterFiles
     from heliostat_engines.conditioning import Conditioning
     from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
+    from heliostat_wire.steps import StepReport
 
 
 @dataclass(frozen=True)
@@ -90,17 +91,27 @@ class Scores:
         )
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a run tells the server with an adapter, to show."""
+
+    tuned: str = ""
+    """What it has decided last (recipe.tune)."""
+    step: StepReport | None = None
+    """The step that the adapter comes from; None: it was made before this process, or by none."""
+
+
+NOTHING_TOLD = Told()
+
+
 class RolloutService(Protocol):
     """Explores, scores, and takes adapters."""
 
     def info(self) -> ServerInfo:
         """Model, limits and rewards."""
 
-    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
-        """Make an adapter one that `explore` can draw with.
-
-        tuned: what the run has decided last (recipe.tune), for the server to show.
-        """
+    def publish(self, files: AdapterFiles, told: Told = NOTHING_TOLD) -> PublishedAdapter:
+        """Make an adapter one that `explore` can draw with; `told` goes with it."""
 
     def explore(
         self, requests: Sequence[GroupRequest], adapter: PublishedAdapter

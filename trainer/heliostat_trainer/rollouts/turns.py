@@ -15,6 +15,7 @@ from rich import filesize
 
 from heliostat_engines.decoders import DecoderName
 from heliostat_trainer.errors import ConfigError
+from heliostat_trainer.rollouts.service import NOTHING_TOLD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from heliostat_engines.conditioning import Conditioning
     from heliostat_engines.machine.given_back import GivenBack
     from heliostat_engines.machine.resting import Resting
-    from heliostat_trainer.rollouts.service import RefusedPrompts, RolloutService, Scores
+    from heliostat_trainer.rollouts.service import RefusedPrompts, RolloutService, Scores, Told
     from heliostat_trainer.settings.config import TrainConfig
     from heliostat_trainer.types import Group, GroupRequest, PublishedAdapter, ServerInfo
 
@@ -145,10 +146,10 @@ class TakingTurns:
         """Model, limits and rewards: no model is asked."""
         return self._server.info()
 
-    def publish(self, files: AdapterFiles, tuned: str = "") -> PublishedAdapter:
+    def publish(self, files: AdapterFiles, told: Told = NOTHING_TOLD) -> PublishedAdapter:
         """As `RolloutService.publish`: the server tries the adapter."""
         with self._turns.of_server():
-            return self._server.publish(files, tuned)
+            return self._server.publish(files, told)
 
     def explore(
         self, requests: Sequence[GroupRequest], adapter: PublishedAdapter

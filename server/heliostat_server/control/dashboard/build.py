@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from heliostat_server.control.dashboard.curves import Curves
 from heliostat_server.control.dashboard.pictures import Pictures
 from heliostat_server.control.dashboard.routes import dashboard_routes
+from heliostat_server.control.dashboard.steps import Steps
 from heliostat_server.control.dashboard.views import Views
 
 if TYPE_CHECKING:
@@ -25,5 +26,11 @@ def build_dashboard(
     painter: Painter,
 ) -> APIRouter:
     """Its pages, for the root of the HTTP application."""
-    views = Views(operations, stores, Curves(stores.groups), Pictures(stores.sheets, painter))
+    views = Views(
+        operations,
+        stores,
+        Curves(stores.groups),
+        Steps(stores.steps),
+        Pictures(stores.sheets, painter),
+    )
     return dashboard_routes(operations, views, stores.sessions(authority))

@@ -1,37 +1,25 @@
-"""Where the parts of a chart lie; templates/macros.html draws them."""
+"""What charts draw in their frames; templates/macros.html draws them."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from heliostat_server.control.dashboard.curves import Axis, points
+from heliostat_server.control.dashboard.frame import Frame, Range, clock, number, path, scale
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from heliostat_server.control.dashboard.curves import Outcome, Point
 
-WIDTH, HEIGHT = 960, 260
-LEFT, RIGHT, TOP, BOTTOM = 84, 16, 12, 32
-DAY_S = 86400
 SPARK_WIDTH, SPARK_HEIGHT = 120, 28
 SPARK_POINTS = 40
 
 
 @dataclass(frozen=True)
-class Tick:
-    """A mark of an axis: where, and what is written there."""
-
-    at: float
-    label: str
-
-
-@dataclass(frozen=True)
 class Dot:
-    """A point of the mean, and what it is in words."""
+    """A point of a line, and what it is in words."""
 
     x: float
     y: float
@@ -45,13 +33,12 @@ class Chart:
     reward: str
     axis: Axis
     points: Sequence[Point]
+    frame: Frame
     band: str
     """A polygon from the worst to the best."""
     line: str
     """A polyline of the means."""
     dots: Sequence[Dot]
-    x_ticks: Sequence[Tick]
-    y_ticks: Sequence[Tick]
 
     @property
     def summary(self) -> str:
@@ -63,89 +50,99 @@ class Chart:
         )
 
 
+def charts(runs: Sequence[Sequence[Outcome]], reward: str, axis: Axis) -> list[Chart]:
+    """A reward's chart of each run, over the same axes; some of each run's outcomes have the reward."""
+    shown = [points(outcomes, reward, axis) for outcomes in runs]
+    every = [point for each in shown for point in each]
+    x = Range.of(point.x for point in every)
+    y = Range(min(point.worst for point in every), max(point.best for point in every))
+    frame = Frame.of(x, y.padded, times=axis is Axis.TIME)
+    return [_chart(each, reward, axis, frame) for each in shown]
+
+
 def chart(outcomes: Sequence[Outcome], reward: str, axis: Axis) -> Chart:
     """The chart of one reward, which some of the outcomes have."""
-    shown = points(outcomes, reward, axis)
-    low, high = _padded(min(p.worst for p in shown), max(p.best for p in shown))
-    first, last = _range(shown)
-    x = _scale(first, last, LEFT, WIDTH - RIGHT)
-    y = _scale(low, high, HEIGHT - BOTTOM, TOP)
+    return charts([outcomes], reward, axis)[0]
+
+
+def _chart(shown: Sequence[Point], reward: str, axis: Axis, frame: Frame) -> Chart:
+    x, y = frame.x, frame.y
     best = [(x(point.x), y(point.best)) for point in shown]
     worst = [(x(point.x), y(point.worst)) for point in shown]
-    label = _version if axis is Axis.VERSION else _clock if last - first < DAY_S else _date
-    ticks = _time_ticks(first, last) if axis is Axis.TIME else _ticks(first, last, whole=True)
     return Chart(
         reward=reward,
         axis=axis,
         points=shown,
-        band=_path(best + worst[::-1]),
-        line=_path([(x(point.x), y(point.mean)) for point in shown]),
+        frame=frame,
+        band=path(best + worst[::-1]),
+        line=path((x(point.x), y(point.mean)) for point in shown),
         dots=[Dot(x(point.x), y(point.mean), _in_words(point, axis)) for point in shown],
-        x_ticks=[Tick(x(value), label(value)) for value in ticks],
-        y_ticks=[Tick(y(value), number(value)) for value in _ticks(low, high)],
     )
+
+
+@dataclass(frozen=True)
+class Line:
+    """A named number by training step: (step, number)."""
+
+    name: str
+    values: Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class DrawnLine:
+    """A line as it is drawn."""
+
+    name: str
+    line: str
+    """A polyline."""
+    dots: Sequence[Dot]
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Lines by training step, in SVG's units."""
+
+    frame: Frame
+    lines: Sequence[DrawnLine]
+    summary: str
+
+
+def line_charts(runs: Sequence[Sequence[Line]]) -> list[LineChart]:
+    """A chart of each run's lines, over the same axes; each run has a line with values."""
+    every = [value for lines in runs for line in lines for value in line.values]
+    x, y = Range.of(step for step, _ in every), Range.of(value for _, value in every)
+    frame = Frame.of(x, y.padded)
+    return [
+        LineChart(frame, [_drawn(line, frame) for line in lines], _went(lines)) for lines in runs
+    ]
 
 
 def spark(values: Sequence[float]) -> str:
     """A polyline of the last values, in a box of 120 by 28."""
     shown = values[-SPARK_POINTS:]
-    low, high = _padded(min(shown), max(shown))
-    x = _scale(0, max(1, len(shown) - 1), 2, SPARK_WIDTH - 2)
-    y = _scale(low, high, SPARK_HEIGHT - 2, 2)
-    return _path([(x(place), y(value)) for place, value in enumerate(shown)])
+    x = scale(Range(0, max(1, len(shown) - 1)), 2, SPARK_WIDTH - 2)
+    y = scale(Range.of(shown).padded, SPARK_HEIGHT - 2, 2)
+    return path((x(place), y(value)) for place, value in enumerate(shown))
 
 
-def number(value: float) -> str:
-    """A reward as people read it: three digits after the point, four of a larger one."""
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+def _drawn(line: Line, frame: Frame) -> DrawnLine:
+    at = [(frame.x(step), frame.y(value)) for step, value in line.values]
+    texts = [f"step {step}: {line.name} {number(value)}" for step, value in line.values]
+    dots = [Dot(x, y, text) for (x, y), text in zip(at, texts, strict=True)]
+    return DrawnLine(line.name, path(at), dots)
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
-    margin = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
-    return low - margin, high + margin
-
-
-def _range(shown: Sequence[Point]) -> tuple[float, float]:
-    first, last = shown[0].x, shown[-1].x
-    return (first, last) if last > first else (first - 1, first + 1)
-
-
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    return lambda value: round(start + (value - low) / (high - low) * (end - start), 1)
-
-
-def _path(corners: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:g},{y:g}" for x, y in corners)
-
-
-def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
-    """Some round values between two: three to seven."""
-    step = 10.0 ** math.floor(math.log10((high - low) / 7))
-    step = next(step * times for times in (1, 2, 5, 10) if (high - low) / (step * times) <= 7)
-    if whole:
-        step = max(1.0, step)
-    start = math.ceil(low / step - 1e-9)
-    return [place * step for place in range(start, math.floor(high / step + 1e-9) + 1)]
-
-
-def _time_ticks(first: float, last: float) -> list[float]:
-    return [first + (last - first) * part / 4 for part in range(5)]
-
-
-def _clock(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M")
-
-
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%d %b %H:%M")
-
-
-def _version(value: float) -> str:
-    return f"{value:.0f}" if value >= 0 else ""
+def _went(lines: Iterable[Line]) -> str:
+    """What lines show, in a sentence."""
+    return ", ".join(
+        f"{line.name} went from {number(line.values[0][1])} to {number(line.values[-1][1])}"
+        for line in lines
+        if line.values
+    )
 
 
 def _in_words(point: Point, axis: Axis) -> str:
-    x = f"version {point.x:.0f}" if axis is Axis.VERSION else f"{_clock(point.x)} UTC"
+    x = f"version {point.x:.0f}" if axis is Axis.VERSION else f"{clock(point.x)} UTC"
     return (
         f"{x}: mean {number(point.mean)}, best {number(point.best)}, worst {number(point.worst)}, "
         f"{point.groups} groups"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from cachetools import LRUCache
 
+from heliostat_server.control.dashboard.remembered import Remembered, key_of, last_id
 from heliostat_server.store.groups import MAX_GROUPS
 
 if TYPE_CHECKING:
@@ -19,13 +20,10 @@ if TYPE_CHECKING:
 
     from heliostat_server.experiments.terms import Experiment
     from heliostat_server.store.groups import KeptGroup, RedisGroups
+    from heliostat_server.store.stations import Spent
 
-    _Outcomes = LRUCache[tuple[str, datetime], deque["Outcome"]]
-
-MAX_EXPERIMENTS = 64
-"""Whose groups are all remembered: those asked for last."""
 MAX_GLANCES = 1024
-"""Whose latest groups are remembered."""
+"""Experiments whose latest groups are remembered."""
 GLANCED_GROUPS = 4000
 """Of a list of experiments, read together: what is drawn of each is small."""
 TIME_BINS = 60
@@ -48,6 +46,8 @@ class Outcome:
     rewards: dict[str, tuple[float, float, float]]
     drawn: int | None = None
     """Names version, prompt and seeds: a group that is scored anew after other steps has the same."""
+    spent: Spent | None = None
+    """What it took; None: it was drawn before that was kept."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,14 @@ class Point:
     groups: int
 
 
-class Curves:
-    """The outcomes of experiments' groups; reads each group once. Safe to share between threads."""
+class Curves(Remembered[Outcome]):
+    """The outcomes of experiments' groups."""
 
     def __init__(self, groups: RedisGroups) -> None:
+        super().__init__(lambda name, last: map(_outcome, groups.after(name, last)), MAX_GROUPS)
         self._groups = groups
-        self._known: _Outcomes = LRUCache(MAX_EXPERIMENTS)
-        self._glanced: _Outcomes = LRUCache(MAX_GLANCES)
-        self._lock = Lock()
-
-    def of(self, experiment: Experiment) -> list[Outcome]:
-        """The outcomes of an experiment's last groups, oldest first. Raises UnavailableError."""
-        with self._lock:
-            known = self._known.setdefault(_key(experiment), deque(maxlen=MAX_GROUPS))
-            known.extend(map(_outcome, self._groups.after(experiment.name, _last_id(known))))
-            return list(known)
+        self._glanced: LRUCache[tuple[str, datetime], deque[Outcome]] = LRUCache(MAX_GLANCES)
+        self._glancing = Lock()
 
     def glances(self, experiments: Sequence[Experiment]) -> list[list[Outcome]]:
         """The outcomes of each experiment's latest groups, the fewer the more experiments there are.
@@ -85,26 +78,17 @@ class Curves:
         if not experiments:
             return []
         count = min(MAX_GROUPS, GLANCED_GROUPS // len(experiments) or 1)
-        with self._lock:
+        with self._glancing:
             known = [
-                self._glanced.setdefault(_key(each), deque(maxlen=count)) for each in experiments
+                self._glanced.setdefault(key_of(each), deque(maxlen=count)) for each in experiments
             ]
             since = {
-                each.name: _last_id(outcomes)
+                each.name: last_id(outcomes)
                 for each, outcomes in zip(experiments, known, strict=True)
             }
             for outcomes, kept in zip(known, self._groups.news(since, count), strict=True):
                 outcomes.extend(map(_outcome, kept))
             return [list(outcomes) for outcomes in known]
-
-
-def _key(experiment: Experiment) -> tuple[str, datetime]:
-    """One of the same name that was made anew is another."""
-    return experiment.name, experiment.created
-
-
-def _last_id(outcomes: Sequence[Outcome]) -> str:
-    return outcomes[-1].id if outcomes else ""
 
 
 def reward_names(outcomes: Iterable[Outcome]) -> list[str]:
@@ -164,4 +148,5 @@ def _outcome(kept: KeptGroup) -> Outcome:
         kept.group.version,
         {name: (m, b, w) for name, m, b, w in columns},
         drawn=hash((kept.group.version, kept.group.prompt, kept.group.seeds)),
+        spent=kept.group.spent,
     )

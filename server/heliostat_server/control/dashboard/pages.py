@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from heliostat_engines.errors import HeliostatError
-from heliostat_server.control.dashboard.charts import number
+from heliostat_server.control.dashboard.frame import number
 from heliostat_server.control.dashboard.words import FILTERS
 from heliostat_server.control.validation import first_problem
 from heliostat_server.errors import ForbiddenError, RequestError, TokenError, code_of, describe

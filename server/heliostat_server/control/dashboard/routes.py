@@ -7,11 +7,13 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Form, Path, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
+from pydantic import StringConstraints
 
 from heliostat_engines.errors import HeliostatError
 from heliostat_server.control.dashboard.curves import Axis
 from heliostat_server.control.dashboard.pages import LOGIN, STATIC, PageRoute, go_to, page
-from heliostat_server.control.dashboard.views import GALLERY_GROUPS, LATEST, Excerpt, Views
+from heliostat_server.control.dashboard.stacks import SERVER, TRAINER
+from heliostat_server.control.dashboard.views import GALLERY_GROUPS, LATEST, Excerpt, Sought, Views
 from heliostat_server.control.http import VersionNumber
 from heliostat_server.control.operations import Operations
 from heliostat_server.errors import NotFoundError, TokenError, code_of, describe
@@ -21,8 +23,8 @@ from heliostat_server.store.sessions import SESSION_S, Sessions
 
 GROUP_ID = r"^\d{1,20}-\d{1,20}$"
 GroupId = Annotated[str, Path(pattern=GROUP_ID)]
+ExperimentName = Annotated[str, StringConstraints(max_length=100)]
 RewardName = Annotated[str, Query(max_length=100)]
-PageNumber = Annotated[int, Query(alias="page", ge=1, le=2**31)]
 STATIC_AGE_S = 300
 
 
@@ -73,13 +75,29 @@ def dashboard_routes(  # noqa: C901
         response.delete_cookie(_cookie(request), httponly=True, samesite="strict")
         return response
 
+    def shown(
+        find: Annotated[str, Query(max_length=100)] = "",
+        at: Annotated[int, Query(ge=1, le=10**6, alias="page")] = 1,
+    ) -> Sought:
+        return Sought(find.strip(), at)
+
+    Which = Annotated[Sought, Depends(shown)]  # noqa: N806
+
     @router.get("/")
-    def overview(by: By, number: PageNumber = 1) -> HTMLResponse:
-        return page("overview.html", by=by, view=views.overview(by, number))
+    def overview(by: By, which: Which) -> HTMLResponse:
+        return page("overview.html", by=by, view=views.overview(by, which))
 
     @router.get("/overview")
-    def live_overview(by: By, number: PageNumber = 1) -> HTMLResponse:
-        return page("overview_live.html", by=by, view=views.overview(by, number))
+    def live_overview(by: By, which: Which) -> HTMLResponse:
+        return page("overview_live.html", by=by, view=views.overview(by, which))
+
+    @router.get("/compare")
+    def compare(
+        by: By, of: Annotated[list[ExperimentName], Query(max_length=2, default_factory=list)]
+    ) -> HTMLResponse:
+        chosen = [name.strip() for name in of]
+        view = views.beside(by, chosen) if len(chosen) == 2 else None
+        return page("compare.html", by=by, names=views.names(by), chosen=chosen, view=view)
 
     @router.post("/experiments")
     def create(by: By, name: Annotated[str, Form(max_length=200)]) -> HTMLResponse:
@@ -123,7 +141,8 @@ def dashboard_routes(  # noqa: C901
 
     @router.get("/experiments/{name}/numbers")
     def numbers(by: By, name: str, axis: Axis = Axis.VERSION) -> HTMLResponse:
-        return page("numbers.html", by=by, live=views.live(by, name, axis))
+        live = views.live(by, name, axis)
+        return page("numbers.html", by=by, live=live, trainer=TRAINER, server=SERVER)
 
     @router.post("/experiments/{name}/pause")
     def pause(by: By, name: str) -> Response:

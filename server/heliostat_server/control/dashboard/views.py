@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlencode
 
 import numpy as np
 
-from heliostat_server.control.dashboard.charts import Chart, chart, spark
+from heliostat_server.control.dashboard.charts import charts, line_charts, spark
 from heliostat_server.control.dashboard.curves import Axis, points, reward_names
 from heliostat_server.control.dashboard.pictures import Extremes
+from heliostat_server.control.dashboard.stacks import stacks
+from heliostat_server.control.dashboard.steps import (
+    fidelity_lines,
+    made,
+    reports,
+    spread_lines,
+    step_times,
+)
 from heliostat_server.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from heliostat_server.control.dashboard.charts import Chart, LineChart
     from heliostat_server.control.dashboard.curves import Curves, Outcome
     from heliostat_server.control.dashboard.pictures import Pictures
+    from heliostat_server.control.dashboard.stacks import Stacks
+    from heliostat_server.control.dashboard.steps import Made, Steps, StepTimes
     from heliostat_server.control.operations import Operations, ServerInfo
     from heliostat_server.experiments.authority import Caller
     from heliostat_server.experiments.terms import Event, Experiment
     from heliostat_server.store.activity import Activity
     from heliostat_server.store.groups import Group, KeptGroup
     from heliostat_server.store.stores import Stores
+    from heliostat_wire.steps import StepReport
+
+T = TypeVar("T")
+C = TypeVar("C")
 
 GALLERY_GROUPS = 12
 GALLERY_READ = 300
 """Groups that are looked through for those of one version."""
 EVENTS = 20
-PAGE_ROWS = 100
+PAGE_ROWS = 50
 """Experiments that the overview shows at once."""
 STRIP_WIDTH = 240
 
@@ -50,15 +65,32 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Sought:
+    """Which experiments are listed."""
+
+    find: str = ""
+    """Only those with that in their names."""
+    page: int = 1
+
+    @property
+    def query(self) -> str:
+        """As an address has it."""
+        return self.at(self.page)
+
+    def at(self, page: int) -> str:
+        """The same of another page."""
+        return urlencode({"find": self.find, "page": page} if self.find else {"page": page})
+
+    def of(self, names: Sequence[str]) -> list[str]:
+        """Those of some, on every page."""
+        return [name for name in names if self.find.lower() in name.lower()]
+
+
+@dataclass(frozen=True)
 class Overview:
     """The server and its experiments, a page of them."""
 
     rows: Sequence[Row]
-    experiments: int
-    """Of all pages."""
-    page: int
-    """The first is 1."""
-    pages: int
     activity: Activity
     server: ServerInfo | None
     unavailable: str
@@ -66,6 +98,11 @@ class Overview:
     throughput: str
     """A polyline of images a second in the last minutes; "": there were none."""
     now: datetime
+    sought: Sought
+    """Which experiments these are."""
+    count: int
+    """Experiments on all pages."""
+    pages: int
 
 
 @dataclass(frozen=True)
@@ -84,13 +121,44 @@ LATEST = Excerpt()
 
 
 @dataclass(frozen=True)
+class Run:
+    """What an experiment's groups and steps show."""
+
+    charts: Sequence[Chart]
+    """Of each reward that its groups were drawn for."""
+    told: Sequence[StepReport]
+    """The steps that its trainer told of; none: it is older than that, or publishes nothing."""
+    times: Sequence[StepTimes]
+    """Of these steps."""
+    stacks: Stacks | None
+    fidelity: LineChart | None
+    """None: no step was watched."""
+    spread: LineChart | None
+    made: Sequence[Made]
+    """What its steps are made of."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Two experiments, over the same axes."""
+
+    experiments: Sequence[Experiment]
+    runs: Sequence[Run]
+
+    @property
+    def rewards(self) -> list[str]:
+        """Of any of them."""
+        return list(dict.fromkeys(chart.reward for run in self.runs for chart in run.charts))
+
+
+@dataclass(frozen=True)
 class Live:
     """What changes by itself on an experiment's page."""
 
     experiment: Experiment
     activity: Activity
     axis: Axis
-    charts: Sequence[Chart]
+    run: Run
     now: datetime
 
     @property
@@ -142,6 +210,7 @@ class Views:
         operations: Operations,
         stores: Stores,
         curves: Curves,
+        steps: Steps,
         pictures: Pictures,
     ) -> None:
         self._operations = operations
@@ -149,15 +218,16 @@ class Views:
         self._activity = stores.activity
         self._sheets = stores.sheets
         self._curves = curves
+        self._steps = steps
         self._pictures = pictures
 
-    def overview(self, caller: Caller, page: int = 1) -> Overview:
+    def overview(self, caller: Caller, sought: Sought) -> Overview:
         """The server, and a page of the experiments that the caller may see; beyond the last one: that."""
-        names = self._operations.names(caller)
-        pages = max(1, math.ceil(len(names) / PAGE_ROWS))
-        page = min(page, pages)
-        shown = names[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
-        experiments = self._operations.some(caller, shown)
+        names = sought.of(self._operations.names(caller))
+        pages = max(1, -(-len(names) // PAGE_ROWS))
+        sought = replace(sought, page=min(sought.page, pages))
+        first = (sought.page - 1) * PAGE_ROWS
+        experiments = self._operations.some(caller, names[first : first + PAGE_ROWS])
         activity = self._activity.recent()
         server, unavailable = None, ""
         try:
@@ -171,22 +241,30 @@ class Views:
                     experiments, self._curves.glances(experiments), strict=True
                 )
             ],
-            len(names),
-            page,
-            pages,
             activity,
             server,
             unavailable,
             spark(activity.images[:-1]) if any(activity.images) else "",
             datetime.now(UTC),
+            sought,
+            len(names),
+            pages,
         )
 
     def live(self, caller: Caller, name: str, axis: Axis) -> Live:
         """Curves, share and queue of an experiment."""
         experiment = self._operations.get(caller, name)
-        outcomes = self._curves.of(experiment)
-        charts = [chart(outcomes, reward, axis) for reward in reward_names(outcomes)]
-        return Live(experiment, self._activity.recent(), axis, charts, datetime.now(UTC))
+        (run,) = self._runs([experiment], axis)
+        return Live(experiment, self._activity.recent(), axis, run, datetime.now(UTC))
+
+    def beside(self, caller: Caller, names: Sequence[str]) -> Beside:
+        """Some experiments, over the same axes."""
+        experiments = [self._operations.get(caller, name) for name in names]
+        return Beside(experiments, self._runs(experiments, Axis.VERSION))
+
+    def names(self, caller: Caller) -> list[str]:
+        """Of the experiments that the caller may see."""
+        return self._operations.names(caller)
 
     def events(self, caller: Caller, name: str) -> list[Event]:
         """The latest events of an experiment."""
@@ -226,6 +304,29 @@ class Views:
         batch = self._operations.info(caller).description.limits.batch
         self._pictures.draw(caller, kept, batch)
 
+    def _runs(self, experiments: Sequence[Experiment], axis: Axis) -> list[Run]:
+        """What each shows, over axes that all of them share."""
+        outcomes = [self._curves.of(experiment) for experiment in experiments]
+        kept = [self._steps.of(experiment) for experiment in experiments]
+        told = [reports(each) for each in kept]
+        times = [step_times(*each) for each in zip(kept, outcomes, strict=True)]
+        rewards = _reward_charts(outcomes, axis)
+        pictures = _of_those_with(times, stacks)
+        fidelity = _of_those_with([fidelity_lines(each) for each in told], line_charts)
+        spread = _of_those_with([spread_lines(each) for each in told], line_charts)
+        return [
+            Run(
+                rewards[place],
+                told[place],
+                times[place],
+                pictures[place],
+                fidelity[place],
+                spread[place],
+                made(told[place]),
+            )
+            for place in range(len(experiments))
+        ]
+
 
 def _row(experiment: Experiment, outcomes: Sequence[Outcome], activity: Activity) -> Row:
     name = experiment.name
@@ -236,6 +337,27 @@ def _row(experiment: Experiment, outcomes: Sequence[Outcome], activity: Activity
     axis = Axis.VERSION if outcomes[-1].version else Axis.TIME
     means = [point.mean for point in points(outcomes, reward, axis)]
     return Row(experiment, share, queued, reward, means[-1], spark(means))
+
+
+def _reward_charts(runs: Sequence[Sequence[Outcome]], axis: Axis) -> list[list[Chart]]:
+    """Each run's charts, a reward each; of a reward that several have over the same axes."""
+    names = [reward_names(outcomes) for outcomes in runs]
+    drawn: list[list[Chart]] = [[] for _ in runs]
+    for reward in dict.fromkeys(name for each in names for name in each):
+        having = [place for place, each in enumerate(names) if reward in each]
+        together = charts([runs[place] for place in having], reward, axis)
+        for place, chart in zip(having, together, strict=True):
+            drawn[place].append(chart)
+    return drawn
+
+
+def _of_those_with(
+    runs: Sequence[Sequence[T]], draw: Callable[[Sequence[Sequence[T]]], Sequence[C]]
+) -> list[C | None]:
+    """What is drawn together of the runs that have something; None of the others."""
+    having = [run for run in runs if run]
+    drawn = iter(draw(having) if having else ())
+    return [next(drawn) if run else None for run in runs]
 
 
 def _led_by(reward: str, kept: KeptGroup) -> KeptGroup:

@@ -52,6 +52,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def seconds_of(seconds: float) -> str:
+    """Seconds of a step: two digits that count, or minutes."""
+    if seconds >= 120:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds:.0f} s" if seconds >= 10 or seconds == 0 else f"{seconds:.2g} s"
+
+
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "ago": ago,
     "iso": iso,
@@ -60,5 +67,6 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "count": count,
     "size": size,
     "duration": duration,
+    "seconds": seconds_of,
     "written": written,
 }

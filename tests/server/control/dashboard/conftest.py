@@ -150,7 +150,9 @@ def open_browser(
     stores = Stores.connect(valkey.url, keep_versions=3)
     authority = Authority(experiments, (digest(ADMIN_TOKEN),))
     publisher = Publisher(stores.adapters, painter)
-    operations = Operations(engine, experiments, stores.adapters, publisher, painter, "1")
+    operations = Operations(
+        engine, experiments, stores.adapters, stores.steps, publisher, painter, "1"
+    )
     app = build_app(operations, authority, "1")
     app.include_router(build_dashboard(operations, authority, stores, painter))
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliostat_server.control.dashboard.charts import HEIGHT, WIDTH, chart, number, spark
+from heliostat_server.control.dashboard.charts import chart, charts, spark
 from heliostat_server.control.dashboard.curves import Axis, Outcome, points, reward_names
+from heliostat_server.control.dashboard.frame import HEIGHT, WIDTH, number
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 REWARDS = st.floats(-1e6, 1e6, allow_nan=False)
@@ -37,8 +38,8 @@ def test_whatever_the_rewards_the_chart_stays_in_its_box(
         for corner in (drawn.band + " " + drawn.line).split()
     ]
     assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in corners)
-    assert all(0 <= tick.at <= WIDTH for tick in drawn.x_ticks)
-    assert 2 <= len(drawn.y_ticks) <= 8
+    assert all(0 <= tick.at <= WIDTH for tick in drawn.frame.x_ticks)
+    assert 2 <= len(drawn.frame.y_ticks) <= 8
     assert all(math.isfinite(dot.y) for dot in drawn.dots)
 
 
@@ -82,3 +83,11 @@ def test_numbers_have_the_digits_that_count() -> None:
         "12.35",
         "1.235e+06",
     ]
+
+
+def test_two_runs_charts_have_the_same_axes() -> None:
+    few, many = [outcome(0, 1, (0, 1, 2))], [outcome(0, 9, (5, 6, 20))]
+    left, right = charts([few, many], "judge", Axis.VERSION)
+    assert left.frame is right.frame
+    assert left.dots[0].x < right.dots[0].x
+    assert left.dots[0].y > right.dots[0].y

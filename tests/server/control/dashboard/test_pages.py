@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from html import unescape
 from typing import TYPE_CHECKING
@@ -13,9 +15,13 @@ from heliostat_server.control.dashboard.curves import GLANCED_GROUPS, Curves
 from heliostat_server.control.dashboard.views import PAGE_ROWS
 from heliostat_server.store.adapters import AdapterStore
 from heliostat_server.store.experiments import ExperimentStore
+from heliostat_server.store.stations import Spent, Station
+from heliostat_server.store.steps import PublishedStep, RedisSteps
 from heliostat_server.store.usage import RedisUsage
+from heliostat_wire.steps import Decision, Shape
 from tests.server.checkpoints import random_adapter
 from tests.server.control.dashboard.conftest import Browser, Engine, group
+from tests.wire.test_steps import REPORT
 
 if TYPE_CHECKING:
     import redis
@@ -233,3 +239,96 @@ def test_paths_of_the_api_stay_its_own(admin: Browser) -> None:
     assert admin.get("/v1/nothing").json() == {"detail": "Not Found"}
     assert admin.get("/openapi.json").json()["paths"].keys() >= {"/v1/info"}
     assert not any("login" in path for path in admin.get("/openapi.json").json()["paths"])
+
+
+@pytest.fixture
+def followed(client: redis.Redis, groups: RedisGroups) -> RedisSteps:
+    """Two steps of `mine`, the second tuned to by the first."""
+    steps = RedisSteps(client)
+    decided = Decision(2, Shape(2, 8, 1, 3), f"it teaches more {HOSTILE}")
+    for step, decision, shape in ((1, decided, REPORT.shape), (2, None, decided.shape)):
+        spent = Spent(100.0 * step, 100.0 * step + 4, {Station.DENOISE: 3.0, Station.DECODE: 0.5})
+        groups.add(group(version=step, spent=spent))
+        report = replace(REPORT, step=step, version=step, shape=shape, decision=decision)
+        steps.add("mine", PublishedStep(step + 1, 0.25, report))
+    return steps
+
+
+def test_a_steps_time_ranking_and_make_are_shown(mine: Browser, followed: RedisSteps) -> None:
+    for path in ("/experiments/mine", "/experiments/mine/live"):
+        page = mine.get(path).text
+        assert "a step took the trainer 9 s in the mean, most of it saving" in unescape(page)
+        assert "and the server 4.6 s, most of it denoising" in page
+        assert "step 1, server: queue 1 s, denoising 3 s, decoding 0.5 s" in page
+        assert "rho went from 0.900 to 0.900" in page
+        assert f"it teaches more {HOSTILE}" in unescape(page)
+        assert "<script>alert" not in page
+        assert "as the settings say" in page
+    numbers = mine.get("/experiments/mine/numbers").text
+    assert '<td class="n">3.00</td>' in numbers  # denoising
+    assert '<td class="n">70 %</td>' in numbers  # overlap
+
+
+def test_what_was_decided_before_steps_were_told_of_is_still_shown(
+    mine: Browser, experiments: ExperimentStore, followed: RedisSteps
+) -> None:
+    experiments.tuned("mine", "from step 2 on: it teaches more")
+    assert "What the run decided last" not in mine.get("/experiments/mine").text
+
+
+def test_a_run_that_told_of_no_steps_has_no_empty_pictures(admin: Browser) -> None:
+    page = admin.get("/experiments/mine").text
+    for title in ("Where a step", "Does exploration rank", "What steps are made of"):
+        assert title not in page
+
+
+def test_two_experiments_are_compared_over_the_same_axes(
+    admin: Browser, groups: RedisGroups, followed: RedisSteps
+) -> None:
+    groups.add(group("theirs", version=9, names=("judge", "colour"), rewards=np.zeros((8, 2))))
+    page = unescape(admin.get("/compare?of=mine&of=theirs").text)
+    assert page.count("judge: the groups' mean went from") == 2
+    assert "Not explored for this reward." in page  # colour
+    assert page.count("a step took the trainer") == 1
+    assert "Its trainer told of no steps." in page
+    assert 'value="mine"' in page
+    one = admin.get("/compare?of=mine").text
+    assert "Choose two" in one
+    assert admin.get("/compare?of=mine&of=nobody").status_code == 404
+    assert admin.get("/compare?of=mine&of=theirs&of=mine").status_code == 422
+    assert admin.get("/compare?of=a%20b&of=mine").status_code == 422
+
+
+def test_a_token_compares_nothing_with_what_it_may_not_see(
+    mine: Browser, followed: RedisSteps
+) -> None:
+    page = mine.get("/compare").text
+    assert "sees that one alone" in page
+    assert "theirs" not in page
+    assert mine.get("/compare?of=mine&of=theirs").status_code == 403
+
+
+def test_a_thousand_experiments_come_in_pages_and_are_found(
+    admin: Browser, experiments: ExperimentStore, client: redis.Redis
+) -> None:
+    for number in range(1000):
+        experiments.create(f"run-{number:04d}")
+
+    def listed(path: str) -> list[str]:
+        return re.findall(r'id="to-([^"]+)"', admin.get(path).text)
+
+    before = client.info("stats")["total_commands_processed"]
+    assert listed("/") == ["mine", *(f"run-{number:04d}" for number in range(49))]
+    asked = client.info("stats")["total_commands_processed"] - before
+    assert asked < 500  # of what the page shows, not of every experiment
+    assert listed("/?page=2")[0] == "run-0049"
+    assert listed("/?page=999") == listed("/?page=21") == ["run-0999", "theirs"]
+    assert listed("/?find=RUN-05") == [f"run-{number:04d}" for number in range(500, 550)]
+    assert listed("/overview?find=run-05&page=2") == [f"run-{n:04d}" for n in range(550, 600)]
+    page = admin.get("/?find=run-05&page=2").text
+    assert 'hx-get="/overview?find=run-05&amp;page=2"' in page
+    assert "page 2 of 2, 100 experiments" in page
+    nothing = admin.http.get("/", params={"find": HOSTILE}).text
+    assert f"No experiment's name has “{HOSTILE}”" in unescape(nothing)
+    assert "<script>alert" not in nothing
+    assert admin.get("/?page=0").status_code == 422
