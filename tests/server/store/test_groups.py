@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from heliostat_engines.resolution import Resolution, width_height
 from heliostat_server.errors import NotFoundError
-from heliostat_server.store import streams as module
+from heliostat_server.store import groups as module
+from heliostat_server.store import streams
 from heliostat_server.store.experiments import ExperimentStore
 from heliostat_server.store.groups import Group, RedisGroups
 from heliostat_server.store.stations import Spent, Station
@@ -153,7 +154,7 @@ def test_old_groups_go_and_large_ones_sooner(
 def test_reads_on_after_a_group_page_by_page(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PAGE", 3)
+    monkeypatch.setattr(streams, "PAGE", 3)
     groups = RedisGroups(client)
     for version in range(8):
         groups.add(group(version=version))
