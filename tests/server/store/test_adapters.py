@@ -50,7 +50,7 @@ def test_dropped_bytes_expire_unless_another_experiment_has_them(store: AdapterS
         publish(store, "a", text)
     ttl = {text: store._redis.ttl(f"heliostat:adapter:{files(text).sha256}") for text in "vwz"}
     assert ttl["v"] == ttl["z"] == -1
-    assert 0 < ttl["w"] <= 3600
+    assert 0 < ttl["w"] <= DROPPED_TTL_S
 
 
 def test_dropped_bytes_stay_as_long_as_they_are_read(store: AdapterStore) -> None:

@@ -109,6 +109,7 @@ def test_every_key_of_a_deleted_experiment_goes_and_its_events_stay(
     experiments.issue_token("a")
     experiments._redis.hset(of.usage, "images", 1)
     experiments._redis.xadd(of.groups, {"prompt": "a fox"})
+    experiments._redis.xadd(of.steps, {"version": 1})
     assert experiments._redis.exists(*keys) == len(keys)
     experiments.delete("a")
     assert experiments._redis.exists(*keys) == 0

@@ -13,7 +13,7 @@ from heliostat_server.errors import NotFoundError, UnavailableError
 from heliostat_server.store.adapters import AdapterStore
 from heliostat_server.store.experiments import ExperimentStore
 from heliostat_server.store.keys import OBJECTS, adapter_keys
-from heliostat_server.store.tensors import STAGED_TTL_S
+from heliostat_server.store.tensors import DROPPED_TTL_S, STAGED_TTL_S
 from tests.server.store.buckets import BUCKET, s3_server
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def test_objects_go_with_their_experiment(objects: AdapterStore, url: str) -> No
     assert objects.sweep() == 0
     ExperimentStore(objects._redis).delete("a")
     (due,) = dict(objects._redis.zrange(OBJECTS, 0, -1, withscores=True)).values()
-    assert due > time.time() + 3000
+    assert due > time.time() + DROPPED_TTL_S - 60
     forget(objects, "x")
     look_at_all(objects)
     assert objects.sweep() == 1
