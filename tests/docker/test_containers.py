@@ -1,31 +1,66 @@
-"""The image and compose.yaml in a real engine, by the commands of docs/docker.md.
+"""The images and compose.yaml in a real engine, by the commands of docs/docker.md: what teams start, train against,
+kill, upgrade, back up and restore.
 
-One engine, one build and one project for all tests.
+One engine, one build and one project for all; a test begins with what the one before it has left.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+import numpy as np
 import pytest
+import yaml
+from safetensors.numpy import load_file
 
+from heliostat_trainer.folder.metrics import read_metrics
 from tests.docker.base_images import make_base_images, torch_index
-from tests.docker.deployment import ROOT
+from tests.docker.deployment import ROOT, read_compose
 from tests.docker.engine import engine
+from tests.server.rollout_client import RolloutClient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.docker.engine import Engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
+PATIENCE_S = 900
 TRITON, CONTROL, REDIS = (f"heliostat-{name}-1" for name in ("triton-cpu", "control", "redis"))
+SEEDS = range(24)
+NOISE = r"(?i)\b(warn|warning|error|traceback|deprecat\w*)\b"
+ONCE_THERE_IS_CAUSE = {"heliostat_rejections_total"}
+"""Metrics that appear with their first event."""
+TRAINING = {
+    "run.steps": "3",
+    "prompts.per_step": "2",
+    "recipe.candidates": "24",
+    "recipe.keep_pairs": "1",
+    "recipe.explore_steps": "2",
+    "recipe.steps": "3",
+    "watch.every": "0",
+    "reward.name": "colourfulness",
+    "reward.heldout": "[]",
+    "lora.rank": "4",
+    "evaluation.prompts": "2",
+    "evaluation.seeds_per_prompt": "1",
+    "evaluation.steps": "2",
+    "checkpoint.every": "1",
+    "server.patience_s": str(PATIENCE_S),
+}
 
 
 @dataclass
@@ -42,9 +77,68 @@ class Project:
     def run(self, script: str) -> str:
         return self.docker.shell(script, self.compose_folder)
 
+    def compose(self, *arguments: str) -> str:
+        done = self.docker.docker("compose", *arguments, folder=self.compose_folder)
+        return done.stdout.decode()
+
+    def heliostat(self, *arguments: str) -> str:
+        """A command in the container of the control plane."""
+        return self.compose("exec", "-T", "control", "heliostat", *arguments).strip()
+
     def inspect(self, container: str, field: str) -> str:
         command = ("inspect", container, "--format", "{{" + field + "}}")
         return self.docker.docker(*command).stdout.decode().strip()
+
+    def kill(self, container: str) -> None:
+        """As the kernel kills what takes too much memory: no one has asked for it, so it is started again."""
+        os.kill(int(self.inspect(container, ".State.Pid")), signal.SIGKILL)
+
+    def layers(self) -> list[str]:
+        """Of the image, the lowest first."""
+        asked = ("image", "inspect", "heliostat:cpu", "--format", "{{json .RootFS.Layers}}")
+        return json.loads(self.docker.docker(*asked).stdout)
+
+    def write_override(self, services: dict[str, Any]) -> None:
+        path = self.compose_folder / "compose.override.yaml"
+        path.write_text(yaml.safe_dump({"services": services}))
+
+    def client(self, token: str, rollouts: str = "127.0.0.1:8001") -> RolloutClient:
+        return RolloutClient(rollouts, "127.0.0.1:8600", token)
+
+
+@dataclass
+class Training:
+    """A trainer on this machine, outside of all containers."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        path = self.folder / "metrics.jsonl"
+        return list(read_metrics(path)) if path.exists() else []
+
+    def at_step(self, step: int) -> None:
+        """Until that many steps are done."""
+        until(lambda: len(self.steps) >= step or self.process.poll() is not None)
+        assert len(self.steps) >= step, self.log
+
+    def finish(self) -> None:
+        assert self.process.wait(PATIENCE_S * 2) == 0, self.log
+
+    def lora(self) -> dict[str, Any]:
+        return load_file(self.folder / "lora" / "adapter_model.safetensors")
+
+    @property
+    def log(self) -> str:
+        return self.folder.with_suffix(".log").read_text()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)
 
 
 def documented(heading: str) -> list[list[str]]:
@@ -93,6 +187,37 @@ def started(project: Project) -> Project:
     return project
 
 
+@pytest.fixture(scope="module")
+def token(started: Project) -> str:
+    return started.heliostat("experiment", "create", "whole")
+
+
+@pytest.fixture(scope="module")
+def whole(started: Project, token: str, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """A run that nothing befalls."""
+    training = train(tmp_path_factory.mktemp("runs"), "whole", token)
+    training.finish()
+    return training
+
+
+def train(folder: Path, name: str, token: str) -> Training:
+    settings = [part for key, value in TRAINING.items() for part in (f"--{key}", value)]
+    command = [sys.executable, "-m", "heliostat.cli", "train", str(ROOT / "examples/demo.toml")]
+    command += ["--run.name", name, "--run.folder", str(folder)]
+    command += ["--server", "grpc://127.0.0.1:8600", *settings]
+    ours = {key: value for key, value in os.environ.items() if not key.startswith("HELIOSTAT")}
+    private = {
+        "HELIOSTAT_TOKEN": token,
+        "HELIOSTAT_CREDENTIALS": str(folder / "credentials.json"),
+        "OMP_NUM_THREADS": "1",
+    }
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=ours | private, stdout=log, stderr=subprocess.STDOUT, cwd=folder
+        )
+    return Training(folder / name, process)
+
+
 def test_the_quick_start_builds_one_image_and_starts_all(started: Project) -> None:
     listed = started.docker.docker("images", "--no-trunc", "--quiet", "heliostat")
     (built,) = set(listed.stdout.decode().split())
@@ -118,3 +243,194 @@ def test_containers_are_closed(started: Project) -> None:
         assert facts["NoNewPrivs"] == "1"
         written = started.docker.docker("exec", container, "touch", "/usr/x", check=False)
         assert b"Read-only file system" in written.stderr
+
+
+def test_a_trainer_of_this_machine_trains(whole: Training) -> None:
+    assert [line["step"] for line in whole.steps] == [1, 2, 3]
+    assert (whole.folder / "lora" / "adapter_model.safetensors").exists()
+
+
+def test_a_kill_and_an_upgrade_in_the_middle_change_no_result(
+    started: Project, whole: Training, tmp_path: Path
+) -> None:
+    layers = started.layers()
+    containers = [started.inspect(name, ".Id") for name in (TRITON, CONTROL)]
+    training = train(tmp_path, "hurt", started.heliostat("experiment", "create", "hurt"))
+    training.at_step(1)
+    started.kill(TRITON)
+    training.at_step(2)
+    source = started.folder / "cli" / "heliostat" / "__init__.py"
+    source.write_text(source.read_text() + "\nUPGRADED = True\n")
+    begun = time.monotonic()
+    started.run(documented("Upgrade, back up, restore")[0][0].removeprefix("git pull && "))
+    print(f"the upgrade took {time.monotonic() - begun:.0f} s")
+    assert not set(containers) & {started.inspect(name, ".Id") for name in (TRITON, CONTROL)}
+    probe = "import heliostat; print(heliostat.UPGRADED)"
+    asked = started.compose("exec", "-T", "triton-cpu", "python", "-c", probe)
+    assert asked.strip() == "True"
+    training.finish()
+    for name in ("proxy_reward_mean", "reward_mean"):
+        assert [line[name] for line in training.steps] == [line[name] for line in whole.steps]
+    for name, tensor in whole.lora().items():
+        np.testing.assert_array_equal(tensor, training.lora()[name])
+    # The layers of the packages are those of before: nothing was installed again.
+    assert started.layers()[:-2] == layers[:-2]
+
+
+def test_a_normal_day_leaves_no_warning_in_the_logs(started: Project) -> None:
+    """What the server says of itself; Triton's own words on a machine without a GPU are not ours."""
+    started.compose("down")
+    started.compose("up", "--detach", "--wait")
+    started.compose("stop")
+    log = started.compose("logs", "--no-color", "--no-log-prefix", "triton-cpu", "control")
+    started.compose("up", "--detach", "--wait")
+    noise = [line for line in log.splitlines() if re.search(NOISE, line)]
+    assert noise == []
+
+
+def test_a_restore_brings_back_what_the_backup_has(started: Project, token: str) -> None:
+    rewards = draw(started, token)
+    version = started.client(token).info("whole").latest_version
+    upgrade, *backup = documented("Upgrade, back up, restore")[0]
+    assert "git pull" in upgrade
+    for command in backup:
+        started.run(command)
+    started.compose("up", "--detach", "--wait")
+    started.heliostat("experiment", "create", "later")
+    for command in documented("Upgrade, back up, restore")[1]:
+        started.run(command)
+    listed = started.heliostat("experiment", "list")
+    assert "whole" in listed
+    assert "later" not in listed
+    assert started.client(token).info("whole").latest_version == version > 0
+    np.testing.assert_array_equal(draw(started, token), rewards)
+
+
+def test_one_of_two_tritons_may_go(started: Project, token: str) -> None:
+    rewards = draw(started, token)
+    started.run(documented("Several Tritons")[0][0] + " --wait")
+    pair = [TRITON, TRITON.replace("-1", "-2")]
+    network = '(index .NetworkSettings.Networks "heliostat_default").IPAddress'
+    addresses = [started.inspect(name, network) for name in pair]
+    assert resolved(started) == set(addresses)
+    for address in addresses:
+        np.testing.assert_array_equal(draw(started, token, f"{address}:8001"), rewards)
+    started.docker.docker("stop", pair[0])
+    until(lambda: resolved(started) == {addresses[1]})
+    np.testing.assert_array_equal(draw(started, token, f"{addresses[1]}:8001"), rewards)
+    assert started.client(token).info("whole").rollout_address == "triton:8001"
+    started.run("docker compose up --detach --wait")
+    np.testing.assert_array_equal(draw(started, token), rewards)
+
+
+def test_prometheus_scrapes_and_answers_all_the_dashboard_asks(
+    started: Project, token: str
+) -> None:
+    started.run("COMPOSE_PROFILES=cpu,monitoring docker compose up --detach --wait prometheus")
+    draw(started, token)
+
+    def ask(path: str) -> dict[str, Any]:
+        url = f"http://127.0.0.1:9090/api/v1/{path}"
+        command = ("exec", "heliostat-prometheus-1", "wget", "-qO-", url)
+        answer = json.loads(started.docker.docker(*command).stdout)
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    until(lambda: [each["health"] for each in ask("targets")["activeTargets"]] == ["up"])
+    dashboard = json.loads((started.compose_folder / "grafana" / "heliostat.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(queries) > 10
+    for query in queries:
+        ask("query?query=" + quote(query.replace("$__rate_interval", "1m")))
+    asked = set(re.findall(r"\b(?:heliostat|nv)_\w+", " ".join(queries))) - ONCE_THERE_IS_CAUSE
+    until(lambda: asked <= set(ask("label/__name__/values")))
+    started.run("COMPOSE_PROFILES=cpu,monitoring docker compose rm --stop --force prometheus")
+
+
+def test_it_speaks_tls(started: Project, token: str) -> None:
+    certify(started.compose_folder / "tls")
+    started.write_override(
+        {
+            "triton-cpu": tls_of("triton-cpu", started),
+            "control": tls_of("control", started),
+        }
+    )
+    started.compose("up", "--detach", "--wait")
+    command = [sys.executable, "-m", "heliostat.cli", "info", "grpcs://localhost:8600"]
+    environment = {
+        "HELIOSTAT_TOKEN": token,
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(started.compose_folder / "tls" / "certificate.pem"),
+    }
+    asked = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert asked.returncode == 0, asked.stderr
+    assert "demo" in asked.stdout
+    (started.compose_folder / "compose.override.yaml").unlink()
+    started.compose("down")
+
+
+def test_the_single_container_keeps_its_volume(started: Project) -> None:
+    started.compose("down")
+    build, run = documented("One container")[0]
+    assert build.startswith("docker build -f docker/Dockerfile -t heliostat:cpu")  # Built above.
+    create, admin = documented("One container")[1]
+    drawn: list[Any] = []
+    for _ in range(2):
+        started.run(run.replace("docker run", "docker run --detach"))
+        until(lambda: is_healthy(started, "heliostat"))
+        if not drawn:
+            token = started.run(create).strip()
+        drawn.append(draw(started, token, experiment="my-run"))
+        started.client(started.run(admin).strip()).info("my-run")
+        started.run("docker stop heliostat")
+        until(lambda: not started.run("docker ps --all --quiet --filter name=^heliostat$"))
+    np.testing.assert_array_equal(*drawn)
+
+
+def is_healthy(project: Project, container: str) -> bool:
+    command = ("heliostat", "health", "--state", "/var/lib/heliostat/server")
+    return project.docker.docker("exec", container, *command, check=False).returncode == 0
+
+
+def draw(
+    project: Project, token: str, rollouts: str = "127.0.0.1:8001", experiment: str = "whole"
+) -> Any:
+    """rewards[N, R] of the experiment's latest adapter, by the Triton at this address."""
+    client = project.client(token, rollouts)
+    try:
+        version = client.info(experiment).latest_version
+        return client.rewards(SEEDS, experiment=experiment, version=version)
+    finally:
+        client.close()
+
+
+def resolved(project: Project) -> set[str]:
+    """Addresses of the name `triton`, as a container of the network sees them."""
+    probe = "import socket; print(*{each[4][0] for each in socket.getaddrinfo('triton', 8001)})"
+    return set(project.compose("exec", "-T", "control", "python", "-c", probe).split())
+
+
+def certify(folder: Path) -> None:
+    """A certificate for this machine, as an administrator makes one."""
+    folder.mkdir()
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
+    subprocess.run(command, check=True, capture_output=True)
+    (folder / "key.pem").chmod(0o644)  # The containers' user is not ours; the folder is closed.
+
+
+def tls_of(name: str, project: Project) -> dict[str, Any]:
+    """What docs/docker.md says of TLS, for a service."""
+    page = (ROOT / "docs" / "docker.md").read_text()
+    (options,) = re.findall(r"(?m)^--tls-certificate .*$", page)
+    (check,) = re.findall(
+        r"`(heliostat health[^`]*--tls-name YOUR\.HOST)`", page.replace("\n", " ")
+    )
+    command = shlex.split(read_compose()["services"][name]["command"])
+    return {
+        "command": [*command, *shlex.split(options.replace("YOUR.HOST", "localhost"))],
+        "healthcheck": {"test": ["CMD", *shlex.split(check.replace("YOUR.HOST", "localhost"))]},
+        "volumes": ["./tls:/tls:ro"],
+    }
