@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from heliostat_trainer.workshop import Workshop
 
 
+ALONE = ("--run.name", "minimal", "--prompts.min_spread", "0")
+"""What is not as `demo.toml` has it: every group teaches, even one of equal rewards."""
+
+
 @dataclass(frozen=True)
 class Loop:
     """A training step in the words of the paper; the order of `step` is the order of things."""
@@ -99,11 +103,12 @@ class Loop:
 
 def main(settings: Sequence[str]) -> Path:
     """Train as `demo.toml` and the settings say; returns the LoRA's folder."""
-    config = load_config(example("demo.toml"), ["--run.name", "minimal", *settings])
+    config = load_config(example("demo.toml"), [*ALONE, *settings])
     recipe, prompts = config.recipe, config.prompts
     if not recipe.explores_and_redraws or recipe.tune or recipe.replay:
         raise ConfigError(
-            "this loop explores and redraws, tunes and replays nothing: set recipe.name = sol_rl"
+            "this loop explores and redraws, tunes and replays nothing: leave recipe.replay out, and "
+            "set recipe.name = sol_rl, or recipe.tune = false"
         )
     if prompts.min_spread or prompts.by_spread:
         raise ConfigError(

@@ -16,7 +16,7 @@ from heliostat_trainer.record import read_run
 from heliostat_trainer.report import write_report
 from heliostat_trainer.settings.compare import flatten, kept_config
 from heliostat_trainer.settings.load import load_config
-from tests.benchmarks.demo_baseline import BASELINE, PATHS, configured, record_run
+from tests.benchmarks.demo_baseline import BASELINE, FOLLOWING, PATHS, configured, record_run
 from tests.trainer.compare.runs import DEMO, SERVER, leave_run
 from tests.trainer.compare.test_beside import LINES, PLAIN
 
@@ -35,7 +35,8 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_baseline_is_the_published_one_in_the_demos_minutes(tmp_path: Path) -> None:
     own, demo = flatten(configured(tmp_path)), flatten(load_config(DEMO))
-    assert {key for key, value in own.items() if value != demo[key]} == {*BASELINE, "run.folder"}
+    changed = {key for key, value in own.items() if value != demo[key]}
+    assert changed == {*BASELINE, *FOLLOWING, "run.folder"}
     recipe = configured(tmp_path).recipe
     assert (recipe.kept, recipe.pool) == (24, 24)
 
@@ -103,7 +104,7 @@ def test_the_shipped_record_is_of_the_demo_as_it_is_now() -> None:
     own = flatten(kept_config(read_settings(SHIPPED)))
     demo = flatten(load_config(DEMO))
     changed = {key for key, value in own.items() if value != demo[key]}
-    assert changed <= {*BASELINE, *PATHS, "run.folder"}
+    assert changed <= {*BASELINE, *FOLLOWING, *PATHS, "run.folder"}
     assert {key: own[key] for key in BASELINE if key.startswith("recipe.")} == {
         key: value for key, value in BASELINE.items() if key.startswith("recipe.")
     }

@@ -56,7 +56,7 @@ def test_two_steps_are_those_of_the_trainer(minimal_loop: ModuleType, tmp_path: 
         assert (lora / name).read_bytes() == (exported / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("name", ["diffusionnft", "heliostat"])
+@pytest.mark.parametrize("name", ["diffusionnft", "naive_quant"])
 def test_a_recipe_that_it_does_not_know_is_refused(
     minimal_loop: ModuleType, tmp_path: Path, name: str
 ) -> None:
@@ -67,7 +67,8 @@ def test_a_recipe_that_it_does_not_know_is_refused(
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("--recipe.replay=1", r"replays nothing"),
+        ("--recipe.replay=1", r"leave recipe\.replay out"),
+        ("--recipe.tune=true", r"recipe\.tune = false"),
         ("--prompts.min_spread=0.1", r"set prompts\.min_spread .* to 0"),
         ("--prompts.by_spread=0.5", r"set .*prompts\.by_spread to 0"),
     ],

@@ -50,10 +50,13 @@ BASELINE = {
     "run.name": "demo-baseline",
     "recipe.name": "diffusionnft",
     "recipe.keep_pairs": 12,
+    "objective.share_noise": False,
     # All held-out prompts, so that it compares with runs of any machine.
     "evaluation.budget": 1.0,
 }
-"""All in which it is not as demo.toml has it."""
+"""All in which it is not as demo.toml has it, ..."""
+FOLLOWING = ("objective.levels", "prompts.min_spread")
+"""... and what then has another default: the recipe heliostat has its own."""
 PATHS = ("model.checkpoint", "prompts.train", "prompts.heldout")
 """Settings that may name places on this machine."""
 OF_STEPS = (

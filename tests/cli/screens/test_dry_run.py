@@ -17,6 +17,8 @@ from heliostat_trainer.settings.config import TrainConfig
 from heliostat_trainer.settings.load import load_config
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo.toml"
+SOL_RL = ["--recipe.name", "sol_rl"]
+"""A shape that is counted by hand."""
 
 
 def planned(runs: Path, *overrides: str) -> str:
@@ -41,7 +43,7 @@ def leave_a_run(config: TrainConfig) -> None:
 
 
 def test_the_plan_is_printed_and_nothing_is_written(tmp_path: Path) -> None:
-    text = planned(tmp_path / "runs", "--run.steps", "10")
+    text = planned(tmp_path / "runs", "--run.steps", "10", *SOL_RL)
     assert "sol_rl, diffusion_nft, 10 steps, unless run.minutes = 8 ends it first" in text
     assert "24, of which 4 are trained on" in text
     assert "128 samples at a noise level, each evaluated by: trained, old" in text

@@ -53,7 +53,7 @@ def test_both_gains_what_they_took_and_where_the_others_was_reached(
 ) -> None:
     beside = read_beside(mine, plain)
     text = words_of(write_report(mine, beside=beside).read_text())
-    assert "mine sol_rl, 4 of 24 20 " in text
+    assert "mine heliostat, 4 of 24 20 " in text
     assert "plain diffusionnft, 24 of 24 20 " in text
     comparison = compare_runs([plain, mine], Counting())
     shares = []
