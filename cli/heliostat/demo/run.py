@@ -106,7 +106,7 @@ def _say_what_is_where(console: Console, folder: Path, report: Path) -> None:
   Train longer           heliostat demo --resume --minutes 30
   Without exploration    heliostat serve, and in another terminal
                          heliostat train examples/demo.toml --recipe.name diffusionnft \\
-                           --recipe.keep_pairs 12 --run.name baseline
+                           --recipe.keep_pairs 12 --objective.share_noise false --run.name baseline
   The two side by side   heliostat report {folder} --beside runs/baseline
   Your own prompts       edit examples/demo.toml: every key is explained there
 """,
