@@ -251,12 +251,14 @@ def followed(server: ServerHarness) -> tuple[str, str]:
 def make_steps(client: RolloutClient, name: str, steps: int) -> None:
     """Publish and explore as a run of so many steps does."""
     targets = client.targets()
+    chosen = replace(REPORT.shape, prompts=REPORT.shape.prompts + 1)
     client.publish(random_adapter(targets, seed=0), name)
     for step in range(1, steps + 1):
         client.explore(SEEDS, experiment=name, version=step)
-        report = replace(REPORT, step=step, version=step, decision=None)
+        report = replace(REPORT, step=step, version=step, shape=chosen, decision=None)
         if step == 1:
-            report = replace(report, decision=Decision(2, REPORT.shape, "it teaches more"))
+            decision = Decision(2, chosen, "it teaches more")
+            report = replace(report, shape=REPORT.shape, decision=decision)
         client.publish(random_adapter(targets, seed=step), name, step=report.message())
 
 
@@ -269,7 +271,7 @@ def test_a_steps_time_is_shown_at_both_ends(
     def is_there() -> bool:
         admin.open(path)
         return admin.page.get_by_text("Below: the server").count() > 0 and all(
-            admin.page.locator(".parts").last.get_by_text(part).count()
+            admin.page.locator(".ends").get_by_text(part).count()
             for part in ("denoising", "decoding", "rewards", "refit")
         )
 
