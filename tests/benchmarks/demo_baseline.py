@@ -55,7 +55,7 @@ BASELINE = {
     "evaluation.budget": 1.0,
 }
 """All in which it is not as demo.toml has it, ..."""
-FOLLOWING = ("objective.levels", "prompts.min_spread")
+FOLLOWING = ("objective.levels", "prompts.min_spread", "recipe.score_after")
 """... and what then has another default: the recipe heliostat has its own."""
 PATHS = ("model.checkpoint", "prompts.train", "prompts.heldout")
 """Settings that may name places on this machine."""
