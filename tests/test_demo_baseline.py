@@ -99,7 +99,6 @@ def test_a_baseline_that_does_not_compare_is_left_out_and_said(
     assert len(said) == len(runs)  # where none is recorded there is nothing to say
 
 
-@pytest.mark.skipif(not SHIPPED.exists(), reason="none has been recorded yet")
 def test_the_shipped_record_is_of_the_demo_as_it_is_now() -> None:
     own = flatten(kept_config(read_settings(SHIPPED)))
     demo = flatten(load_config(DEMO))
