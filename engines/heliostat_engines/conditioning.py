@@ -43,16 +43,13 @@ class Conditioning:
 
     def take(self, rows: Sequence[int] | torch.Tensor) -> Conditioning:
         """The given rows, in the given order."""
-        index = torch.as_tensor(rows, dtype=torch.long, device=self.tokens.device)
-        return replace(
-            self,
-            tokens=self.tokens[index],
-            pooled=self.pooled[index],
-            mask=None if self.mask is None else self.mask[index],
-        )
+        return self._at(torch.as_tensor(rows, dtype=torch.long, device=self.tokens.device))
 
-    def slice(self, rows: slice) -> Conditioning:
+    def part(self, rows: slice) -> Conditioning:
         """Those rows, without a copy."""
+        return self._at(rows)
+
+    def _at(self, rows: torch.Tensor | slice) -> Conditioning:
         return replace(
             self,
             tokens=self.tokens[rows],

@@ -186,7 +186,7 @@ class TorchEngine:
 
         @torch.inference_mode()  # of a thread, not of the process
         def share_of(rows: slice) -> torch.Tensor:
-            return self._evaluate_rows(latents[rows], sigma[rows], moved.slice(rows), branches)
+            return self._evaluate_rows(latents[rows], sigma[rows], moved.part(rows), branches)
 
         return self._lanes.evaluate(shares, share_of)
 

@@ -67,22 +67,23 @@ class Publisher:
             NotFoundError: the version is not kept.
             UnavailableError: engine or store cannot be reached.
         """
-        kept = self._store.resolve(experiment, version)
-        started = time.monotonic()
-        report = self._loader.load_adapter(kept, LOAD_TIMEOUT_S)
-        refit_s = time.monotonic() - started
+        report, refit_s = self._load(self._store.resolve(experiment, version))
         next_version, sha256 = self._store.roll_back(experiment, version)
         return Published(next_version, sha256, report.bound_modules, report.target_modules, refit_s)
 
     def _try(self, experiment: str, files: AdapterFiles) -> Published:
         sha256 = self._store.stage(files)
-        started = time.monotonic()
         try:
-            report = self._loader.load_adapter(sha256, LOAD_TIMEOUT_S)
+            report, refit_s = self._load(sha256)
         except Exception:
             with suppress(UnavailableError):  # It goes by itself, and the reason is the other one.
                 self._store.discard(sha256)
             raise
-        refit_s = time.monotonic() - started
         version = self._store.commit(experiment, sha256)
         return Published(version, sha256, report.bound_modules, report.target_modules, refit_s)
+
+    def _load(self, sha256: str) -> tuple[LoadReport, float]:
+        """What the engine says of an adapter, and the seconds until it had taken it."""
+        started = time.monotonic()
+        report = self._loader.load_adapter(sha256, LOAD_TIMEOUT_S)
+        return report, time.monotonic() - started

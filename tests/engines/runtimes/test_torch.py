@@ -226,7 +226,7 @@ def test_cores_that_take_rows_of_their_own_draw_what_one_core_does(
         side_by_side = engine.velocity(latents, sigma, conditioning, sha256)
         torch.set_num_threads(1)
         halves = [
-            engine.velocity(latents[half], sigma[half], conditioning.slice(half), sha256)
+            engine.velocity(latents[half], sigma[half], conditioning.part(half), sha256)
             for half in (slice(2 * ROWS), slice(2 * ROWS, None))
         ]
         torch.set_num_threads(2)
