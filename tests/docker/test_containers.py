@@ -10,171 +10,28 @@ import json
 import os
 import re
 import shlex
-import shutil
-import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
 import pytest
-import yaml
-from safetensors.numpy import load_file
 
-from heliostat_trainer.folder.metrics import read_metrics
-from tests.docker.base_images import make_base_images, torch_index
 from tests.docker.deployment import ROOT, read_compose
-from tests.docker.engine import engine
-from tests.server.rollout_client import RolloutClient
+from tests.docker.project import documented, draw, train, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.docker.engine import Engine
+    from tests.docker.project import Project, Training
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-PATIENCE_S = 900
 TRITON, CONTROL, REDIS = (f"heliostat-{name}-1" for name in ("triton-cpu", "control", "redis"))
-SEEDS = range(24)
 NOISE = r"(?i)\b(warn|warning|error|traceback|deprecat\w*)\b"
 ONCE_THERE_IS_CAUSE = {"heliostat_rejections_total"}
 """Metrics that appear with their first event."""
-TRAINING = {
-    "run.steps": "3",
-    "prompts.per_step": "2",
-    "recipe.candidates": "24",
-    "recipe.keep_pairs": "1",
-    "recipe.explore_steps": "2",
-    "recipe.steps": "3",
-    "watch.every": "0",
-    "reward.name": "colourfulness",
-    "reward.heldout": "[]",
-    "lora.rank": "4",
-    "evaluation.prompts": "2",
-    "evaluation.seeds_per_prompt": "1",
-    "evaluation.steps": "2",
-    "checkpoint.every": "1",
-    "server.patience_s": str(PATIENCE_S),
-}
-
-
-@dataclass
-class Project:
-    """A clone of the repository, in whose folder docker/ commands are given, and the engine that obeys them."""
-
-    docker: Engine
-    folder: Path
-
-    @property
-    def compose_folder(self) -> Path:
-        return self.folder / "docker"
-
-    def run(self, script: str) -> str:
-        return self.docker.shell(script, self.compose_folder)
-
-    def compose(self, *arguments: str) -> str:
-        done = self.docker.docker("compose", *arguments, folder=self.compose_folder)
-        return done.stdout.decode()
-
-    def heliostat(self, *arguments: str) -> str:
-        """A command in the container of the control plane."""
-        return self.compose("exec", "-T", "control", "heliostat", *arguments).strip()
-
-    def inspect(self, container: str, field: str) -> str:
-        command = ("inspect", container, "--format", "{{" + field + "}}")
-        return self.docker.docker(*command).stdout.decode().strip()
-
-    def kill(self, container: str) -> None:
-        """As the kernel kills what takes too much memory: no one has asked for it, so it is started again."""
-        os.kill(int(self.inspect(container, ".State.Pid")), signal.SIGKILL)
-
-    def layers(self) -> list[str]:
-        """Of the image, the lowest first."""
-        asked = ("image", "inspect", "heliostat:cpu", "--format", "{{json .RootFS.Layers}}")
-        return json.loads(self.docker.docker(*asked).stdout)
-
-    def write_override(self, services: dict[str, Any]) -> None:
-        path = self.compose_folder / "compose.override.yaml"
-        path.write_text(yaml.safe_dump({"services": services}))
-
-    def client(self, token: str, rollouts: str = "127.0.0.1:8001") -> RolloutClient:
-        return RolloutClient(rollouts, "127.0.0.1:8600", token)
-
-
-@dataclass
-class Training:
-    """A trainer on this machine, outside of all containers."""
-
-    folder: Path
-    process: subprocess.Popen[bytes]
-
-    @property
-    def steps(self) -> list[dict[str, Any]]:
-        path = self.folder / "metrics.jsonl"
-        return list(read_metrics(path)) if path.exists() else []
-
-    def at_step(self, step: int) -> None:
-        """Until that many steps are done."""
-        until(lambda: len(self.steps) >= step or self.process.poll() is not None)
-        assert len(self.steps) >= step, self.log
-
-    def finish(self) -> None:
-        assert self.process.wait(PATIENCE_S * 2) == 0, self.log
-
-    def lora(self) -> dict[str, Any]:
-        return load_file(self.folder / "lora" / "adapter_model.safetensors")
-
-    @property
-    def log(self) -> str:
-        return self.folder.with_suffix(".log").read_text()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
-
-
-def documented(heading: str) -> list[list[str]]:
-    """The commands of each sh block below a heading of docs/docker.md."""
-    page = (ROOT / "docs" / "docker.md").read_text()
-    (section,) = re.findall(rf"(?ms)^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", page)
-    blocks = re.findall(r"(?ms)^```sh\n(.*?)^```", section.replace("\\\n", ""))
-    return [[line for line in block.splitlines() if line] for block in blocks]
-
-
-@pytest.fixture(scope="module")
-def docker(compose: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    folder = tmp_path_factory.mktemp("engine")
-    with engine(folder / "dockerd", compose) as docker:
-        make_base_images(docker, folder)
-        with torch_index(folder / "index") as index:
-            if index is not None:
-                docker.export("TORCH_INDEX", index)
-            yield docker
-
-
-@pytest.fixture(scope="module")
-def project(docker: Engine, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """What `git clone` gives, at this version."""
-    folder = tmp_path_factory.mktemp("clone") / "heliostat"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    return Project(docker, folder)
 
 
 @pytest.fixture(scope="module")
@@ -198,24 +55,6 @@ def whole(started: Project, token: str, tmp_path_factory: pytest.TempPathFactory
     training = train(tmp_path_factory.mktemp("runs"), "whole", token)
     training.finish()
     return training
-
-
-def train(folder: Path, name: str, token: str) -> Training:
-    settings = [part for key, value in TRAINING.items() for part in (f"--{key}", value)]
-    command = [sys.executable, "-m", "heliostat.cli", "train", str(ROOT / "examples/demo.toml")]
-    command += ["--run.name", name, "--run.folder", str(folder)]
-    command += ["--server", "grpc://127.0.0.1:8600", *settings]
-    ours = {key: value for key, value in os.environ.items() if not key.startswith("HELIOSTAT")}
-    private = {
-        "HELIOSTAT_TOKEN": token,
-        "HELIOSTAT_CREDENTIALS": str(folder / "credentials.json"),
-        "OMP_NUM_THREADS": "1",
-    }
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, env=ours | private, stdout=log, stderr=subprocess.STDOUT, cwd=folder
-        )
-    return Training(folder / name, process)
 
 
 def test_the_quick_start_builds_one_image_and_starts_all(started: Project) -> None:
@@ -391,18 +230,6 @@ def test_the_single_container_keeps_its_volume(started: Project) -> None:
 def is_healthy(project: Project, container: str) -> bool:
     command = ("heliostat", "health", "--state", "/var/lib/heliostat/server")
     return project.docker.docker("exec", container, *command, check=False).returncode == 0
-
-
-def draw(
-    project: Project, token: str, rollouts: str = "127.0.0.1:8001", experiment: str = "whole"
-) -> Any:
-    """rewards[N, R] of the experiment's latest adapter, by the Triton at this address."""
-    client = project.client(token, rollouts)
-    try:
-        version = client.info(experiment).latest_version
-        return client.rewards(SEEDS, experiment=experiment, version=version)
-    finally:
-        client.close()
 
 
 def resolved(project: Project) -> set[str]:
