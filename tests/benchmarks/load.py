@@ -19,11 +19,12 @@ import psutil
 
 from heliostat_proto import control_pb2 as messages
 from heliostat_server.scheduling.deficit_round_robin import QUANTUM_NFES
-from heliostat_server.store.adapters import CHUNK_BYTES
+from heliostat_server.store.chunks import CHUNK_BYTES
 from heliostat_server.store.groups import Group, RedisGroups
 from heliostat_server.store.keys import ADAPTER, ADAPTER_USERS, ExperimentKeys
 from heliostat_server.store.redis import connect
 from tests.benchmarks.fairness import REWARD, Drawn
+from tests.server.rollout_client import RolloutClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from heliostat_engines.adapters import AdapterFiles
     from tests.e2e.conftest import ServerHarness
-    from tests.server.rollout_client import RolloutClient
 
 GROUP_CANDIDATES = 24
 GROUPS_A_VERSION = 8
@@ -234,6 +234,21 @@ class Calls:
             for method, seconds in asked.items()
             if seconds
         }
+
+
+def ask_for(
+    seconds: float, addresses: tuple[str, str], token: str, names: Sequence[str], every_s: float
+) -> dict[str, dict[str, float]]:
+    """A summary of `Calls`, made for so long; of Triton's address and the control plane's.
+
+    For a process of its own: a hundred threads of the benchmark's would be waited for, too.
+    """
+    stop = threading.Event()
+    timer = threading.Timer(seconds, stop.set)
+    timer.start()
+    calls = Calls()
+    calls.ask(RolloutClient(*addresses, token), names, stop, every_s)
+    return calls.summary()
 
 
 def _unchanged(name: str) -> object:

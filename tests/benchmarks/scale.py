@@ -17,11 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
@@ -38,10 +40,10 @@ from tests.benchmarks.load import (
     MB,
     OF_ONE,
     Background,
-    Calls,
     Drawer,
     Memory,
     Pages,
+    ask_for,
     newcomers,
     peak_mb,
     publish_at_once,
@@ -150,18 +152,17 @@ class Bench:
         _say("making those that draw")
         drawers = [self._drawer(place) for place in range(self.sizes.drawing)]
         drawn = Drawn(2**62, dict.fromkeys((each.name for each in drawers), 0))
-        calls, memory = Calls(), Memory(self.server, self.redis_url)
+        memory = Memory(self.server, self.redis_url)
         first_batches_s: list[float] = []
         loaded: dict[str, float] = {}
         self.files = {name: self._adapter(100 + i) for i, name in enumerate(self.files)}
         _say("all at once")
-        with Background() as others, Background(drawn.done) as drawing:
+        with own_process() as apart, Background() as others, Background(drawn.done) as drawing:
             for drawer in drawers:
                 drawing.start(drawer.draw, drawn)
             fresh = self.names[-NEWCOMERS:]
             others.start(newcomers(self.admin, fresh, drawers[0], others.stop), first_batches_s)
-            every_s = 1 / self.sizes.calls_a_second
-            others.start(calls.ask, self.server.client(), self.names, others.stop, every_s)
+            asked = apart.submit(ask_for, *self._calls())
             others.start(memory.watch, others.stop, self.sizes.sample_s)
             started = time.perf_counter()
             others.start(lambda: loaded.update(self._published()))
@@ -173,11 +174,17 @@ class Bench:
             "drawn": self._drawn(drawers, drawn, seconds),
             "first_batch": _first_batches(first_batches_s),
             "published_under_load": loaded,
-            "calls": calls.summary(),
+            "calls": asked.result(),
             "memory": memory.summary(),
             "peaks_mb": {name: peak_mb(each) for name, each in self.server.processes().items()},
             "pages": pages,
         }
+
+    def _calls(self) -> tuple[float, tuple[str, str], str, list[str], float]:
+        """What `ask_for` takes."""
+        record, every_s = self.server.record, 1 / self.sizes.calls_a_second
+        addresses = (str(record.rollout), str(record.control))
+        return self.sizes.minutes * 60, addresses, self.server.admin_token, self.names, every_s
 
     def _drawer(self, place: int) -> Drawer:
         name, weight = f"drawing{place:03}", WEIGHTS[place % len(WEIGHTS)]
@@ -265,6 +272,11 @@ def aims(figures: dict[str, Any]) -> list[Aim]:
         Aim("the same under load", loaded, "at least 0.7", loaded >= 0.7),
         Aim("steepest growth in an hour", round(steepest, 2), "under 0.05", steepest < 0.05),
     ]
+
+
+def own_process() -> ProcessPoolExecutor:
+    """One that shares nothing with this one."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 @contextmanager
