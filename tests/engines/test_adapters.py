@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save
 
-from heliostat_engines.adapters import AdapterFiles, check_binding, pack_adapter, parse_adapter
+from heliostat_engines.adapters import (
+    AdapterFiles,
+    check_adapter,
+    check_binding,
+    pack_adapter,
+    parse_adapter,
+)
 from heliostat_engines.errors import AdapterError
 
 TARGETS = {"blocks.0.to_q": (8, 6), "blocks.0.to_out.0": (6, 8)}
@@ -85,6 +94,35 @@ def test_refusals_say_what_is_wrong() -> None:
     for message, files in unreadable.items():
         with pytest.raises(AdapterError, match=message):
             parse_adapter(files)
+    del unreadable["NaN"]  # Numbers are not looked at.
+    for message, files in unreadable.items():
+        with pytest.raises(AdapterError, match=message):
+            check_adapter(files)
+    check_adapter(good)
+
+
+@given(st.binary(max_size=300), st.integers(0, 300))
+def test_a_check_takes_any_bytes_for_what_they_are(noise: bytes, at: int) -> None:
+    """It raises nothing but a refusal, and refuses no adapter that is one."""
+    good = pack_adapter(pairs(), alpha=1.0)
+    tensors = good.tensors[:at] + noise + good.tensors[at + len(noise) :]
+    with suppress(AdapterError):
+        check_adapter(AdapterFiles(good.config, tensors))
+        check_adapter(AdapterFiles(good.config, noise))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [[], {"m.lora_A.weight": []}, {"m.lora_A.weight": {"shape": [None], "data_offsets": [0, 0]}},
+     {"m.lora_A.weight": {"shape": [1, 1], "data_offsets": [0]}}, {"m.lora_A.weight": {"data_offsets": "ab"}}],
+)  # fmt: skip
+def test_a_header_that_lies_is_refused_in_one_sentence(header: object) -> None:
+    text = json.dumps(header).encode()
+    files = AdapterFiles(
+        pack_adapter(pairs(), alpha=1.0).config, len(text).to_bytes(8, "little") + text
+    )
+    with pytest.raises(AdapterError, match=r"no whole safetensors file: .+"):
+        check_adapter(files)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ before any of it is loaded.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -77,18 +77,23 @@ def _sharded(index: Path) -> dict[str, Path]:
 
 
 def read_header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """As `parse_header`, of a file. Raises ValueError."""
+    with file.open("rb") as opened:
+        return parse_header(opened, file.stat().st_size)
+
+
+def parse_header(opened: BinaryIO, size: int) -> tuple[dict[str, dict[str, Any]], int]:
     """By tensor its dtype, shape and offsets, and where the tensors' bytes begin.
 
     Layout of a safetensors file: eight bytes of length, little endian, then JSON, then the tensors.
 
     Raises:
-        ValueError: the file is no whole one.
+        ValueError: it is no whole one of so many bytes.
     """
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(LENGTH_BYTES), "little")
-        if length > file.stat().st_size:
-            raise ValueError(f"{file} is no whole safetensors file")
-        header: dict[str, dict[str, Any]] = json.loads(opened.read(length))
+    length = int.from_bytes(opened.read(LENGTH_BYTES), "little")
+    if length > size:
+        raise ValueError(f"its header has {length} bytes, more than there are in all ({size})")
+    header: dict[str, dict[str, Any]] = json.loads(opened.read(length))
     return header, LENGTH_BYTES + length
 
 

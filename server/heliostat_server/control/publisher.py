@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Protocol
 
-from heliostat_engines.adapters import parse_adapter
+from heliostat_engines.adapters import check_adapter
 from heliostat_server.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LOAD_TIMEOUT_S = 120.0
 AT_ONCE = 2
-"""Adapters in work: the engine tries one after the other, and parsed ones take their size again."""
+"""Adapters in work: the engine tries one after the other, and each takes its size in memory."""
 
 
 class AdapterLoader(Protocol):
@@ -57,7 +57,7 @@ class Publisher:
             UnavailableError: engine or store cannot be reached.
         """
         with self._places:
-            parse_adapter(files)
+            check_adapter(files)
             return self._try(experiment, files)
 
     def roll_back(self, experiment: str, version: int) -> Published:

@@ -66,13 +66,14 @@ def _check_header(header: AdapterHeader, max_bytes: int) -> None:
 
 
 def _receive_tensors(stream: Iterable[PublishRequest], announced: int) -> bytes:
-    data = bytearray()
+    chunks, size = [], 0
     for part in stream:
         if part.WhichOneof("part") != "chunk":
             raise RequestError("after the header Publish takes chunks only")
-        data += part.chunk
-        if len(data) > announced:
+        chunks.append(part.chunk)
+        size += len(part.chunk)
+        if size > announced:
             raise RequestError(f"more than the announced {announced} bytes of tensors arrived")
-    if len(data) < announced:
-        raise RequestError(f"the adapter is truncated: {len(data)} of {announced} bytes arrived")
-    return bytes(data)
+    if size < announced:
+        raise RequestError(f"the adapter is truncated: {size} of {announced} bytes arrived")
+    return b"".join(chunks)

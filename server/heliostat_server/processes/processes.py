@@ -93,16 +93,17 @@ def stop(which: ProcessId, grace_s: float) -> bool:
     return True
 
 
-def child_commands(pid: int) -> list[str]:
-    """The command lines of a process's living children."""
+def children(pid: int) -> list[psutil.Process]:
+    """A process's; all processes of the machine are looked at for them."""
     try:
-        children = psutil.Process(pid).children()
+        found: list[psutil.Process] = psutil.Process(pid).children()
     except psutil.NoSuchProcess:
         return []
-    return [_command(child) for child in children]
+    return found
 
 
-def _command(process: psutil.Process) -> str:
+def command_line(process: psutil.Process) -> str:
+    """Empty if it is gone."""
     try:
         return " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.AccessDenied):

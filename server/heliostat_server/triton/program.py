@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from heliostat_server.errors import ServerStartError
 from heliostat_server.processes.processes import (
     ProcessId,
-    child_commands,
+    children,
+    command_line,
     kill_running,
     spawn,
     stop_child,
@@ -24,6 +25,8 @@ from heliostat_server.triton.shared_memory import prefix_of, sweep
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Sequence
+
+    import psutil  # type: ignore[import-untyped]
 
     from heliostat_server.processes.state_folder import StateFolder, TritonPorts
     from heliostat_server.settings import ServeSettings
@@ -53,6 +56,7 @@ class TritonServer:
         self._settings = settings
         self._endpoint = TritonEndpoint.of(settings, f"{settings.local_host}:{ports.grpc}")
         self._process: subprocess.Popen[bytes] | None = None
+        self._children: list[psutil.Process] = []
         self._log = LoadLog(state.triton_log)
 
     @property
@@ -129,7 +133,13 @@ class TritonServer:
         """Models whose process is gone: Triton goes on calling them ready."""
         if self._process is None:
             return list(MODELS)
-        lines = child_commands(self._process.pid)
+        if self._without_process():
+            self._children = children(self._process.pid)
+        return self._without_process()
+
+    def _without_process(self) -> list[str]:
+        """Models that none of the children known is of."""
+        lines = [command_line(child) for child in self._children]
         return [
             model
             for model in MODELS

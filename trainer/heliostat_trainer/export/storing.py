@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from heliostat_engines.finite import are_finite
 from heliostat_trainer.errors import ConfigError
-from heliostat_trainer.policy.policy import are_finite
 
 if TYPE_CHECKING:
     import torch

@@ -20,6 +20,7 @@ from heliostat_engines.adapters import AdapterFiles
 from heliostat_engines.errors import FilesError
 from heliostat_engines.files.atomic import atomic_folder, discard_folder
 from heliostat_engines.files.text import content_of, read_json
+from heliostat_engines.finite import are_finite
 from heliostat_trainer.errors import DIVERGED, DivergedError, RunFolderError
 from heliostat_trainer.folder.layout import (
     CHECKPOINT_LAYOUT,
@@ -34,7 +35,7 @@ from heliostat_trainer.folder.layout import (
 )
 from heliostat_trainer.folder.packing import packed, unpacked
 from heliostat_trainer.folder.resuming import begun, check_settings, continued
-from heliostat_trainer.policy.policy import ADAPTERS, NOT_FINITE, are_finite
+from heliostat_trainer.policy.policy import ADAPTERS, NOT_FINITE
 from heliostat_trainer.prompts.curriculum import Sighting, Spread
 from heliostat_trainer.settings.compare import flatten
 from heliostat_trainer.tuning import Decision, Shape

@@ -20,6 +20,7 @@ from peft.tuners.lora import LoraLayer
 
 from heliostat_engines.adapters import AdapterFiles, pack_adapter
 from heliostat_engines.families.precision import is_lora_target, named_linears
+from heliostat_engines.finite import are_finite
 from heliostat_engines.machine.arithmetic import compute_dtype, ready_for
 from heliostat_engines.machine.resting import Resting
 from heliostat_engines.torch_compile import compile_blocks
@@ -28,7 +29,7 @@ from heliostat_trainer.policy.sharding import shard
 from heliostat_trainer.randomness import Purpose, torch_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import nn
     from torch.distributed.device_mesh import DeviceMesh
@@ -55,12 +56,6 @@ class PolicyName(StrEnum):
 
 
 ADAPTERS = (PolicyName.TRAINED, PolicyName.OLD, PolicyName.EMA)
-
-
-def are_finite(tensors: Iterable[torch.Tensor]) -> bool:
-    """Whether no element is NaN or infinite. One answer from the device."""
-    checks = [torch.isfinite(tensor).all() for tensor in tensors]
-    return bool(torch.stack(checks).all()) if checks else True
 
 
 @dataclass(frozen=True)
