@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import yaml
 from safetensors.numpy import load_file
 
@@ -88,7 +89,10 @@ class Project:
     def client(
         self, token: str, rollouts: str = "127.0.0.1:8001", control: str = "127.0.0.1:8600"
     ) -> RolloutClient:
-        return RolloutClient(rollouts, control, token)
+        """Once the control plane has found the models: it is healthy before, and trainers wait for that."""
+        client = RolloutClient(rollouts, control, token)
+        until(lambda: _is_answered(client))
+        return client
 
     def build(self) -> None:
         """The image, if it is not there; its name is compose.yaml's."""
@@ -128,6 +132,16 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.2)
+
+
+def _is_answered(client: RolloutClient) -> bool:
+    try:
+        client.info()
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:  # type: ignore[attr-defined]
+            raise
+        return False
+    return True
 
 
 def documented(heading: str) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""A model of each class runs at 832 x 1216: explored, redrawn, trained on, evaluated, reported, exported.
+"""A model of each class runs at 416 x 608: explored, redrawn, trained on, evaluated, reported, exported.
 
 The models are tiny and of random weights; server, trainer and export are the real ones. What the
 exported LoRA draws in the family's own diffusers pipeline is what trainer and server draw of that seed.
@@ -34,7 +34,7 @@ from tests.e2e.training import Address, Run, write_toml
 from tests.engines.families.pipelines import call_pipeline, load_pipeline
 from tests.server.rollout_client import RolloutClient
 
-WIDTH_PX, HEIGHT_PX = SIZE = (832, 1216)
+WIDTH_PX, HEIGHT_PX = SIZE = (416, 608)
 STEPS = 2
 """Of redraws and held-out images."""
 WITHIN = 0.01
