@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 
 from heliostat_engines.errors import AdapterError, FileError, first_line
 from heliostat_engines.files.text import parse_json
-from heliostat_engines.files.weights import UNREADABLE, parse_header
+from heliostat_engines.files.weights import LENGTH_BYTES, UNREADABLE, parse_header
 from heliostat_engines.finite import are_finite
 from heliostat_engines.settings import LARGEST_FLOAT
 
@@ -39,7 +39,7 @@ class AdapterFiles:
     """An adapter's two files as bytes: adapter_config.json and adapter_model.safetensors."""
 
     config: bytes
-    tensors: bytes
+    tensors: bytes | bytearray
 
     @cached_property
     def sha256(self) -> str:
@@ -210,10 +210,11 @@ def _parse_config(config: bytes) -> float:
     return alpha
 
 
-def _read_shapes(data: bytes) -> dict[str, tuple[int, ...]]:
+def _read_shapes(data: bytes | bytearray) -> dict[str, tuple[int, ...]]:
     """By name, from the header of a safetensors file."""
+    first = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
     try:
-        header, start = parse_header(io.BytesIO(data), len(data))
+        header, start = parse_header(io.BytesIO(data[: min(first, len(data))]), len(data))
         header.pop("__metadata__", None)
         end = max((int(each["data_offsets"][1]) for each in header.values()), default=0)
         shapes = {name: tuple(map(int, each["shape"])) for name, each in header.items()}
@@ -224,9 +225,9 @@ def _read_shapes(data: bytes) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _read_tensors(data: bytes) -> dict[str, torch.Tensor]:
+def _read_tensors(data: bytes | bytearray) -> dict[str, torch.Tensor]:
     try:
-        return load(data)
+        return load(bytes(data))  # No copy of what is bytes.
     except UNREADABLE as error:
         raise _not_whole(error) from error
 

@@ -65,15 +65,17 @@ def _check_header(header: AdapterHeader, max_bytes: int) -> None:
         )
 
 
-def _receive_tensors(stream: Iterable[PublishRequest], announced: int) -> bytes:
-    chunks, size = [], 0
+def _receive_tensors(stream: Iterable[PublishRequest], announced: int) -> bytearray:
+    """Put together as they come: joining 150 MB at once would stop all other threads meanwhile."""
+    data, size = bytearray(announced), 0
     for part in stream:
         if part.WhichOneof("part") != "chunk":
             raise RequestError("after the header Publish takes chunks only")
-        chunks.append(part.chunk)
-        size += len(part.chunk)
-        if size > announced:
+        end = size + len(part.chunk)
+        if end > announced:
             raise RequestError(f"more than the announced {announced} bytes of tensors arrived")
+        data[size:end] = part.chunk
+        size = end
     if size < announced:
         raise RequestError(f"the adapter is truncated: {size} of {announced} bytes arrived")
-    return b"".join(chunks)
+    return data

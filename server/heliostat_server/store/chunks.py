@@ -29,9 +29,10 @@ class Chunks:
         """As `Place.write`."""
         self._check_room(len(files.tensors))
         key, sha256 = ADAPTER + files.sha256, files.sha256
-        starts = range(0, len(files.tensors), CHUNK_BYTES)
+        tensors = memoryview(files.tensors)
+        starts = range(0, len(tensors), CHUNK_BYTES)
         for number, start in enumerate(starts):
-            chunk = files.tensors[start : start + CHUNK_BYTES]
+            chunk = tensors[start : start + CHUNK_BYTES]
             answered(lambda: self._redis.hset(key, str(number), chunk))  # noqa: B023
             self._lifetimes.extend(sha256)
         whole: dict[Any, Any] = {

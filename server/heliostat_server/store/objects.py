@@ -72,7 +72,7 @@ class Objects:
         name = f"{files.sha256}-{secrets.token_hex(8)}.safetensors"
         # First, so that it is found again if this process dies.
         answered(lambda: self._begin(keys=[OBJECTS], args=[name, STAGED_TTL_S]))
-        self._bucket.write(name, files.tensors)
+        self._bucket.write(name, bytes(files.tensors))
         keys = [*adapter_keys(files.sha256), OBJECTS]
         record: list[str | bytes | int] = [name, files.config, len(files.tensors), STAGED_TTL_S]
         if not answered(lambda: self._finish(keys=keys, args=record)):

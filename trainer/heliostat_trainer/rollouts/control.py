@@ -193,4 +193,4 @@ def _publish_requests(
         )
     )
     for start in range(0, len(files.tensors), CHUNK_BYTES):
-        yield control_pb2.PublishRequest(chunk=files.tensors[start : start + CHUNK_BYTES])
+        yield control_pb2.PublishRequest(chunk=bytes(files.tensors[start : start + CHUNK_BYTES]))
