@@ -147,11 +147,16 @@ def parse_adapter(files: AdapterFiles) -> Adapter:
         AdapterError: as `check_adapter`, and for values that are NaN or infinite.
     """
     alpha = _parse_config(files.config)
-    tensors = _read_tensors(files.tensors)
-    _check_pairs(_by_side({key: tuple(tensor.shape) for key, tensor in tensors.items()}))
+    modules = _by_side(_read_tensors(files.tensors))
+    _check_pairs(
+        {
+            module: {side: tuple(tensor.shape) for side, tensor in sides.items()}
+            for module, sides in modules.items()
+        }
+    )
     pairs = {
-        module: _scaled_pair(module, pair["A"], pair["B"], alpha)
-        for module, pair in _by_side(tensors).items()
+        module: _scaled_pair(module, sides["A"], sides["B"], alpha)
+        for module, sides in modules.items()
     }
     return Adapter(files.sha256, pairs)
 
@@ -218,7 +223,7 @@ def _read_shapes(data: bytes | bytearray) -> dict[str, tuple[int, ...]]:
         header.pop("__metadata__", None)
         end = max((int(each["data_offsets"][1]) for each in header.values()), default=0)
         shapes = {name: tuple(map(int, each["shape"])) for name, each in header.items()}
-    except (*UNREADABLE, AttributeError, LookupError, RecursionError) as error:
+    except (*UNREADABLE, AttributeError, LookupError, OverflowError, RecursionError) as error:
         raise _not_whole(error) from error
     if start + end != len(data):
         raise _not_whole(ValueError(f"{len(data)} bytes, where its header says {start + end}"))

@@ -114,7 +114,8 @@ def test_a_check_takes_any_bytes_for_what_they_are(noise: bytes, at: int) -> Non
 @pytest.mark.parametrize(
     "header",
     [[], {"m.lora_A.weight": []}, {"m.lora_A.weight": {"shape": [None], "data_offsets": [0, 0]}},
-     {"m.lora_A.weight": {"shape": [1, 1], "data_offsets": [0]}}, {"m.lora_A.weight": {"data_offsets": "ab"}}],
+     {"m.lora_A.weight": {"shape": [1, 1], "data_offsets": [0]}}, {"m.lora_A.weight": {"data_offsets": "ab"}},
+     {"m.lora_A.weight": {"shape": [float("inf"), 1], "data_offsets": [0, 0]}}],
 )  # fmt: skip
 def test_a_header_that_lies_is_refused_in_one_sentence(header: object) -> None:
     text = json.dumps(header).encode()

@@ -77,9 +77,12 @@ def _sharded(index: Path) -> dict[str, Path]:
 
 
 def read_header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """As `parse_header`, of a file. Raises ValueError."""
+    """As `parse_header`, of a file. Raises ValueError, which names it."""
     with file.open("rb") as opened:
-        return parse_header(opened, file.stat().st_size)
+        try:
+            return parse_header(opened, file.stat().st_size)
+        except ValueError as error:
+            raise ValueError(f"{file} is no whole safetensors file: {error}") from error
 
 
 def parse_header(opened: BinaryIO, size: int) -> tuple[dict[str, dict[str, Any]], int]:

@@ -133,9 +133,11 @@ class TritonServer:
         """Models whose process is gone: Triton goes on calling them ready."""
         if self._process is None:
             return list(MODELS)
-        if self._without_process():
+        dead = self._without_process()
+        if dead:
             self._children = children(self._process.pid)
-        return self._without_process()
+            dead = self._without_process()
+        return dead
 
     def _without_process(self) -> list[str]:
         """Models that none of the children known is of."""
